@@ -192,7 +192,7 @@ class Subject:
         """
         components, kind, size = self.maker.components, self.maker.kind, self.bench.target.size
         update = {"strength": strength, "block_weights": block_weights}
-        self.maker.loras.use([use.model_copy(update=update) for use in self.job.generate.loras])
+        self.maker.loras.set_strengths([use.model_copy(update=update) for use in self.job.generate.loras])
         captions = list(dict.fromkeys(probe.caption for probe in probes))
         reading = Reading(clip_skip=self.job.model.clip_skip, weighted=False, as_trained=True)
         states = dict(zip(captions, self.maker.encoder.encode_each(captions, reading), strict=True))

@@ -54,7 +54,7 @@ def _unchosen_embeddings(job: GenerateJob, workspace: Workspace) -> Iterator[Pro
 
     texts = prompts_of(job)
     chosen = [
-        word for text in job.generate.embeddings for each in find_embeddings(text, workspace) for word in each.words
+        word for text in job.generate.embeddings for each in find_embeddings(text, workspace) for word in each.names
     ]
     used = {word.casefold() for word in (*chosen, *(name for name, *_ in named_embeddings(texts, workspace)))}
     for token, path in embeddings_of_runs(workspace).items():

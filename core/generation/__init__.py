@@ -1,1 +1,1 @@
-"""From a prompt to images: the callers (`run`, `grids`, `class_images`), and the packages below them. Imports point from callers down."""
+"""From a prompt to images: the entry points (`run`, `grids`, `class_images`) and the packages that they import."""

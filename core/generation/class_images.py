@@ -1,4 +1,4 @@
-"""Generates regularization images with the base model into a folder: only the missing ones, each complete or absent."""
+"""Generates regularization images with the base model into a folder: only the missing ones, each written atomically."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
 
 def run_task(job: ClassImagesJob, context: JobContext) -> Outcome:
-    """Run the task `class_images`."""
+    """Run the task `class_images`: generate the missing regularization images."""
     store = context.store or make_store()
     make_class_images(job, context.workspace, store=store, device=context.device, reports=context)
     return Outcome()
@@ -61,7 +61,7 @@ def make_class_images(
     device: str = "cpu",
     reports: Reports = NO_REPORTS,
 ) -> list[Path]:
-    """Generate the missing regularization images; returns their files in order of generation. Raises ProblemsError.
+    """Generate the missing regularization images; return their files in order of generation. Raises ProblemsError.
 
     A cancelled or interrupted job keeps finished images; running it again generates the others, byte for byte as they would
     have been.
@@ -86,7 +86,7 @@ def make_class_images(
             cache = text_cache(base, sources, store, device, workspace, loras)
             maker = ImageMaker(components, PromptEncoder(components, {}, set(), cache), loras, reports)
             metadata = ImageMetadata(workspace, sources, hashes)
-            files = _Missing(plan, manifest, base, maker, metadata).all_images(
+            files = _MissingImages(plan, manifest, base, maker, metadata).all_images(
                 todo, job.class_images.batch, job.captions.caption_extension
             )
     folder = display_path(plan.folder)
@@ -95,13 +95,18 @@ def make_class_images(
 
 
 def _base_of(job: ClassImagesJob, plan: ClassPlan, workspace: Workspace) -> tuple[GenerateJob, Sources]:
-    """(the job that generates the images, with the model's guidance scale and schedule; its files)"""
+    """Return (the generate job with the model's guidance scale and schedule, its files). Raises ProblemsError."""
     base = generate_job(job, plan)
     sources = find_sources(base, workspace)
     return with_model_schedule(with_model_guidance(base, sources.model), sources), sources
 
 
 def _summary(plan: ClassPlan, number: int, todo: int) -> str:
+    """Return a sentence about how many images exist and how many will be generated.
+
+    number   images of the plan that this program generates
+    todo     those of them that are missing
+    """
     existing = plan.number - number
     text = f"{todo} of {plan.number} regularization images to generate"
     text = text if todo else f"All {plan.number} regularization images already exist"
@@ -109,7 +114,7 @@ def _summary(plan: ClassPlan, number: int, todo: int) -> str:
 
 
 def generate_job(job: ClassImagesJob, plan: ClassPlan) -> GenerateJob:
-    """The job that generates the images, except size and seed."""
+    """Return the generate job for the images, without size and seed."""
     settings = job.class_images
     generate = GenerateSettings(
         prompt=plan.prompt,
@@ -135,8 +140,10 @@ def settings_of(
     workspace: Workspace,
     cancel: CancelToken | None,
 ) -> dict[str, Any]:
-    """The settings that all images of a folder share, by the names in class_plan.TITLES. Of
-    prompt_weights and zero_terminal_snr, off is None: manifests of earlier versions lack them."""
+    """Return the settings that all images of a folder share, {name in class_plan.TITLES: value}.
+
+    prompt_weights and zero_terminal_snr are True, or None for off: manifests of earlier versions lack them.
+    """
     settings = base.generate
     weighs = settings.prompt_weights and any(
         runs_of(text) != [(text, 1.0)] for text in (settings.prompt, settings.negative_prompt)
@@ -158,7 +165,7 @@ def settings_of(
 
 
 def _vae_hash(sources: Sources, workspace: Workspace, cancel: CancelToken | None) -> str | None:
-    """SHA-256 of a separate VAE; None if the model's own is used."""
+    """Return the SHA-256 of a separate VAE; None if the model's own is used."""
     if sources.vae is None:
         return None
     memo, path = HashMemo(workspace.private / "hashes.json"), sources.vae
@@ -167,7 +174,7 @@ def _vae_hash(sources: Sources, workspace: Workspace, cancel: CancelToken | None
     return memo.get("sha256", [path], lambda: file_sha256(path, cancel))
 
 
-class _Missing:
+class _MissingImages:
     """Generates a folder's missing images, in fixed groups of one size.
 
     A group is generated as a whole even if only some of its images are missing: rounding depends on the batch, and the
@@ -177,17 +184,23 @@ class _Missing:
     def __init__(
         self, plan: ClassPlan, manifest: Manifest, job: GenerateJob, maker: ImageMaker, metadata: ImageMetadata
     ):
+        """job: the generate job of all images, without size and seed"""
         self.plan, self.manifest, self.job = plan, manifest, job
         self.maker, self.metadata = maker, metadata
 
     def all_images(self, todo: Sequence[int], batch: int | None, caption_extension: str) -> list[Path]:
-        """Generate these images; returns their files. batch: its size; None: as in the manifest, or as many as fit"""
+        """Generate the images with the indices in `todo`; return their files.
+
+        batch               batch size; None: as in the manifest, else as many as fit
+        caption_extension   ending of caption files; "auto" is ".txt"
+        """
         ending = ".txt" if caption_extension == "auto" else caption_extension
         indices = [index for group in self._groups(todo, batch) for index in group]
         remaining, files = set(todo), list[Path]()
 
         def one_by_one(batch_size: int) -> int:
-            self._note_at_once({self.manifest.sizes[index]: 1 for index in remaining})
+            """Store a batch size of 1 for the sizes of the remaining images, and return it."""
+            self._store_batch_sizes({self.manifest.sizes[index]: 1 for index in remaining})
             return 1
 
         steps = len(todo) * sampling_steps(self.job)
@@ -200,7 +213,11 @@ class _Missing:
         return files
 
     def _groups(self, todo: Sequence[int], batch: int | None) -> list[list[int]]:
-        """The groups with missing images, ordered by the first of these."""
+        """Return the groups of image indices that contain missing images, ordered by their first missing image.
+
+        todo    indices of the missing images
+        batch   size of a group; None: as in the manifest, else as many as fit into memory
+        """
         sizes, groups, at_once, todo_set = self.manifest.sizes, list[list[int]](), dict[Size, int](), set(todo)
         for size in dict.fromkeys(sizes[index] for index in todo):
             number = batch or self.manifest.at_once.get(_name(size)) or images_at_once(self.maker.components, *size)
@@ -208,29 +225,32 @@ class _Missing:
             chunks = (of_size[start : start + number] for start in range(0, len(of_size), number))
             groups += [chunk for chunk in chunks if todo_set & set(chunk)]
             at_once[size] = number
-        self._note_at_once(at_once)
+        self._store_batch_sizes(at_once)
         return sorted(groups, key=lambda group: min(todo_set & set(group)))
 
-    def _note_at_once(self, at_once: Mapping[Size, int]) -> None:
-        """Store the batch size for each image size, before any image is generated."""
+    def _store_batch_sizes(self, at_once: Mapping[Size, int]) -> None:
+        """Store {(width, height): batch size} in the manifest. Called before images of these sizes are generated."""
         named = {_name(size): number for size, number in at_once.items()}
         if named.items() - self.manifest.at_once.items():
             self.manifest.at_once |= named
             self.manifest.write(self.plan.folder)
 
     def _job_of(self, index: int) -> GenerateJob:
-        """The job of one image."""
+        """Return the generate job of image `index`, with its size and seed."""
         width, height = self.manifest.sizes[index]
         changes = {"width": width, "height": height, "seed": seed_of(self.manifest.settings["seed"], index)}
         return with_settings(self.job, generate=changes)
 
     def _request(self, index: int) -> Request:
-        """The request for an image, in a batch of its group."""
+        """Return the request of image `index`, with the batch size of its image size."""
         batch_size = self.manifest.at_once[_name(self.manifest.sizes[index])]
         return Request(with_settings(self._job_of(index), generate={"batch_size": batch_size}))
 
     def _save(self, index: int, image: Image, ending: str) -> Path:
-        """Save the caption, then the image: an existing image counts as finished."""
+        """Write the caption of image `index`, then the image: an existing image counts as finished. Return its path.
+
+        ending   of the caption file, such as ".txt"
+        """
         path, job = self.plan.folder / image_name(index), self._job_of(index)
         if self.plan.caption and not path.with_suffix(ending).exists():
             atomic.write_text(path.with_suffix(ending), self.plan.caption + "\n")
@@ -240,12 +260,12 @@ class _Missing:
 
 
 def _name(size: Size) -> str:
-    """A size as named in the manifest."""
+    """Return an image size as in the manifest, "512x768"."""
     return f"{size[0]}x{size[1]}"
 
 
 def check_task(job: ClassImagesJob, workspace: Workspace) -> str:
-    """What the task `class_images` would do, for --check. Raises ProblemsError."""
+    """Return a summary of what a class_images job would do, for --check. Raises ProblemsError if the job is invalid."""
     plan = plan_class_images(job, workspace)
     base, sources = _base_of(job, plan, workspace)
     hashes = file_hashes(sources, workspace, None)

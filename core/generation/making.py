@@ -22,7 +22,7 @@ from core.generation.plan.hooks import Finish, HookInputs, Lend, differentiates,
 from core.generation.plan.initial import IMAGE, opened
 from core.generation.plan.requests import Request
 from core.generation.plan.stages import (
-    as_generator,
+    as_sd_scripts,
     has_regions,
     passes_of,
     reading_of,
@@ -53,11 +53,14 @@ if TYPE_CHECKING:
 
 @dataclass
 class BatchResult:
-    """The results of a batch so far: the latents after each stage, [B, C, h, w]; the image of each request and stage.
+    """The results of a batch so far.
 
-    canvas, initial, noises   of the current stage: its initial image, its latents without noise, and each image's
-                              random numbers, which a refiner continues with
-    inpainted                 initial image of all stages, in place of the settings' file
+    latents     latents after each stage, [B, C, h, w]
+    images      decoded images of the stages, a list of B images each; latents that are not decoded have none
+    canvas      initial image of the current stage
+    initial     its initial latents without noise, [B, C, h, w]; None if it starts from noise
+    inpainted   initial image of all stages in place of the settings' file (detailer); None: the file
+    noises      random numbers of each image, with which a refiner continues
     """
 
     latents: list[Tensor] = field(default_factory=list)
@@ -70,12 +73,12 @@ class BatchResult:
 
 @dataclass
 class Progress:
-    """The reported progress of images.
+    """The reported progress of a job's images.
 
-    name                     of one image, in the singular
-    images, steps            in total
-    images_done, steps_done  generated or skipped
-    batch                    indices of the requests in progress
+    name                      of one image, in the singular
+    images, steps             total numbers
+    images_done, steps_done   generated or skipped
+    batch                     indices of the requests being generated
     """
 
     reports: Reports
@@ -87,7 +90,7 @@ class Progress:
     batch: Sequence[int] = ()
 
     def show(self, batch_size: int = 0, step: int = 0, steps: int = 0) -> None:
-        """Report the current images. batch_size: how many; step, steps: progress of each"""
+        """Report the images being generated. batch_size: their number; step, steps: completed and total steps of each"""
         first = min(self.images_done + 1, self.images)
         last = min(self.images_done + max(batch_size, 1), self.images)
         which = f"{self.name}s {first} to {last}" if last > first else f"{self.name} {first}"
@@ -95,7 +98,7 @@ class Progress:
         self.reports.stage(f"generating {which} of {self.images}", done, self.steps, step, steps)
 
     def add(self, images: int, steps: int) -> None:
-        """Count images as done. steps: their sampling steps"""
+        """Count images as done. steps: their sampling steps together"""
         self.images_done, self.steps_done = self.images_done + images, self.steps_done + steps
 
 
@@ -107,13 +110,14 @@ def each_image(
     max_batch_size: int | None = None,
     smaller_batch: Callable[[int], int] = lambda batch_size: batch_size // 2,
 ) -> Iterator[tuple[int, list[Image]]]:
-    """(index of a request, its image after each stage), in order, in batches of as many as fit into memory.
+    """Generate images in order; yield (index of its request, its image after each stage).
 
-    existing        indices of requests whose images exist. Batches are those of all requests, since rounding depends on
-                    the batch size: an image generated later equals the one generated at once
-    max_batch_size  None: the settings' batch size, or as many as fit
-    smaller_batch   (batch size that did not fit) -> the next size to try
-    Raises Cancelled, and the error of a batch; `progress.batch` is that batch.
+    existing         indices of requests whose images exist. They count for batches, since rounding depends on the batch size: an
+                     image generated later equals the one generated at once
+    max_batch_size   largest batch; None: the settings' batch size, or as many as fit
+    smaller_batch    (batch size that did not fit) -> the next size to try
+
+    Raises Cancelled, and the error of a batch, whose indices are in `progress.batch`.
     """
     finished, start = set(existing), 0
     progress.show()
@@ -136,16 +140,17 @@ def each_image(
 
 
 class UpscaleMaker:
-    """Upscales initial images without generating, so that no model is loaded. upscaler: leases the networks of files"""
+    """Upscales initial images without generating, so that no model is loaded. upscaler: leases the networks of upscaler files"""
 
     def __init__(self, upscaler: Leased):
         self.upscaler = upscaler
 
     def batches(self, requests: Sequence[Request], most: int | None = None) -> Iterator[list[Request]]:
+        """Yield each request as its own batch."""
         yield from ([request] for request in requests)
 
     def make(self, batch: Sequence[Request], on_step: Callable[[int], None] = lambda done: None) -> BatchResult:
-        """The upscaled initial image of the batch's first request, as its only stage; no step is reported."""
+        """Upscale the initial image of the batch's only request. `on_step` is not called."""
         job = batch[0].job
         image = opened(resolve_path(job.image_to_image.image_path or ""), IMAGE)
         size, file = stages_of(job)[-1].size, job.hires.highres_fix_upscaler_file
@@ -171,8 +176,17 @@ class ImageMaker:
         lend: Lend | None = None,
         finish: Sequence[Finish] = (),
     ):
-        """upscaler, refiner, nets, lend: lease the networks of upscaler files, refiners, ControlNets, models of hooks;
-        None: the job has none; finish: what changes finished images, in order"""
+        """Arguments:
+
+        encoder    encodes prompts, with the attached embeddings
+        upscaler   leases the networks of upscaler files
+        refiner    leases the refiner of a job
+        nets       leases ControlNets
+        lend       leases the models of hooks
+        finish     functions that change finished images, in order
+
+        None: the job does not need it.
+        """
         self.components, self.kind = components, family(components.family)
         self.model = Denoiser.of(components)
         self.encoder, self.loras, self.reports = encoder, loras, reports
@@ -182,8 +196,10 @@ class ImageMaker:
     # -- batches
 
     def batches(self, requests: Sequence[Request], max_batch_size: int | None = None) -> Iterator[list[Request]]:
-        """Batches of requests that differ only in prompt and seed, in order: of `max_batch_size`, else of the settings' batch size,
-        else of as many as fit."""
+        """Yield batches of requests that differ only in prompt and seed, in order.
+
+        max_batch_size   None: the settings' batch size, else as many as fit into memory
+        """
         for _, batchable in groupby(requests, self._batch_key):
             remaining = list(batchable)
             job = remaining[0].job
@@ -195,13 +211,13 @@ class ImageMaker:
                 remaining = remaining[batch_size:]
 
     def _batch_key(self, request: Request) -> Any:
-        """The key of requests that can share a batch: all settings but prompt and seed, and the number of tokens."""
+        """Return a key that is equal for requests that can share a batch: all settings but prompt and seed, and the number of tokens."""
         job = request.job
         reading, (sides, weights) = reading_of(job, self.kind.name), self._texts(job)
         all_texts = [text for side in sides for text in texts_of(side, passes_of(job))]
         tokens = reading.tokens(all_texts, lambda text: self.kind.count_tokens(self.components, text))
-        plain = {"prompt": "", "negative_prompt": "", "seed": None, "variation_seed": None}
-        return with_settings(job, generate=plain), tokens, weights
+        ignored = {"prompt": "", "negative_prompt": "", "seed": None, "variation_seed": None}
+        return with_settings(job, generate=ignored), tokens, weights
 
     # -- one batch
 
@@ -212,14 +228,14 @@ class ImageMaker:
         decoded: bool = True,
         inpainted: Canvas | None = None,
     ) -> BatchResult:
-        """Generate the images of requests that differ only in prompt and seed.
+        """Generate the images of a batch of requests that differ only in prompt and seed.
 
-        on_step     called with the steps done, of all stages
-        decoded     False returns latents only
-        inpainted   the initial image, in place of the settings' file; such an image is not detailed
+        on_step     called with the number of completed steps, of all stages
+        decoded     False: return latents only
+        inpainted   initial image in place of the settings' file; the result is then not changed by `finish`
         """
         job = batch[0].job
-        self.loras.use(job.generate.loras)
+        self.loras.set_strengths(job.generate.loras)
         stages = stages_of(job)
         edited = any(has_edits(side) for each in batch for side in self._texts(each.job)[0])
         passes = passes_of(job) if edited else [None] * len(stages)
@@ -235,7 +251,7 @@ class ImageMaker:
             result.latents.append(latents)
             steps_before += steps_of(stage)
         if decoded:
-            self._decode(result, job)
+            self._decode(result)
             if result.canvas is not None:
                 result.images[-1] = [result.canvas.pasted(image) for image in result.images[-1]]
             for finish in self.finish if inpainted is None else ():
@@ -244,11 +260,14 @@ class ImageMaker:
         return result
 
     def _inpaint(self, job: GenerateJob, canvas: Canvas) -> Image:
-        """The canvas' image with its masked area generated."""
+        """Return the canvas' image with its masked area generated (`hooks.Inpaint`, for the detailer)."""
         return self.make([Request(job)], inpainted=canvas).images[-1][0]
 
     def make_if_fits(self, batch: Sequence[Request], on_step: Callable[[int], None]) -> BatchResult | None:
-        """`make`; None if several images together ran out of memory. A single one raises as usual."""
+        """Generate a batch, or return None if several images together run out of memory. A single image raises.
+
+        on_step   called with the number of completed steps, of all stages
+        """
         try:
             return self.make(batch, on_step)
         except torch.OutOfMemoryError:
@@ -259,6 +278,7 @@ class ImageMaker:
         return None
 
     def sampling(self, job: GenerateJob) -> Sampling:
+        """Return how the job's images are sampled with this model."""
         return sampling_of(job, self.components.prediction, self.components.family)
 
     def _stage(
@@ -270,8 +290,11 @@ class ImageMaker:
         result: BatchResult,
         on_step: Callable[[int, int], None],
     ) -> Tensor:
-        """The latents of a stage of the base model; `result` gets its canvas, initial latents and noises. edit_pass: for
-        prompts with edits, as of `passes_of`; on_step: (steps done, steps of the stage)"""
+        """Run a stage of the base model and return its latents; sets canvas, initial latents and noises in `result`.
+
+        edit_pass   for prompt editing, from `passes_of`
+        on_step     (completed steps, steps of the stage)
+        """
         job = batch[0].job
         sampling = self.sampling(job)
         seeds, variations = [each.seed for each in batch], [each.variation for each in batch]
@@ -305,7 +328,11 @@ class ImageMaker:
         result: BatchResult,
         on_step: Callable[[int, int], None],
     ) -> Tensor:
-        """The last latents, finished by the refiner, with the same noise and a new scheduler."""
+        """Run the refiner's stage and return its latents: the last latents, continued with the same noise and a new scheduler.
+
+        edit_pass   for prompt editing, from `passes_of`
+        on_step     (completed steps, steps of the stage)
+        """
         assert self.refiner is not None, "the plan of a job with a refiner knows it"
         job = batch[0].job
         with self.refiner(job) as (refiner, encoder):
@@ -318,7 +345,7 @@ class ImageMaker:
     def _inputs(
         self, job: GenerateJob, stage: Stage, model: Components, result: BatchResult, **lent: Any
     ) -> HookInputs:
-        """The input of a stage's hooks. lent: LoRAs, models of hooks ..., which a refiner does not have"""
+        """Return the inputs of a stage's hooks. lent: further fields of `HookInputs`, which a refiner does not have"""
         sides = self.sampling(job).guidance().sides
         canvas, latents, show = result.canvas, result.initial, self.reports.preview
         return HookInputs(
@@ -334,7 +361,7 @@ class ImageMaker:
         latents: Tensor | None,
         on_step: Callable[[int, int], None],
     ) -> Tensor:
-        """The latents of a stage, sampled with all its hooks."""
+        """Sample a stage with all its hooks and return its latents. on_step: (completed steps, steps of the stage)"""
         hooks, cancel = hooks_of(hook_inputs), self.reports.cancel
         stage, noises = hook_inputs.stage, hook_inputs.noises
         return denoise(
@@ -344,13 +371,13 @@ class ImageMaker:
     def _initial_latents(
         self, stage: Stage, batch: Sequence[Request], noises: Sequence[ImageNoise], result: BatchResult
     ) -> Tensor | None:
-        """The initial latents of a stage with a strength; None for a stage that starts from noise."""
+        """Return a stage's initial latents without noise, [B, C, h, w]; None for a stage that starts from noise."""
         job = batch[0].job
         if stage.begins == "noise":
             return None
         if stage.begins == "previous latents":
             if job.hires.highres_fix_save_1st:
-                self._decode(result, job)
+                self._decode(result)
             height, width = self.kind.latent_shape(stage.size)[1:]
             upscale = upscaler_of(job).latents
             assert upscale is not None
@@ -359,7 +386,7 @@ class ImageMaker:
             assert result.canvas is not None
             images = [result.canvas.visible] * len(batch)
         else:
-            self._decode(result, job)
+            self._decode(result)
             images = result.images[-1]
         file = job.hires.highres_fix_upscaler_file if stage.begins == "previous image" else None
         with self.upscaler(file) if file else nullcontext() as network:
@@ -376,20 +403,22 @@ class ImageMaker:
         content = job.image_to_image.masked_content
         if stage.begins != "image" or result.canvas is None or result.canvas.mask is None or "latent" not in content:
             return latents
-        mask = mask_of(result.canvas.mask, self.kind.latent_shape(stage.size), as_generator(job)).to(latents.device)
+        mask = mask_of(result.canvas.mask, self.kind.latent_shape(stage.size), as_sd_scripts(job)).to(latents.device)
         noise = mixed_noise(noises, latents.device) if content == "latent_noise" else 0
         return (1 - mask) * latents + mask * noise
 
-    def _decode(self, result: BatchResult, job: GenerateJob) -> None:
-        """Append the images of the last latents to `result.images`."""
+    def _decode(self, result: BatchResult) -> None:
+        """Decode the last latents and append the images to `result.images`."""
         vae, cancel, warn = self.components.vae, self.reports.cancel, self.reports.warn
         result.images.append(decode(vae, result.latents[-1], self.kind.decode_latents, cancel=cancel, warn=warn))
 
     # -- prompts
 
     def _texts(self, job: GenerateJob) -> tuple[tuple[str, ...], tuple[float, ...]]:
-        """(texts of an image: the prompts between AND, the negative prompt and, if the guidance needs it, an empty one;
-        weights of the prompts between AND)."""
+        """Return (the texts to encode, the weights of the prompts between AND).
+
+        Texts are the prompts between AND, the negative prompt and, if the guidance needs it, an empty one.
+        """
         prompt = job.generate.prompt
         parts = [(part, 1.0) for part in parts_of(prompt)] if has_regions(job) else weighted_parts(prompt)
         if len(parts) == 1:
@@ -399,11 +428,11 @@ class ImageMaker:
         return sides, tuple(weight for _, weight in parts)
 
     def _states_of(self, encoder: PromptEncoder, batch: Sequence[Request], edit_pass: Pass | None) -> PromptStates:
+        """Return the text conditioning of a batch."""
         return _joined_over_steps([self._states_of_one(encoder, request.job, edit_pass) for request in batch])
 
     def _states_of_one(self, encoder: PromptEncoder, job: GenerateJob, edit_pass: Pass | None) -> PromptStates:
-        """The states of one image at its first step, with those of later steps in `later` (prompt editing); equal texts are
-        encoded once."""
+        """Return the text conditioning of one image, with that of later steps in `later` (prompt editing). Equal texts are encoded once."""
         texts, weights = self._texts(job)
         all_texts = [text for side in texts for text in texts_of(side, passes_of(job))]
         encoded: dict[tuple[str, ...], PromptStates] = {}
@@ -422,38 +451,37 @@ class ImageMaker:
         weights: tuple[float, ...],
         all_texts: Sequence[str],
     ) -> PromptStates:
-        """The states of one image's texts at a step, with its LoRAs. With regions those of the sub-prompts are coupled, each with
-        its own LoRA.
+        """Encode one image's texts at a step, with its LoRAs. With regions, each sub-prompt is encoded with its own LoRA only.
 
-        sides, weights   as of `_texts`
-        all_texts        the texts of all steps, which all get the same length
+        sides, weights   from `_texts`
+        all_texts        the texts of all steps, to whose length these are padded
         """
         reading, count, uses = reading_of(job, self.kind.name), len(weights), job.generate.loras
         encode = partial(encoder.encode_each, sides, reading, all_texts)
         if encoder is self.encoder:
-            self.loras.use(uses)
+            self.loras.set_strengths(uses)
         if not has_regions(job):
             each = encode()
             positive, others = tuple(each[:count]), each[count:]
             states = PromptStates.of([positive[0], *others])
             return replace(states, parts=positive, weights=weights) if count > 1 else states
-        if as_generator(job) and self.kind.name == "sdxl":  # it ignores the text encoders' layers of SDXL's LoRAs
-            self.loras.use(with_divided_text_strengths(uses, count))
+        if as_sd_scripts(job) and self.kind.name == "sdxl":  # it ignores the text encoders' layers of SDXL's LoRAs
+            self.loras.set_strengths(with_divided_text_strengths(uses, count))
             each = encode()
-            self.loras.use(uses)
-            return PromptStates.of([_coupled(each[:count]), *each[count:]])
+            self.loras.set_strengths(uses)
+            return PromptStates.of([_joined_subprompts(each[:count]), *each[count:]])
         parts: list[TextStates] = []
         for number in range(count):  # each with the text encoders' changes of its own LoRA alone
-            self.loras.use(text_strength_of_one(uses, number))
+            self.loras.set_strengths(text_strength_of_one(uses, number))
             parts.append(encode()[number])
-        self.loras.use(text_strength_of_one(uses, None))
+        self.loras.set_strengths(text_strength_of_one(uses, None))
         others = encode()[count:]
-        self.loras.use(uses)
-        return PromptStates.of([_coupled(parts), *others])
+        self.loras.set_strengths(uses)
+        return PromptStates.of([_joined_subprompts(parts), *others])
 
 
 def _joined_over_steps(images: Sequence[PromptStates]) -> PromptStates:
-    """The states of a batch from those of each image, at all steps."""
+    """Return the text conditioning of a batch, at all steps, from that of each image."""
     joined: dict[tuple[int, ...], PromptStates] = {}
     times = []
     for begin in sorted({0, *(begin for image in images for begin, _ in image.later)}):
@@ -466,20 +494,20 @@ def _joined_over_steps(images: Sequence[PromptStates]) -> PromptStates:
 
 
 def _joined_at_step(images: Sequence[PromptStates]) -> PromptStates:
-    """The states of a batch at one step."""
+    """Return the text conditioning of a batch at one step, from that of each image."""
     positive, negative = (join_texts([getattr(image, side) for image in images]) for side in ("positive", "negative"))
     empty = [image.empty for image in images if image.empty is not None]
     parts = tuple(join_texts(list(same)) for same in zip(*(image.parts for image in images), strict=True))
     return PromptStates(positive, negative, join_texts(empty) if empty else None, parts, images[0].weights)
 
 
-def _coupled(parts: Sequence[TextStates]) -> TextStates:
-    """The states of all sub-prompts of one image, with the last one's pooled vector."""
+def _joined_subprompts(parts: Sequence[TextStates]) -> TextStates:
+    """Join the states of an image's sub-prompts, with the pooled vector of the last one."""
     return replace(join_texts(parts), pooled=parts[-1].pooled)
 
 
 def with_divided_text_strengths(uses: Sequence[LoraUse], count: int) -> list[LoraUse]:
-    """The LoRAs with their text encoder strengths divided by `count`."""
+    """Return entries of `generate.loras` with their text encoder strengths divided by `count`."""
     return [
         use.model_copy(update={"text_encoder_strength": strength / count})
         for use in uses
@@ -488,7 +516,8 @@ def with_divided_text_strengths(uses: Sequence[LoraUse], count: int) -> list[Lor
 
 
 def text_strength_of_one(uses: Sequence[LoraUse], number: int | None) -> list[LoraUse]:
-    """The LoRAs with text encoder strength 0, except the one at index `number` (None: no exception)."""
+    """Return entries of `generate.loras` with text encoder strength 0, except the one at index `number` (None: no exception)."""
     return [
-        use if at == number else use.model_copy(update={"text_encoder_strength": 0.0}) for at, use in enumerate(uses)
+        use if index == number else use.model_copy(update={"text_encoder_strength": 0.0})
+        for index, use in enumerate(uses)
     ]

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from core.families.components import Components
 from core.generation.images.metadata import one_image
@@ -15,7 +15,7 @@ from core.generation.making import ImageMaker, Progress, UpscaleMaker, each_imag
 from core.generation.model.embeddings import embeddings_attached, unused
 from core.generation.model.leases import leased, refiners_of, text_cache
 from core.generation.model.library import find
-from core.generation.model.loras import loras_attached, together
+from core.generation.model.loras import loras_attached, loras_to_attach
 from core.generation.model.other_files import networks_of, upscaler_kind
 from core.generation.model.sources import Hashes, Sources, file_hashes
 from core.generation.model.store import ModelStore, fingerprint, make_store
@@ -31,12 +31,9 @@ from core.record.units import count
 from core.record.workspace import Workspace
 from core.settings.job import GenerateJob
 
-if TYPE_CHECKING:
-    from core.generation.model.other_files import Nets
-
 
 def run_task(job: GenerateJob, context: JobContext) -> Outcome:
-    """Run the task `generate`."""
+    """Run the task `generate`: generate and save the job's images."""
     store = context.store or make_store()
     run_generate(job, context.workspace, store=store, device=context.device, reports=context)
     return Outcome()
@@ -50,10 +47,11 @@ def run_generate(
     device: str = "cpu",
     reports: Reports = NO_REPORTS,
 ) -> list[Path]:
-    """Generate the job's images; returns their files in order. Raises ProblemsError.
+    """Generate and save the job's images; return their files in order. Raises ProblemsError.
 
-    reports   its stage counts the steps of all images
     A cancelled job raises Cancelled and keeps finished images.
+
+    reports   receives the progress, in steps of all images
     """
     reports.stage("checking files")
     plan = plan_of(job, workspace)
@@ -70,18 +68,22 @@ def run_generate(
 def loaded_maker(
     plan: Plan, workspace: Workspace, *, store: ModelStore, device: str, reports: Reports
 ) -> Iterator[tuple[ImageMaker | UpscaleMaker, ImageMetadata]]:
-    """Context manager: load the model, LoRAs and embeddings of a plan, and yield (the maker of its images, the metadata of
-    their files). For upscaling alone no model is loaded."""
+    """Context with the model, LoRAs and embeddings of a plan loaded: (maker of its images, metadata to write into files).
+
+    For upscaling alone no model is loaded.
+    """
     job, sources = plan.requests[0].job, plan.sources
     hashes = file_hashes(sources, workspace, reports.cancel)
     upscalers = networks_of(store, workspace, device)
     if all(needs_no_model(request.job, workspace) for request in plan.requests):
         yield UpscaleMaker(upscalers), ImageMetadata(workspace, sources, hashes)
         return
+    from core.generation.effects.controls.hook import nets_of
+
     _log_zero_terminal_snr(plan, reports)
     offload = offload_for(job, sources, device)
     with leased(job, sources, store, device, reports, offload) as components:
-        uses = together([request.job.generate.loras for request in plan.requests])
+        uses = loras_to_attach([request.job.generate.loras for request in plan.requests])
         with (
             loras_attached(components, uses, sources.loras.__getitem__, count_merged(job, len(uses))) as loras,
             embeddings_attached(
@@ -93,21 +95,10 @@ def loaded_maker(
                 reports.warn(problem)
             refiners = refiners_of(job, sources, store, device, workspace, components, offload)
             lend = _lender(store, components, sources)
-            nets_in_use = _nets_of(store, components, sources, workspace, reports)
-            with nets_in_use as nets, finishers(workspace, reports) as finish:
+            controls = nets_of(store, components, sources, workspace, reports) if sources.controls else nullcontext()
+            with controls as nets, finishers(workspace, reports) as finish:
                 maker = ImageMaker(components, encoder, loras, reports, upscalers, refiners, nets, lend, finish)
                 yield maker, ImageMetadata(workspace, sources, hashes)
-
-
-def _nets_of(
-    store: ModelStore, components: Components, sources: Sources, workspace: Workspace, reports: Reports
-) -> AbstractContextManager[Nets | None]:
-    """A context with the job's ControlNets; with None if it has none."""
-    if not sources.controls:
-        return nullcontext()
-    from core.generation.effects.controls.hook import nets_of
-
-    return nets_of(store, components, sources, workspace, reports)
 
 
 def _lender(store: ModelStore, components: Components, sources: Sources) -> Lend:
@@ -122,28 +113,28 @@ def _lender(store: ModelStore, components: Components, sources: Sources) -> Lend
 
 
 def needs_no_model(job: GenerateJob, workspace: Workspace) -> bool:
-    """Whether the job only upscales an image, with an upscaler for images."""
+    """Return whether the job only upscales an image, with an upscaler for images."""
     file = job.hires.highres_fix_upscaler_file
     return only_upscales(job) and (not file or upscaler_kind(find("upscaler", file, workspace)) == "images")
 
 
 @dataclass
 class ImageMetadata:
-    """The sources of the settings that are written into images."""
+    """What the settings written into images are derived from, besides the job."""
 
     workspace: Workspace
     sources: Sources
     hashes: Hashes
 
     def job_of(self, job: GenerateJob) -> GenerateJob:
-        """The job that generates one image again, with portable file names."""
+        """Return the job that generates an image again, with portable file names."""
         return one_image(job, self.sources, self.workspace)
 
 
 def _generate_all(
     plan: Plan, maker: ImageMaker | UpscaleMaker, metadata: ImageMetadata, reports: Reports, files: list[Path]
 ) -> None:
-    """Generate and save a job's images; appends each file to `files`."""
+    """Generate and save a job's images, appending each file to `files`."""
     progress = Progress(reports, "image", len(plan.requests), plan.steps())
     origins = metadata.hashes, metadata.workspace
     for number, images in each_image(plan.requests, maker, progress):
@@ -157,7 +148,7 @@ def _generate_all(
 
 
 def _log_zero_terminal_snr(plan: Plan, reports: Reports) -> None:
-    """Log whether zero terminal SNR was detected and is used."""
+    """Log whether files in use are marked for zero terminal SNR, and whether it is used."""
     job = plan.requests[0].job
     marked = ", ".join(path.name for path in marked_files(job, plan.sources))
     if marked:

@@ -24,7 +24,7 @@ from core.generation.model.library import Scan, find, find_file, portable_name
 from core.generation.model.other_files import NETS, find_refiner, net_of_image
 from core.generation.model.sources import Hashes, has_hash, model_hash
 from core.generation.prompt.changes import with_settings
-from core.generation.prompt.loras import LoraTag, with_prompt_loras, without_tags
+from core.generation.prompt.loras import LoraTag, split_tags, with_prompt_loras
 from core.generation.prompt.wildcards import has_variants
 from core.record.file_titles import file_stem, is_average
 from core.record.problems import Problem, ProblemsError, collected
@@ -504,7 +504,7 @@ def generate_with(page: Page, name: str, file: str = "") -> dict[str, Any]:
             state, before = state | {"prompt_of_run": sample["prompt"]}, before | sample
     if job is not None and job.method.traits.new_words:
         embeddings = [
-            find_embedding(text, page.workspace).plain(page.workspace)
+            find_embedding(text, page.workspace).short_setting(page.workspace)
             for text in embedding_values(job, list(filter(Path.exists, paths)), page.workspace)
         ]
         values = before | {"loras": [], "embeddings": embeddings} | model_values(job.model, project.model)
@@ -605,5 +605,5 @@ def marked_for_zero_snr(
 def tags_of(prompt: str) -> list[LoraTag]:
     """Return the LoRA tags of a prompt; [] if it cannot be parsed, as while a tag is being typed."""
     with suppress(ValueError):
-        return without_tags(prompt)[1]
+        return split_tags(prompt)[1]
     return []

@@ -16,7 +16,7 @@ from core.generation.grids.axes import (
     settings_of_axes,
     title_in_group,
 )
-from core.generation.grids.choices import axes_to_choose, preferred_words
+from core.generation.grids.choices import axes_to_choose, preference_text
 from core.generation.grids.folder import AxisTexts, GridContent, GridFolder
 from core.record.units import count
 from core.settings.job import GenerateJob
@@ -283,7 +283,7 @@ def _head(
     progress = f"{done:,} of {count(total, 'image')}"
     wait = f', <span data-waits="{esc(state.entry)}"></span>' if state.waits else ""
     message = f'<p class="run-message error"><strong>{esc(state.message)}</strong></p>' if state.message else ""
-    if preferred := preferred_words(folder, content):
+    if preferred := preference_text(folder, content):
         message += f'<p class="grid-preferred">{esc(preferred)}</p>'
     return (
         f'<div class="grid-head"><h3 tabindex="-1" data-land="{esc(folder.name)}">{esc(content.title)}</h3>'

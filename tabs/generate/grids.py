@@ -29,10 +29,10 @@ from core.generation.grids.axes import (
     settings_of_axes,
     title_of,
 )
-from core.generation.grids.choices import answered
+from core.generation.grids.choices import next_choice
 from core.generation.grids.folder import GridContent, GridFolder, list_grids
 from core.generation.grids.making import begin
-from core.generation.grids.plan import checked, expected_steps
+from core.generation.grids.plan import checked_grid, expected_steps
 from core.generation.model.library import find_file, title_of_name
 from core.record import atomic
 from core.record.file_titles import file_stem
@@ -277,7 +277,7 @@ class Grids(BoardView):
         folder = GridFolder.named(str(request.get("grid", "")), self.page.workspace)
         choice = request.get("choice")
         answer = choice if isinstance(choice, dict) else {}
-        return answered(folder, str(request.get("axis", "")), answer, self.page.file_url)
+        return next_choice(folder, str(request.get("axis", "")), answer, self.page.file_url)
 
     def _set(self, name: str, value: str) -> None:
         """Store the text of an axis field `name`, such as "x_values"."""
@@ -433,7 +433,7 @@ def submit(page: Page, run_grid: RunGrid, run: str = "") -> None:
 def new_grid_folder(page: Page, run_grid: RunGrid, run: str = "") -> GridFolder:
     """Check a grid and create its folder. run: name of the run whose checkpoints it compares. Raises ProblemsError if invalid."""
     page.roots.admit(run_grid.job)
-    grid, _ = checked(run_grid.job, page.workspace)
+    grid, _ = checked_grid(run_grid.job, page.workspace)
     raise_if_errors(dict.fromkeys(each for cell in grid.cells for each in page.roots.refused(cell.request.job)))
     folder = begin(grid.job, page.workspace, run, run_grid.notes)
     if run_grid.samples:

@@ -340,7 +340,7 @@ class Loras:
         listed = [(each.with_reason(reasons[each.name]), each.name) for each in offered]
         listed.sort(key=lambda item: bool(reasons[item[1]]))  # stable
         listed += [(text, text) for text in chosen if text not in reasons]
-        about = embeddings_help([word for each in form.chosen_embeddings(values, self.page) for word in each.words])
+        about = embeddings_help([word for each in form.chosen_embeddings(values, self.page) for word in each.names])
         return gr.Dropdown(choices=listed, value=chosen, multiselect=True, allow_custom_value=True, info=about)
 
     def refused_embedding(self, text: str) -> list[Problem]:

@@ -75,7 +75,7 @@ class PromptBox:
         dynamic, weighted = bool(values["dynamic_prompts"]) and not negative, bool(values["prompt_weights"])
         mode = replace(self._parsing(values), dynamic=dynamic, weighted=weighted, negative=negative)
         embeddings = form.chosen_embeddings(values, self.page)
-        chosen = [(word, each.path, each.token) for each in embeddings for word in each.words]
+        chosen = [(word, each.path, each.token) for each in embeddings for word in each.names]
         names = replace(
             prompt_names(self.page.workspace, chosen),
             lora=lambda name: ambiguity_advice("lora", name, self._model_lists.find(name)),

@@ -18,7 +18,7 @@ from core.generation.grids import export
 from core.generation.grids.axes import LONGEST, axes_of, read_values, texts_of
 from core.generation.grids.folder import GridFolder, list_grids, name_of, position_of
 from core.generation.grids.making import Unsaved, begin, reason
-from core.generation.grids.plan import decided, grid_of
+from core.generation.grids.plan import grid_of, with_seeds
 from core.generation.grids.reuse import reuse
 from core.generation.images import gallery
 from core.generation.images.output import encoded_image, save_image
@@ -241,7 +241,7 @@ def grid_job(**more: Any) -> GridJob:
     }
     loras = [{"file": "ink", "strength": 0.5}]
     generate = {"prompt": "a <fox>", "width": 64, "height": 64, "seed": 7, "loras": loras}
-    return decided(build(GridJob, {"generate": generate, "grid": axes | {"name": "g & h"} | more}))
+    return with_seeds(build(GridJob, {"generate": generate, "grid": axes | {"name": "g & h"} | more}))
 
 
 def content_of(each: GridFolder) -> Any:
@@ -362,7 +362,7 @@ def exported(grid: GridFolder) -> Facts:
     yield "wrapped", [export._wrapped(text, font, 60) for text in texts]
     sides = ((1, 1, 64, 64), (10, 1, 1600, 8), (1, 10, 8, 1601), (20, 20, 700, 900), (16, 4, 1000, 4000))
     yield "fitting", [export._scale_to_limits(*each) for each in sides]
-    yield "left", [export._left_width(content, 2, wide) for wide in (100, 159, 160, 200, 640, 641, 900)]
+    yield "left", [export._left_width(content, wide) for wide in (100, 159, 160, 200, 640, 641, 900)]
 
 
 def taken_over(first: GridFolder, space: Workspace) -> Facts:
@@ -410,8 +410,8 @@ def class_images() -> Facts:
                     plan.caption,
                     plan.number,
                     plan.views,
-                    len(plan.sizes),
-                    plan.sizes[:4],
+                    len(class_plan.sizes_by_views(plan.views, plan.number)),
+                    class_plan.sizes_by_views(plan.views, plan.number)[:4],
                 ]
 
             yield name, refused(planned)

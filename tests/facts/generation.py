@@ -11,8 +11,8 @@ from core.families.prompt_weights import read_weights
 from core.generation.grids.axes import axes_of, joined, read_values, setting_named, settings_of_axes, texts_of, title_of
 from core.generation.grids.plan import expected_steps, grid_of
 from core.generation.images.a1111 import a1111_parts, a1111_text, from_a1111_text
-from core.generation.images.metadata import _content, _from_chunk
-from core.generation.images.output import _stem
+from core.generation.images.metadata import _from_chunk, _json_content
+from core.generation.images.output import _file_stem
 from core.generation.images.record import SAMPLERS, ImageRecord, names_of
 from core.generation.model.sources import Hashes
 from core.generation.plan.checks import problems_of
@@ -29,8 +29,8 @@ from core.generation.plan.stages import (
 )
 from core.generation.prompt import options, wildcards
 from core.generation.prompt.analysis import Names, Parsing, findings_of
-from core.generation.prompt.editing import Pass, at_steps, has_edits, near_misses, schedule
-from core.generation.prompt.loras import tag_of, use_of, without_tags
+from core.generation.prompt.editing import Pass, at_steps, has_edits, malformed_edits, schedule
+from core.generation.prompt.loras import split_tags, tag_of, use_of
 from core.generation.prompt.runs import prompt_runs, tokens_read, weighted_parts, windows_of
 from core.generation.prompt.sample_prompts import filled, read_prompts
 from core.generation.prompt.styles import Style, styled_entry, styles_of_csv
@@ -160,7 +160,7 @@ def texts_in_images() -> Facts:
         job = job.model_copy(update={"generate": job.generate.model_copy(update={"width": 512, "height": 640})})
         text = a1111_text(job, hashes)
         last = text.rsplit("\n", 1)[-1]
-        content = _from_chunk(_content(job, hashes))
+        content = _from_chunk(_json_content(job, hashes))
         yield str(number), [_parts(last), _record(from_a1111_text(text)), content.job == job, content.hashes == hashes]
     for text in TEXTS:
         yield text, [a1111_parts(text), _record(from_a1111_text(text))]
@@ -232,8 +232,8 @@ def prompts() -> Facts:
                 ),
                 "tokens": tokens_read([text], lambda words: 31 * len(words.split()), None, 150),
                 "edits": [schedule(text, during) for during in (Pass(10), Pass(6, 10))] if has_edits(text) else "",
-                "misses": near_misses(text),
-                "tags": refused(without_tags, text) if "<" in text else "",
+                "misses": malformed_edits(text),
+                "tags": refused(split_tags, text) if "<" in text else "",
                 "findings": [_finding(text, mode) for mode in MODES],
             },
         )
@@ -245,7 +245,7 @@ def prompts() -> Facts:
         "<lora:a:0.2:start=3:lbw=MID>",
         "<lora:a:1:step=-5>",
     ):
-        (found,) = without_tags(tag)[1]
+        (found,) = split_tags(tag)[1]
         use = use_of(found, 10)
         yield tag, [str(found), told_item(use), str(tag_of(use, 20))]
 
@@ -466,10 +466,10 @@ def numbers() -> Facts:
         job = build(
             GenerateJob, {"generate": {"prompt": "a (fox):/ <x>" * 9, "seed": 5}, "output": {"file_pattern": pattern}}
         )
-        yield f"name {pattern}", [_stem(name, job, now, 7, "") for name in (None, "x/y.png", "a.b", "nul", "..")]
+        yield f"name {pattern}", [_file_stem(name, job, now, 7, "") for name in (None, "x/y.png", "a.b", "nul", "..")]
     for values in ({"sequential_file_name": True}, {"use_original_file_name": True}):
         job = build(GenerateJob, {"image_to_image": {"image_path": "d/e.webp"}, "output": values})
-        yield f"name {values}", [_stem(name, job, now, 7, "2_") for name in (None, "x")]
+        yield f"name {values}", [_file_stem(name, job, now, 7, "2_") for name in (None, "x")]
     yield "colors", [color_code(number) for number in range(1, 9)]
 
 

@@ -116,7 +116,7 @@ def listed() -> Facts:
             "words",
             [
                 library.embedding_vectors(space),
-                sorted({name for name, *_ in library._embeddings(space)}),
+                sorted({name for name, *_ in library._local_embeddings(space)}),
                 [each.code for each in library.ambiguity_advice("lora", "x", [root / "a", root / "b"])],
             ],
         )

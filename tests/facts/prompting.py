@@ -265,12 +265,12 @@ def memory() -> Facts:
                         str(parts.vae_dtype),
                         parts.sizes,
                         parts.stored,
-                        parts.reading_size,
+                        parts.encoding_size,
                         parts.lora_size,
                         parts.control_size,
                     ]
                     parts.offload = "parts"
-                    return [*row, parts.other_size, parts.texts, parts.rests == device]
+                    return [*row, parts.hook_size, parts.text_encoder_names, parts.rest_device == device]
 
                 with patch("core.record.machine.bf16_is_fast", lambda device: True):
                     yield f"{options} {device}", refused(sized)

@@ -141,11 +141,14 @@ def images_of_others() -> Facts:
     yield "comment", told(foreign.read_foreign({}, json.dumps({"c": "a", "size": "64x32"}), (1, 1)))
     yield (
         "longest",
-        [foreign._object('{"a": "' + "x" * (foreign.LONGEST - 9 + more) + '"}') is not None for more in (0, 1)],
+        [foreign._json_object('{"a": "' + "x" * (foreign.LONGEST - 9 + more) + '"}') is not None for more in (0, 1)],
     )
     yield "numbers", [foreign._number(each) for each in ("0.5", 2, None, "x", [])]
     yield "texts", [foreign._texts(each) for each in (None, "a", ["a", 1], "[ 'a', \"b\" ]")]
-    yield "names", [foreign._name(each) for each in ({"name": 1, "model_name": "b"}, {"prompt": "c"}, {"x": "y"}, "d")]
+    yield (
+        "names",
+        [foreign._name_or_value(each) for each in ({"name": 1, "model_name": "b"}, {"prompt": "c"}, {"x": "y"}, "d")],
+    )
     yield "limits", [len(foreign._list([0] * 101)), len(foreign._texts([0] * 101)), foreign._list("ab")]
 
 

@@ -250,7 +250,7 @@ def run_grids() -> Facts:
                 ("begin", partial(note, "begin", home)),
                 ("grid_of", lambda *given: SimpleNamespace(notes=["n"])),
                 ("reuse", lambda *given, linked=linked: linked),
-                ("Work", lambda *given, work=work: work),
+                ("GridWork", lambda *given, work=work: work),
             ):
                 stack.enter_context(patch.object(making, name, value))
             job: Any = SimpleNamespace(grid=SimpleNamespace(folder=named))
@@ -290,7 +290,7 @@ def _grid(script: list[Any], minutes: int, seconds: int) -> list[Any]:
         say=lambda *words: heard.append(["said", *words[1:]]), stage=lambda *words: heard.append("stage")
     )
 
-    def make(work: making.Work, part: Any, most: int | None) -> None:
+    def make(work: making.GridWork, part: Any, most: int | None) -> None:
         heard.append([parts.index(part), most])
         now[0] += seconds
         if script:
@@ -305,10 +305,10 @@ def _grid(script: list[Any], minutes: int, seconds: int) -> list[Any]:
             ("export", lambda folder: heard.append("export")),
         ):
             stack.enter_context(patch.object(making, name, value))
-        stack.enter_context(patch.object(making.Work, "_generate", make))
+        stack.enter_context(patch.object(making.GridWork, "_generate", make))
         stack.enter_context(patch.object(making.time, "monotonic", lambda: float(now[0])))
         grid: Any = SimpleNamespace(cells=cells, parts=parts)
-        work = making.Work(grid, home, None, None, "cpu", reports)  # type: ignore[arg-type]
+        work = making.GridWork(grid, home, None, None, "cpu", reports)  # type: ignore[arg-type]
         work.end("not begun")
         began = [work.progress.steps_done, work.progress.images_done, work.progress.steps]
         try:

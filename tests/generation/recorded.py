@@ -19,7 +19,7 @@ from core.families import family
 from core.generation.making import ImageMaker
 from core.generation.model.embeddings import Embedding, embeddings_attached
 from core.generation.model.library import wildcard_lines
-from core.generation.model.loras import loras_attached, together
+from core.generation.model.loras import loras_attached, loras_to_attach
 from core.generation.model.store import ModelTextCache
 from core.generation.plan import stages
 from core.generation.plan.requests import count_merged, requests_of
@@ -216,7 +216,7 @@ def run(case, components, work, monkeypatch):
     from core.generation.plan.plan import with_size
 
     requests = [replace(each, job=with_size(each.job, (128, 128), 8)) for each in with_initial_images(requests)]
-    uses = together([request.job.generate.loras for request in requests])
+    uses = loras_to_attach([request.job.generate.loras for request in requests])
     found = []
     with ExitStack() as stack:
         attached = stack.enter_context(loras_attached(components, uses, Path, count_merged(job, len(uses))))

@@ -1,1 +1,1 @@
-"""Hooks that act at the steps of a generation, registered in core/generation/plan/hooks.py."""
+"""Hooks that act during sampling, registered in core/generation/plan/hooks.py."""

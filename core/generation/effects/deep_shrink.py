@@ -1,5 +1,4 @@
-"""Deep Shrink (Kohya Hires fix): downscales hidden states at high noise levels, so that large images do not repeat
-content."""
+"""Deep Shrink (Kohya Hires fix): downscales hidden states at high noise levels, so that large images do not repeat content."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -17,7 +16,7 @@ from core.settings.generation.high_resolution import DeepShrinkSettings
 
 
 def hook_of(inputs: HookInputs) -> Hook | None:
-    """The hook, if depth 1 is set and the model has input blocks."""
+    """Return the hook if depth 1 is set and the model has input blocks, else None."""
     if inputs.job.deep_shrink.ds_depth_1 is None or inputs.family.input_blocks is None:
         return None
     unet = inputs.components.denoiser
@@ -25,10 +24,9 @@ def hook_of(inputs: HookInputs) -> Hook | None:
 
 
 class DeepShrink(Hook):
-    """Downscales hidden states before an input block at high noise levels; before a larger skip connection they are
-    upscaled to its size.
+    """Downscales hidden states before an input block at high noise levels, and upscales them to the next larger skip connection.
 
-    blocks   the input blocks that depths count (`Family.input_blocks`)
+    blocks   input blocks of the U-Net that depths count (`Family.input_blocks`)
     """
 
     def __init__(self, settings: DeepShrinkSettings, unet: nn.Module, blocks: Sequence[nn.Module]):
@@ -37,9 +35,11 @@ class DeepShrink(Hook):
         self._full: Any = None
 
     def before(self, at: Moment) -> None:
+        """Store the timestep and the latents' size of this step."""
         self._timestep, self._full = float(at.timestep), at.latents.shape[-2:]
 
     def _in_effect(self, depth: int) -> bool:
+        """Return whether the block at `depth` downscales at the current timestep."""
         settings, t = self._settings, self._timestep
         first = t >= settings.ds_timesteps_1
         return (depth == settings.ds_depth_1 and first) or (
@@ -48,6 +48,7 @@ class DeepShrink(Hook):
 
     @contextmanager
     def around(self) -> Iterator[None]:
+        """Context in which the U-Net's forward pass is changed."""
         with ExitStack() as stack:
             for depth, block in enumerate(self._blocks):
                 if depth in (self._settings.ds_depth_1, self._settings.ds_depth_2):
@@ -58,9 +59,10 @@ class DeepShrink(Hook):
             yield
 
     def _shrink(self, depth: int) -> Any:
-        """Return a forward pre-hook for the block at this depth, which downscales its input where that depth is in effect."""
+        """Return a forward pre-hook for the input block at `depth` that downscales its hidden states while the depth is in effect."""
 
         def change(block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            """Downscale the block's hidden states, its first argument or `hidden_states`; None changes nothing."""
             if not self._in_effect(depth):
                 return None
             states = kwargs.get("hidden_states") if not args else args[0]
@@ -70,18 +72,20 @@ class DeepShrink(Hook):
         return change
 
     def _restore(self, head: nn.Module, args: tuple[Any, ...]) -> Any:
+        """Forward pre-hook of the output layers: upscale the hidden states, args[0], to the latents' size if they are smaller."""
         return (resized(args[0], self._full),) if args[0].shape[-2:] != self._full else None
 
 
 def resized(states: Tensor, size: Any = None, factor: float | None = None) -> Tensor:
-    """Bicubic interpolation of [B, C, H, W] in float32, returned in its dtype."""
+    """Resize hidden states [B, C, H, W] by bicubic interpolation in float32, keeping their dtype. size: (height, width), or `factor`"""
     return interpolate(states.float(), size=size, scale_factor=factor, mode="bicubic").to(states.dtype)
 
 
 class _MatchesSkipSizes(TorchFunctionMode):
-    """Resizes hidden states to the size of the skip connection that they are concatenated with."""
+    """Context that makes torch.cat of two maps resize the first, hidden states, to the size of the second, a skip connection."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Call `func`; for torch.cat of two maps of different sizes, first resize the first map."""
         if func is torch.cat and len(args) and len(args[0]) == 2:
             hidden, skip = args[0]
             if hidden.ndim == skip.ndim == 4 and hidden.shape[-2:] != skip.shape[-2:]:

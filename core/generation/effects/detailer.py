@@ -1,4 +1,4 @@
-"""The detailer: faces, hands or persons of a finished image, each inpainted at full size and pasted back."""
+"""The detailer: inpaints faces, hands or persons of a finished image at full size and pastes them back."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from core.generation.effects.inpaint import blurred, only_masked
 from core.generation.model.sources import HookFile
 from core.generation.plan.files import weight_problems
 from core.generation.plan.hooks import Inpaint
-from core.generation.plan.stages import as_generator, detail_size, least_strength
+from core.generation.plan.stages import as_sd_scripts, detail_size, least_strength
 from core.generation.prompt.changes import with_settings
 from core.generation.prompt.loras import has_tags
 from core.generation.sample.canvas import Box as Pixels
@@ -46,7 +46,7 @@ WHOLE_IMAGE_GROUPS = "hires detailer deep_shrink gradual_latent refiner controls
 
 
 def problems(job: GenerateJob) -> Iterator[Problem]:
-    """Problems of one image's settings, before files are searched."""
+    """Yield problems of one image's detailer settings, before files are searched."""
     settings = job.detailer
     if not settings.used:
         return
@@ -54,7 +54,7 @@ def problems(job: GenerateJob) -> Iterator[Problem]:
         what, fix = "No area is between the min and the max area ratio", "make the min smaller than the max"
         yield Problem(what, "detailer.ad_mask_min_ratio", fix, code="detailer.area")
     steps, strength = settings.ad_steps or job.generate.steps, settings.ad_denoising_strength
-    if not strength or (as_generator(job) and not int(steps * strength)):
+    if not strength or (as_sd_scripts(job) and not int(steps * strength)):
         what = f"With {steps} steps, a detailer denoising strength of {strength:g} runs no steps"
         fix = f"use at least {least_strength(steps):g}, or more steps"
         yield Problem(what, "detailer.ad_denoising_strength", fix, code="detailer.no-steps")
@@ -72,7 +72,7 @@ def problems(job: GenerateJob) -> Iterator[Problem]:
 
 
 def file_problems(job: GenerateJob, sources: Sources, workspace: Workspace) -> Iterator[Problem]:
-    """Problems of inpainting sizes that the model cannot generate."""
+    """Yield errors of inpainting sizes that the model cannot generate."""
     step = FAMILIES[sources.family].size_step
     for name in ("ad_inpaint_width", "ad_inpaint_height"):
         side = getattr(job.detailer, name) if job.detailer.used else None
@@ -82,7 +82,7 @@ def file_problems(job: GenerateJob, sources: Sources, workspace: Workspace) -> I
 
 
 def files(jobs: Sequence[GenerateJob], workspace: Workspace) -> dict[str, HookFile]:
-    """{name in the settings: detector file}; detectors run on the CPU, so they need no VRAM. Raises ProblemsError."""
+    """Return {name in the settings: detector file} of all jobs. Detectors run on the CPU and need no VRAM. Raises ProblemsError."""
     named_files = dict.fromkeys((job.detailer.ad_model_file, job.detailer.ad_model_classes or "") for job in jobs)
     problems: list[Problem] = []
     paths = {name: collected(problems, detector_file, name, kinds, workspace) for name, kinds in named_files if name}
@@ -91,7 +91,11 @@ def files(jobs: Sequence[GenerateJob], workspace: Workspace) -> dict[str, HookFi
 
 
 def detector_file(name: str, classes: str, workspace: Workspace) -> Path:
-    """The ONNX file of a detector that has these classes: a path, or a name below models/ or models/detectors. Raises ProblemsError."""
+    """Return the ONNX file of a detector. Raises ProblemsError if it is missing, not ONNX, or lacks one of the classes.
+
+    name      a path, or a name below models/ or models/detectors
+    classes   the setting `ad_model_classes`: names of classes to detect
+    """
     from core.control.detectors.yolo import class_numbers
 
     models = workspace.models
@@ -111,7 +115,7 @@ def detector_file(name: str, classes: str, workspace: Workspace) -> Path:
 
 
 def texts(job: GenerateJob) -> Iterable[str]:
-    """The detailer's prompts."""
+    """Return the prompts in the detailer's settings."""
     settings = job.detailer
     return [text for text in (settings.ad_prompt, settings.ad_negative_prompt) if text and settings.used]
 
@@ -120,7 +124,7 @@ def texts(job: GenerateJob) -> Iterable[str]:
 
 
 class Detailer(ExitStack):
-    """Details finished images; as a context, it closes the detectors that it has opened."""
+    """Inpaints detections in finished images. A context that closes the detectors it has opened."""
 
     def __init__(self, workspace: Workspace, reports: Reports):
         super().__init__()
@@ -128,8 +132,10 @@ class Detailer(ExitStack):
         self._finders: dict[tuple[str, str], Find] = {}  # by detector and classes
 
     def __call__(self, inpaint: Inpaint, job: GenerateJob, image: Image) -> Image:
-        """The image with its detections inpainted, one after another; unchanged with advice if there are none. inpaint: (job,
-        canvas) -> the image"""
+        """Inpaint the detections in an image, one after another. Without detections, warn and return the image unchanged.
+
+        inpaint   (job, canvas) -> the canvas' image with its masked area generated
+        """
         settings = job.detailer
         if not settings.used:
             return image
@@ -142,18 +148,19 @@ class Detailer(ExitStack):
             if (part := job_of(job, number)) is None:
                 continue
             self._reports.stage(f"detailing {number + 1} of {len(boxes)}", number, len(boxes))
-            mask = blurred(mask_of(box, image.size), settings.ad_mask_blur)
+            mask = blurred(box_mask(box, image.size), settings.ad_mask_blur)
             image = inpaint(part, only_masked(image, mask, settings.ad_inpaint_only_masked_padding, detail_size(job)))
         return image
 
     def _find(self, settings: DetailerSettings, image: Image) -> Sequence[Box]:
+        """Return the boxes that the detector of these settings finds in an image."""
         key = settings.ad_model_file or settings.ad_model, settings.ad_model_classes or ""
         if key not in self._finders:
             self._finders[key] = self._open_detector(settings)
         return self._finders[key](image, lowest_confidence(settings))
 
     def _open_detector(self, settings: DetailerSettings) -> Find:
-        """The detector of these settings, which closes with this context."""
+        """Return the detection function of these settings; the detector closes with this context."""
         if not settings.ad_model_file:
             return self.enter_context(DETECTORS[settings.ad_model].open())
         from core.control.detectors.yolo import YoloDetector
@@ -164,8 +171,14 @@ class Detailer(ExitStack):
 
 
 def boxes_to_detail(boxes: Sequence[Box], size: tuple[int, int], settings: DetailerSettings) -> list[Pixels]:
-    """The boxes of an area that the settings allow, at most the `ad_mask_k_largest` largest, in the order of `ad_bbox_sortby`:
-    dilated, in whole pixels within an image of (width, height)."""
+    """Select, sort, dilate and round the boxes to inpaint.
+
+    Keeps boxes of an allowed area, at most the `ad_mask_k_largest` largest, in the order of `ad_bbox_sortby`.
+
+    boxes     (left, top, right, bottom) in pixels
+    size      (width, height) of the image
+    returns   boxes in whole pixels inside the image
+    """
     low, high = (ratio * size[0] * size[1] for ratio in (settings.ad_mask_min_ratio, settings.ad_mask_max_ratio))
     fitting = [box for box in boxes if low <= area(box) <= high]
     if settings.ad_mask_k_largest:
@@ -178,21 +191,23 @@ def boxes_to_detail(boxes: Sequence[Box], size: tuple[int, int], settings: Detai
             fitting.sort(key=lambda box: math.hypot(box[0] + box[2] - size[0], box[1] + box[3] - size[1]))
         case "area":
             fitting.sort(key=area, reverse=True)
-    whole = [_dilated_in_pixels(box, size, settings.ad_dilate_erode / 2) for box in fitting]
-    return [box for box in whole if box[0] < box[2] and box[1] < box[3]]
+    dilated = [_dilated_in_pixels(box, size, settings.ad_dilate_erode / 2) for box in fitting]
+    return [box for box in dilated if box[0] < box[2] and box[1] < box[3]]
 
 
 def area(box: Box) -> float:
+    """Return the area of a box in square pixels."""
     return (box[2] - box[0]) * (box[3] - box[1])
 
 
 def _dilated_in_pixels(box: Box, size: tuple[int, int], margin: float) -> Pixels:
+    """Return a box dilated by `margin` pixels on each side, rounded outward, within an image of `size` (width, height)."""
     left, top = max(math.floor(box[0] - margin), 0), max(math.floor(box[1] - margin), 0)
     return left, top, min(math.ceil(box[2] + margin), size[0]), min(math.ceil(box[3] + margin), size[1])
 
 
-def mask_of(box: Pixels, size: tuple[int, int]) -> Image:
-    """ "L", white in the box."""
+def box_mask(box: Pixels, size: tuple[int, int]) -> Image:
+    """Return a mask of `size` (width, height) in mode "L" that is white in the box."""
     from PIL import Image as pillow
 
     mask = pillow.new("L", size)
@@ -201,12 +216,15 @@ def mask_of(box: Pixels, size: tuple[int, int]) -> Image:
 
 
 def job_of(job: GenerateJob, number: int) -> GenerateJob | None:
-    """The job that inpaints detection `number` of an image, whose canvas is given; None if its prompt skips it."""
+    """Return the job that inpaints detection `number` (from 0) of an image, or None if its prompt is [SKIP].
+
+    The job's image and mask paths are placeholders: the canvas is passed separately.
+    """
     settings, image = job.detailer, job.generate
     prompt = _prompt(settings.ad_prompt, image.prompt, number)
     if SKIP in prompt:
         return None
-    first = (image.seed or 0) if settings.ad_seed is None else settings.ad_seed
+    first_seed = (image.seed or 0) if settings.ad_seed is None else settings.ad_seed
     width, height = detail_size(job)
     generate = {
         "prompt": prompt,
@@ -215,7 +233,7 @@ def job_of(job: GenerateJob, number: int) -> GenerateJob | None:
         "height": height,
         "steps": settings.ad_steps or image.steps,
         "guidance_scale": image.guidance_scale if settings.ad_cfg_scale is None else settings.ad_cfg_scale,
-        "seed": (first + number) % SEEDS,
+        "seed": (first_seed + number) % SEEDS,
         "variation_strength": 0.0,
     }
     initial = {
@@ -225,11 +243,15 @@ def job_of(job: GenerateJob, number: int) -> GenerateJob | None:
         "inpaint_area": "masked",
         "masked_content": "original",
     }
-    plain = job.model_copy(update={name: type(getattr(job, name))() for name in WHOLE_IMAGE_GROUPS})
-    return with_settings(plain, generate=generate, image_to_image=initial)
+    inpaint_job = job.model_copy(update={name: type(getattr(job, name))() for name in WHOLE_IMAGE_GROUPS})
+    return with_settings(inpaint_job, generate=generate, image_to_image=initial)
 
 
-def _prompt(text: str | None, whole: str, number: int) -> str:
-    """The prompt of detection `number`; the last one is that of all further ones."""
+def _prompt(text: str | None, image_prompt: str, number: int) -> str:
+    """Return the prompt of detection `number` (from 0) in a text split at [SEP]; the last part is for all further detections.
+
+    text           the detailer's prompt, with [PROMPT] for the image's
+    image_prompt   the image's prompt, used if the part is empty
+    """
     parts = SEPARATOR.split(text or "")
-    return parts[min(number, len(parts) - 1)].replace(WHOLE, whole) or whole
+    return parts[min(number, len(parts) - 1)].replace(WHOLE, image_prompt) or image_prompt

@@ -1,11 +1,11 @@
-"""Gradual Latent: starts with small latents and enlarges them over the steps. For Euler a."""
+"""Gradual Latent: starts sampling with small latents and enlarges them over the steps. For the sampler Euler a."""
 
 import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
 from core.generation.plan.hooks import HookInputs
-from core.generation.plan.stages import as_generator
+from core.generation.plan.stages import as_sd_scripts
 from core.generation.sample.guidance import Moment
 from core.generation.sample.guidances.layers import blurred
 from core.generation.sample.loop import Hook
@@ -15,27 +15,28 @@ STEP = 8  # sides in latents are multiples of it
 
 
 def hook_of(inputs: HookInputs) -> Hook | None:
-    """The hook, if a start timestep is set and the sampler supports it."""
+    """Return the hook if a start timestep is set and the sampler supports it, else None."""
     settings = inputs.job.gradual_latent
     if settings.gradual_latent_timesteps is None or inputs.job.generate.sampler not in GROWING:
         return None
-    return GradualLatent(settings, as_generator(inputs.job))
+    return GradualLatent(settings, as_sd_scripts(inputs.job))
 
 
 class GradualLatent(Hook):
     """Euler a with steps that enlarge the latents.
 
-    late    as in sd-scripts' generator: noise from the generators' state after all noises of the full size, and latents
-            that have not reached the full size stay small; otherwise the last step enlarges them
+    sd_scripts   True, as in sd-scripts' generator: noise continues from the generators' state after all noise of the full size, and
+                 latents may end below the full size; False: the last step enlarges them to it
     """
 
-    def __init__(self, settings: GradualLatentSettings, late: bool = False):
-        self._settings, self._late = settings, late
+    def __init__(self, settings: GradualLatentSettings, sd_scripts: bool = False):
+        self._settings, self._sd_scripts = settings, sd_scripts
         self._ratio, self._steps_since_growth = settings.gradual_latent_ratio, 1000
         self._unsharp = unsharp_of(settings.gradual_latent_unsharp_params)
         self._full = (0, 0)
 
     def before(self, at: Moment) -> None:
+        """Shrink the latents before the first step."""
         if at.index == 0:
             self._full = (at.latents.shape[-2], at.latents.shape[-1])
             # Reflected borders must be inside; .5 against rounding.
@@ -43,9 +44,12 @@ class GradualLatent(Hook):
             self._ratio = max(self._ratio, min(min_side / min(self._full), 1.0))
             small = interpolate(at.latents, scale_factor=self._ratio, mode="bicubic")
             at.latents = self._sharpened(small)
-            self._generators = [noise.after_all() if self._late else noise.sampler for noise in at.noises]
+            self._generators = [
+                noise.generator_after_sampling() if self._sd_scripts else noise.sampler for noise in at.noises
+            ]
 
     def step(self, at: Moment, output: Tensor) -> Tensor | None:
+        """Compute an Euler a step, [B, C, h, w], enlarging the latents if this step is due. output: the denoiser's"""
         size = self._next_size(at)
         scheduler = at.scheduler
         if scheduler.step_index is None:
@@ -68,8 +72,8 @@ class GradualLatent(Hook):
         return latents + noise * sigma_up * (1.0 if size is None else self._settings.gradual_latent_s_noise)
 
     def _next_size(self, at: Moment) -> tuple[int, int] | None:
-        """(height, width) that this step enlarges the latents to; None keeps their size."""
-        settings, last = self._settings, at.index == at.steps - 1 and not self._late
+        """Return (height, width) to which this step enlarges the latents, or None to keep their size. Advances the schedule."""
+        settings, last = self._settings, at.index == at.steps - 1 and not self._sd_scripts
         begun = float(at.timestep) < (settings.gradual_latent_timesteps or 0)
         size = None
         if self._ratio < 1 and (last or (begun and self._steps_since_growth >= settings.gradual_latent_every_n_steps)):
@@ -81,6 +85,7 @@ class GradualLatent(Hook):
         return size
 
     def _sharpened(self, latents: Tensor) -> Tensor:
+        """Apply the unsharp mask in the settings, if any, to latents."""
         if self._unsharp is None or not self._unsharp[0]:
             return latents
         size, sigma, strength, _ = self._unsharp
@@ -88,7 +93,12 @@ class GradualLatent(Hook):
 
 
 def _clean_latents(prediction: str, latents: Tensor, output: Tensor, sigma: Tensor) -> Tensor:
-    """The predicted clean latents, [B, C, h, w], in the sampler's scale. prediction: "epsilon" or "v_prediction"."""
+    """Return the predicted clean latents [B, C, h, w] in the sampler's scale (Karras sigmas).
+
+    prediction   "epsilon" or "v_prediction"
+    latents      noisy latents, x0 + sigma * noise
+    output       the model's output
+    """
     if prediction == "v_prediction":
         return output * (-sigma / (sigma**2 + 1).sqrt()) + latents / (sigma**2 + 1)
     return latents - sigma * output

@@ -1,4 +1,4 @@
-"""LoRAs with a step range: a hook turns them off at the other steps."""
+"""A hook that turns LoRAs off outside their step range."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class StepRanges(Hook):
-    """Turns LoRAs off outside their step range. in_use: (network, its strength)"""
+    """Turns LoRAs on and off by their step range. in_use: (attached network, its strength) of each LoRA with a range"""
 
     def __init__(self, in_use: Sequence[tuple[Network, Strength]]):
         self._in_use = in_use
@@ -24,15 +24,18 @@ class StepRanges(Hook):
 
     @contextmanager
     def around(self) -> Iterator[None]:
+        """Context that turns all LoRAs on again at its end."""
         try:
             yield
         finally:
             self._set([True] * len(self._in_use))
 
     def before(self, at: Moment) -> None:
+        """Turn the LoRAs on or off for this step."""
         self._set([strength.acts(at.index, at.steps) for _, strength in self._in_use])
 
     def _set(self, on: list[bool]) -> None:
+        """Set which LoRAs are on, in the order of `in_use`."""
         for (network, strength), now, before in zip(self._in_use, on, self._on, strict=True):
             if now != before:
                 (strength if now else NO_STRENGTH).set_on(network)
@@ -40,7 +43,7 @@ class StepRanges(Hook):
 
 
 def hook_of(inputs: HookInputs) -> Hook | None:
-    """The hook for a stage's LoRAs; None if all act at every step."""
+    """Return the hook for the stage's LoRAs with a step range, or None if there are none."""
     ranged = [
         (network, strength)
         for network, strength in zip(inputs.networks, inputs.strengths, strict=True)

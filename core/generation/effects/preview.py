@@ -30,7 +30,7 @@ FITTED_FACTORS: WeakKeyDictionary[Any, Tensor] = WeakKeyDictionary()  # by VAE
 
 
 def hook_of(inputs: HookInputs) -> Preview | None:
-    """The preview of `output.preview_every_n_steps`; None if that is off."""
+    """Return the hook that shows a preview every `output.preview_every_n_steps` steps, or None if that is off."""
     every = inputs.job.output.preview_every_n_steps
     if every is None:
         return None
@@ -39,7 +39,10 @@ def hook_of(inputs: HookInputs) -> Preview | None:
 
 
 def rgb_factors(family: Family, vae: Any) -> Tensor:
-    """float32 [C + 1, 3]: RGB in -1..1 per latent channel, and the bias. Fitted to the VAE if none are published for it."""
+    """Return the map from latents to RGB, float32 [C + 1, 3]: RGB in -1..1 per latent channel, and the bias in the last row.
+
+    Published factors for the usual VAEs, else fitted to `vae`.
+    """
     if family.name in PUBLISHED and list(vae.config.get("block_out_channels", ())) == WIDTHS:
         return torch.tensor(PUBLISHED[family.name])
     if vae not in FITTED_FACTORS:
@@ -48,7 +51,7 @@ def rgb_factors(family: Family, vae: Any) -> Tensor:
 
 
 def fitted_factors(family: Family, vae: Any) -> Tensor:
-    """Factors as of `rgb_factors`, fitted by least squares to smooth random latents that the VAE decodes."""
+    """Fit `rgb_factors` by least squares to smooth random latents that the VAE decodes."""
     from torch.nn.functional import interpolate
 
     generator = torch.Generator().manual_seed(0)
@@ -62,20 +65,20 @@ def fitted_factors(family: Family, vae: Any) -> Tensor:
 
 
 def _with_bias_column(latents: Tensor) -> Tensor:
-    """[C, h, w] -> [h * w, C + 1]"""
+    """Flatten latents [C, h, w] to [h * w, C + 1], with ones in the last column."""
     flat = latents.flatten(1).T
     return torch.cat([flat, flat.new_ones(len(flat), 1)], 1)
 
 
 def approximated(latents: Tensor, factors: Tensor) -> Tensor:
-    """RGB, uint8 [B, h, w, 3], of latents [B, C, h, w], on their device."""
+    """Return approximate RGB images, uint8 [B, h, w, 3], of latents [B, C, h, w], on their device. factors: from `rgb_factors`"""
     factors = factors.to(latents.device)
     rgb = latents.float().movedim(1, -1) @ factors[:-1] + factors[-1]
     return ((rgb / 2 + 0.5).clamp(0, 1) * 255).round().byte()
 
 
 def tiled(images: Tensor) -> Tensor:
-    """The images of a batch as one, in rows: uint8 [B, h, w, 3] -> [rows * h, columns * w, 3]."""
+    """Arrange a batch of images in a grid: uint8 [B, h, w, 3] -> [rows * h, columns * w, 3]. Empty cells are gray."""
     count, height, width, _ = images.shape
     rows = round(count**0.5)
     columns = -(-count // rows)
@@ -86,10 +89,10 @@ def tiled(images: Tensor) -> Tensor:
 
 
 class Preview(Hook):
-    """Passes a JPEG of the batch's images to `show`.
+    """Passes a JPEG of the batch's images to `show` during sampling.
 
-    every   evaluations between two previews, at most one per `SECONDS`
-    size    (width, height) of each image in it, also in stages of other sizes
+    every   steps between two previews; at most one per SECONDS
+    size    (width, height) in pixels of each image in the JPEG, also in smaller stages
     """
 
     def __init__(self, factors: Tensor, every: int, size: tuple[int, int], show: Callable[[bytes], None]):
@@ -97,6 +100,7 @@ class Preview(Hook):
         self._last = 0.0
 
     def step(self, at: Moment, output: Tensor) -> None:
+        """Show a preview of the clean latents predicted by `output`, if one is due at this step."""
         now = time.monotonic()
         if (at.index + 1) % self.every or now - self._last < SECONDS:
             return
@@ -106,8 +110,10 @@ class Preview(Hook):
         self.show(self._jpeg(tiled(images), images.shape[2]))
 
     def _jpeg(self, pixels: Tensor, width: int) -> bytes:
-        """Images in rows, uint8 [H, W, 3], as a JPEG scaled to `size` per image, its sides at most LARGEST. width: of one image
-        in `pixels`"""
+        """Encode a grid of images, uint8 [H, W, 3], as a JPEG scaled to `size` per image, with sides of at most MAX_SIDE pixels.
+
+        width   width of one image in `pixels`
+        """
         from PIL import Image
 
         image, scale = Image.fromarray(pixels.cpu().numpy()), self.size[0] / width

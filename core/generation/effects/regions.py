@@ -1,7 +1,7 @@
 """Regional prompts and LoRAs: Attention Couple, and LoRAs that act in the region of their prompt.
 
-A prompt "a AND b" has sub-prompts, each with a mask; a LoRA belongs to the sub-prompt with its index in the list. In
-the U-Net, only the cross-attention is computed once per sub-prompt (reference: generation, section 13).
+The prompts joined by AND (here sub-prompts) each have a mask, and the LoRA with the same index in the list belongs to
+each of them. In the U-Net, only cross-attention is computed once per sub-prompt (reference: generation, section 13).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch.nn.functional import interpolate
 from core.families.offload import replaced
 from core.generation.plan.hooks import HookInputs
 from core.generation.plan.initial import MAP, opened
-from core.generation.plan.stages import as_generator, has_regions
+from core.generation.plan.stages import as_sd_scripts, has_regions
 from core.generation.prompt.runs import parts_of
 from core.generation.sample.guidance import POSITIVE
 from core.generation.sample.loop import Hook
@@ -37,11 +37,11 @@ LEVELS = 5  # resolutions of the U-Net, each half of the one before
 
 
 def hook_of(inputs: HookInputs) -> Hook | None:
-    """The hook, if there is a region map and a prompt with AND; else None."""
+    """Return the hook if there is a region map and a prompt with AND, else None."""
     job = inputs.job
     if not has_regions(job):
         return None
-    image, kohya = opened(resolve_path(job.regions.region_map or ""), MAP), as_generator(job)
+    image, kohya = opened(resolve_path(job.regions.region_map or ""), MAP), as_sd_scripts(job)
     codes = job.regions.network_regional_mask_max_color_codes
     return Regions(
         inputs.components.denoiser,
@@ -56,11 +56,11 @@ def hook_of(inputs: HookInputs) -> Hook | None:
 
 
 def masks_of(image: Image, count: int, color_codes: int | None = None) -> Tensor:
-    """The masks of sub-prompts, float32 [count, H, W] in 0..1.
+    """Return the masks of sub-prompts, float32 [count, H, W] in 0..1.
 
-    Red, green and blue are the masks of the first three; further ones, and those that would be empty, are the whole
-    image.
-    color_codes   the number of regions with one plain color each instead: red 1, green 2, both 3, blue 4 ...
+    Red, green and blue of the image are the masks of the first three; further and empty masks cover the whole image.
+
+    color_codes   instead, the number of regions with one plain color each: red 1, green 2, yellow 3, blue 4 ...; None: by channel
     """
     import numpy as np
 
@@ -77,13 +77,15 @@ def masks_of(image: Image, count: int, color_codes: int | None = None) -> Tensor
 
 
 class Regions(Hook):
-    """Limits an image's sub-prompts to their masks.
+    """Limits the sub-prompts of images, and their LoRAs, to their masks.
 
-    masks      [n, H, W] of the sub-prompts                      size     (height, width) of the latents
-    networks   {number of its sub-prompt: LoRA}; those without a sub-prompt act on the whole image        images   B
-    before     sides of the guidance before the prompt's, of B rows each
-    kohya_masks  sub-prompts without a LoRA get an empty mask, as in sd-scripts
-    weak_time  LoRAs of the time embedding act at 1 / n of their strength, as in sd-scripts for SDXL
+    masks         of n sub-prompts, [n, H, W] in 0..1
+    networks      {index of a sub-prompt: its LoRA}; other LoRAs act on the whole image
+    images        batch size B
+    size          (height, width) of the latents
+    before        number of guidance sides, of B rows each, before the positive one in the denoiser's batch
+    kohya_masks   sub-prompts without a LoRA get an empty mask, as in sd-scripts
+    weak_time     LoRAs of the time embedding act at 1 / n of their strength, as in sd-scripts for SDXL
     """
 
     def __init__(
@@ -98,11 +100,15 @@ class Regions(Hook):
         kohya_masks: bool = False,
         weak_time: bool = False,
     ):
+        """Resize the masks to the resolutions of the U-Net's layers. Arguments as in the class."""
         self._unet, self._networks, self._images, self._first_row = unet, networks, images, before * images
         self._count, self._weak_time = len(masks), weak_time
         device = masks.device
         if kohya_masks:
-            masks = masks * torch.tensor([float(at in networks) for at in range(len(masks))]).to(device)[:, None, None]
+            masks = (
+                masks
+                * torch.tensor([float(index in networks) for index in range(len(masks))]).to(device)[:, None, None]
+            )
         else:
             masks = torch.where(masks.sum(dim=0, keepdim=True) > 0, masks, torch.ones_like(masks))
         self._by_area: dict[int, Tensor] = {}
@@ -114,6 +120,7 @@ class Regions(Hook):
 
     @contextmanager
     def around(self) -> Iterator[None]:
+        """Context in which cross-attention and LoRAs of the U-Net are limited to the masks."""
         with ExitStack() as stack:
             for name, module in self._unet.named_modules():
                 if name.endswith(".attn2"):
@@ -128,12 +135,13 @@ class Regions(Hook):
     # -- the cross-attention
 
     def _couple(self, module: nn.Module, stack: ExitStack) -> None:
-        """Until the stack ends, compute a cross-attention once per sub-prompt and average its outputs by the masks."""
+        """Replace a cross-attention until the stack ends: computed once per sub-prompt, with outputs averaged by the masks."""
         original_forward = module.forward
 
         def couple(
             hidden_states: Tensor, encoder_hidden_states: Tensor | None = None, *args: Any, **kwargs: Any
         ) -> Any:
+            """Compute the cross-attention with a row per sub-prompt, and average these rows by the masks."""
             rows = slice(self._first_row, self._first_row + self._images)
             parts = hidden_states[rows].repeat_interleave(self._count, dim=0)
             hidden = torch.cat([hidden_states[: rows.start], parts, hidden_states[rows.stop :]])
@@ -147,7 +155,10 @@ class Regions(Hook):
         stack.enter_context(replaced(module, forward=couple))
 
     def _masks(self, area: int, like: Tensor) -> Tensor:
-        """The masks for a layer of `area` positions, [n, area, 1]; equal shares, [n, 1, 1], for another size of layer."""
+        """Return the masks for a layer with `area` positions, [n, area, 1]; for an unknown size of layer 1 / n each, [n, 1, 1].
+
+        like   tensor whose dtype (and device) the result has
+        """
         masks = self._by_area.get(area)
         if masks is None:
             return torch.full((self._count, 1, 1), 1 / self._count, device=like.device, dtype=like.dtype)
@@ -156,8 +167,12 @@ class Regions(Hook):
     # -- LoRAs
 
     def _limit(self, adapter: Adapter, number: int, name: str, stack: ExitStack) -> None:
-        """Limit an adapter to the region of sub-prompt `number` until the stack ends, one of the time embedding only with
-        `weak_time`. name: of its module"""
+        """Limit an adapter to the region of sub-prompt `number` until the stack ends.
+
+        Adapters of the time embedding are only changed with `weak_time`.
+
+        name   name of the adapter's module in the U-Net
+        """
         if "time_emb" in name and not self._weak_time:
             return
         adapters = adapter.module.__dict__[STACK]
@@ -166,7 +181,7 @@ class Regions(Hook):
         stack.callback(adapters.__setitem__, index, adapter)
 
     def _change_for(self, name: str, number: int) -> Change:
-        """Return how a LoRA of sub-prompt `number` changes the output of the module `name`."""
+        """Return the function that limits the output change of a LoRA of sub-prompt `number` in the module `name`."""
         if ".attn2.to_k" in name or ".attn2.to_v" in name:
             return lambda y, start, x, adapter: self._prompt_rows(y, start, x, adapter, number, None)
         if "time_emb" in name:
@@ -180,7 +195,13 @@ class Regions(Hook):
     def _prompt_rows(
         self, y: Tensor, start: Tensor, x: Tensor, adapter: Adapter, number: int, factor: Tensor | None
     ) -> Tensor:
-        """The output with the LoRA's change in the rows of its sub-prompt only. factor: of the change; None: 1"""
+        """Return the output with the LoRA's change only in the batch rows of sub-prompt `number`.
+
+        y        the module's output without the LoRA
+        start    output of the layers below the adapter, for the input that the adapter may change
+        x        the module's input
+        factor   factor of the change, broadcastable to the rows; None: 1
+        """
         rows = slice(self._first_row + number, self._first_row + self._images * self._count, self._count)
         output = y[rows]
         change = adapter.changed(start[rows], x[rows]) - output
@@ -189,7 +210,11 @@ class Regions(Hook):
         return y
 
     def _masked(self, y: Tensor, start: Tensor, x: Tensor, adapter: Adapter, number: int) -> Tensor:
-        """The output with the LoRA's change weighted by the mask of its sub-prompt."""
+        """Return the output `y` with the LoRA's change weighted by the mask of sub-prompt `number`.
+
+        start   output of the layers below the adapter, for the input that the adapter may change
+        x       the module's input
+        """
         change = adapter.changed(start, x) - y
         if y.ndim == 4:
             weights = self._masks(y.shape[-2] * y.shape[-1], y)[number]
@@ -200,22 +225,28 @@ class Regions(Hook):
 
 
 class _InRegion:
-    """An adapter whose output change is limited to a region. If it changes the module's input, the module is computed
-    again: other regions keep the original input."""
+    """An adapter whose change of the output is limited to a region.
+
+    If the adapter changes the module's input, the module is computed again for it: other regions keep the original input.
+    """
 
     def __init__(self, adapter: Adapter, change: Change):
         self.limited, self._change = adapter, change
 
     def __getattr__(self, name: str) -> Any:
+        """Return other attributes of the limited adapter."""
         return getattr(self.limited, name)
 
     def fused_output(self, x: Tensor) -> None:
+        """Return None: with a region, the module's output cannot be computed in one product with the adapter."""
         return None
 
     def changed_input(self, x: Tensor) -> Tensor:
+        """Return the input unchanged."""
         return x
 
     def changed(self, y: Tensor, x: Tensor) -> Tensor:
+        """Return the output `y` for the input `x` with the adapter's change in its region."""
         entered = self.limited.changed_input(x)
         start = (
             y if entered is x else forward_through(self.limited.module, list(self.limited.earlier_adapters()), entered)

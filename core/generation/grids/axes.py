@@ -62,7 +62,7 @@ INTEGER_RANGE, NUMBER_RANGE = re.compile(RANGE.format(INTEGER)), re.compile(RANG
 
 @dataclass(frozen=True)
 class Value:
-    """One value of an axis. text: label of its row or column"""
+    """A value of an axis. text: the label of its row or column"""
 
     value: Any
     text: str
@@ -70,7 +70,11 @@ class Value:
 
 @dataclass(frozen=True)
 class Axis:
-    """letter: "x", "y" or "z". setting: a dotted path, one of SPECIAL, or "lora_strength:NAME"."""
+    """An axis of a grid.
+
+    letter    "x", "y" or "z"
+    setting   a path such as "generate.steps", a key of SPECIAL, or "lora_strength:NAME"
+    """
 
     letter: str
     setting: str
@@ -79,13 +83,13 @@ class Axis:
 
     @property
     def field(self) -> str:
-        """The setting with its values, as `where` of problems."""
+        """The setting that contains the values, such as "grid.x_values"."""
         return f"grid.{self.letter}_values"
 
 
 @cache
 def settings_of_axes() -> Mapping[str, Declared]:
-    """{dotted path: setting} that an axis can change, without SPECIAL."""
+    """Return {path: declaration} of the settings that an axis can change, without SPECIAL."""
     return {
         entry.path: entry
         for entry in declared(GenerateJob)
@@ -96,7 +100,7 @@ def settings_of_axes() -> Mapping[str, Declared]:
 
 
 def axes_of(job: GridJob) -> list[Axis]:
-    """The axes of a grid that are set. Raises ProblemsError with all their problems."""
+    """Parse the axes of a grid, without unused ones. Raises ProblemsError with all their problems."""
     problems: list[Problem] = []
     axes: list[Axis] = []
     for letter in LETTERS:
@@ -111,14 +115,18 @@ def axes_of(job: GridJob) -> list[Axis]:
     if cells > MOST_CELLS and not problems:
         what = f"The grid has {cells:,} images; the limit is {MOST_CELLS:,}"
         problems.append(Problem(what, axes[0].field, "use fewer values", code="grid.too-many-cells"))
-    problems += _not_found(job, axes)
+    problems += _search_problems(job, axes)
     if problems:
         raise ProblemsError(problems)
     return axes
 
 
 def _axis(letter: str, name: str, text: str, problems: list[Problem]) -> list[Axis]:
-    """The axis as a list; [] with its problems added."""
+    """Parse the X, Y or Z axis; return it in a list, or [] after adding its errors to `problems`.
+
+    name   the setting to change, as the user wrote it
+    text   its values, as the user wrote them
+    """
     where, values_at = f"grid.{letter}_axis", f"grid.{letter}_values"
     if not name:
         what = f"The values of the {letter.upper()} axis have no setting"
@@ -137,7 +145,7 @@ def _axis(letter: str, name: str, text: str, problems: list[Problem]) -> list[Ax
 
 
 def _repeated_settings(axes: list[Axis]) -> Iterator[Problem]:
-    """Errors of axes that change the same setting."""
+    """Yield errors of axes that change the same setting."""
     changed_before: set[str] = set()
     for axis in axes:
         changed = {"generate.width", "generate.height"} if axis.setting == SIZE else {axis.setting}
@@ -147,8 +155,8 @@ def _repeated_settings(axes: list[Axis]) -> Iterator[Problem]:
         changed_before |= changed
 
 
-def _not_found(job: GridJob, axes: list[Axis]) -> Iterator[Problem]:
-    """Errors of prompt S/R axes whose first value is in no prompt."""
+def _search_problems(job: GridJob, axes: list[Axis]) -> Iterator[Problem]:
+    """Yield errors of prompt S/R axes whose first value is in no prompt."""
     texts = [job.generate.prompt, job.generate.negative_prompt]
     prompts = ("generate.prompt", "generate.negative_prompt")
     texts += [str(value.value) for axis in axes if axis.setting in prompts for value in axis.values]
@@ -162,18 +170,20 @@ def _not_found(job: GridJob, axes: list[Axis]) -> Iterator[Problem]:
 
 
 def setting_named(name: str) -> str | None:
-    """The path of a setting by its path, name or title (also with the group's, "Layers (Skip-layer (SLG))"), its name in sd-scripts
-    or A1111, or a special name; None without one."""
-    plain = name.strip().casefold()
+    """Return the path of a setting that an axis can change, a key of SPECIAL, or "lora_strength:NAME"; None for unknown names.
+
+    name   its path, name or title (also with the group's, "Layers (Skip-layer (SLG))"), or its name in sd-scripts or A1111
+    """
+    normalized = name.strip().casefold()
     head, colon, lora = name.strip().partition(":")
     if colon and head.strip().casefold() in (STRENGTH, SPECIAL[STRENGTH].casefold()) and lora.strip():
         return f"{STRENGTH}:{lora.strip()}"
-    return _names().get(plain)
+    return _names().get(normalized)
 
 
 @cache
 def _names() -> dict[str, str]:
-    """{any name of a setting, lower case: its path}; of equal names the first, settings of `generate` before others."""
+    """Return {any name of a setting in lower case: its path}; of equal names the first, `generate` before other groups."""
     paths: dict[str, str] = {}
     entries = sorted(settings_of_axes().values(), key=lambda entry: entry.group != "generate")
     for path in (entry.path for entry in entries):
@@ -186,18 +196,18 @@ def _names() -> dict[str, str]:
 
 
 def _nearest(name: str) -> str:
-    """Text with the settings that may be meant: of a similar name, else of a name with the same words, two at most."""
+    """Return a fix for an unknown name: at most two settings with a similar name or with the same words."""
     wanted, names = name.strip().casefold()[:80], _names()
     words = {word for word in wanted.split() if len(word) > 2}
-    same = [each for each in names if words & {*each.split()}]
-    near = difflib.get_close_matches(wanted, list(names), n=1, cutoff=0.75) or same
+    same_words = [each for each in names if words & {*each.split()}]
+    near = difflib.get_close_matches(wanted, list(names), n=1, cutoff=0.75) or same_words
     near = near or difflib.get_close_matches(wanted, list(names), n=1, cutoff=0.5)
     titles = list(dict.fromkeys(title_of(names[each]) for each in near))[:2]
     return f"did you mean {' or '.join(titles)}?" if titles else "choose one of the list"
 
 
 def title_of(setting: str) -> str:
-    """Title of a setting that an axis can change: "Sampling steps", "LoRA strength (fox)"."""
+    """Return the title of a setting that an axis can change: "Sampling steps", "LoRA strength (fox)"."""
     name, colon, lora = setting.partition(":")
     if name in SPECIAL:
         return f"{SPECIAL[name]} ({lora})" if colon else SPECIAL[name]
@@ -205,7 +215,7 @@ def title_of(setting: str) -> str:
 
 
 def title_in_group(entry: Declared) -> str:
-    """Title of a setting with that of its group: "Layers (Skip-layer (SLG))"."""
+    """Return the title of a setting with that of its group: "Layers (Skip-layer (SLG))"."""
     return f"{entry.title} ({GenerateJob.model_fields[entry.group].title})"
 
 
@@ -213,7 +223,7 @@ def title_in_group(entry: Declared) -> str:
 
 
 def texts_of(text: str) -> list[str]:
-    """The values in a text, separated by commas or lines; double quotes around values with commas. Raises ProblemsError."""
+    """Split a text into values, separated by commas or lines; values with commas are in double quotes. Raises ProblemsError."""
     if len(text) > LONGEST:
         what = f"The values have {len(text):,} characters; the limit is {LONGEST:,}"
         raise ProblemsError.one(what, "", "use fewer", "grid.text-too-long")
@@ -226,13 +236,17 @@ def texts_of(text: str) -> list[str]:
 
 
 def joined(texts: Sequence[str]) -> str:
-    """The inverse of `texts_of`: one text with these values."""
+    """Join values into one text, the inverse of `texts_of`."""
     quoted = ('"' + text.replace('"', '""') + '"' if set(',"\n\r') & set(text) else text for text in texts)
     return ", ".join(quoted)
 
 
 def read_values(setting: str, text: str) -> list[Value]:
-    """Checked values. Raises ProblemsError with all invalid ones, their `where` empty."""
+    """Parse and validate the values of an axis, expanding ranges of numbers. Raises ProblemsError with all errors, `where` empty.
+
+    setting   path, or key of SPECIAL
+    text      the values as written by the user
+    """
     texts = texts_of(text)
     name = setting.partition(":")[0]
     if not texts:
@@ -260,7 +274,12 @@ NUMBERS = {  # of the files in a list, which are not separate settings
 
 
 def _range(text: str, integers: bool) -> Iterator[str]:
-    """The numbers of `20-40 (+10)`, both ends included, or of `1-10 [5]`, evenly spaced; any other text unchanged."""
+    """Yield the numbers of `20-40 (+10)`, both ends included, or of `1-10 [5]`, evenly spaced; other texts unchanged.
+
+    Raises ProblemsError for an empty or endless range.
+
+    integers   parse and yield whole numbers only
+    """
     match = (INTEGER_RANGE if integers else NUMBER_RANGE).fullmatch(text)
     if match is None:
         yield text
@@ -283,7 +302,10 @@ def _range(text: str, integers: bool) -> Iterator[str]:
 
 
 def _value(setting: str, entry: Declared | None, text: str, problems: list[Problem]) -> Value:
-    """The checked value of a text; for an invalid one some value, with a problem added."""
+    """Parse and validate a text; for an invalid one, add its errors to `problems` and return a placeholder.
+
+    entry   declaration of the setting; None for prompt S/R, size and files
+    """
     if setting == SIZE:
         return _size(text, problems)
     if setting in (PROMPT_SR, *FILES):
@@ -302,23 +324,24 @@ def _value(setting: str, entry: Declared | None, text: str, problems: list[Probl
 
 
 def _value_of_text(entry: Declared, text: str) -> Any:
-    """The value of a text for a setting; a text that does not fit is returned unchanged, for the check to reject."""
-    plain = text.casefold()
+    """Convert a text to a setting's type. A text that does not fit is returned unchanged, for validation to reject."""
+    normalized = text.casefold()
     if entry.kind == "choice":
         for choice in entry.choices:
-            if plain in (str(choice).casefold(), entry.label(choice).casefold()):
+            if normalized in (str(choice).casefold(), entry.label(choice).casefold()):
                 return choice
-        return None if plain == NONE and entry.optional else ALSO_CALLED.get(text, text)
+        return None if normalized == NONE and entry.optional else ALSO_CALLED.get(text, text)
     if entry.kind == "bool":
-        return {"on": True, "true": True, "yes": True, "off": False, "false": False, "no": False}.get(plain, text)
-    if entry.optional and plain == NONE:
+        return {"on": True, "true": True, "yes": True, "off": False, "false": False, "no": False}.get(normalized, text)
+    if entry.optional and normalized == NONE:
         return None
     if entry.kind == "list":
-        return [] if plain == NONE else [each.strip() for each in text.split(";") if each.strip()]
+        return [] if normalized == NONE else [each.strip() for each in text.split(";") if each.strip()]
     return value_typed(entry, text)
 
 
 def _near_choice(entry: Declared, text: str) -> str:
+    """Return a fix with the most similar choice of the setting, or "" if there is none."""
     if entry.kind != "choice":
         return ""
     choices = {key.casefold(): str(each) for each in entry.choices for key in (str(each), entry.label(each))}
@@ -327,7 +350,7 @@ def _near_choice(entry: Declared, text: str) -> str:
 
 
 def label_of(entry: Declared, value: Any, text: str) -> str:
-    """The label of a value's row or column."""
+    """Return the label of a value's row or column. text: as the user wrote it"""
     if value is None or value == []:
         return NONE
     if entry.kind == "bool":
@@ -342,6 +365,7 @@ def label_of(entry: Declared, value: Any, text: str) -> str:
 
 
 def _size(text: str, problems: list[Problem]) -> Value:
+    """Parse "512x768" into (width, height); for an invalid text, add errors to `problems`."""
     sides = re.fullmatch(r"(\d{1,5})\s*[x×:]\s*(\d{1,5})", text.casefold())
     if sides is None:
         problems.append(Problem(f"Size is '{text[:40]}'", "", "write width x height, as 512x768", code="grid.bad-size"))
@@ -352,6 +376,7 @@ def _size(text: str, problems: list[Problem]) -> Value:
 
 
 def _strength(entry: Declared, text: str, value: Any, problems: list[Problem]) -> Value:
+    """Return a strength and its label; if `value` is not a number within the bounds, add an error to `problems`."""
     low, high = entry.bounds["ge"], entry.bounds["le"]
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
         fix = f"use a number, {low:g} to {high:g}"

@@ -1,4 +1,4 @@
-"""Blind choices between the values of an axis of a grid, such as LoRAs of several runs; they are kept in its folder."""
+"""Blind choices between the values of a grid's axis, such as LoRAs of several runs, stored in the grid's folder."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import combinations, islice, product
@@ -14,40 +14,50 @@ MOST_PAIRS = 10_000
 
 
 def axes_to_choose(content: GridContent) -> list[AxisTexts]:
-    """The axes with two values or more."""
+    """Return the axes with at least two values."""
     return [axis for axis in content.axes if len(axis.values) > 1]
 
 
 def pairs_of(folder: GridFolder, content: GridContent, letter: str) -> list[Pair]:
-    """Pairs of different images of which both are made: (value, value, cell of the first value that names the other axes), with
-    "x1" for the first value of x. At most MOST_PAIRS."""
+    """Return pairs of different generated images to choose between, at most MOST_PAIRS.
+
+    A pair is (value, value, name of the first value's cell, for the other axes), with "x1" for the first value of x.
+
+    letter   of the axis whose values are compared
+    """
     return list(islice(_pairs(folder, content, letter), MOST_PAIRS))
 
 
 def _pairs(folder: GridFolder, content: GridContent, letter: str) -> Iterator[Pair]:
+    """Yield all pairs of `pairs_of`."""
     done, axis_index, size = folder.generated(), LETTERS.index(letter), list(content.size)
     number, size[axis_index] = size[axis_index], 1
     for first in product(*map(range, size)):
         cells = [content.source(_with_value(first, axis_index, value)) for value in range(number)]
         generated = [value for value, cell in enumerate(cells) if cell in done]
-        for one, other in combinations(generated, 2):
-            if cells[one] != cells[other]:
-                yield f"{letter}{one + 1}", f"{letter}{other + 1}", name_of(first)
+        for left, right in combinations(generated, 2):
+            if cells[left] != cells[right]:
+                yield f"{letter}{left + 1}", f"{letter}{right + 1}", name_of(first)
 
 
 def _with_value(position: Sequence[int], axis_index: int, value: int) -> Index:
+    """Return a position (x, y, z) in the grid with the index `value` on the axis `axis_index`."""
     x, y, z = (value if axis == axis_index else number for axis, number in enumerate(position))
     return x, y, z
 
 
-def answered(folder: GridFolder, letter: str, choice: Mapping[str, Any], url: Callable[[Any], str]) -> dict[str, Any]:
+def next_choice(
+    folder: GridFolder, letter: str, choice: Mapping[str, Any], url: Callable[[Any], str]
+) -> dict[str, Any]:
     """Save a choice, unless it is empty; return the next two images and the result of all choices so far.
 
-    letter    of the axis      choice   {"left", "right", "prompt", "outcome"}      url   of an image's path
+    letter    of the axis; "": the first one with two values
+    choice    {"left", "right", "prompt", "outcome"} as sent by the page, or {}
+    url       (path of an image) -> its URL
     returns   {"title", "axis", "axes": [[letter, title]], "pair": {"left", "right", "prompt", "about", "images", "number"} or None,
-              "missing": number of images that are not made yet, "result": as of `preference_result`}
+              "missing": number of images that are not generated yet, "result": as of `preference_result`}
 
-    Raises ProblemsError for an axis that has no values to choose between, and for an invalid choice.
+    Raises ProblemsError for an axis without two values, and for an invalid choice.
     """
     content = folder.content()
     axes = axes_to_choose(content)
@@ -80,6 +90,11 @@ def _next_pair(
     choices: Sequence[Choice],
     url: Callable[[Any], str],
 ) -> dict[str, Any] | None:
+    """Return the next two images as "pair" in `next_choice`; None if there are too few images or enough choices.
+
+    names   of the axis' values, "x1", "x2" ...
+    url     (path of an image) -> its URL
+    """
     pairs = pairs_of(folder, content, axis.letter)
     pair = next_pair(names, pairs, choices) if len(pairs) >= LEAST_PAIRS else None
     first = position_of(pair[2]) if pair else None
@@ -102,8 +117,8 @@ def _next_pair(
     }
 
 
-def preferred_words(folder: GridFolder, content: GridContent) -> str:
-    """What the choices say, for the head of the grid: "12 blind choices prefer LoRA fox."; "" until there is a result."""
+def preference_text(folder: GridFolder, content: GridContent) -> str:
+    """Return a summary of the choices for the head of the grid, "12 blind choices prefer LoRA fox."; "" without a result."""
     sentences = []
     for axis in axes_to_choose(content):
         names = {f"{axis.letter}{number}": text for number, text in enumerate(axis.texts, 1)}

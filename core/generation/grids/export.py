@@ -22,8 +22,10 @@ GAP, MOST_LINES = 6, 8
 
 
 def export(folder: GridFolder) -> None:
-    """Write grid.png and grid.html from the cells generated so far. Raises ProblemsError for a damaged grid.json, and
-    ValueError if no cell has an image."""
+    """Write grid.png and grid.html with the cells generated so far.
+
+    Raises ProblemsError for a damaged grid.json, and ValueError if no cell has an image.
+    """
     content = folder.content()
     pages = [Page.of(folder, content, z) for z in range(content.size[2])]
     image = image_of(content, pages)
@@ -35,7 +37,7 @@ def export(folder: GridFolder) -> None:
 
 @dataclass(frozen=True)
 class CellImage:
-    """A cell: its image, or why there is none."""
+    """The image file of a cell, or None and the reason (`why`) for it."""
 
     path: Path | None
     why: str
@@ -43,14 +45,14 @@ class CellImage:
 
 @dataclass(frozen=True)
 class Page:
-    """One table: its label, its cells row by row."""
+    """The table of one value of the Z axis, or the only table: its label and its cells, row by row."""
 
     label: str
     rows: list[list[CellImage]]
 
     @classmethod
     def of(cls, folder: GridFolder, content: GridContent, z: int) -> Page:
-        """The table of the Z axis's value `z`, with the cells generated so far."""
+        """Create the table for the index `z` on the Z axis, with the cells generated so far."""
         existing = folder.generated()
         columns, rows, _ = content.size
 
@@ -64,7 +66,11 @@ class Page:
 
 
 def label(content: GridContent, letter: str, number: int) -> str:
-    """The label of a column, row or table: title and value, with the value's note on a second line; "" without that axis."""
+    """Return the label of a column, row or table, "title: value" with the value's note on a second line; "" without that axis.
+
+    letter   "x", "y" or "z"
+    number   index of the value on the axis
+    """
     axis = content.axis(letter)
     if axis is None:
         return ""
@@ -76,15 +82,18 @@ def label(content: GridContent, letter: str, number: int) -> str:
 
 
 def image_of(content: GridContent, pages: Sequence[Page]) -> Image.Image:
-    """All tables below one another, with wrapped labels. Cells are scaled down, to at least 16 pixels a side, so that they
-    alone fit MOST_SIDE and MOST_PIXELS; labels and gaps are added to that. Raises ValueError if no cell has an image."""
+    """Return all tables below one another as one image, with wrapped labels. Raises ValueError if no cell has an image.
+
+    Cells are scaled down, to at least 16 pixels a side, so that together they fit MOST_SIDE and MOST_PIXELS; labels and gaps
+    are added to that.
+    """
     columns, rows, _ = content.size
     wide, high = _cell_size(pages)
     scale = min(1.0, _scale_to_limits(columns, rows * len(pages), wide, high))
     wide, high = max(int(wide * scale), 16), max(int(high * scale), 16)
     font = ImageFont.load_default(size=max(12, min(wide // 18, 40)))
     tops = [_wrapped(label(content, "x", x), font, wide - 2 * GAP) for x in range(columns)]
-    label_width = _left_width(content, rows, wide)
+    label_width = _left_width(content, wide)
     sides = [_wrapped(label(content, "y", y), font, label_width - 2 * GAP) for y in range(rows)]
     line_height = _line_height(font)
     top = max(map(len, tops)) * line_height + 2 * GAP if content.axis("x") else 0
@@ -105,14 +114,14 @@ def image_of(content: GridContent, pages: Sequence[Page]) -> Image.Image:
         for row, cells in enumerate(page.rows):
             _centered(draw, sides[row], font, (0, y, label_width, high))
             for x, cell in enumerate(cells):
-                _paste(sheet, draw, cell, font, (label_width + GAP + x * (wide + GAP), y, wide, high))
+                _paste(sheet, draw, cell, (label_width + GAP + x * (wide + GAP), y, wide, high))
             y += high + GAP
         page_top += height
     return sheet
 
 
 def _cell_size(pages: Sequence[Page]) -> tuple[int, int]:
-    """The largest (width, height) among the cells; smaller ones are centered."""
+    """Return the largest width and the largest height of the cells' images, in pixels. Raises ValueError if there are none."""
     sizes = set()
     for path in {cell.path for page in pages for row in page.rows for cell in row if cell.path is not None}:
         with Image.open(path) as image:
@@ -121,21 +130,24 @@ def _cell_size(pages: Sequence[Page]) -> tuple[int, int]:
 
 
 def _scale_to_limits(columns: int, rows: int, wide: int, high: int) -> float:
+    """Return the factor by which a table of cells of `wide` x `high` pixels fits MOST_SIDE and MOST_PIXELS."""
     area = (MOST_PIXELS / (columns * wide * rows * high)) ** 0.5
     return min(area, MOST_SIDE / (columns * wide), MOST_SIDE / (rows * high))
 
 
-def _left_width(content: GridContent, rows: int, wide: int) -> int:
+def _left_width(content: GridContent, wide: int) -> int:
+    """Return the width of the row labels in pixels, 0 without a Y axis. wide: width of a cell"""
     return max(80, min(wide // 2, 320)) if content.axis("y") else 0
 
 
 def _line_height(font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> int:
+    """Return the height of a line of text in pixels."""
     box = font.getbbox("Äjg|")
     return int(box[3] * 1.2) + 1
 
 
 def _wrapped(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> list[str]:
-    """Lines of at most `width` pixels, broken between words and within longer ones; at most MOST_LINES."""
+    """Wrap a text into lines of at most `width` pixels, between words and within longer ones; at most MOST_LINES lines."""
     lines: list[str] = []
     for part in text.split("\n") if text else []:
         line = ""
@@ -152,7 +164,7 @@ def _wrapped(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, widt
 
 
 def _pieces(word: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> list[str]:
-    """A word split into pieces of at most `width` pixels."""
+    """Split a word into pieces of at most `width` pixels."""
     pieces, piece = [], ""
     for letter in word:
         if piece and font.getlength(piece + letter) > width:
@@ -183,10 +195,9 @@ def _paste(
     sheet: Image.Image,
     draw: ImageDraw.ImageDraw,
     cell: CellImage,
-    font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
     box: tuple[int, int, int, int],
 ) -> None:
-    """Put a cell into a box (left, top, width, height): its image, scaled down if needed, or why there is none."""
+    """Draw a cell into a box (left, top, width, height): its image, scaled down if needed, or the reason why there is none."""
     x, y, wide, high = box
     if cell.path is None:
         draw.rectangle((x, y, x + wide - 1, y + high - 1), EMPTY)
@@ -233,7 +244,7 @@ document.addEventListener('keydown', (event) => {
 
 
 def html_of(content: GridContent, pages: Sequence[Page]) -> str:
-    """An HTML page with embedded images: tables with labels; a click enlarges, arrow keys show the next."""
+    """Return an HTML page with the tables and embedded images. A click enlarges an image; arrow keys show the next one."""
     embedded: dict[Path, str] = {}
     tables = "".join(_table(content, page, embedded) for page in pages)
     title = html.escape(content.title)
@@ -246,7 +257,7 @@ def html_of(content: GridContent, pages: Sequence[Page]) -> str:
 
 
 def _table(content: GridContent, page: Page, embedded: dict[Path, str]) -> str:
-    """A table as HTML. embedded: {image: its data URL}, to which new ones are added"""
+    """Return a table as HTML. embedded: {image: its data URL}, extended here"""
     columns, _, _ = content.size
     tops = [label(content, "x", x) for x in range(columns)]
     corner = "<td></td>" if content.axis("y") else ""
@@ -266,6 +277,7 @@ def _table(content: GridContent, page: Page, embedded: dict[Path, str]) -> str:
 
 
 def _cell(cell: CellImage, title: str, embedded: dict[Path, str]) -> str:
+    """Return a cell as HTML. title: labels of its row, column and table; embedded: {image: its data URL}, extended here"""
     if cell.path is None:
         return f'<td class="none">{html.escape(cell.why)}</td>'
     if cell.path not in embedded:

@@ -1,4 +1,4 @@
-"""The folder of a grid: its settings, its cells as images, why cells failed. Resuming generates the missing cells."""
+"""The folder of a grid: its settings, the images of its cells, and why cells failed. Resuming generates the missing cells."""
 
 from __future__ import annotations
 
@@ -35,7 +35,14 @@ Index = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class AxisTexts:
-    """An axis as stored in grid.json. notes: one for each value, such as the validation loss"""
+    """An axis as stored in grid.json.
+
+    letter    "x", "y" or "z"
+    setting   as in `Axis.setting`
+    texts     labels of the values
+    values    the values in JSON
+    notes     a note for each value, such as the validation loss; "" for none
+    """
 
     letter: str
     setting: str
@@ -47,9 +54,19 @@ class AxisTexts:
 
 @dataclass(frozen=True)
 class GridContent:
-    """The content of grid.json. state: "new", "running", "done", "stopped", "late" or "failed". minutes: after
-    which it ends, 0 for no limit; it is "late" if cells were missing then. samples: {cell: name of the sample of the run that its
-    image is}"""
+    """The content of grid.json.
+
+    same      {cell: an equal cell before it, whose image it shares}
+    failed    {cell: why it failed}
+    state     "new", "running", "done", "stopped", "late" (time limit reached with missing cells) or "failed"
+    steps     sampling steps of the last run
+    seconds   duration of the last run
+    run       folder name of the run whose checkpoints are compared; "" for other grids
+    minutes   time limit of a run, 0 for none
+    samples   {cell: file name of the run's sample that is its image}
+
+    Cells are (x, y, z), indices from 0.
+    """
 
     title: str
     axes: tuple[AxisTexts, ...]
@@ -64,6 +81,7 @@ class GridContent:
     samples: Mapping[Index, str] = field(default_factory=dict)
 
     def axis(self, letter: str) -> AxisTexts | None:
+        """Return the axis with this letter, or None."""
         return next((axis for axis in self.axes if axis.letter == letter), None)
 
     @property
@@ -73,33 +91,35 @@ class GridContent:
         return x, y, z
 
     def source(self, position: Index) -> Index:
-        """The cell whose image is shown at a position: equal cells share one."""
+        """Return the cell whose image is shown at a position: equal cells share one image."""
         return self.same.get(position, position)
 
     @property
     def cells(self) -> set[Index]:
-        """The cells whose images are shown."""
+        """The cells whose images are shown, without those that share another cell's image."""
         x, y, z = self.size
         return {self.source((column, row, table)) for column in range(x) for row in range(y) for table in range(z)}
 
 
 def name_of(position: Sequence[int]) -> str:
-    """Name of the cell at a position: "x1_y2_z1", counted from 1."""
+    """Return the name of a cell (x, y, z), from 0: "x1_y2_z1", counted from 1."""
     x, y, z = position
     return f"x{x + 1}_y{y + 1}_z{z + 1}"
 
 
 def position_of(name: str) -> Index | None:
+    """Return the cell (x, y, z), from 0, with a name such as "x1_y2_z1"; None for other names."""
     match = NAME.fullmatch(name)
     return (int(match[1]) - 1, int(match[2]) - 1, int(match[3]) - 1) if match else None
 
 
 def grids_of(workspace: Workspace) -> Path:
+    """Return the folder that contains all grids."""
     return workspace.grids
 
 
 def require_writable(workspace: Workspace) -> None:
-    """Raise ProblemsError if grids cannot be written."""
+    """Raise ProblemsError if the folder of grids cannot be written."""
     root = grids_of(workspace)
     existing = next(folder for folder in (root, *root.parents) if folder.exists())
     try:
@@ -112,7 +132,7 @@ def require_writable(workspace: Workspace) -> None:
 
 
 class GridFolder:
-    """outputs/grids/<time>_<name>/ and the names in it."""
+    """The folder of one grid, outputs/grids/<time>_<name>/, and its files."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -124,7 +144,7 @@ class GridFolder:
 
     @classmethod
     def named(cls, name: str, workspace: Workspace) -> GridFolder:
-        """The grid of that name. Raises ProblemsError if it does not exist."""
+        """Return the grid with a folder name. Raises ProblemsError if it does not exist."""
         folder = cls(grids_of(workspace) / name)
         if leads_out(name) or "/" in name or "\\" in name or not os.path.isfile(folder.path / FILE):
             what = f"There is no grid '{name[:80]}'"
@@ -141,10 +161,12 @@ class GridFolder:
         same: Mapping[Index, Index],
         run: str = "",
     ) -> GridFolder:
-        """Create the folder of a new grid and its grid.json. Raises ProblemsError if it cannot be written.
+        """Create the folder of a new grid with its grid.json. Raises ProblemsError if it cannot be written.
 
-        job    with its seeds decided      axes   `Grid.texts`      run    whose checkpoints are compared
-        same   {cell: an equal one before it}
+        job    with its seeds chosen (`with_seeds`)
+        axes   from `Grid.stored_axes`
+        same   {cell: an equal cell before it}
+        run    folder name of the run whose checkpoints are compared; "" for none
         """
         root = grids_of(workspace)
         stem = f"{time.strftime('%Y%m%d-%H%M%S')}_{safe_name(job.grid.name)}"
@@ -179,21 +201,23 @@ class GridFolder:
         return folder
 
     def _read(self) -> dict[str, Any]:
+        """Read grid.json. Raises ProblemsError for a damaged file."""
         return read_json_object(self.path / FILE, FIX, max_bytes=MAX_BYTES)
 
     def _write(self, content: Mapping[str, Any]) -> None:
+        """Write grid.json atomically. Raises ProblemsError if that fails."""
         try:
             atomic.write_json(self.path / FILE, content)
         except OSError as error:
             raise outputs_unwritable(self.path, error) from None
 
     def job(self) -> GridJob:
-        """The settings that it was started with. Raises ProblemsError for a damaged file."""
+        """Return the settings with which the grid was started. Raises ProblemsError for a damaged file."""
         preset = parse(self._read().get("job"), self.name)
         return build(GridJob, preset.values, self.name)
 
     def content(self) -> GridContent:
-        """The content of grid.json, read again only after it changed. Raises ProblemsError for a damaged file."""
+        """Return the content of grid.json, cached until it changes. Raises ProblemsError for a damaged file."""
         try:
             status = os.stat(self.path / FILE)
         except OSError:
@@ -201,6 +225,7 @@ class GridFolder:
         return _content(self.path, status.st_ino, stamp_of(status))
 
     def _content(self) -> GridContent:
+        """Read and parse grid.json. Raises ProblemsError for a damaged file."""
         raw = self._read()
         try:
             return GridContent(
@@ -214,22 +239,27 @@ class GridFolder:
                 prompt=str(raw["job"]["generate"].get("prompt", "")),
                 run=str(raw.get("run", "")),
                 minutes=float(raw.get("minutes", 0.0)),
-                samples={at: str(name) for cell, name in raw.get("samples", {}).items() if (at := position_of(cell))},
+                samples={
+                    position: str(name)
+                    for cell, name in raw.get("samples", {}).items()
+                    if (position := position_of(cell))
+                },
             )
         except (KeyError, TypeError, ValueError, AttributeError):
             raise ProblemsError([damaged(self.path / FILE)]) from None
 
     def change(self, **values: Any) -> None:
-        """Update values of grid.json. failed: {position: reason}; samples: {position: name}"""
+        """Replace values of grid.json. failed: {cell: reason}; samples: {cell: file name}; others as in `GridContent`"""
         for name in values.keys() & {"failed", "samples"}:
             values[name] = {name_of(position): text for position, text in values[name].items()}
         self._write(self._read() | values)
 
     def cell(self, position: Index) -> Path:
+        """Return the path of a cell's image."""
         return self.cells / f"{name_of(position)}.png"
 
     def samples(self, workspace: Workspace) -> dict[Index, Path]:
-        """{cell: the sample of the run that its image is}, of samples that exist."""
+        """Return {cell: path} of the run's samples that are used as images of cells and exist."""
         content = self.content()
         folder = RunFolder(workspace.runs / Path(content.run).name).samples
         named = content.samples.items() if content.run else ()
@@ -237,7 +267,7 @@ class GridFolder:
         return {position: path for position, path in paths.items() if path.is_file()}
 
     def generated(self) -> set[Index]:
-        """The positions of existing images; each is complete."""
+        """Return the cells whose images exist. Images are written atomically, so each is complete."""
         if not self.cells.is_dir():
             return set()
         return {position for path in self.cells.glob("x*.png") if (position := position_of(path.stem)) is not None}
@@ -245,20 +275,23 @@ class GridFolder:
 
 @lru_cache(maxsize=500)
 def _content(path: Path, inode: int, stamp: Stamp) -> GridContent:
-    """`GridFolder.content`, cached. inode: another one after each change, even of two in the same moment"""
+    """Parse grid.json, cached. inode, stamp: change with the file; the inode even for two changes in the same moment"""
     return GridFolder(path)._content()
 
 
 def damaged(path: Path) -> Problem:
+    """Return the error for a damaged grid.json."""
     return Problem("The file of the grid is damaged", str(path), FIX, code="grid.damaged")
 
 
 def _positions(raw: Mapping[str, str]) -> dict[Index, Index]:
+    """Convert {name of a cell: name of a cell} to cells. Invalid names are dropped."""
     pairs = ((position_of(name), position_of(other)) for name, other in raw.items())
     return {position: other for position, other in pairs if position is not None and other is not None}
 
 
 def _axis(raw: Mapping[str, Any]) -> AxisTexts:
+    """Parse an axis of grid.json. Raises ValueError, KeyError or TypeError for a damaged one."""
     letter, values = raw["letter"], raw["values"]
     if letter not in ("x", "y", "z") or not values:
         raise ValueError(letter)
@@ -273,7 +306,7 @@ def _axis(raw: Mapping[str, Any]) -> AxisTexts:
 
 
 def list_grids(workspace: Workspace) -> list[GridFolder]:
-    """All grids, newest first."""
+    """Return all grids, newest first."""
     root = grids_of(workspace)
     if not root.is_dir():
         return []

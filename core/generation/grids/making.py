@@ -1,4 +1,4 @@
-"""Generates the cells of a grid part by part, each with its model loaded; existing cells are skipped."""
+"""Generates the cells of a grid part by part, each with its model loaded. Existing cells are skipped."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from core.generation.grids.export import export
 from core.generation.grids.folder import GridFolder, Index
-from core.generation.grids.plan import Cell, Grid, Part, decided, grid_of
+from core.generation.grids.plan import Cell, Grid, Part, grid_of, with_seeds
 from core.generation.grids.reuse import is_older, reuse
 from core.generation.images.output import encoded_image
 from core.generation.making import Progress, each_image
@@ -33,8 +33,10 @@ if TYPE_CHECKING:
 
 
 def run_task(job: GridJob, context: JobContext) -> Outcome:
-    """The task `grid`: generate the missing cells of a grid and export it. The outcome's facts are {"grid": name of its folder,
-    "failed": number of cells}."""
+    """Run the task `grid`: generate the missing cells of a grid and export it.
+
+    The outcome's facts are {"grid": folder name, "failed": number of failed cells}.
+    """
     store = context.store or make_store()
     folder, failed = run_grid(job, context.workspace, store=store, device=context.device, reports=context)
     lines = [f"{count(failed, 'image')} failed"] if failed else []
@@ -47,11 +49,12 @@ def run_task(job: GridJob, context: JobContext) -> Outcome:
 def begin(
     job: GridJob, workspace: Workspace, run: str = "", notes: Mapping[str, Sequence[str]] | None = None
 ) -> GridFolder:
-    """Create the folder of a new grid, with its random seeds decided. Raises ProblemsError with all problems of the settings.
+    """Create the folder of a new grid, with all random seeds chosen. Raises ProblemsError with all problems of the settings.
 
-    run     whose checkpoints are compared        notes   {letter of an axis: a note for each value}
+    run     folder name of the run whose checkpoints are compared; "" for none
+    notes   {letter of an axis: a note for each of its values}
     """
-    job = decided(job)
+    job = with_seeds(job)
     grid = grid_of(job, workspace)
     return GridFolder.create(workspace, job, grid.stored_axes(notes or {}, workspace), grid.same, run)
 
@@ -64,9 +67,9 @@ def run_grid(
     device: str = "cpu",
     reports: Reports = NO_REPORTS,
 ) -> tuple[GridFolder, int]:
-    """Generate the missing cells of a grid; returns (its folder, number of failed cells). Also exports a stopped grid.
+    """Generate the missing cells of a grid and export it, also if it is stopped. Return (its folder, number of failed cells).
 
-    Raises ProblemsError for an invalid grid, before any cell; one that fails later is only counted.
+    Raises ProblemsError for an invalid grid before any cell is generated; a cell that fails later is only counted.
     """
     reports.stage("checking files")
     folder = GridFolder.named(job.grid.folder, workspace) if job.grid.folder else begin(job, workspace)
@@ -75,7 +78,7 @@ def run_grid(
         reports.warn(note)
     if linked := reuse(folder, grid, workspace):
         reports.say(f"{count(linked, 'image')} of earlier grids used again")
-    work = Work(grid, folder, workspace, store, device, reports)
+    work = GridWork(grid, folder, workspace, store, device, reports)
     folder.change(state="running", failed={})
     state = "failed"
     try:
@@ -89,8 +92,13 @@ def run_grid(
 
 
 @dataclass
-class Work:
-    """The generation of one grid."""
+class GridWork:
+    """The generation of one grid's missing cells.
+
+    failed     {cell: reason} so far
+    done       cells whose images exist
+    progress   reported progress
+    """
 
     grid: Grid
     folder: GridFolder
@@ -102,13 +110,18 @@ class Work:
     _began: float = 0.0
 
     def __post_init__(self) -> None:
+        """Find existing cells and reusable samples, and count the remaining steps."""
         self.done = self.folder.generated()
         self._seconds = 60 * self.folder.content().minutes
         jobs = {cell.position: cell.request.job for cell in self.grid.cells}
         samples = [
-            (at, path) for at, path in self.folder.samples(self.workspace).items() if at in jobs.keys() - self.done
+            (position, path)
+            for position, path in self.folder.samples(self.workspace).items()
+            if position in jobs.keys() - self.done
         ]
-        self._samples = {at: path for at, path in samples if not is_older(path, jobs[at], self.workspace)}
+        self._samples = {
+            position: path for position, path in samples if not is_older(path, jobs[position], self.workspace)
+        }
         if self._samples:
             self.reports.say(f"{count(len(self._samples), 'sample')} of the run used again")
         steps = {position: 0 if position in self._samples else sampling_steps(job) for position, job in jobs.items()}
@@ -118,7 +131,7 @@ class Work:
         )
 
     def run(self) -> bool:
-        """Generate the missing cells; False if the minutes of the grid were over before the last one."""
+        """Generate the missing cells. Return False if the grid's time limit ended before the last one."""
         self._began = time.monotonic()
         self.folder.cells.mkdir(exist_ok=True)
         for part in self.grid.parts:
@@ -130,7 +143,10 @@ class Work:
         return True
 
     def end(self, state: str) -> None:
-        """Write the result to grid.json, and grid.png and grid.html. Raises ProblemsError if they cannot be written."""
+        """Write the result to grid.json, and grid.png and grid.html. Raises ProblemsError if they cannot be written.
+
+        state   as in `GridContent`
+        """
         seconds = time.monotonic() - self._began if self._began else 0.0
         try:
             self.folder.change(
@@ -147,13 +163,20 @@ class Work:
 
     @property
     def _is_late(self) -> bool:
+        """Whether the grid's time limit is over."""
         return 0 < self._seconds <= time.monotonic() - self._began
 
     def _is_finished(self, cell: Cell) -> bool:
+        """Return whether a cell's image exists or has failed."""
         return cell.position in self.done or cell.position in self.failed
 
     def _generate_or_fail(self, part: Part, one_by_one: bool) -> bool:
-        """Generate a part's cells until an error. one_by_one: one by one; returns whether the next try needs that."""
+        """Generate a part's cells until an error. Return whether the next attempt must generate one by one.
+
+        A cell that fails alone is marked as failed; a batch that fails is to be tried again one by one.
+
+        one_by_one   generate one cell at a time
+        """
         self.progress.batch = []
         try:
             self._generate(part, 1 if one_by_one else None)
@@ -161,17 +184,17 @@ class Work:
         except (Cancelled, Unsaved):
             raise
         except Exception as error:
-            why, batch = reason(error), [part.cells[number] for number in self.progress.batch]
+            message, batch = reason(error), [part.cells[number] for number in self.progress.batch]
             if len(batch) > 1:
                 self.reports.say("Several images at once failed; continuing one by one")
                 one_by_one = True
             else:
-                self._fail(batch or [cell for cell in part.cells if not self._is_finished(cell)], why)
+                self._fail(batch or [cell for cell in part.cells if not self._is_finished(cell)], message)
         free_memory()
         return one_by_one
 
     def _generate(self, part: Part, max_batch_size: int | None) -> None:
-        """Generate and save a part's missing cells. max_batch_size: largest batch"""
+        """Generate and save a part's missing cells. max_batch_size: None: as many as fit"""
         plan = part.plan(self.workspace)
         with loaded_maker(plan, self.workspace, store=self.store, device=self.device, reports=self.reports) as (
             maker,
@@ -188,7 +211,7 @@ class Work:
                     return
 
     def _take_samples(self, part: Part, metadata: ImageMetadata) -> None:
-        """Save the samples of the run that are missing cells, with their settings; those that cannot be read are generated."""
+        """Save the run's samples that are missing cells as their images. Samples that cannot be read are generated instead."""
         for cell in part.cells:
             path = self._samples.pop(cell.position, None)
             if path is None or self._is_finished(cell):
@@ -202,25 +225,27 @@ class Work:
             self.progress.add(1, 0)
 
     def _save(self, image: Image, path: Path, job: GenerateJob, metadata: ImageMetadata) -> None:
+        """Write a cell's image with its settings. Raises Unsaved if that fails."""
         try:
             atomic.write_bytes(path, encoded_image(image, job, metadata.hashes, "png"))
         except OSError as error:
             raise Unsaved(unwritten(error, "The image cannot be saved", str(path)).problems) from error
 
-    def _fail(self, cells: Sequence[Cell], why: str) -> None:
+    def _fail(self, cells: Sequence[Cell], message: str) -> None:
+        """Mark cells as failed and report it. message: one sentence"""
         for cell in cells:
-            self.failed[cell.position] = why
+            self.failed[cell.position] = message
         self.progress.add(len(cells), 0)
         self.folder.change(failed=self.failed)
-        self.reports.say(f"{count(len(cells), 'image')} of the grid failed: {why}", "warning")
+        self.reports.say(f"{count(len(cells), 'image')} of the grid failed: {message}", "warning")
 
 
 class Unsaved(ProblemsError):
-    """An image cannot be written, which ends the grid: the next ones could not be written either."""
+    """An image that cannot be written. Ends the grid, since the next ones could not be written either."""
 
 
 def reason(error: Exception) -> str:
-    """Why a cell failed, as one sentence. Re-raises errors that affect all cells: a full disk, a CUDA error."""
+    """Return why a cell failed as one sentence. Re-raises errors that affect all cells: a full disk, a CUDA error."""
     if isinstance(error, ProblemsError):
         first = error.problems[0]
         return f"{first.what} ({first.where})" if first.where else first.what

@@ -54,7 +54,7 @@ BEFORE_TEXTS, TEXTS, AFTER, LAST = range(4)  # when an axis is applied; AFTER: o
 
 @dataclass(frozen=True)
 class Cell:
-    """One image of the grid. position: the indices of its values, (x, y, z)"""
+    """One image of a grid. position: (x, y, z), the indices of its values on the axes"""
 
     position: Index
     request: Request
@@ -62,19 +62,25 @@ class Cell:
 
 @dataclass(frozen=True)
 class Part:
-    """Cells with the same model and LoRA files. loads: whether it is the first of its model"""
+    """Cells with the same model and LoRA files. loads: True for the first part of a model"""
 
     cells: list[Cell]
     loads: bool
 
     def plan(self, workspace: Workspace) -> Plan:
-        """The plan of its images. Raises ProblemsError for files that are missing or do not fit."""
+        """Plan the part's images. Raises ProblemsError for files that are missing or do not fit."""
         return plan_for(self.cells[0].request.job, [cell.request for cell in self.cells], workspace)
 
 
 @dataclass(frozen=True)
 class Grid:
-    """axes: those that are set. parts: the distinct cells in processing order. same: {cell: an equal one before it}"""
+    """A planned grid.
+
+    axes    the axes in use
+    parts   the distinct cells in processing order
+    same    {cell: an equal cell before it, whose image it shares}
+    notes   advice
+    """
 
     job: GridJob
     axes: list[Axis]
@@ -84,10 +90,14 @@ class Grid:
 
     @property
     def cells(self) -> list[Cell]:
+        """The distinct cells in processing order."""
         return [cell for part in self.parts for cell in part.cells]
 
     def stored_axes(self, notes: Mapping[str, Sequence[str]], workspace: Workspace) -> list[dict[str, Any]]:
-        """The axes as stored in grid.json, files called by their titles. notes: {letter of an axis: a note for each value}"""
+        """Return the axes as stored in grid.json, with files named by their titles.
+
+        notes   {letter of an axis: a note for each of its values}
+        """
         axes = []
         for axis in self.axes:
             axis_notes = notes.get(axis.letter) or [""] * len(axis.values)
@@ -100,7 +110,7 @@ class Grid:
         return axes
 
     def _title(self, axis: Axis, workspace: Workspace) -> str:
-        """The title of an axis; of one LoRA's strength with the LoRA's title."""
+        """Return an axis' title; for the strength of one LoRA it contains the LoRA's title."""
         name = axis.setting.partition(":")[2]
         uses = (use for cell in self.cells for use in cell.request.job.generate.loras if name and _is_lora(use, name))
         path = next((path for use in uses if (path := find_file(use.file, workspace))), None)
@@ -108,7 +118,7 @@ class Grid:
 
 
 def _texts_of(axis: Axis, workspace: Workspace) -> list[str]:
-    """The labels of an axis' values; files have their titles, and different ones different titles."""
+    """Return the labels of an axis' values. Different files have different labels, with their titles."""
     entry = settings_of_axes().get(axis.setting)
     if axis.setting not in FILES and (entry is None or not entry.names):
         return [value.text for value in axis.values]
@@ -118,8 +128,8 @@ def _texts_of(axis: Axis, workspace: Workspace) -> list[str]:
     return [title or value.text for title, value in zip(titles_of(files, workspace.runs), axis.values, strict=True)]
 
 
-def decided(job: GridJob) -> GridJob:
-    """The job with all random seeds chosen, so that it can be resumed. Raises ProblemsError for invalid axes."""
+def with_seeds(job: GridJob) -> GridJob:
+    """Return the job with all random seeds chosen, so that it can be resumed. Raises ProblemsError for invalid axes."""
     random = [name for name in ("seed", "variation_seed") if getattr(job.generate, name) is None]
     axes, job = axes_of(job), with_settings(job, generate={name: secrets.randbelow(FRESH_SEEDS) for name in random})
     for axis in axes:
@@ -131,13 +141,13 @@ def decided(job: GridJob) -> GridJob:
 
 
 def grid_of(job: GridJob, workspace: Workspace, run: str = "") -> Grid:
-    """The grid of a job whose seeds are decided. Raises ProblemsError with all problems of axes and prompts.
+    """Plan a grid whose seeds are chosen (`with_seeds`). Raises ProblemsError with all problems of axes and prompts.
 
-    run   of a comparison of its checkpoints, which is made in rounds
+    run   folder name of the run whose checkpoints are compared, which is generated in rounds; "" for other grids
     """
     axes = axes_of(job)
     base = GenerateJob(**{name: getattr(job, name) for name in GenerateJob.model_fields})
-    notes: list[Problem] = list(_ignored(base))
+    notes: list[Problem] = list(_unsupported_settings(base))
     first_of: dict[str, Index] = {}
     same: dict[Index, Index] = {}
     cells: list[Cell] = []
@@ -151,7 +161,7 @@ def grid_of(job: GridJob, workspace: Workspace, run: str = "") -> Grid:
         else:
             first_of[key] = position
             cells.append(Cell(position, request))
-    notes += _unused_loras(axes, cells)
+    notes += _missing_lora_problems(axes, cells)
     notes = list(dict.fromkeys(notes))
     raise_if_errors(notes)
     parts = parts_of(cells)
@@ -159,14 +169,14 @@ def grid_of(job: GridJob, workspace: Workspace, run: str = "") -> Grid:
 
 
 def _positions(axes: Sequence[Axis]) -> Iterator[Index]:
-    """(x, y, z) of every cell: row by row, table by table."""
+    """Yield (x, y, z) of every cell: row by row, table by table."""
     sizes = {axis.letter: len(axis.values) for axis in axes}
     for z, y, x in product(*(range(sizes.get(letter, 1)) for letter in reversed(LETTERS))):
         yield x, y, z
 
 
-def _ignored(job: GenerateJob) -> Iterator[Problem]:
-    """Advice that a number of images is ignored, and an error for a list of prompts."""
+def _unsupported_settings(job: GenerateJob) -> Iterator[Problem]:
+    """Yield advice if a number of images is set, and an error for prompts from a file or module."""
     fix = "leave it at its default"
     if job.generate.count > 1:
         what = "The number of images is ignored: a grid has one image in each cell"
@@ -179,14 +189,14 @@ def _ignored(job: GenerateJob) -> Iterator[Problem]:
 def _request(
     base: GenerateJob, job: GridJob, axes: Sequence[Axis], position: Index, workspace: Workspace, notes: list[Problem]
 ) -> Request | None:
-    """The request of a cell's image; None, with the problems in `notes`, if its prompt cannot be used."""
+    """Return the request of a cell's image; None if there are errors, which are added to `notes`."""
     values = {axis.letter: axis.values[position[LETTERS.index(axis.letter)]].value for axis in axes}
     prompts = PromptSettings(dynamic_prompts=base.prompts.dynamic_prompts, styles=base.prompts.styles)
     single = {"count": 1, "seed": _seed(job, axes, position)}
     cell = with_settings(base, generate=single, prompts=dict(prompts))
     for when in (BEFORE_TEXTS, TEXTS):
         for axis in sorted(axes, key=lambda each: each.setting != MODEL):  # a model resets its family and prediction
-            if _order_of(axis) == when:
+            if _stage_of(axis) == when:
                 cell = _with_value(cell, axis, values[axis.letter])
     result = collected(notes, requests_and_notes, cell, workspace)
     if result is None:
@@ -207,9 +217,9 @@ def _request(
             notes.append(Problem(what, axis.field, "remove the option", "advice", code="grid.option-wins"))
     for when in (AFTER, LAST):
         for axis in axes:
-            if _order_of(axis) == when:
+            if _stage_of(axis) == when:
                 cell_job = _with_value(cell_job, axis, values[axis.letter])
-    if closed := list(_closed_paths(cell_job)):
+    if closed := list(_closed_path_problems(cell_job)):
         notes += closed
         return None
     request = with_initial_images([replace(requests[0], job=cell_job)])[0]
@@ -217,21 +227,24 @@ def _request(
     return replace(request, job=jobs[0]) if jobs else request
 
 
-def _closed_paths(job: GenerateJob) -> Iterator[Problem]:
-    """Problems of axis files that a shared page may not open. Models, LoRAs and embeddings are only searched for in open folders anyway."""
-    for named in named_in(job):
-        if named.what == "path" and not may_reach(resolve_path(named.value)):
-            what = f"'{named.value}' is not accessible from a shared page"
+def _closed_path_problems(job: GenerateJob) -> Iterator[Problem]:
+    """Yield an error for each file or folder in the job's settings that a shared page may not open.
+
+    Models, LoRAs and embeddings are only searched for in open folders, so they need no check.
+    """
+    for reference in named_in(job):
+        if reference.what == "path" and not may_reach(resolve_path(reference.value)):
+            what = f"'{reference.value}' is not accessible from a shared page"
             yield Problem(
                 what,
-                named.where,
+                reference.where,
                 "use a file inside an open folder, or start the page with --allow FOLDER",
                 code="shared.path-closed",
             )
 
 
 def _seed(job: GridJob, axes: Sequence[Axis], position: Index) -> int:
-    """The seed of a cell: the job's, incremented along the axes that vary it, as in A1111."""
+    """Return a cell's seed: the job's, counted up along the axes that vary it, as in A1111."""
     seed, stride = job.generate.seed or 0, 1
     for number, letter in enumerate(LETTERS):
         if getattr(job.grid, f"vary_seeds_{letter}"):
@@ -240,13 +253,14 @@ def _seed(job: GridJob, axes: Sequence[Axis], position: Index) -> int:
     return seed % SEEDS
 
 
-def _order_of(axis: Axis) -> int:
+def _stage_of(axis: Axis) -> int:
+    """Return when an axis is applied: BEFORE_TEXTS, TEXTS, AFTER or LAST."""
     name = axis.setting.partition(":")[0]
     return {PROMPT_SR: TEXTS, LORA: AFTER, CONTROL: AFTER, STRENGTH: LAST, WEIGHT: LAST}.get(name, BEFORE_TEXTS)
 
 
 def _with_value(job: GenerateJob, axis: Axis, value: Any) -> GenerateJob:
-    """The job with a value of an axis applied."""
+    """Return the job with a value of an axis applied."""
     name, _, lora = axis.setting.partition(":")
     settings = job.generate
     if name == PROMPT_SR:
@@ -276,18 +290,23 @@ def _with_value(job: GenerateJob, axis: Axis, value: Any) -> GenerateJob:
 
 
 def _with_file(uses: Sequence[Use], kind: type[Use], file: str | None) -> list[Use]:
-    """The LoRAs or ControlNets with another first file, at the first one's settings; None: without the first."""
+    """Return LoRAs or ControlNets with another file in the first entry, which is added if there is none.
+
+    kind   class of the entries
+    file   None: remove the first entry
+    """
     result: list[Use] = list(uses)
     result[:1] = [] if file is None else [uses[0].model_copy(update={"file": file}) if uses else kind(file=file)]
     return result
 
 
 def _is_lora(use: LoraUse, name: str) -> bool:
+    """Return whether an entry of `generate.loras` uses the LoRA of this name."""
     return file_stem(use.file).casefold() == file_stem(name).casefold()
 
 
-def _unused_loras(axes: Sequence[Axis], cells: Sequence[Cell]) -> Iterator[Problem]:
-    """Errors of axes of LoRA strengths without such a LoRA."""
+def _missing_lora_problems(axes: Sequence[Axis], cells: Sequence[Cell]) -> Iterator[Problem]:
+    """Yield errors of LoRA strength axes for which no cell has such a LoRA."""
     for axis in axes:
         head, _, name = axis.setting.partition(":")
         uses = [use for cell in cells for use in cell.request.job.generate.loras]
@@ -302,8 +321,11 @@ def _unused_loras(axes: Sequence[Axis], cells: Sequence[Cell]) -> Iterator[Probl
 
 
 def parts_of(cells: Sequence[Cell]) -> list[Part]:
-    """The cells in processing order: each model is loaded once, each set of LoRA files attached once per model, and
-    cells that differ only in prompt and seed are adjacent, to form batches."""
+    """Sort the cells into parts in processing order.
+
+    Each model is loaded once, each set of LoRA files attached once per model, and cells that can share a batch (they differ only
+    in prompt and seed) are adjacent.
+    """
     models: dict[str, dict[str, list[Cell]]] = {}
     for cell in cells:
         by_files = models.setdefault(_model_key(cell.request.job), {})
@@ -316,8 +338,10 @@ def parts_of(cells: Sequence[Cell]) -> list[Part]:
 
 
 def _in_rounds(parts: Sequence[Part]) -> list[Part]:
-    """At strength 1 the first prompts of all files, then the other prompts, then the other strengths: if it is stopped, all files
-    can be compared."""
+    """Split parts into rounds, so that all files can be compared if the grid is stopped.
+
+    First the first prompts at strength 1 of all files, then the other prompts, then the other strengths.
+    """
     prompts = [cell.request.job.generate.prompt for part in parts for cell in part.cells if _has_strength_1(cell)]
     first = list(dict.fromkeys(prompts))[:FIRST_PROMPTS]
 
@@ -330,15 +354,18 @@ def _in_rounds(parts: Sequence[Part]) -> list[Part]:
 
 
 def _has_strength_1(cell: Cell) -> bool:
+    """Return whether all LoRAs and ControlNets of a cell have strength 1."""
     job = cell.request.job
     return {use.strength for use in job.generate.loras} | {use.weight for use in job.controls.used} <= {1.0}
 
 
 def _model_key(job: GenerateJob) -> str:
+    """Return a key of the model and the memory settings."""
     return job.model.model_dump_json() + job.memory.model_dump_json()
 
 
 def _files_key(job: GenerateJob) -> str:
+    """Return a key of the LoRAs, embeddings and ControlNets, and of how LoRAs are merged."""
     settings = job.generate
     merged = settings.network_merge, settings.network_merge_n_models, settings.network_pre_calc
     nets = sorted(use.file for use in job.controls.used)
@@ -346,6 +373,7 @@ def _files_key(job: GenerateJob) -> str:
 
 
 def _batchable_adjacent(cells: Sequence[Cell]) -> list[Cell]:
+    """Sort cells so that those that differ only in prompt and seed are adjacent."""
     groups: dict[str, list[Cell]] = {}
     for cell in cells:
         varying = {"prompt": "", "negative_prompt": "", "seed": None, "variation_seed": None}
@@ -357,7 +385,7 @@ def _batchable_adjacent(cells: Sequence[Cell]) -> list[Cell]:
 
 
 def expected_steps(job: GridJob, axes: Sequence[Axis]) -> int:
-    """Sampling steps of all cells and stages by the settings alone, without opening files or parsing prompts."""
+    """Return the sampling steps of all cells and stages, from the settings alone, without opening files or parsing prompts."""
     staged = [axis for axis in axes if axis.setting.partition(".")[0] in STAGED or axis.setting == "generate.steps"]
     steps = 0
     for values in product(*(axis.values for axis in staged)):
@@ -368,10 +396,10 @@ def expected_steps(job: GridJob, axes: Sequence[Axis]) -> int:
     return steps * prod(len(axis.values) for axis in axes if axis not in staged)
 
 
-def checked(job: GridJob, workspace: Workspace) -> tuple[Grid, int]:
-    """(the grid, its number of steps). Raises ProblemsError with all problems, including those of files."""
+def checked_grid(job: GridJob, workspace: Workspace) -> tuple[Grid, int]:
+    """Return (the planned grid, its number of sampling steps). Raises ProblemsError with all problems, including those of files."""
     require_writable(workspace)
-    grid = grid_of(decided(job), workspace)
+    grid = grid_of(with_seeds(job), workspace)
     problems: list[Problem] = []
     steps = 0
     for part in grid.parts:
@@ -386,18 +414,18 @@ def checked(job: GridJob, workspace: Workspace) -> tuple[Grid, int]:
 
 
 def _at_axis(problem: Problem, axes: Sequence[Axis]) -> Problem:
-    """The problem with an axis' values as `where`, if an axis changes its setting or its kind of file."""
+    """Return a problem with the setting of an axis' values as `where`, if the axis changes the problem's setting or kind of file."""
     of_files = {"model": (MODEL, "model.vae"), "lora": (LORA,)}.get(problem.code.partition(".")[0], ())
     axis = next((axis for axis in axes if axis.setting in (problem.where, *of_files)), None)
     return replace(problem, where=axis.field) if axis is not None else problem
 
 
 def check_task(job: GridJob, workspace: Workspace) -> str:
-    """What the task `grid` would do, for --check. Raises ProblemsError."""
+    """Return a summary of what a grid job would do, for --check. Raises ProblemsError if the job is invalid."""
     if job.grid.folder:
         folder = GridFolder.named(job.grid.folder, workspace)
         job = folder.job()
-    grid, steps = checked(job, workspace)
+    grid, steps = checked_grid(job, workspace)
     cells, loads = len(grid.cells), sum(part.loads for part in grid.parts)
     lines = [f"{axis.letter.upper()}: {axis.title}, {count(len(axis.values), 'value')}" for axis in grid.axes]
     lines.append(f"{count(cells, 'image')}, {count(steps, 'step')}, {count(loads, 'model load')}")

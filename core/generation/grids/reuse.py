@@ -1,4 +1,4 @@
-"""Takes over the images of equal cells from a run's other grids, so that none is made twice."""
+"""Uses the images of equal cells in a run's other grids, so that none is generated twice."""
 
 import os
 from pathlib import Path
@@ -14,27 +14,29 @@ from core.settings.named import named_in
 
 
 def reuse(folder: GridFolder, grid: Grid, workspace: Workspace) -> int:
-    """Fill missing cells of a grid with the images of cells with equal settings in the run's other grids; returns how many.
+    """Fill a grid's missing cells with images of cells with equal settings in other grids of the same run. Return their number.
 
-    Images older than a file that their settings name are not used. Raises ProblemsError for a damaged grid.json.
+    Images older than a file in their settings are not used. Raises ProblemsError for a damaged grid.json.
     """
     run, existing = folder.content().run, folder.generated()
-    missing = {_key(cell.request.job): cell.position for cell in grid.cells if run and cell.position not in existing}
+    missing = {
+        _settings_key(cell.request.job): cell.position for cell in grid.cells if run and cell.position not in existing
+    }
     reused = 0
     for other in list_grids(workspace) if missing else ():
         if other.name == folder.name:
             continue
         for job, image in _images_of(other, run, workspace):
-            position = missing.get(_key(job))
+            position = missing.get(_settings_key(job))
             if position is not None and not is_older(image, job, workspace):
                 _link_or_copy(image, folder, position)
-                missing.pop(_key(job))
+                missing.pop(_settings_key(job))
                 reused += 1
     return reused
 
 
 def _images_of(folder: GridFolder, run: str, workspace: Workspace) -> list[tuple[GenerateJob, Path]]:
-    """(settings, image) of the cells of a grid of this run; none of another run's, of a damaged one, or of one whose files are gone."""
+    """Return (settings, image) of a grid's existing cells; [] for a grid of another run, and if its plan has errors."""
     try:
         if folder.content().run != run:
             return []
@@ -45,22 +47,22 @@ def _images_of(folder: GridFolder, run: str, workspace: Workspace) -> list[tuple
     return [(cell.request.job, folder.cell(cell.position)) for cell in cells if cell.position in existing]
 
 
-def _key(job: GenerateJob) -> str:
-    """The settings as text; a variation seed without strength, drawn for each grid, changes no image and is left out."""
+def _settings_key(job: GenerateJob) -> str:
+    """Return the settings that affect the image as text: without a variation seed whose strength is 0, since it is random."""
     without = {} if job.generate.variation_strength else {"generate": {"variation_seed"}}
     return job.model_dump_json(exclude=without)
 
 
 def is_older(image: Path, job: GenerateJob, workspace: Workspace) -> bool:
-    """Whether a file that the settings name was changed after the image was made."""
-    files = [named for named in named_in(job) if "path" in named.what]
-    names = (named.value.partition("=")[2] if "word" in named.what else named.value for named in files)
+    """Return whether a file in the job's settings was changed after the image was written."""
+    files = [reference for reference in named_in(job) if "path" in reference.what]
+    names = (reference.value.partition("=")[2] if "word" in reference.what else reference.value for reference in files)
     paths = (find_file(name, workspace) for name in names)
     return any(path.stat().st_mtime_ns > image.stat().st_mtime_ns for path in paths if path is not None)
 
 
 def _link_or_copy(image: Path, folder: GridFolder, position: Index) -> None:
-    """Hard-link an image as a cell of the grid; without links, copy it atomically with its modification time."""
+    """Hard-link an image as a cell of the grid, or copy it atomically with its modification time on drives without links."""
     target = folder.cell(position)
     target.parent.mkdir(exist_ok=True)
     try:

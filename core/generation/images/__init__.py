@@ -1,1 +1,1 @@
-"""Settings in image files: Atelier's, A1111's and those of other programs; the gallery's index; writing images."""
+"""Settings in image files (Atelier's, A1111's, those of other programs), the gallery's index, and writing of images."""

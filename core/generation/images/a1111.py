@@ -1,4 +1,4 @@
-"""A1111's `parameters` text: the settings of an image as Forge, image sites and this program write and read them."""
+"""A1111's `parameters` text: writes the settings of an image for Forge, image sites and other programs, and reads theirs."""
 
 import json
 import re
@@ -12,7 +12,7 @@ from core.generation.images.a1111_rows import ROWS
 from core.generation.images.a1111_topics import SettingsReader, read_hashes, read_pairs, written_pairs
 from core.generation.images.record import ForeignSettings, ImageRecord
 from core.generation.model.sources import Hashes
-from core.generation.prompt.loras import LARGEST, LoraTag, tag_of, use_of, without_tags
+from core.generation.prompt.loras import LARGEST, LoraTag, split_tags, tag_of, use_of
 from core.record.bounded_json import json_or_none
 from core.settings.generation.generate import GenerateSettings
 from core.settings.job import GenerateJob
@@ -35,8 +35,10 @@ JSON = re.compile(r'\s*(\[\s*)?\{\s*"')  # of unknown programs; no prompt starts
 
 
 def a1111_text(job: GenerateJob, hashes: Hashes) -> str:
-    """A1111's `parameters` text: prompt with LoRA tags, negative prompt, one line of `Name: value` pairs. Settings that
-    A1111 does not have are written by our names."""
+    """Return A1111's `parameters` text: prompt with LoRA tags, negative prompt, and a line of `Name: value` pairs.
+
+    Settings that A1111 does not have are written under Atelier's names.
+    """
     settings = job.generate
     tags = "".join(f" {tag_of(use, settings.steps)}" for use in settings.loras)
     lines = [settings.prompt + tags]
@@ -48,6 +50,7 @@ def a1111_text(job: GenerateJob, hashes: Hashes) -> str:
 
 
 def _quoted(value: Any) -> str:
+    """Return a value as text, quoted as JSON if it contains a comma, colon, quote or line break."""
     text = str(value)
     return json.dumps(text, ensure_ascii=False) if any(mark in text for mark in ',\n:"') else text
 
@@ -56,7 +59,7 @@ def _quoted(value: Any) -> str:
 
 
 def a1111_parts(text: str) -> tuple[str, str, dict[str, str]]:
-    """(prompt, negative prompt, settings) of A1111's text; no settings without a line of them."""
+    """Split A1111's text into (prompt, negative prompt, {A1111's name: value}); {} if it has no line of settings."""
     lines = text.strip().replace("\r\n", "\n").split("\n")
     settings_start = _settings_line(lines)
     if settings_start == len(lines) and (flat := FLAT.search(text)):  # websites join all lines
@@ -69,33 +72,39 @@ def a1111_parts(text: str) -> tuple[str, str, dict[str, str]]:
 
 
 def _settings_line(lines: Sequence[str]) -> int:
-    """The line where the settings begin (a value with line breaks continues on the next lines); the end if there are none."""
+    """Return the index of the line where the settings begin; len(lines) if there are none.
+
+    A value with line breaks may continue on the lines after it.
+    """
     end, last = len(lines), len(lines) - 1
     pairs_in = {number: _pairs(line) for number, line in enumerate(lines) if NAME.match(line.lstrip())}
     numbered = (number for number in reversed(pairs_in) if len(pairs_in[number]) >= 3 and _has_steps(pairs_in[number]))
     if (first := next(numbered, None)) is not None:
         return first
     pairs = pairs_in.get(last, {})
-    named = pairs.keys() & KNOWN
-    is_settings = _has_steps(pairs) or (len(pairs) == 2 == len(named)) or (len(pairs) > 2 and named - {"Steps"})
+    known_names = pairs.keys() & KNOWN
+    is_settings = (
+        _has_steps(pairs) or (len(pairs) == 2 == len(known_names)) or (len(pairs) > 2 and known_names - {"Steps"})
+    )
     return last if is_settings or (pairs and all(name.startswith(OF_EXTRAS) for name in pairs)) else end
 
 
 def _has_steps(pairs: Mapping[str, str]) -> bool:
+    """Return whether the settings have a number of steps."""
     return pairs.get("Steps", "")[:1].isdigit()
 
 
 def _pairs(line: str) -> dict[str, str]:
-    """The pairs of a line. Of equal names the first counts: a later one may be part of a value."""
+    """Parse the `Name: value` pairs of A1111's settings. Of equal names the first is used: a later one may be part of a value."""
     pairs: dict[str, str] = {}
-    decoder, at, complete = json.JSONDecoder(), 0, True
-    while name := NAME.search(line, at):
+    decoder, position, complete = json.JSONDecoder(), 0, True
+    while name := NAME.search(line, position):
         value = VALUE.match(line, name.end())
-        text, at = (_unquoted(value[0]), value.end()) if value else ("", name.end())
+        text, position = (_unquoted(value[0]), value.end()) if value else ("", name.end())
         if complete and line[name.end() : name.end() + 1] in ("{", "["):
             try:
                 end = decoder.raw_decode(line, name.end())[1]
-                text, at = (line[name.end() : end], end) if AFTER.match(line, end) else (text, at)
+                text, position = (line[name.end() : end], end) if AFTER.match(line, end) else (text, position)
             except (ValueError, RecursionError):
                 complete = False  # each attempt may read to the end
         pairs.setdefault(name[1].strip(), text)
@@ -103,7 +112,7 @@ def _pairs(line: str) -> dict[str, str]:
 
 
 def _resources(pairs: Mapping[str, str]) -> list[str]:
-    """What Civitai's metadata lists besides the model: ["Civitai resources (lora Ink 0.8)"]."""
+    """Return descriptions of the files besides the model in Civitai's metadata: ["Civitai resources (lora Ink 0.8)"]."""
     listed = json_or_none(pairs.get("Civitai resources", ""))
     rows = [each for each in listed if isinstance(each, dict)] if isinstance(listed, list) else []
     others = [each for each in rows if each.get("type") != "checkpoint"]
@@ -112,7 +121,7 @@ def _resources(pairs: Mapping[str, str]) -> list[str]:
 
 
 def _unquoted(value: str) -> str:
-    """A value without surrounding blanks, or without its quotes, which are those of JSON."""
+    """Return a value without its JSON quotes, or without blanks around it."""
     if len(value) >= 2 and value.startswith('"') and value.endswith('"'):
         try:
             return str(json.loads(value, strict=False))
@@ -122,8 +131,10 @@ def _unquoted(value: str) -> str:
 
 
 def from_a1111_text(text: str, processed: str = "") -> ImageRecord:
-    """A1111's text as settings, or the reason why there are none. Unread settings are noted, never dropped silently. processed:
-    changes to the finished image"""
+    """Convert A1111's text into settings, with notes on those that could not be read; without settings the record has a reason.
+
+    processed   A1111's text about changes to the finished image (Extras tab)
+    """
     if len(text) > LONGEST_TEXT:
         return ImageRecord(reason=f"This image contains a text of {len(text):,} characters, too long for settings.")
     prompt, negative, pairs = a1111_parts(text.removeprefix("\ufeff"))
@@ -132,7 +143,7 @@ def from_a1111_text(text: str, processed: str = "") -> ImageRecord:
     tags: list[LoraTag] = []
     reader = SettingsReader(pairs, "a1111", [*_resources(pairs), *_pairs(processed)])
     try:
-        prompt, tags = without_tags(prompt)
+        prompt, tags = split_tags(prompt)
         tags += [
             LoraTag(name, float(weight), float(weight))
             for name, weight in WEIGHTED.findall(pairs.get("Lora weights", ""))
@@ -142,8 +153,8 @@ def from_a1111_text(text: str, processed: str = "") -> ImageRecord:
     return _record(reader, prompt, negative, tags)
 
 
-def _clamped(reader: SettingsReader, tag: LoraTag) -> LoraTag | None:
-    """A LoRA with strengths that a job can have, and a note where its own are beyond; None if one is not a number."""
+def _with_valid_strengths(reader: SettingsReader, tag: LoraTag) -> LoraTag | None:
+    """Return the LoRA with strengths within the limits of a job, with a note if they change; None if a strength is NaN."""
     if isnan(tag.unet) or isnan(tag.text_encoder):
         reader.note(f"The strength of the LoRA {tag.name} is not a number; it is left out", "lora-strength")
         return None
@@ -156,7 +167,7 @@ def _clamped(reader: SettingsReader, tag: LoraTag) -> LoraTag | None:
 
 
 def from_foreign(settings: ForeignSettings) -> ImageRecord:
-    """The settings of another program as a job, with notes on differences; without a job for a text that is too long."""
+    """Convert the settings of another program into a job, with notes on differences; no job for a text that is too long."""
     if len(settings.prompt) + len(settings.negative) > LONGEST_TEXT:
         return ImageRecord(reason="This image contains a text that is too long for settings.")
     reader = SettingsReader(settings.pairs, settings.source.lower(), settings.unread)
@@ -169,14 +180,20 @@ def from_foreign(settings: ForeignSettings) -> ImageRecord:
 
 
 def _record(reader: SettingsReader, prompt: str, negative: str, tags: Sequence[LoraTag]) -> ImageRecord:
-    """The settings that were read, and notes on the others."""
+    """Return the record of the settings in `reader`, with notes on those that could not be read.
+
+    prompt, negative   without LoRA tags
+    tags               LoRAs to add
+    """
     if not reader.pairs:
         reader.note("It contains a prompt alone; all other settings are the defaults", "prompt-alone")
     reader.groups["prompts"]["dynamic_prompts"] = False
     reader.groups["generate"] |= {"prompt": prompt, "negative_prompt": negative}
     groups = read_pairs(reader)
     steps = GenerateSettings.model_validate(groups["generate"]).steps
-    groups["generate"]["loras"] = [use_of(tag, steps) for tag in map(partial(_clamped, reader), tags) if tag]
+    groups["generate"]["loras"] = [
+        use_of(tag, steps) for tag in map(partial(_with_valid_strengths, reader), tags) if tag
+    ]
     job = GenerateJob.model_validate(groups)
     hashes, model = read_hashes(reader.pairs), reader.pairs.get("Model", "")
     return ImageRecord(job=job, source=reader.source, notes=reader.notes, hashes=hashes, model=model)

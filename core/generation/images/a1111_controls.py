@@ -1,5 +1,4 @@
-"""ControlNets in A1111's text, as sd-webui-controlnet and Forge write and read them: `ControlNet 0: "Module: canny,
-Model: ..."`."""
+"""ControlNets in A1111's text, as written by sd-webui-controlnet and Forge: `ControlNet 0: "Module: canny, Model: ..."`."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -48,12 +47,12 @@ Note = Callable[[str, str, str], None]  # (what, end of its code, fix)
 
 
 def units_of(job: GenerateJob, hashes: Hashes) -> dict[str, str]:
-    """{"ControlNet 0": its values} of the active ControlNets. Models have A1111's first hash, as in the extension."""
+    """Return {"ControlNet 0": its text} for the active ControlNets, with A1111's first hash of each file."""
     return {f"ControlNet {number}": _unit(use, hashes) for number, use in enumerate(job.controls.used)}
 
 
 def _unit(use: ControlUse, hashes: Hashes) -> str:
-    """One ControlNet as sd-webui-controlnet writes it: "Module: canny, Model: ..."."""
+    """Return the text of one ControlNet as sd-webui-controlnet writes it: "Module: canny, Model: ..."."""
     name = PurePath(use.hint_model).stem if use.preprocessor == BY_MODEL else use.preprocessor
     module, settings = MODULES.get(use.preprocessor, (name, ()))
     digest = hashes.controls.get(use.file, "")
@@ -76,7 +75,11 @@ def _unit(use: ControlUse, hashes: Hashes) -> str:
 
 
 def uses_in(pairs: Mapping[str, str], note: Note) -> list[dict[str, Any]]:
-    """The ControlNets in A1111's settings, unchecked."""
+    """Return the entries of `controls.nets` in A1111's settings, not validated.
+
+    pairs   {A1111's name: text}
+    note    called for what could not be read: (what, end of the code, fix)
+    """
     uses = [_use(unit, note) for unit in _units_in(pairs)]
     if uses:
         note("The control images are not in the file", "no-control-image", "choose them")
@@ -84,25 +87,26 @@ def uses_in(pairs: Mapping[str, str], note: Note) -> list[dict[str, Any]]:
 
 
 def unread_in(pairs: Mapping[str, str]) -> list[str]:
-    """Values of ControlNet units that have no setting here, as "ControlNet 0 hr option": see UNREAD."""
+    """Return the names of ControlNet values that have no setting here, such as "ControlNet 0 hr option" (see UNREAD)."""
     units = enumerate(_units_in(pairs))
     return [f"ControlNet {number} {name}" for number, unit in units for name in UNREAD if unit.get(name) not in IDLE]
 
 
 def hashes_in(pairs: Mapping[str, str]) -> dict[str, str]:
-    """{name of a ControlNet: A1111's first hash}, if stored."""
+    """Return {file name of a ControlNet: A1111's first hash, 8 digits} for those with a hash in the settings."""
     models = [unit["model"] for unit in _units_in(pairs)]
-    hashes = {HASH.sub("", model): named[1].lower() for model in models if (named := HASH.search(model))}
+    hashes = {HASH.sub("", model): digest_match[1].lower() for model in models if (digest_match := HASH.search(model))}
     return {name: digest for name, digest in hashes.items() if len(digest) == FIRST_HASH}
 
 
 def _units_in(pairs: Mapping[str, str]) -> list[dict[str, str]]:
+    """Return {name in lower case: value} of each ControlNet unit that has a model."""
     units = [_values(text) for name, text in pairs.items() if UNIT.fullmatch(name)]
     return [unit for unit in units if unit.get("model", "None") != "None"]
 
 
 def _values(text: str) -> dict[str, str]:
-    """The values by their current names, in lower case."""
+    """Parse the text of a ControlNet unit into {current name in lower case: value}, also from older versions."""
     values = {name.strip().lower().replace("_", " "): value.strip() for name, value in PART.findall(text)}
     former = {"module": "preprocessor", "guidance start": "starting/ending", "processor res": "preprocessor params"}
     values |= {name: values[old] for name, old in former.items() if old in values}
@@ -113,7 +117,7 @@ def _values(text: str) -> dict[str, str]:
 
 
 def _use(values: Mapping[str, str], note: Note) -> dict[str, Any]:
-    """The settings of one ControlNet; `note` is called for a preprocessor that is not available."""
+    """Return an entry of `controls.nets` as {setting: value}, not validated. note: called for an unavailable preprocessor"""
     module = values.get("module", "none")
     preprocessor = next((name for name, (a1111, _) in MODULES.items() if a1111.casefold() == module.casefold()), None)
     if preprocessor is None:
@@ -132,14 +136,18 @@ def _use(values: Mapping[str, str], note: Note) -> dict[str, Any]:
 
 
 def _choice(names: Mapping[str, str], text: str, default: str) -> str:
-    """A choice by its name or, as API clients write it, its number. The names after the first three are other spellings."""
+    """Return the value of a choice for its name, or for its index among the first three, as API clients write it.
+
+    names     {A1111's name: value}; names after the first three are other spellings
+    default   for other texts
+    """
     choices = {name.casefold(): value for name, value in names.items()}
     choices |= {str(number): value for number, value in enumerate(list(names.values())[:3])}
     return choices.get(text.casefold(), default)
 
 
 def _number(text: str) -> float | int | None:
-    """The number of a text; None if it is none, and for -1, the default."""
+    """Parse a number that is 0 or above; None for other texts, and for negative numbers (-1 is A1111's default)."""
     try:
         number = float(text)
     except ValueError:

@@ -1,4 +1,4 @@
-"""The settings that A1111's text has a name for: one row each, for writing and reading."""
+"""The settings for which A1111's text has a name: a row each, for writing and reading."""
 
 import json
 import re
@@ -32,11 +32,12 @@ SILENT = {"model.base_model", "model.family"} | set(
 class Row:
     """A setting in A1111's text.
 
-    key        A1111's name     path   of the setting
-    to_text    (value) -> its text; None is not written
-    from_text  (text) -> the value, which is checked afterwards; raises ValueError
-    acts       (job) -> whether it is written
-    value      (job, hashes of its files) -> the written value, if it is not the setting's
+    key         A1111's name
+    path        of the setting, such as "generate.steps"
+    to_text     value -> text; None: do not write it
+    from_text   text -> value, which is validated later; raises ValueError
+    acts        (job) -> whether the setting has an effect and is written
+    value       (job, hashes of its files) -> the value to write; None: that of the setting
     """
 
     key: str
@@ -47,24 +48,34 @@ class Row:
     value: Callable[[GenerateJob, Hashes], Any] | None = None
 
     def text(self, job: GenerateJob, hashes: Hashes) -> str | None:
+        """Return the setting's text for A1111, or None if it is not written."""
         value = value_of(job, self.path) if self.value is None else self.value(job, hashes)
         return self.to_text(value) if value is not None and self.acts(job) else None
 
 
-def plain(value: Any) -> str:
-    """The text of a setting's value, which parses to the same value."""
+def value_text(value: Any) -> str:
+    """Return the text of a setting's value, from which the same value can be parsed."""
     if isinstance(value, tuple | list):
         return json.dumps(value)
     return f"{value:g}" if isinstance(value, float) and float(f"{value:g}") == value else str(value)
 
 
 def _number(key: str, path: str, **more: Any) -> Row:
-    return Row(key, path, plain, **more)
+    """Return a row for a number or another value that is written as it is. key: A1111's name; more: other fields of `Row`"""
+    return Row(key, path, value_text, **more)
 
 
-def _labels(key: str, path: str, labels: Mapping[str, Any], also: Mapping[str, Any] | None = None, **more: Any) -> Row:
-    """A row of fixed texts. labels: {A1111's text: value}; also: others that are read, not written"""
-    values = {label.casefold(): value for label, value in {**labels, **(also or {})}.items()}
+def _labels(
+    key: str, path: str, labels: Mapping[str, Any], read_only: Mapping[str, Any] | None = None, **more: Any
+) -> Row:
+    """Return a row for a choice.
+
+    key         A1111's name
+    labels      {A1111's text: value}
+    read_only   further texts that are read but not written
+    more        other fields of `Row`
+    """
+    values = {label.casefold(): value for label, value in {**labels, **(read_only or {})}.items()}
 
     def read(text: str) -> Any:
         if text.casefold() not in values:
@@ -75,30 +86,35 @@ def _labels(key: str, path: str, labels: Mapping[str, Any], also: Mapping[str, A
 
 
 def _guidance(text: str) -> str:
+    """Return a guidance kind's name. Raises ValueError for an unknown kind."""
     extensions.load()
     if text not in GUIDANCES:
         raise ValueError(text)
     return text
 
 
-def begins(job: GenerateJob) -> bool:
+def has_initial_image(job: GenerateJob) -> bool:
+    """Return whether the job has an initial image."""
     return bool(job.image_to_image.image_path)
 
 
-def _repaints(job: GenerateJob) -> bool:
-    return begins(job) and bool(job.image_to_image.mask_path)
+def _inpaints(job: GenerateJob) -> bool:
+    """Return whether the job inpaints."""
+    return has_initial_image(job) and bool(job.image_to_image.mask_path)
 
 
-def _varies(job: GenerateJob) -> bool:
+def _has_variation(job: GenerateJob) -> bool:
+    """Return whether the job has a variation strength."""
     return bool(job.generate.variation_strength)
 
 
-def _masked(job: GenerateJob) -> bool:
-    return _repaints(job) and job.image_to_image.inpaint_area == "masked"
+def _only_masked(job: GenerateJob) -> bool:
+    """Return whether the job inpaints only the masked area."""
+    return _inpaints(job) and job.image_to_image.inpaint_area == "masked"
 
 
-def _refiner(job: GenerateJob, hashes: Hashes) -> str | None:
-    """The refiner's name with its hash."""
+def _refiner_text(job: GenerateJob, hashes: Hashes) -> str | None:
+    """Return the refiner's file name with its hash, "name [0123456789]"; None or "" without a refiner."""
     name = job.refiner.refiner_checkpoint
     digest = hashes.refiners.get(name or "", "")[:10]
     return name and Path(name).name.removesuffix(".safetensors") + (f" [{digest}]" if digest else "")
@@ -110,8 +126,8 @@ ROWS = (
     _number("Steps", "generate.steps"),
     _number("CFG scale", "generate.guidance_scale"),
     _number("Seed", "generate.seed"),
-    _number("Variation seed", "generate.variation_seed", acts=_varies),
-    _number("Variation seed strength", "generate.variation_strength", acts=_varies),
+    _number("Variation seed", "generate.variation_seed", acts=_has_variation),
+    _number("Variation seed strength", "generate.variation_strength", acts=_has_variation),
     Row(
         "VAE",
         "model.vae",
@@ -122,25 +138,29 @@ ROWS = (
     _number(
         "Denoising strength",
         f"{GROUP}.strength",
-        acts=lambda job: begins(job) or job.hires.highres_fix_scale is not None,
+        acts=lambda job: has_initial_image(job) or job.hires.highres_fix_scale is not None,
     ),
-    _number("Mask blur", f"{GROUP}.mask_blur", acts=_repaints, value=lambda job, hashes: blur_of(job)),
+    _number("Mask blur", f"{GROUP}.mask_blur", acts=_inpaints, value=lambda job, hashes: blur_of(job)),
     _labels(
-        "Mask mode", f"{GROUP}.mask_invert", {"Inpaint not masked": True}, {"Inpaint masked": False}, acts=_repaints
+        "Mask mode", f"{GROUP}.mask_invert", {"Inpaint not masked": True}, {"Inpaint masked": False}, acts=_inpaints
     ),
     _labels(
         "Masked content",
         f"{GROUP}.masked_content",
         {"fill": "fill", "latent noise": "latent_noise", "latent nothing": "latent_nothing"},
         {"original": "original"},
-        acts=_repaints,
+        acts=_inpaints,
     ),
     _labels(
-        "Inpaint area", f"{GROUP}.inpaint_area", {"Only masked": "masked"}, {"Whole picture": "whole"}, acts=_repaints
+        "Inpaint area", f"{GROUP}.inpaint_area", {"Only masked": "masked"}, {"Whole picture": "whole"}, acts=_inpaints
     ),
-    _number("Masked area padding", f"{GROUP}.mask_padding", acts=_masked),
-    _labels("Resize mode", f"{GROUP}.fit", {"Crop and resize": "crop"}, {"Just resize": "resize"}, acts=begins),
-    Row("Refiner", "refiner.refiner_checkpoint", from_text=lambda text: HASH.sub("", text) or None, value=_refiner),
+    _number("Masked area padding", f"{GROUP}.mask_padding", acts=_only_masked),
+    _labels(
+        "Resize mode", f"{GROUP}.fit", {"Crop and resize": "crop"}, {"Just resize": "resize"}, acts=has_initial_image
+    ),
+    Row(
+        "Refiner", "refiner.refiner_checkpoint", from_text=lambda text: HASH.sub("", text) or None, value=_refiner_text
+    ),
     _number("Refiner switch at", "refiner.refiner_switch_at", acts=lambda job: bool(job.refiner.refiner_checkpoint)),
     _labels("Noise schedule", "generate.zero_terminal_snr", {ZERO_SNR: "on"}, {"Default": "auto"}),
     _labels("RNG", "start_noise.noise_source", {"CPU": "cpu", "GPU": "device"}, {"NV": "device", "cuda": "device"}),
@@ -150,7 +170,10 @@ _HAVE_ROWS = frozenset(row.path for row in ROWS)
 
 
 def other_settings() -> dict[str, Declared]:
-    """{name: setting} of those that change an image and that A1111 does not have; a package's setting by its path if its name is taken."""
+    """Return {name: declaration} of the settings that affect an image but have no name in A1111.
+
+    If a package's setting has the name of another, its path is the name.
+    """
     settings: dict[str, Declared] = {}
     for entry in declared(GenerateJob):
         if entry.group not in SILENT_GROUPS and entry.path not in SILENT | _HAVE_ROWS and entry.kind != "list":
@@ -159,18 +182,18 @@ def other_settings() -> dict[str, Declared]:
 
 
 def other_texts(job: GenerateJob) -> dict[str, str]:
-    """{name: text} of the `other_settings` that are not at their defaults, without those of unselected guidance kinds."""
+    """Return {name: text} of the `other_settings` that differ from their defaults, without those of unselected guidance kinds."""
     texts = {}
     for name, entry in other_settings().items():
         value = value_of(job, entry.path)
         idle = entry.group in GUIDANCES and entry.group != job.generate.guidance
         if value is not None and value != entry.default and not idle:
-            texts[name] = plain(value)
+            texts[name] = value_text(value)
     return texts
 
 
 def read_other(entry: Declared, text: str) -> Any:
-    """The value of one of the `other_settings`, still unchecked. Raises ValueError for a pair that is not JSON."""
+    """Return the value of one of the `other_settings`, not validated. Raises ValueError for a pair that is not JSON."""
     value = json_or_none(text) if entry.kind == "pair" else text
     if value is None:
         raise ValueError(f"{entry.title} is not JSON")

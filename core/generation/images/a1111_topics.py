@@ -1,7 +1,7 @@
-"""The meaning of the settings in A1111's text: how each is written and, next to it, how it is read.
+"""The settings in A1111's text: how each is written and how it is read.
 
-Most are a row (`a1111_rows`); a `Topic` is what A1111 has in another form: several settings in one value, or one in
-several.
+Most are a row of `a1111_rows`. A `Topic` handles what A1111 writes in another form: several settings in one value, or one
+in several.
 """
 
 import re
@@ -17,7 +17,7 @@ from core import __version__
 from core.control.detectors import DETECTORS, lowest_confidence
 from core.diffusion.samplers import schedule_problem
 from core.generation.images.a1111_controls import UNIT, hashes_in, units_of, unread_in, uses_in
-from core.generation.images.a1111_rows import ROWS, other_settings, other_texts, plain, read_other
+from core.generation.images.a1111_rows import ROWS, other_settings, other_texts, read_other, value_text
 from core.generation.images.record import SAMPLERS, names_of
 from core.generation.model.sources import Hashes
 from core.generation.plan.stages import detail_size, hires_sizes, stages_of
@@ -88,9 +88,15 @@ HIRES = ("Hires upscale", "Hires resize")  # either turns hires fix on
 
 
 class SettingsReader:
-    """The settings of one image by A1111's names, being converted into ours.
+    """Converts the settings of one image from A1111's names to jobs' settings.
 
-    unread   those not read yet; more: names of others that cannot be read
+    pairs      {A1111's name: text}
+    source     program that wrote them, in lower case
+    more       names of further settings that cannot be read
+    unread     the pairs that no reader has taken yet
+    notes      advice so far
+    groups     {settings group: {setting: value}} so far, not validated
+    is_a1111   whether A1111 or Forge wrote the text; others write its format but generate differently
     """
 
     def __init__(self, pairs: dict[str, str], source: str, more: Sequence[str] = ()):
@@ -102,17 +108,23 @@ class SettingsReader:
         self.is_a1111 = source == "a1111" and bool(by_a1111)
 
     def note(self, what: str, slug: str, fix: str = "") -> None:
+        """Add advice with the code "image-settings.<slug>"."""
         self.notes.append(Problem(what, "the image's settings", fix, level="advice", code=f"image-settings.{slug}"))
 
     def take(self, name: str, default: str = "") -> str:
+        """Remove a name from `unread` and return its text, or `default`."""
         return self.unread.pop(name, default)
 
     def put(self, path: str, value: Any) -> None:
+        """Store the value of a setting. path: such as "generate.steps", with its group"""
         group, _, name = path.partition(".")
         self.groups[group][name] = value
 
     def read(self, name: str, path: str, convert: Any) -> None:
-        """Take the text of a name and put its converted value into the setting `path`; a note if `convert` raises ValueError."""
+        """Take the text of a name and store its converted value under `path`.
+
+        convert   text -> value; if it raises ValueError, a note is added instead
+        """
         text = self.take(name)
         try:
             self.put(path, convert(text))
@@ -121,7 +133,7 @@ class SettingsReader:
             self.note(f"{name} '{text[:60]}' is not available and was ignored", slug)
 
     def valid(self, values: dict[str, Any], group: type[Settings]) -> dict[str, Any]:
-        """`values` without those that are invalid in `group`, each with a note; they keep their defaults."""
+        """Remove the values that are invalid in a settings group, each with a note, and return the others. values: {setting: value}"""
         try:
             group.model_validate(values)
         except ValidationError as error:
@@ -133,7 +145,7 @@ class SettingsReader:
 
     @property
     def by_atelier(self) -> bool:
-        """Whether this program wrote it."""
+        """Whether this program wrote the text."""
         return self.pairs.get("Version", "").partition(" ")[0] == PROGRAM
 
 
@@ -141,8 +153,8 @@ class SettingsReader:
 class Topic:
     """Settings that A1111's text has in another form.
 
-    write   (job, hashes of its files) -> {A1111's name: its text}; None and "" are not written
-    read    takes its names out of a reading, and puts settings into it
+    write   (job, hashes of its files) -> {A1111's name: text}; None and "" are not written
+    read    takes its names from a reader and stores settings in it
     """
 
     write: Callable[[GenerateJob, Hashes], Mapping[str, Any]]
@@ -153,6 +165,7 @@ class Topic:
 
 
 def _sampler(job: GenerateJob, hashes: Hashes) -> dict[str, Any]:
+    """Return {A1111's name: text} of the sampler and the schedule type."""
     settings = job.generate
     return {
         "Sampler": LABELS[settings.sampler],
@@ -161,13 +174,14 @@ def _sampler(job: GenerateJob, hashes: Hashes) -> dict[str, Any]:
 
 
 def _schedule_label(sampler: str, schedule: str) -> str | None:
+    """Return A1111's name of a schedule type; None if it is A1111's automatic one for the sampler."""
     if schedule == "own":
         return "Uniform" if sampler in AUTOMATIC else None
     return next(name for name, value in _schedule_types().items() if value == schedule)
 
 
 def _schedule_types() -> dict[str, str]:
-    """{A1111's name: ours}; before its version 1.9 they were at the end of the sampler's name."""
+    """Return {A1111's name of a schedule type: its name here}. Before A1111's version 1.9 they ended the sampler's name."""
     labels: dict[str, str] = about_of(GenerateSettings.model_fields["schedule_type"])["labels"]
     ours = {label.replace("uniform", "Uniform"): name for name, label in labels.items()}
     return ours | {"Polyexponential": "exponential"}  # with its rho of 1; another one is noted as unread
@@ -185,9 +199,9 @@ def _read_sampler(reader: SettingsReader) -> None:
     by_label = {text.lower(): key for key, text in labels} | {key: key for key in LABELS}
     sampler = by_label.get(sampler_name(name.lower()))
     if sampler is None and label == label.lower():  # nodes of ComfyUI write ComfyUI's names
-        name, kind = names_of(label, schedule)
-        sampler, schedule = by_label.get(name), kind or schedule
-    known = sampler is not None
+        name, schedule_name = names_of(label, schedule)
+        sampler, schedule = by_label.get(name), schedule_name or schedule
+    is_exact = sampler is not None
     if sampler is None:  # the longest name that it begins with, as "DPM++ 2M SDE" for "DPM++ 2M SDE Heun"
         names = by_label | SAMPLERS
         relatives = [each for each in names if re.match(rf"{re.escape(each)}[ _]", name.lower())]
@@ -195,16 +209,20 @@ def _read_sampler(reader: SettingsReader) -> None:
         reader.note(f"The sampler {label[:60]} is not available; using {SAMPLER_LABELS[sampler]}", "no-sampler")
     reader.put("generate.sampler", sampler)
     schedule = ending_match[1] if ending_match else schedule
-    if schedule_type := _schedule(reader, sampler, schedule.lower(), known):
+    if schedule_type := _schedule(reader, sampler, schedule.lower(), is_exact):
         reader.put("generate.schedule_type", schedule_type)
     else:
         what = f"The noise schedule {schedule[:60]} is not available for {SAMPLER_LABELS[sampler]}; the sampler's own is used"
         reader.note(f"{what}, so the image will differ", "noise-schedule")
 
 
-def _schedule(reader: SettingsReader, sampler: str, schedule: str, known: bool) -> str | None:
-    """Our schedule type for A1111's; None if the sampler does not have it. known: whether `sampler` is the image's own"""
-    if not schedule or (known and reader.is_a1111 and sampler in UNSCHEDULED):  # uniform before version 1.9
+def _schedule(reader: SettingsReader, sampler: str, schedule: str, is_exact: bool) -> str | None:
+    """Return the schedule type for A1111's, or None if the sampler does not support it.
+
+    schedule   A1111's name in lower case; "" for none
+    is_exact   whether `sampler` is the one in the image, not a replacement
+    """
+    if not schedule or (is_exact and reader.is_a1111 and sampler in UNSCHEDULED):  # uniform before version 1.9
         return "own"
     schedule_type = next((value for name, value in _schedule_types().items() if name.casefold() == schedule), None)
     if reader.source == "a1111" and sampler in AUTOMATIC:
@@ -216,6 +234,7 @@ def _schedule(reader: SettingsReader, sampler: str, schedule: str, known: bool) 
 
 
 def _emphasis(job: GenerateJob, hashes: Hashes) -> dict[str, Any]:
+    """Return A1111's name for how prompt weights are applied, if it matters for these prompts."""
     settings = job.generate
     weights = (settings.prompt_weights, settings.emb_normalize_mode if settings.prompt_weights else "none")
     name = next(name for name, choice in EMPHASES.items() if choice == weights)
@@ -223,7 +242,7 @@ def _emphasis(job: GenerateJob, hashes: Hashes) -> dict[str, Any]:
 
 
 def _read_emphasis(reader: SettingsReader) -> None:
-    """Read the emphasis. Without one, brackets in prompts of A1111, sd-scripts and this program are weights."""
+    """Read how prompt weights are applied. If not stated, brackets in prompts of A1111, sd-scripts and this program are weights."""
     name, generate = reader.unread.get("Emphasis", ""), reader.groups["generate"]
     brackets = _brackets(generate["prompt"], generate["negative_prompt"])
     if not name and brackets and (reader.is_a1111 or reader.source == "sd-scripts" or reader.by_atelier):
@@ -234,6 +253,7 @@ def _read_emphasis(reader: SettingsReader) -> None:
 
 
 def _brackets(*texts: str) -> bool:
+    """Return whether any text contains round or square brackets."""
     return any(set("()[]") & set(text) for text in texts)
 
 
@@ -241,11 +261,12 @@ def _brackets(*texts: str) -> bool:
 
 
 def _rows(job: GenerateJob, hashes: Hashes) -> dict[str, Any]:
+    """Return {name: text} of the settings with a row, and of those under Atelier's names."""
     return {row.key: row.text(job, hashes) for row in ROWS} | other_texts(job)
 
 
 def _read_rows(reader: SettingsReader) -> None:
-    """Read the settings that have a row, and those by our names."""
+    """Read the settings with a row, and those under Atelier's names."""
     reader.put("start_noise.noise_source", "device" if reader.is_a1111 else "cpu")  # A1111 leaves RNG out for the GPU
     others = other_settings()
     for row in ROWS:
@@ -263,10 +284,12 @@ def _read_rows(reader: SettingsReader) -> None:
 
 
 def _size(job: GenerateJob, hashes: Hashes) -> dict[str, Any]:
+    """Return {"Size": "WxH"}."""
     return {"Size": f"{job.generate.width}x{job.generate.height}"}
 
 
 def _read_size(reader: SettingsReader) -> None:
+    """Read the size, rounded and clamped to valid sides, with a note if it changes."""
     text = reader.take("Size")
     if size := SIZE.fullmatch(text):
         sides = [min(max((int(side) + 4) // 8 * 8, 64), 4096) for side in size.groups()]  # as `Side` has them
@@ -279,8 +302,10 @@ def _read_size(reader: SettingsReader) -> None:
 
 
 def _hires(job: GenerateJob, hashes: Hashes) -> dict[str, Any]:
-    """{A1111's name: text} for hires fix; None leaves out our own name. A1111's size and steps are those of the first stage;
-    where that has steps of its own, its setting says so too."""
+    """Return {A1111's name: text} of hires fix; None as text removes Atelier's name for the same setting.
+
+    A1111's size and steps are those of the first stage. If that has steps of its own, our setting for them is written too.
+    """
     hires, settings = job.hires, job.generate
     if hires.highres_fix_scale is None:
         return {}
@@ -292,13 +317,15 @@ def _hires(job: GenerateJob, hashes: Hashes) -> dict[str, Any]:
     elif settings.width and settings.height:
         values |= {"Size": "{}x{}".format(*first.size), "Hires resize": "{}x{}".format(*second.size)}
     file = hires.highres_fix_upscaler_file
-    names = dict.fromkeys(("highres_fix_upscaler", "highres_fix_upscaler_file", "highres_fix_latents_upscaling"))
-    return values | {"Hires upscaler": Path(file).stem if file else upscaler_of(job).title} | names
+    removed = dict.fromkeys(("highres_fix_upscaler", "highres_fix_upscaler_file", "highres_fix_latents_upscaling"))
+    return values | {"Hires upscaler": Path(file).stem if file else upscaler_of(job).title} | removed
 
 
 def _read_hires(reader: SettingsReader) -> None:
-    """Read hires fix: A1111's steps and size are those of the first stage; 0 hires steps are as many. Where the text also
-    has the setting for the first stage, its steps are that, and the hires steps the sampling steps."""
+    """Read hires fix. A1111's steps and size are those of the first stage; 0 hires steps means the same number.
+
+    If the text also has our setting for the first stage's steps, the hires steps are the sampling steps.
+    """
     if not reader.unread.keys() & {*HIRES}:
         return
     generate, hires = reader.groups["generate"], reader.groups["hires"]
@@ -319,7 +346,7 @@ def _read_hires(reader: SettingsReader) -> None:
 
 
 def _resize(reader: SettingsReader, width: int, height: int) -> None:
-    """Convert the target size of hires fix in pixels, where one side may be 0, to a scale."""
+    """Convert the target size of hires fix, in pixels, to a scale. One side may be 0: it follows from the aspect ratio."""
     generate, hires = reader.groups["generate"], reader.groups["hires"]
     small = generate.get("width") or 0, generate.get("height") or 0
     if "highres_fix_scale" in hires:  # as this program writes it: a fraction of the final size
@@ -345,7 +372,7 @@ def _resize(reader: SettingsReader, width: int, height: int) -> None:
 
 
 def _model(job: GenerateJob, hashes: Hashes) -> dict[str, Any]:
-    """{A1111's name: text} of the model, and of the hashes of all files."""
+    """Return {A1111's name: text} of the model and of the files' hashes."""
     return {
         "Model hash": hashes.model[:10],
         "Model": Path(job.model.base_model).name.removesuffix(".safetensors"),
@@ -355,6 +382,7 @@ def _model(job: GenerateJob, hashes: Hashes) -> dict[str, Any]:
 
 
 def _read_model(reader: SettingsReader) -> None:
+    """Read the embeddings in use; add a note that names the image's model, since the selected one is kept."""
     reader.put("generate.embeddings", list(_hash_pairs(reader.pairs, "TI hashes")))
     model, digest = reader.pairs.get("Model", ""), reader.pairs.get("Model hash", "")
     if model or digest:
@@ -364,17 +392,18 @@ def _read_model(reader: SettingsReader) -> None:
 
 
 def read_hashes(pairs: Mapping[str, str]) -> Hashes:
-    """The hashes of files in A1111's text."""
+    """Return the hashes of the files in A1111's settings."""
     by_lora, by_token = _hash_pairs(pairs, "Lora hashes"), _hash_pairs(pairs, "TI hashes")
     return Hashes(pairs.get("Model hash", ""), by_lora, by_token, controls=hashes_in(pairs))
 
 
 def _hash_pairs(pairs: Mapping[str, str], name: str) -> dict[str, str]:
-    """The `name: hash` pairs within one value."""
+    """Parse the value of `name`, "a: 0123, b: 4567", into {file or token: hash}."""
     return dict(re.findall(r"\s*([^:,]{1,200}+):\s*([0-9a-fA-F]+)", pairs.get(name, "")))
 
 
 def _read_nets(reader: SettingsReader) -> None:
+    """Read the ControlNet units into `controls.nets`."""
     nets = uses_in(reader.pairs, reader.note)
     reader.put("controls.nets", [reader.valid(net, ControlUse) for net in nets])
     reader.more = [*reader.more, *unread_in(reader.pairs)]
@@ -384,14 +413,14 @@ def _read_nets(reader: SettingsReader) -> None:
 
 
 def _detailer_names() -> dict[str, str]:
-    """{ADetailer's name: our setting}, besides its model."""
+    """Return {ADetailer's name: setting of the detailer}, without its model."""
     names = [name for name in DetailerSettings.model_fields if name not in ("ad_model", "ad_model_file")]
     derived = {name: f"ADetailer {name.removeprefix('ad_').replace('_', ' ')}" for name in names}
     return {text: name for name, text in (derived | DETAILER_NAMES).items()}
 
 
 def _detailer(job: GenerateJob, hashes: Hashes) -> dict[str, Any]:
-    """{ADetailer's name: text} of a used detailer."""
+    """Return {ADetailer's name: text} of the detailer; {} if it is off."""
     settings = job.detailer
     if not settings.used:
         return {}
@@ -401,13 +430,16 @@ def _detailer(job: GenerateJob, hashes: Hashes) -> dict[str, Any]:
         values["ad_inpaint_width"], values["ad_inpaint_height"] = detail_size(job)
     default = DetailerSettings().model_dump()
     written = {key for key, name in _detailer_names().items() if name in ALWAYS or values[name] != default[name]}
-    texts = {key: plain(values[name]) for key, name in _detailer_names().items() if key in written}
+    texts = {key: value_text(values[name]) for key, name in _detailer_names().items() if key in written}
     switches = {key: "True" for key, names in SWITCHES.items() if any(values[name] != default[name] for name in names)}
     return {DETAILER: PurePath(file).name if file else settings.ad_model, ONLY_MASKED: "True"} | texts | switches
 
 
 def _read_detailer(reader: SettingsReader) -> None:
-    """Read ADetailer's words. Its .pt files are not opened here: a face detector becomes ours, another an .onnx file."""
+    """Read ADetailer's settings into the detailer's.
+
+    Its .pt files cannot be used here: a face detector becomes MTCNN, another the .onnx file of the same name.
+    """
     model = reader.take(DETAILER)
     if model in ("", "None"):
         return
@@ -416,8 +448,8 @@ def _read_detailer(reader: SettingsReader) -> None:
     elif not model.lower().endswith(".onnx") and model.lower().startswith(FACE_PREFIXES):
         reader.put("detailer.ad_model", "face")
         confidence = reader.take("ADetailer confidence")[:20]  # of another detector
-        left = f". Its confidence {confidence} was not taken, MTCNN's is not comparable" if confidence else ""
-        reader.note(f"Faces were found by {model[:60]}; here by MTCNN, so the image will differ{left}", "detector")
+        unused = f". Its confidence {confidence} was not taken, MTCNN's is not comparable" if confidence else ""
+        reader.note(f"Faces were found by {model[:60]}; here by MTCNN, so the image will differ{unused}", "detector")
     else:
         file = PurePath(model).name
         reader.put("detailer.ad_model_file", f"{PurePath(file).stem}.onnx")
@@ -426,11 +458,11 @@ def _read_detailer(reader: SettingsReader) -> None:
             reader.note(f"The detailer needs {file[:60]} as an ONNX file", "detector", fix)
     if reader.take(ONLY_MASKED, "True") != "True":
         reader.more = [*reader.more, ONLY_MASKED]
-    for word in DETAILER_IDLE:
-        reader.take(word)
-    for word, name in _detailer_names().items():
-        if word in reader.unread:
-            reader.read(word, f"detailer.{name}", str)
+    for name in DETAILER_IDLE:
+        reader.take(name)
+    for name, setting in _detailer_names().items():
+        if name in reader.unread:
+            reader.read(name, f"detailer.{setting}", str)
 
 
 # -- all
@@ -453,7 +485,7 @@ FILES = ("Lora hashes", "TI hashes", "Emphasis")  # written after the rows
 
 
 def written_pairs(job: GenerateJob, hashes: Hashes) -> dict[str, Any]:
-    """{A1111's name: text} of an image's settings, in A1111's order; None and "" are not written."""
+    """Return {A1111's name: text} of an image's settings, in A1111's order; None and "" are not written."""
     pairs: dict[str, Any] = dict.fromkeys((*FIRST, *(row.key for row in ROWS), *FILES))
     for topic in TOPICS:
         pairs |= topic.write(job, hashes)
@@ -461,7 +493,7 @@ def written_pairs(job: GenerateJob, hashes: Hashes) -> dict[str, Any]:
 
 
 def read_pairs(reader: SettingsReader) -> dict[str, Any]:
-    """{group: its settings}, read from all names; notes on unread settings. reader: its groups have the prompts"""
+    """Return {settings group: {setting: value}} from all names, with notes on those not read. reader: with the prompts in its groups"""
     _rename_other_names(reader)
     for topic in TOPICS:
         topic.read(reader)
@@ -474,7 +506,7 @@ def read_pairs(reader: SettingsReader) -> dict[str, Any]:
 
 
 def _rename_other_names(reader: SettingsReader) -> None:
-    """Rename names of older A1111 versions, of Forge and of other programs that write A1111's text."""
+    """Rename settings of older A1111 versions, of Forge and of other programs that write A1111's text."""
     for name, current in OTHER_NAMES.items():
         if name in reader.unread and current not in reader.pairs:
             reader.pairs[current] = reader.unread[current] = reader.take(name)

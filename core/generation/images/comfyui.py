@@ -1,4 +1,4 @@
-"""ComfyUI's graphs: the texts that reach a sampler's positive input, and the settings of the image. Pure functions."""
+"""Reads ComfyUI's graphs: the prompts that reach a sampler, and the settings of the image."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from itertools import islice
 from typing import Any
 
 from core.generation.images.record import ForeignSettings
-from core.generation.prompt.loras import LoraTag, without_tags
+from core.generation.prompt.loras import LoraTag, split_tags
 
 Graph = Mapping[str, Any]  # {id: {"class_type": ..., "inputs": {name: value, or [id, output] for a link}}}
 # Inputs that carry a text or a conditioning: of CLIPTextEncode and its relatives, of combining and joining nodes, of
@@ -69,28 +69,29 @@ _STRENGTHS = (
 
 
 def is_graph(content: Mapping[str, Any]) -> bool:
-    """Whether JSON is a graph that ran, or part of one."""
+    """Return whether a JSON object is a graph that ran, or part of one: a value has "class_type"."""
     return any(isinstance(each, dict) and "class_type" in each for each in content.values())
 
 
 def positive_prompts(graph: Graph) -> list[str]:
-    """The positive texts in the order of the samplers, each node once."""
+    """Return the texts that reach positive inputs, in the order of the samplers, without repetitions."""
     visited: set[str] = set()
     texts: list[str] = []
-    for start in _starts(graph):
+    for start in _positive_nodes(graph):
         stack = [start]
         while stack:
             name = stack.pop()
             if name in visited:
                 continue
             visited.add(name)
-            carried = list(_carried(graph, name))
-            texts += [text for text in carried if isinstance(text, str) and text.strip()]
-            stack += [node for value in reversed(carried) if (node := _linked(value))]
+            values = list(_text_values(graph, name))
+            texts += [text for text in values if isinstance(text, str) and text.strip()]
+            stack += [node for value in reversed(values) if (node := _linked(value))]
     return list(dict.fromkeys(texts))
 
 
 def _inputs(graph: Graph, name: str) -> Mapping[str, Any]:
+    """Return {input: value or link} of a node, with the settings that its class implies; {} for an unknown node."""
     node = graph.get(name)
     if not isinstance(node, dict) or not isinstance(node.get("inputs"), dict):
         return {}
@@ -98,20 +99,20 @@ def _inputs(graph: Graph, name: str) -> Mapping[str, Any]:
 
 
 def _linked(value: Any) -> str:
-    """The node that an input is linked to; "" without a link."""
+    """Return the id of the node that an input is linked to; "" if it is not a link."""
     link = isinstance(value, list) and len(value) == 2 and isinstance(value[0], str | int)
     return str(value[0]) if link else ""
 
 
-def _carried(graph: Graph, name: str) -> Iterator[Any]:
-    """The texts and links in a node's inputs that carry a text or a conditioning."""
+def _text_values(graph: Graph, name: str) -> Iterator[Any]:
+    """Yield the texts and links among a node's inputs that carry a text or a conditioning."""
     for key, value in _inputs(graph, name).items():
         if _CARRIES.fullmatch(key) and (isinstance(value, str) or _linked(value)):
             yield value
 
 
-def _starts(graph: Graph) -> Iterator[str]:
-    """The nodes that the positive inputs of samplers and guiders are linked to."""
+def _positive_nodes(graph: Graph) -> Iterator[str]:
+    """Yield the ids of the nodes that the positive inputs of samplers and guiders are linked to."""
     for name, each in graph.items():
         kind = str(each.get("class_type", "")) if isinstance(each, dict) else ""
         if "Sampler" in kind or "Guider" in kind:
@@ -120,7 +121,7 @@ def _starts(graph: Graph) -> Iterator[str]:
 
 
 def graph_of(workflow: Any) -> Graph:
-    """The graph of a workflow as saved by ComfyUI's page: nodes, links between them and the values of their widgets."""
+    """Convert a workflow, as ComfyUI's page saves it, to a graph: nodes with links and the texts of their widgets."""
     nodes, links = (_objects(workflow, "nodes"), _links(workflow)) if isinstance(workflow, dict) else ([], {})
     graph: dict[str, Any] = {}
     for node in nodes:
@@ -140,12 +141,13 @@ def graph_of(workflow: Any) -> Graph:
 
 
 def _objects(holder: Mapping[str, Any], key: str) -> list[dict[str, Any]]:
+    """Return the objects in the list under `key`; [] if there is no list."""
     listed = holder.get(key)
     return [each for each in listed if isinstance(each, dict)] if isinstance(listed, list) else []
 
 
 def _links(workflow: Mapping[str, Any]) -> dict[str, str]:
-    """{link: node it comes from}, of lists [link, node, ...] and of objects."""
+    """Return {id of a link: id of the node it comes from}, for links as lists [link, node, ...] and as objects."""
     sources = {str(each.get("id")): str(each.get("origin_id")) for each in _objects(workflow, "links")}
     listed = workflow.get("links")
     pairs = [each for each in listed if isinstance(each, list) and len(each) > 1] if isinstance(listed, list) else []
@@ -158,10 +160,11 @@ def _links(workflow: Mapping[str, Any]) -> dict[str, str]:
 def settings_of(
     nodes: Mapping[str, Any], workflow: Any = None, size: tuple[int, int] | None = None
 ) -> ForeignSettings | None:
-    """The settings of the graph that ran, or only the prompt if it has no sampler; None without either.
+    """Return the settings in a graph that ran; the prompt alone if it has no sampler; None if it has neither.
 
-    workflow   of ComfyUI's page, if there is no graph that ran
-    size       of the image, for nodes without one
+    nodes      the graph that ran; {} if there is none
+    workflow   of ComfyUI's page, used if there is no graph
+    size       (width, height) of the image, for graphs that do not state it
     """
     graph = _Graph(nodes)
     sampler = graph.sampler()
@@ -189,7 +192,7 @@ def settings_of(
 
 
 def _add_model(settings: ForeignSettings, graph: _Graph, inputs: Mapping[str, Any]) -> None:
-    """Add the model or the LoRAs of one node."""
+    """Add the model or the LoRAs in one node's inputs to the settings."""
     for name, value in inputs.items():
         if match := _LORA.fullmatch(name):
             file = None if isinstance(value, dict) else graph.value(inputs, name, (str,), TEXTS)
@@ -206,14 +209,19 @@ def _add_model(settings: ForeignSettings, graph: _Graph, inputs: Mapping[str, An
 
 
 def _tags(text: Any) -> list[LoraTag]:
+    """Return the LoRA tags in a text; [] for other values and invalid tags."""
     try:
-        return without_tags(text)[1] if isinstance(text, str) else []
+        return split_tags(text)[1] if isinstance(text, str) else []
     except ValueError:
         return []
 
 
 def _add_numbered(settings: ForeignSettings, graph: _Graph, inputs: Mapping[str, Any], name: Any, number: str) -> None:
-    """Add a LoRA by the inputs with its number."""
+    """Add the LoRA `name` of a node with several, by the inputs that end with its number, if it is switched on.
+
+    name     file of the LoRA
+    number   ending of its inputs such as "_2"; "" for a node with one
+    """
     count = inputs.get("lora_count")
     beyond = isinstance(count, int) and number and int(number[1:]) > count
     if beyond or inputs.get(f"switch{number}") == "Off":
@@ -225,7 +233,14 @@ def _add_numbered(settings: ForeignSettings, graph: _Graph, inputs: Mapping[str,
 
 
 class _Graph:
-    """samplers: their number; joined: whether prompts were joined by an unknown node; missed: inputs whose value was not found"""
+    """A ComfyUI graph whose settings are being read.
+
+    inputs     {id of a node: {input: value or link}}
+    kind_of    {id of a node: its class}
+    samplers   number of samplers
+    joined     True if prompts were joined by a node that is not known
+    missed     names of inputs whose value was not found
+    """
 
     def __init__(self, nodes: Graph):
         self.inputs = {name: _inputs(nodes, name) for name in nodes if _inputs(nodes, name)}
@@ -234,7 +249,7 @@ class _Graph:
         self._texts: dict[tuple[str, str], str] = {}
 
     def unknown(self) -> list[str]:
-        """The classes of the nodes that are not read."""
+        """Return the classes of the nodes that are not understood and may affect the image."""
         kinds = dict.fromkeys(kind for kind in self.kind_of.values() if kind and kind not in IMPLIED)
         return [
             kind
@@ -243,7 +258,7 @@ class _Graph:
         ]
 
     def sampler(self) -> dict[str, Any] | None:
-        """The inputs of the first stage's sampler, and of the nodes with its settings; None without a sampler."""
+        """Return the inputs of the first stage's sampler, merged with those of the nodes that hold its settings; None without a sampler."""
         merged: dict[str, dict[str, Any]] = {}
         parts: set[str] = set()  # nodes with another sampler's settings
         for name in self.inputs:
@@ -263,15 +278,16 @@ class _Graph:
         return next(first, samplers[0] if samplers else None)
 
     def _is_first(self, sampler: Mapping[str, Any]) -> bool:
+        """Return whether no other sampler provides the latents of this one."""
         return all("latent_image" not in inputs for inputs in self.inputs_upstream(sampler.get("latent_image")))
 
     def node(self, link: Any) -> str | None:
-        """The id of the node at the other end of a link; None if it is not a link."""
+        """Return the id of the node at the other end of a link; None if the value is not a link."""
         name = _linked(link)
         return name if name in self.inputs else None
 
     def upstream(self, link: Any, names: Sequence[str] = ()) -> Iterator[str]:
-        """The nodes upstream of a link, nearest first, each once. names: the inputs to follow; all if empty"""
+        """Yield the ids of the nodes upstream of a link, nearest first, each once. names: inputs to follow; () for all"""
         visited, queue = set(), [self.node(link)]
         while queue:
             node = queue.pop(0)
@@ -282,11 +298,15 @@ class _Graph:
             queue += [self.node(value) for name, value in self.inputs[node].items() if not names or name in names]
 
     def inputs_upstream(self, link: Any, names: Sequence[str] = ()) -> Iterator[Mapping[str, Any]]:
-        """The inputs of the nodes upstream of a link."""
+        """Yield the inputs of the nodes upstream of a link, nearest first. names: inputs to follow; () for all"""
         return (self.inputs[name] for name in self.upstream(link, names))
 
     def value(self, inputs: Mapping[str, Any], name: str, kind: tuple[type, ...], names: Sequence[str]) -> Any:
-        """An input of these types, or the nearest one upstream with the same name or one of these; None without one."""
+        """Return the value of an input, following its link to the nearest node that states it; None if not found.
+
+        kind    accepted types
+        names   further names under which an upstream node may have the value
+        """
         value = inputs.get(name)
         if isinstance(value, str) and int in kind and re.fullmatch(r"\d{1,20}", value):
             return int(value)
@@ -305,8 +325,10 @@ class _Graph:
         return None
 
     def size(self, sampler: Mapping[str, Any], image: tuple[int, int] | None) -> str | None:
-        """The size of the latents as "WxH", from the nearest node that states it; else the size (width, height) of `image`, unless a
-        node or a second sampler changes it; None if unknown."""
+        """Return "WxH" of the latents from the nearest node that states it, else the size of `image`; None if unknown.
+
+        image   (width, height) of the image file, not used if a node or a second sampler changes the size
+        """
         for inputs in (sampler, *self.inputs_upstream(sampler.get("latent_image"))):
             for names in SIDES:
                 sides = [self.value(inputs, name, (int,), NUMBERS) for name in names]
@@ -316,13 +338,16 @@ class _Graph:
         return "{}x{}".format(*image) if image and not changed else None
 
     def vae(self) -> str | None:
-        """The name of the VAE in use; None if no node names one."""
-        used = {_linked(value) for inputs in self.inputs.values() for value in inputs.values()}
-        named = (inputs["vae_name"] for name, inputs in self.inputs.items() if "vae_name" in inputs and name in used)
+        """Return the file name of the VAE in use; None if no node names one."""
+        linked = {_linked(value) for inputs in self.inputs.values() for value in inputs.values()}
+        named = (inputs["vae_name"] for name, inputs in self.inputs.items() if "vae_name" in inputs and name in linked)
         return next(named, None)
 
     def text(self, link: Any, side: str, depth: int = 0) -> str:
-        """The text at a link: of its node, or those of its inputs, joined as the node does. side: "positive" or "negative" """
+        """Return the text that reaches a link, joined from upstream nodes. depth: number of nodes followed
+
+        side   "positive" or "negative", for nodes that carry both
+        """
         if isinstance(link, str):
             return link[:LONGEST]
         node = self.node(link)
@@ -332,7 +357,7 @@ class _Graph:
             return self._texts[node, side]
         self._texts[node, side] = ""  # a cycle
         inputs = self.inputs[node]
-        named = _carriers(inputs, side)
+        named = _text_inputs(inputs, side)
         links = [name for name in inputs if _linked(inputs[name]) and name not in NO_TEXT]
         texts = [self.text(inputs[name], side, depth + 1) for name in named or links]
         texts = [text for text in texts if text.strip()]
@@ -348,9 +373,11 @@ class _Graph:
         return self._texts[node, side]
 
 
-def _carriers(inputs: Mapping[str, Any], side: str) -> list[str]:
-    """Names of a node's inputs that carry the text of a side, "positive" or "negative": those named after the side, else its
-    result or selected input, else all that carry a text or a conditioning."""
+def _text_inputs(inputs: Mapping[str, Any], side: str) -> list[str]:
+    """Return the names of a node's inputs that carry the text of a side ("positive" or "negative").
+
+    Those named after the side, else its result or selected input, else all that carry a text or a conditioning.
+    """
     chosen = inputs.get("select")  # a switch
     for names in ((side, f"text_{side}", f"{side}_prompt"), ("populated_text", "result"), (f"input{chosen}",)):
         if named := [name for name in names if inputs.get(name)]:

@@ -31,14 +31,14 @@ PROMPT, NEGATIVE, SAMPLER, SCHEDULE, WIDTH, HEIGHT = "prompt", "negative", "samp
 
 @dataclass(frozen=True)
 class Program:
-    """A program's metadata as a table. Names are in lower case, with _ for blanks.
+    """How a program's metadata is read. Its keys are in lower case, with _ for blanks.
 
-    marks    names that identify it; of several programs that match, the first in `BY_MARKS` is chosen
-    paths    {its name: A1111's name, ours, or a constant above}; if two of its names mean the same, the first present is read
-    silent   its names that do not change an image, or are read elsewhere
-    values   {A1111's name or ours: function (value) -> the value in A1111's terms, None to leave it out}
+    paths    {key: A1111's name, Atelier's name, or a constant above}; of two keys with the same name, the first present is read
+    silent   keys that do not affect an image, or are read elsewhere
+    marks    keys that identify the program; of several programs that match, the first in BY_MARKS is chosen
+    values   {A1111's or Atelier's name: function that converts the value to A1111's, or to None to leave it out}
     weights  function (prompt) -> the prompt with weights in A1111's notation
-    functions  pattern of what its prompts can call and cannot be read
+    functions  pattern of function calls in its prompts that cannot be read
     """
 
     name: str
@@ -50,10 +50,12 @@ class Program:
     functions: str = "(?!)"
 
     def reads(self, name: str) -> bool:
+        """Return whether a key is read or known to be irrelevant."""
         return name in self.paths or name in self.silent or bool(LORA.fullmatch(name))
 
 
 def as_key(name: str) -> str:
+    """Return a metadata name in lower case with _ for blanks."""
     return name.strip().lower().replace(" ", "_")
 
 
@@ -62,11 +64,12 @@ _LORA_NAMES = ("loras", "loraweights", "lora", "lora_model", "use_lora_model", "
 
 
 def _clip_skip(layer: Any) -> Any:
-    """The number of skipped layers, counted from 0, as A1111's clip skip."""
+    """Convert the number of skipped text encoder layers, from 0, to A1111's clip skip; None for 0."""
     return layer + 1 if isinstance(layer, int) and layer > 0 else None
 
 
-def _negative(layer: Any) -> Any:
+def _clip_skip_from_end(layer: Any) -> Any:
+    """Convert a layer index from the end, such as -2, to A1111's clip skip; None for others."""
     return -layer if isinstance(layer, int) and layer < 0 else None
 
 
@@ -154,7 +157,7 @@ SWARMUI = Program(
         "loras", "loraweights", "images", "aspectratio", "sidelength", "automaticvae", "swarm_version", "date", "generation_time",
         "prep_time",
     }),
-    values={"Clip skip": _negative},
+    values={"Clip skip": _clip_skip_from_end},
 )  # fmt: skip
 SD_SCRIPTS = Program(
     "sd-scripts",
@@ -188,12 +191,17 @@ BY_MARKS = (EASY_DIFFUSION, FOOOCUS, DRAW_THINGS, NOVELAI, ANOTHER)
 
 
 def read_foreign(texts: Mapping[str, str], comment: str, size: tuple[int, int]) -> ForeignSettings | None:
-    """The settings written by one of these programs; None without any.
+    """Return the settings written by one of these programs, or None.
 
-    texts     of a PNG; those of other formats by the same names
+    texts     {name: text} of a PNG's text chunks; texts of other formats under the same names
     comment   EXIF's UserComment
+    size      (width, height) of the image
     """
-    blocks = [texts.get("parameters") or comment, texts.get("Comment", ""), _in_xmp(texts.get("XML:com.adobe.xmp", ""))]
+    blocks = [
+        texts.get("parameters") or comment,
+        texts.get("Comment", ""),
+        _xmp_json(texts.get("XML:com.adobe.xmp", "")),
+    ]
     readers: list[tuple[str, Callable[[dict[str, Any]], ForeignSettings | None]]] = [
         (texts.get("invokeai_metadata", ""), lambda content: _read(INVOKEAI, content)),
         (texts.get("sd-metadata", ""), _invokeai_2),
@@ -202,10 +210,10 @@ def read_foreign(texts: Mapping[str, str], comment: str, size: tuple[int, int]) 
         (texts.get("workflow", ""), lambda content: settings_of({}, content)),
     ]
     for text, reader in readers:
-        content = _object(text) if text.lstrip()[:1] == "{" else None
+        content = _json_object(text) if text.lstrip()[:1] == "{" else None
         if content is not None and (settings := reader(content)) is not None:
             return settings
-    if dream := _dream(texts.get("Dream", "")):
+    if dream := _dream_content(texts.get("Dream", "")):
         return _invokeai_2({"image": dream})
     names = {as_key(name) for name in texts}
     if "prompt" in names and names & {"negative_prompt", "guidance_scale", "num_inference_steps"}:
@@ -218,13 +226,18 @@ def read_foreign(texts: Mapping[str, str], comment: str, size: tuple[int, int]) 
 def _read_shared_field(
     content: dict[str, Any], texts: Mapping[str, Any], size: tuple[int, int]
 ) -> ForeignSettings | None:
-    """The settings in JSON of a text field that several programs write; None if it is from none of them. texts: the image's other texts"""
+    """Return the settings in the JSON of a text field that several programs write; None for unknown programs.
+
+    content   the parsed JSON
+    texts     the image's other texts
+    size      (width, height) of the image
+    """
     if isinstance(parameters := content.get("sui_image_params"), dict):
         return _read(SWARMUI, parameters)
     if is_graph(content):  # of websites that run ComfyUI
         return settings_of(content, size=size)
     if isinstance(inner := content.get("Comment"), str):  # NovelAI's, in formats other than PNG
-        content, texts = _object(inner) or {}, content
+        content, texts = _json_object(inner) or {}, content
     of_novelai = "NovelAI" in (texts.get("Software"), str(texts.get("Source"))[:7])
     names = {as_key(name) for name in content}
     program = NOVELAI if of_novelai else next((each for each in BY_MARKS if each.marks & names), None)
@@ -233,14 +246,14 @@ def _read_shared_field(
     return _read(program, {"prompt": texts.get("Description")} | content if program is NOVELAI else content)
 
 
-def _in_xmp(packet: str) -> str:
-    """The JSON that Draw Things writes into a PNG's XMP; "" without one."""
+def _xmp_json(packet: str) -> str:
+    """Return the JSON that Draw Things writes into a PNG's XMP; "" if there is none."""
     match = re.search(r"<rdf:li[^<>]{0,200}>\s*(\{[^<]*\})\s*</", packet[:LONGEST])
     return html.unescape(match[1]) if match else ""
 
 
-def _dream(line: str) -> dict[str, Any]:
-    """InvokeAI's command line as the JSON of its later versions; {} for one that is not valid."""
+def _dream_content(line: str) -> dict[str, Any]:
+    """Convert InvokeAI's command line to the JSON of its later versions; {} if it is not valid."""
     try:
         arguments = shlex.split(line) if 0 < len(line) <= LONGEST_LINE else []
     except ValueError:  # an unpaired quotation mark
@@ -250,8 +263,8 @@ def _dream(line: str) -> dict[str, Any]:
     return content | {_DREAM[name]: value for name, value in options if name in _DREAM}
 
 
-def _object(text: str) -> dict[str, Any] | None:
-    """The JSON object in a text; None if it is not one or too large."""
+def _json_object(text: str) -> dict[str, Any] | None:
+    """Parse a JSON object; None for other texts and for one that is too large."""
     if not text or len(text) > LONGEST:
         return None
     try:
@@ -262,15 +275,15 @@ def _object(text: str) -> dict[str, Any] | None:
 
 
 def _read(program: Program, content: Mapping[str, Any], size: tuple[int, int] | None = None) -> ForeignSettings:
-    """The settings by the program's table. size: of the image, if it is not in the content"""
+    """Read the settings in `content` by the program's table. size: (width, height) of the image if `content` does not state it"""
     values = {as_key(key): value for key, value in content.items()}
     pairs: dict[str, Any] = {}
     for path, name in program.paths.items():
-        value = _name(values.get(path))
+        value = _name_or_value(values.get(path))
         value = program.values[name](value) if name in program.values else value
         if pairs.get(name) in (None, ""):
             pairs[name] = value
-    both = pairs.pop(SCHEDULE + SAMPLER, None)
+    sampler_and_schedule = pairs.pop(SCHEDULE + SAMPLER, None)
     sampler, schedule, width, height = (pairs.pop(key, None) for key in (SAMPLER, SCHEDULE, WIDTH, HEIGHT))
     prompts = [str(pairs.pop(key, None) or "") for key in (PROMPT, NEGATIVE)]
     prompt, negative = map(program.weights, prompts)
@@ -280,7 +293,7 @@ def _read(program: Program, content: Mapping[str, Any], size: tuple[int, int] | 
         settings.pairs["Size"] = "x".join(re.findall(r"\d+", settings.pairs["Size"]))
     elif (width and height) or size:
         settings.put({"Size": "{}x{}".format(*(size or (width, height)))})
-    settings.sampled(sampler or both, schedule)
+    settings.sampled(sampler or sampler_and_schedule, schedule)
     _add_loras(settings, values)
     settings.unread = [key for key, value in content.items() if not program.reads(as_key(key)) and value not in NOTHING]
     settings.unread += dict.fromkeys(re.findall(program.functions, " ".join(prompts)))
@@ -288,15 +301,15 @@ def _read(program: Program, content: Mapping[str, Any], size: tuple[int, int] | 
 
 
 def _add_loras(settings: ForeignSettings, values: Mapping[str, Any]) -> None:
-    """Add the LoRAs: objects, pairs, two lists, or "name : 0.5" each."""
+    """Add the LoRAs, in any of these forms: objects, pairs, a list of names and one of weights, or texts "name : 0.5"."""
     listed = _list(values.get("loras")) or _list(values.get("lora"))
     weights = _list(values.get("loraweights"))
     for number, each in enumerate(listed):
         if isinstance(each, list) and len(each) > 1:
             settings.add_lora(each[0], each[1])
         elif isinstance(each, dict):
-            named = each.get("model") or each.get("lora")
-            settings.add_lora(_name(named), each.get("weight"))
+            model = each.get("model") or each.get("lora")
+            settings.add_lora(_name_or_value(model), each.get("weight"))
         elif number < len(weights):
             settings.add_lora(each, _number(weights[number]))
     if listed:
@@ -311,38 +324,43 @@ def _add_loras(settings: ForeignSettings, values: Mapping[str, Any]) -> None:
 
 
 def _texts(value: Any) -> list[str]:
-    """Easy Diffusion's one or several texts: "a", ["a", "b"], or the latter in Python's notation."""
+    """Split Easy Diffusion's value into texts: "a", ["a", "b"] or "['a', 'b']"."""
     if isinstance(value, list):
         return [str(each) for each in value[:100]]
     return [each.strip(" '\"") for each in str(value or "").strip("[]").split(",")]
 
 
 def _invokeai_2(content: dict[str, Any]) -> ForeignSettings | None:
-    """InvokeAI before 3: prompts are a text or a list with weights, and text in [] is negative."""
+    """Return the settings of InvokeAI before version 3, or None.
+
+    Its prompts are a text or a list with weights; text in [] is the negative prompt.
+    """
     image = content.get("image")
     if not isinstance(image, dict):
         return None
     prompts = image.get("prompt")
-    texts = [prompts] if isinstance(prompts, str) else [_name(each) for each in _list(prompts)]
+    texts = [prompts] if isinstance(prompts, str) else [_name_or_value(each) for each in _list(prompts)]
     joined = ", ".join(text for text in texts if isinstance(text, str))
-    as_key = {"prompt": re.sub(r"\s*\[[^\[\]]*\]", "", joined).strip(), "model": content.get("model_weights")}
-    settings = _read(INVOKEAI_2, image | as_key)
+    replaced = {"prompt": re.sub(r"\s*\[[^\[\]]*\]", "", joined).strip(), "model": content.get("model_weights")}
+    settings = _read(INVOKEAI_2, image | replaced)
     settings.negative = from_invokeai(", ".join(re.findall(r"\[([^\[\]]*)\]", joined)))
     return settings
 
 
 def _list(value: Any) -> list[Any]:
+    """Return the first 100 items of a list; [] for other values."""
     return value[:100] if isinstance(value, list) else []
 
 
-def _name(value: Any) -> Any:
-    """The name in an object such as a model; other values unchanged."""
+def _name_or_value(value: Any) -> Any:
+    """Return the name in an object such as a model; other values unchanged."""
     if not isinstance(value, dict):
         return value
     return next((value[key] for key in ("name", "model_name", "prompt") if isinstance(value.get(key), str)), None)
 
 
 def _number(value: Any) -> float | None:
+    """Return a value as float; None if it is not a number."""
     try:
         return float(value)
     except (TypeError, ValueError):

@@ -25,7 +25,7 @@ from core.dataset.sources.memo import Memo
 from core.families.prompt_weights import read_weights
 from core.generation.images.metadata import read_image_metadata
 from core.generation.model.library import title_of_name
-from core.generation.prompt.loras import tagless
+from core.generation.prompt.loras import remove_tags
 from core.generation.prompt.options import read_line
 from core.generation.prompt.runs import AND, BREAK, weighted_parts
 from core.record import atomic
@@ -51,12 +51,17 @@ MODEL_DEFAULTS = ("width", "height", "guidance_scale")  # settings whose default
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """Facts of an image. source: "atelier", "a1111" ...; "" if it has no settings.
+    """Facts about an image, for listing, filtering and comparing.
 
-    own    short text of LoRAs with strengths, embeddings or the trained model
-    pair   key of all settings except LoRAs and embeddings (`pair_key`)      plain   whether it has no LoRAs and embeddings
-    kin    key of the settings in `pair` except the model and MODEL_DEFAULTS
-    bare   `pair` without the ControlNets; "" without any
+    seed, sampler   of its settings
+    model           file name without the ending; "" in other programs' images
+    loras           titles of its LoRAs
+    source          "atelier", "a1111" ...; "" if it has no settings
+    own             LoRAs with strengths and embeddings as text, or the model trained here (`nets_text`)
+    pair            key of all settings except LoRAs and embeddings (`pair_key`)
+    plain           whether it has neither LoRAs nor embeddings
+    kin             key of the settings in `pair` except the model and MODEL_DEFAULTS
+    bare            key of the settings in `pair` except ControlNets; "" if it has none
     """
 
     width: int = 0
@@ -79,7 +84,7 @@ UNREAD = Facts()
 
 
 def read_facts(path: Path, title_of: Callable[[str], str] = file_stem) -> Facts:
-    """The facts of an image file; UNREAD for a damaged one, only the size for one without settings. title_of: as in `nets_text`"""
+    """Read the facts of an image file: UNREAD for a damaged file, only the size for one without settings. title_of: as in `facts_of`"""
     from core.dataset.images.opening import BrokenImage, read_header
 
     try:
@@ -92,7 +97,11 @@ def read_facts(path: Path, title_of: Callable[[str], str] = file_stem) -> Facts:
 
 
 def facts_of(job: GenerateJob, source: str = "atelier", title_of: Callable[[str], str] = file_stem) -> Facts:
-    """The facts of a job of one image, without its size. Model names in other programs' images are ignored."""
+    """Return the facts of a job of one image, without width and height. Only Atelier's model names are used.
+
+    source     program that wrote the settings
+    title_of   (model file) -> its title
+    """
     settings = job.generate
     return Facts(
         seed=settings.seed,
@@ -111,12 +120,15 @@ def facts_of(job: GenerateJob, source: str = "atelier", title_of: Callable[[str]
 
 
 def without_controls(job: GenerateJob) -> GenerateJob:
+    """Return the job without ControlNets."""
     return job.model_copy(update={"controls": ControlSettings()})
 
 
 def nets_text(job: GenerateJob, title_of: Callable[[str], str] = file_stem) -> str:
-    """LoRAs with strengths and embeddings, "fox at 0.8, glyphs", or else the name of a model trained here; strengths of one file,
-    by its path and by its name alone, add up: "fox at 0.8 + 0.7". title_of: file -> its title"""
+    """Return LoRAs with strengths, and embeddings: "fox at 0.8, glyphs"; without any, the title of a model trained here, else "".
+
+    Strengths of the same file, named by its path or its name alone, are joined: "fox at 0.8 + 0.7". title_of: as in `facts_of`
+    """
     strengths: dict[str, list[str]] = {}
     paths = {use.file for use in job.generate.loras if Path(use.file).name != use.file}
     for use in job.generate.loras:
@@ -132,8 +144,10 @@ def nets_text(job: GenerateJob, title_of: Callable[[str], str] = file_stem) -> s
 
 
 def pair_key(job: GenerateJob, ignored: Iterable[str] = (), *groups: str) -> str:
-    """A hash of all settings that identify an image, without LoRAs, embeddings, count, zero terminal SNR and memory. ignored,
-    groups: settings of generate, and groups, that do not count either"""
+    """Return a hash of the settings that identify an image, without LoRAs, embeddings, count, zero terminal SNR and memory.
+
+    ignored, groups   further settings of `generate`, and further groups, to leave out
+    """
     excluded = {"loras", "embeddings", "count", "zero_terminal_snr", *ignored}
     values = job.model_dump(mode="json", exclude={"generate": excluded, **dict.fromkeys(("memory", *groups), True)})
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
@@ -141,7 +155,7 @@ def pair_key(job: GenerateJob, ignored: Iterable[str] = (), *groups: str) -> str
 
 @dataclass(frozen=True, slots=True)
 class Shot:
-    """An image file as listed. name: path below outputs/images, with forward slashes."""
+    """An image file in the gallery. name: path below outputs/images, with forward slashes"""
 
     name: str
     path: Path
@@ -150,12 +164,19 @@ class Shot:
 
     @property
     def time(self) -> float:
+        """Modification time in seconds since the epoch."""
         return self.mtime_ns / 1e9
 
 
 @dataclass(frozen=True)
 class Filter:
-    """A filter. words: all must be in the prompt or the name; day: "", "today", "week" or 2026-12-31; stars: minimum"""
+    """Criteria for listing images; "" and 0 mean any.
+
+    words         all must be in the prompt or the name
+    model, lora   `Facts.model`, and one of `Facts.loras`
+    day           "today", "week" (7 days) or a date such as "2026-12-31"
+    stars         minimum
+    """
 
     words: str = ""
     model: str = ""
@@ -164,27 +185,28 @@ class Filter:
     stars: int = 0
 
     def span(self) -> tuple[float, float]:
-        """(first, end) of the day filter in seconds since the epoch, the end exclusive. Raises ProblemsError for an invalid date."""
+        """Return (first, end) of the days in seconds since the epoch, the end exclusive. Raises ProblemsError for an invalid date."""
         today = date.today()
         try:
-            first = {"": date.min, "today": today, "week": today - timedelta(6)}.get(self.day)
-            first = first or date.fromisoformat(self.day)
+            first_day = {"": date.min, "today": today, "week": today - timedelta(6)}.get(self.day)
+            first_day = first_day or date.fromisoformat(self.day)
         except ValueError:
             what, fix = f"'{self.day[:20]}' is not a date", "use a date such as 2026-12-31"
             raise ProblemsError.one(what, "Date", fix, "gallery.bad-day") from None
-        if first == date.min:
+        if first_day == date.min:
             return -float("inf"), float("inf")
-        last = first if self.day not in ("today", "week") else today
-        return _begin(first), _begin(last + timedelta(1))
+        last_day = first_day if self.day not in ("today", "week") else today
+        return _start_of_day(first_day), _start_of_day(last_day + timedelta(1))
 
 
-def _begin(day: date) -> float:
+def _start_of_day(day: date) -> float:
+    """Return the start of a day in local time, in seconds since the epoch."""
     return time.mktime(day.timetuple())
 
 
 @dataclass(frozen=True, slots=True)
 class _Folder:
-    """One folder as listed."""
+    """A folder as listed: modification time, time of listing, {name: image} of its own files, subfolders."""
 
     mtime_ns: int
     listed_ns: int
@@ -193,8 +215,10 @@ class _Folder:
 
 
 class Gallery:
-    """The index of one outputs folder. `refresh` lists the files, `read` gets their facts from the index or the images.
-    Both may be called from any thread."""
+    """Index of the images in one outputs folder.
+
+    `refresh` lists the files, `read` reads their facts from the index or the images. Both may be called from any thread.
+    """
 
     def __init__(self, workspace: Workspace):
         self.folder = workspace.images
@@ -215,7 +239,7 @@ class Gallery:
     # -- listing
 
     def refresh(self, full: bool = False) -> None:
-        """List the folders that changed since the last call; `full`: all of them, which also finds replaced files."""
+        """List the folders that changed since the last call. full: list all, which also finds replaced files"""
         with self._lock:
             folders: dict[Path, _Folder] = {}
             queue = [self.folder]
@@ -235,7 +259,7 @@ class Gallery:
             self.version += 1
 
     def _list_folder(self, folder: Path, full: bool) -> _Folder:
-        """The folder as it was listed before, if it has not changed since and not `full`; else listed now. Raises OSError."""
+        """Return the folder's earlier listing if it has not changed since (and not `full`), else list it. Raises OSError."""
         mtime_ns, listed = os.stat(folder).st_mtime_ns, self._folders.get(folder)
         settled = listed is not None and listed.listed_ns > mtime_ns + SETTLED_NS
         if listed is not None and settled and listed.mtime_ns == mtime_ns and not full:
@@ -257,7 +281,7 @@ class Gallery:
         return _Folder(mtime_ns, now, shots, tuple(sorted(below)))
 
     def unread(self) -> list[Shot]:
-        """Images whose facts are not known yet, newest first."""
+        """Return the images whose facts are not read yet, newest first."""
         with self._lock:
             if len(self._facts) == len(self._shots):
                 return []
@@ -269,10 +293,10 @@ class Gallery:
         check: Callable[[], None] | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> None:
-        """Read the facts of at most `most` images without any, newest first; returns at once if another thread is
-        reading.
+        """Read the facts of at most `most` (None: all) unread images, newest first. Returns at once if another thread is reading.
 
-        check, progress   as in `Memo.facts`; facts read before a cancel are saved
+        check      called between images; may raise to cancel, after facts read so far are stored
+        progress   called with (images read, images to read)
         """
         if not self._reading.acquire(blocking=False):
             return
@@ -290,7 +314,7 @@ class Gallery:
             self._reading.release()
 
     def _add_facts(self, texts: dict[Path, str]) -> None:
-        """Add facts to the index. texts: {image: its facts as JSON}; damaged ones are read from the image again"""
+        """Add facts to the gallery. texts: {image: its facts as JSON}; facts with damaged JSON are read from the image"""
         for path, text in texts.items():
             shot = self._shots.get(path.relative_to(self.folder).as_posix())
             if shot is None:  # deleted meanwhile
@@ -303,19 +327,20 @@ class Gallery:
             self._facts[shot.name] = (shot, facts)
 
     def _facts_json(self, shot: Shot) -> str:
+        """Return the facts of an image as JSON, read from its file."""
         return json.dumps(asdict(read_facts(shot.path, self._title_of)))
 
     # -- queries
 
     def newest(self) -> list[Shot]:
-        """Every image, newest first."""
+        """Return all images, newest first."""
         with self._lock:
             if self._newest[0] != self.version:
                 self._newest = (self.version, _by_age(self._shots.values()))
             return self._newest[1]
 
     def shot(self, name: str) -> Shot:
-        """The image of that name. Raises ProblemsError if it is not in the folder."""
+        """Return the image with this name. Raises ProblemsError if it is not in the folder."""
         with self._lock:
             if name in self._shots:
                 return self._shots[name]
@@ -323,13 +348,12 @@ class Gallery:
         raise ProblemsError.one(what, name[:200], "choose another image", "gallery.gone")
 
     def facts(self, name: str) -> Facts:
-        """The facts of an image; UNREAD before it was read."""
+        """Return the facts of an image; UNREAD until they are read."""
         entry = self._facts.get(name)
         return entry[1] if entry else UNREAD
 
     def matching(self, criteria: Filter | None = None) -> list[Shot]:
-        """The images that match a filter, newest first, without those shown as another one's `twin`. Raises ProblemsError for
-        an invalid date."""
+        """Return the images that match a filter (None: all), newest first, `without_twins`. Raises ProblemsError for an invalid date."""
         criteria = criteria or Filter()
         words = criteria.words.casefold().split()
         begin, end = criteria.span()
@@ -343,13 +367,14 @@ class Gallery:
         return self.without_twins(shots)
 
     def without_twins(self, shots: Sequence[Shot]) -> list[Shot]:
-        """`shots` without those that a comparison made as the `twin` of one that is listed."""
+        """Return `shots` without base images of comparisons, each of which is shown together with the image it belongs to (`twin`)."""
         twins = {shot.name: twin for shot in shots if self._compared(twin := self.twin(shot.name), shot)}
         hidden = set(twins.values())
         hidden = {twin for name, twin in twins.items() if name not in hidden}  # a hidden image hides no twin of its own
         return [shot for shot in shots if shot.name not in hidden]
 
     def _matches(self, name: str, words: list[str], criteria: Filter) -> bool:
+        """Return whether an image matches words, model and LoRA. words: in lower case"""
         facts = self.facts(name)
         if (criteria.model and facts.model != criteria.model) or (criteria.lora and criteria.lora not in facts.loras):
             return False
@@ -357,31 +382,34 @@ class Gallery:
         return all(word in text for word in words)
 
     def twin(self, name: str) -> str:
-        """The newest image with the same settings from the base model alone, without LoRAs and embeddings, or if this one has
-        none, without ControlNets; "" without one. Older images than this one come first. For a model trained here, any model
-        that was not trained here is its base."""
+        """Return the name of the base image to compare an image with, or "".
+
+        An image with the same settings but without what was trained: with another model for an image of a model trained here, else
+        without LoRAs and embeddings; for an image without those, without ControlNets. The newest one that is older than the image,
+        else the newest.
+        """
         facts = self.facts(name)
         bases = [each for each in self._kin(name) if not self.facts(each).own] if facts.own else []
         bases = bases or self._without_loras()[0].get(facts.bare if facts.plain else facts.pair, [])
         return self._older(bases, name) or next(iter(bases), "")
 
     def before(self, name: str) -> str:
-        """The newest image with the same settings from another model that is older than this one; "" without one."""
+        """Return the name of the newest older image with the same settings from another model, or ""."""
         model = self.facts(name).model
         return self._older([each for each in self._kin(name) if self.facts(each).model != model], name)
 
     def _older(self, names: Iterable[str], name: str) -> str:
-        """The first of `names` that is not newer than an image; "" without one."""
+        """Return the first of `names` whose image is not newer than the image `name`, or ""."""
         time = self.shot(name).mtime_ns
         return next((each for each in names if self.shot(each).mtime_ns <= time), "")
 
     def _kin(self, name: str) -> list[str]:
-        """Images without LoRAs and embeddings with the settings of this one, itself included, newest first."""
+        """Return images without LoRAs and embeddings that have this image's settings except the model, newest first, itself included."""
         facts = self.facts(name)
         return self._without_loras()[1].get(facts.kin, []) if facts.plain and facts.kin else []
 
     def _without_loras(self) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
-        """Images without LoRAs and embeddings by pair and by kin, newest first."""
+        """Return ({`Facts.pair`: images}, {`Facts.kin`: images}) of images without LoRAs and embeddings, newest first. Cached."""
         if self._plain[0] != self.version:
             pairs: dict[str, list[str]] = {}
             kin: dict[str, list[str]] = {}
@@ -394,21 +422,21 @@ class Gallery:
         return self._plain[1:]
 
     def models(self) -> Counter[str]:
-        """{model: number of images}"""
+        """Return {model: number of images}."""
         return Counter(entry.model for _, entry in list(self._facts.values()) if entry.model)
 
     def days(self) -> Counter[str]:
-        """{day, as 2026-12-31: number of images}"""
+        """Return {day such as "2026-12-31": number of images}."""
         return Counter("{}-{:02}-{:02}".format(*time.localtime(shot.time)[:3]) for shot in self.newest())
 
     def loras(self) -> Counter[str]:
-        """{LoRA: number of images}"""
+        """Return {title of a LoRA: number of images}."""
         return Counter(lora for _, entry in list(self._facts.values()) for lora in entry.loras)
 
     # -- comparisons
 
     def add_bases(self, paths: Iterable[Path]) -> None:
-        """Record images (absolute paths) as base images of a comparison, which are shown with the image that they are for."""
+        """Record images as base images of a comparison, which are shown with the image they belong to. paths: absolute"""
         with self._lock:
             since, bases = self._all_bases()
             folder = os.path.abspath(self.folder)
@@ -417,12 +445,12 @@ class Gallery:
             self.version += 1
 
     def _compared(self, base: str, shot: Shot) -> bool:
-        """Whether a comparison made `base` for this image. Of images from before comparisons were recorded, any older one is."""
+        """Return whether `base` was generated as a base image for `shot`; before this was recorded, any older `base` counts."""
         since, bases = self._all_bases()
         return bool(base) and (base in bases or self.shot(base).mtime_ns <= min(shot.mtime_ns, since * 1e9))
 
     def _all_bases(self) -> tuple[float, set[str]]:
-        """(time of the first record, the recorded images). A missing or damaged file starts with the present."""
+        """Return (time of the first record in seconds since the epoch, recorded base images). A damaged file counts as empty, from now."""
         with self._lock:
             if self._bases is None:
                 try:
@@ -434,6 +462,7 @@ class Gallery:
             return self._bases
 
     def _write_bases(self, since: float, bases: set[str]) -> None:
+        """Store the record of base images. since: time of the first record, in seconds since the epoch"""
         self._bases = since, bases
         with suppress(OSError):  # a full disk only costs the folding
             atomic.write_json(self._bases_file, {"v": 1, "since": since, "names": sorted(bases)})
@@ -441,10 +470,11 @@ class Gallery:
     # -- stars
 
     def stars(self, name: str) -> int:
+        """Return the stars of an image, 0 to MOST_STARS."""
         return self._all_stars().get(name, 0)
 
     def set_stars(self, names: Iterable[str], stars: int) -> None:
-        """Set the stars of images, 0 to MOST_STARS; 0 removes them. Raises ProblemsError for an image that does not exist."""
+        """Set the stars of images, clamped to 0 (none) to MOST_STARS. Raises ProblemsError for an image that does not exist."""
         with self._lock:
             stars_by_name = self._all_stars() | {self.shot(name).name: min(max(stars, 0), MOST_STARS) for name in names}
             stars_by_name = {name: number for name, number in stars_by_name.items() if number}
@@ -453,13 +483,14 @@ class Gallery:
             self.version += 1
 
     def _all_stars(self) -> dict[str, int]:
+        """Return {image: stars}, read once."""
         with self._lock:
             if self._stars is None:
                 self._stars = self._read_stars()
             return self._stars
 
     def _read_stars(self) -> dict[str, int]:
-        """{name: stars}. A damaged file is renamed, not overwritten."""
+        """Read {image: stars} from the file. A damaged file is renamed, not overwritten."""
         if not self._stars_file.exists():
             return {}
         try:
@@ -473,13 +504,13 @@ class Gallery:
     # -- trash
 
     def put_away(self, names: Sequence[str]) -> str:
-        """Move images and their caption files to the trash of outputs/images; returns a token for `put_back`."""
+        """Move images and their caption files to the trash of outputs/images; return a token for `put_back`."""
         token = trash.put_away([self.shot(name).path for name in names], self.folder, "deleted in Generate")
         self.refresh()
         return token
 
     def put_back(self, token: str) -> list[str]:
-        """Restore the files of one `put_away`; returns the images' names. Raises ProblemsError for tokens of another trash."""
+        """Restore the files of one `put_away`; return the images' names. Raises ProblemsError for tokens of another trash."""
         if Path(token).parent.parent != Path(os.path.abspath(self.folder)) / TRASH_FOLDER:
             what = "The trash folder no longer has a record of this; nothing was changed"
             raise ProblemsError.one(what, token[:200], "move the files back manually", "trash.missing-record")
@@ -490,7 +521,7 @@ class Gallery:
 
 
 def _is_text(name: str) -> bool:
-    """Whether a file name is valid Unicode: on Linux others exist, which JSON and the page cannot represent."""
+    """Return whether a file name is valid Unicode; on Linux others exist, which JSON and the page cannot represent."""
     try:
         name.encode()
     except UnicodeEncodeError:
@@ -499,6 +530,7 @@ def _is_text(name: str) -> bool:
 
 
 def _by_age(shots: Iterable[Shot]) -> list[Shot]:
+    """Sort images, newest first."""
     return sorted(shots, key=lambda shot: (shot.mtime_ns, shot.name), reverse=True)
 
 
@@ -512,10 +544,14 @@ def copy_as_dataset(
     check: Callable[[], None] = lambda: None,
     progress: Callable[[str, int, int], None] = lambda text, done, total: None,
 ) -> Path:
-    """Copy images, each with its plain prompt as caption, into a new folder below `datasets`, atomically; returns it.
+    """Copy images, each with its plain prompt as caption, atomically into a new folder below `datasets`; return the folder.
 
-    images   (file, prompt); without a prompt no caption is written      name   gets -2, -3 ... if it is taken
-    Raises ProblemsError for an invalid name, without images, and if they cannot be copied.
+    images     (file, prompt); for an empty prompt no caption is written
+    name       of the folder; -2, -3 ... is added if it exists
+    check      called before each image; may raise to cancel
+    progress   called with (text, completed images, number of images)
+
+    Raises ProblemsError for an invalid name, for no images, and if copying fails.
     """
     if (problem := bad_name(name)) is not None:
         what = f"The dataset cannot be called '{name[:60]}': {problem}"
@@ -532,7 +568,7 @@ def copy_as_dataset(
             for number, (path, prompt) in enumerate(images):
                 check()
                 progress(f"Copying {number + 1:,} of {len(images):,}", number, len(images))
-                target = temporary / _free(path, stems)
+                target = temporary / _unused_name(path, stems)
                 shutil.copyfile(path, target)
                 if caption := plain_prompt(prompt):
                     target.with_suffix(".txt").write_text(caption, encoding="utf-8")
@@ -545,16 +581,16 @@ def copy_as_dataset(
 
 
 def plain_prompt(prompt: str) -> str:
-    """A prompt without its syntax: LoRA tags, options, weights, AND and BREAK."""
-    text = tagless(read_line(" ".join(prompt.split()), [], "").text)
+    """Return a prompt as a caption: without LoRA tags, inline options, weights, AND and BREAK."""
+    text = remove_tags(read_line(" ".join(prompt.split()), [], "").text)
     texts = [part for part, _ in weighted_parts(text)] if AND.search(text) else [text]  # alone, ":30" may be a time
     joined = ", ".join("".join(run for run, _ in read_weights(text)[0]) for text in texts)
     parts = " ".join(BREAK.sub(",", joined).split()).split(",")
     return ", ".join(part.strip() for part in parts if part.strip())
 
 
-def _free(path: Path, stems: set[str]) -> str:
-    """A file name with an unused stem: images of several days may share a name, and captions belong to stems."""
+def _unused_name(path: Path, stems: set[str]) -> str:
+    """Return the file name of an image with a number if its stem is taken: captions belong to stems. stems: those in use, extended"""
     stem = next(name for name in atomic.numbered(path.stem) if name.casefold() not in stems)
     stems.add(stem.casefold())
     return stem + path.suffix

@@ -1,7 +1,7 @@
-"""The settings of a generated image, written into its PNG and read back.
+"""Writes the settings of a generated image into its file, and reads them back.
 
-Two text chunks: `parameters`, the text that A1111, Forge and image sites read, and `atelier`, the whole job as JSON.
-Names of models and LoRAs are relative to the project or the models folder, so no path of the machine is revealed.
+A PNG has two text chunks: `parameters`, the text that A1111, Forge and image sites read, and `atelier`, the whole job as
+JSON. Names of models and LoRAs are relative to the project or the models folder, so no path of the machine is revealed.
 """
 
 from __future__ import annotations
@@ -44,24 +44,24 @@ PROCESSED = ("postprocessing", "extras")  # A1111's texts for images changed in 
 
 
 def png_info(job: GenerateJob, hashes: Hashes) -> PngInfo:
-    """The text chunks for one image. `job` has this image's settings: its seed, its size, count 1."""
+    """Return the text chunks for a PNG. job: of this one image, with its seed and size"""
     from PIL.PngImagePlugin import PngInfo
 
     info = PngInfo()
     info.add_text("parameters", a1111_text(job, hashes))
-    info.add_text(CHUNK, _content(job, hashes))
+    info.add_text(CHUNK, _json_content(job, hashes))
     return info
 
 
 def exif_of(job: GenerateJob, hashes: Hashes) -> bytes:
-    """EXIF for JPEG and WebP: A1111's text as UserComment, as A1111 writes it, and our JSON as ImageDescription.
+    """Return EXIF for JPEG and WebP: A1111's text as UserComment, and the job's JSON as ImageDescription.
 
-    EXIF is limited to 64 KB: if both are longer, the JSON is left out; if the text alone is, it is empty.
+    EXIF is limited to 64 KB: if both together are longer, the JSON is left out; if A1111's text alone is, it is b"".
     """
     from PIL.Image import Exif
 
     comment = b"UNICODE\0" + a1111_text(job, hashes).encode("utf-16-be", "surrogatepass")
-    for text in (_content(job, hashes), ""):
+    for text in (_json_content(job, hashes), ""):
         exif = Exif()
         exif.get_ifd(EXIF_FOLDER)[EXIF_USER_COMMENT] = comment
         if text:
@@ -71,8 +71,8 @@ def exif_of(job: GenerateJob, hashes: Hashes) -> bytes:
     return b""
 
 
-def _content(job: GenerateJob, hashes: Hashes) -> str:
-    """The job as JSON in ASCII, without the output group, which may name folders of the machine."""
+def _json_content(job: GenerateJob, hashes: Hashes) -> str:
+    """Return the job and hashes as JSON in ASCII, without the output group, which may name folders of the machine."""
     content = {
         "format": FORMAT,
         "job": job.model_dump(mode="json", exclude={"output"}),
@@ -85,8 +85,10 @@ def _content(job: GenerateJob, hashes: Hashes) -> str:
 
 
 def read_image_metadata(path: str | Path) -> ImageRecord:
-    """The settings an image was generated with, or the reason why they are unknown: from Atelier's chunk, else as another program
-    wrote them (PNG text or EXIF). Never raises ProblemsError."""
+    """Read the settings an image was generated with, or the reason why there are none. Never raises ProblemsError.
+
+    Read from Atelier's chunk, else as written by another program (PNG text or EXIF).
+    """
     from core.dataset.images.opening import BrokenImage, open_image
 
     try:
@@ -100,10 +102,10 @@ def read_image_metadata(path: str | Path) -> ImageRecord:
         return _from_chunk(texts.get(CHUNK) or description)
     if (foreign := read_foreign(graphs | texts, comment, size)) is not None:
         return from_foreign(foreign)
-    of_camera = not any(a1111_parts(comment)[1:])  # another kind of comment
+    is_other_comment = not any(a1111_parts(comment)[1:])  # another kind of comment
     prompt = texts.get("prompt", "")
     processed = next((texts[name] for name in PROCESSED if texts.get(name)), "")
-    block = texts.get("parameters") or ("" if JSON.match(prompt) else prompt) or ("" if of_camera else comment)
+    block = texts.get("parameters") or ("" if JSON.match(prompt) else prompt) or ("" if is_other_comment else comment)
     if block := block or next(filter(_has_steps, (*texts.values(), description)), ""):
         return from_a1111_text(block, processed)
     if prompt or texts.get("workflow"):
@@ -116,12 +118,15 @@ def read_image_metadata(path: str | Path) -> ImageRecord:
 
 
 def _has_steps(text: str) -> bool:
-    """Whether a text in some other place is A1111's."""
+    """Return whether a text has A1111's line of settings."""
     return "Steps: " in text and "Steps" in a1111_parts(text[:LONGEST_TEXT])[2]
 
 
 def _texts(image: Any) -> dict[str, str]:
-    """The text chunks. They are usually before the pixels; if ours is not, the whole file is read."""
+    """Return {name: text} of an image's text chunks.
+
+    Chunks usually stand before the pixels; if a PNG has none of ours there, the whole file is read.
+    """
     from core.dataset.images.opening import LARGE_PIXELS
 
     small = image.width * image.height <= LARGE_PIXELS
@@ -132,8 +137,10 @@ def _texts(image: Any) -> dict[str, str]:
 
 
 def _exif_texts(image: Any) -> tuple[str, str, dict[str, str]]:
-    """(UserComment, where A1111 writes its text in JPEG and WebP, or the file's comment, where it does so in GIF; the
-    description, where our JSON is; ComfyUI's graphs, which are in the camera's tags)"""
+    """Return (A1111's text, Atelier's JSON, {"prompt", "workflow": ComfyUI's graph}) from EXIF; "" and {} for missing ones.
+
+    A1111 writes UserComment, in a GIF the file's comment; ComfyUI writes the camera's tags.
+    """
     comment = file_comment(image)
     try:
         exif = image.getexif()
@@ -146,13 +153,13 @@ def _exif_texts(image: Any) -> tuple[str, str, dict[str, str]]:
 
 
 def file_comment(image: Any) -> str:
-    """The comment of a GIF or JPEG file, where A1111 and early Fooocus write; "" without one."""
+    """Return the comment of a GIF or JPEG file, where A1111 and early Fooocus write their text; "" if there is none."""
     comment = image.info.get("comment")
     return comment.decode("utf-8", errors="replace") if isinstance(comment, bytes) else ""
 
 
 def user_comment(exif: Any) -> str:
-    """The text of UserComment in Pillow's EXIF, in any of its encodings; "" without one."""
+    """Return the text of EXIF's UserComment, in any of its encodings; "" if there is none. exif: Pillow's"""
     raw = exif.get_ifd(EXIF_FOLDER).get(EXIF_USER_COMMENT, b"")
     if not isinstance(raw, bytes) or len(raw) <= 8:
         return ""
@@ -163,12 +170,12 @@ def user_comment(exif: Any) -> str:
         return body.decode("utf-16", errors="replace").rstrip("\0")
     # Zero bytes of Latin letters and spaces show the byte order: A1111 writes big-endian even in little-endian EXIF.
     first, second = body[::2].count(0), body[1::2].count(0)
-    big = first > second or (first == second and exif.endian == ">")
-    return body.decode("utf-16-be" if big else "utf-16-le", errors="replace").rstrip("\0")
+    big_endian = first > second or (first == second and exif.endian == ">")
+    return body.decode("utf-16-be" if big_endian else "utf-16-le", errors="replace").rstrip("\0")
 
 
 def _from_chunk(text: str) -> ImageRecord:
-    """The settings in our chunk or EXIF; without a job, but with a reason, if they are damaged or of a newer version."""
+    """Return the settings in Atelier's JSON; a reason instead if they are damaged or from a newer version."""
     try:
         content = parse_json(text, "the image's settings")
         if content["format"] > FORMAT:
@@ -192,9 +199,9 @@ def _from_chunk(text: str) -> ImageRecord:
 
 
 def one_image(job: GenerateJob, sources: Sources, workspace: Workspace) -> GenerateJob:
-    """The job that generates one image again, with portable file names.
+    """Return the job that generates an image again, with portable file names.
 
-    job   of this image, as it was generated: whether zero terminal SNR was used is stored, since files may change
+    job   of this one image, as it was generated. Its zero terminal SNR is stored as on or off, since files may change
     """
 
     def portable(path: str | Path | None) -> str | None:

@@ -1,4 +1,4 @@
-"""Names and writes generated images: atomically, never over another file."""
+"""Names generated images and writes them atomically, never over another file."""
 
 from __future__ import annotations
 
@@ -35,21 +35,20 @@ def save_image(
     number: int = 1,
     stage: str = "",
 ) -> Path:
-    """Write an image and its settings atomically, without replacing a file.
+    """Write an image with its settings atomically, without replacing a file; return its path. Raises OSError.
 
-    name    from the prompt (--f), instead of the pattern; its extension selects the format
-    number  of the image in its job, from 1
-    stage   with hires fix: "0" or "1" in numbered names, as in sd-scripts
-    returns its path; raises OSError
+    name     file name from the prompt (--f) instead of the pattern; its ending selects the format
+    number   of the image in its job, from 1
+    stage    with hires fix: "0" or "1" in numbered names, as in sd-scripts
     """
     now = time.localtime()
     kind = ENDINGS.get(Path(name or "").suffix.lower(), job.output.image_format)
     folder = root_of(job, workspace)
     for part in job.output.folder_pattern.replace("\\", "/").split("/"):
-        if named := _filled(part, job, now, number):
-            folder /= named
+        if part_name := _filled_pattern(part, job, now, number):
+            folder /= part_name
     content = encoded_image(image, job, hashes, kind)
-    path = _reserve(folder, _stem(name, job, now, number, stage), ENDING_OF[kind])
+    path = _reserve(folder, _file_stem(name, job, now, number, stage), ENDING_OF[kind])
     try:
         atomic.write_bytes(path, content)
     except BaseException:
@@ -59,7 +58,7 @@ def save_image(
 
 
 def encoded_image(image: Image, job: GenerateJob, hashes: Hashes, kind: str) -> bytes:
-    """The file's content with the settings of the image. kind: "png", "jpeg" or "webp" """
+    """Return the content of an image file with the image's settings. kind: "png", "jpeg" or "webp" (with the settings' quality)"""
     content, settings = BytesIO(), job.output
     if kind == "png":
         image.save(content, format="PNG", pnginfo=png_info(job, hashes))
@@ -72,24 +71,28 @@ def encoded_image(image: Image, job: GenerateJob, hashes: Hashes, kind: str) -> 
     return content.getvalue()
 
 
-def _stem(name: str | None, job: GenerateJob, now: time.struct_time, number: int, stage: str) -> str:
-    """The name without extension: the prompt's, the initial image's, a number or the pattern's."""
-    plain = _plain(name)
-    if not plain and job.output.use_original_file_name and job.image_to_image.image_path:
-        plain = _plain(job.image_to_image.image_path)
-    if not plain and job.output.sequential_file_name:
-        plain = f"im_{stage}{number:06d}"
-    return plain or _filled(job.output.file_pattern, job, now, number) or "image"
+def _file_stem(name: str | None, job: GenerateJob, now: time.struct_time, number: int, stage: str) -> str:
+    """Return a file name without ending: the prompt's (`name`), the initial image's, a number, or the pattern's.
+
+    number   of the image in its job, from 1
+    stage    put before the number in numbered names
+    """
+    stem = _plain_stem(name)
+    if not stem and job.output.use_original_file_name and job.image_to_image.image_path:
+        stem = _plain_stem(job.image_to_image.image_path)
+    if not stem and job.output.sequential_file_name:
+        stem = f"im_{stage}{number:06d}"
+    return stem or _filled_pattern(job.output.file_pattern, job, now, number) or "image"
 
 
-def _filled(pattern: str, job: GenerateJob, now: time.struct_time, number: int) -> str:
-    """A folder or file name of the pattern with its fields filled in."""
+def _filled_pattern(pattern: str, job: GenerateJob, now: time.struct_time, number: int) -> str:
+    """Return a file or folder name: the pattern with its fields such as [seed] filled in. number: of the image in its job, from 1"""
     settings = job.generate
     values = {
         "date": time.strftime("%Y-%m-%d", now),
         "time": time.strftime("%H%M%S", now),
         "seed": settings.seed,
-        "prompt": _safe(settings.prompt)[:80].rstrip(),
+        "prompt": _safe_name(settings.prompt)[:80].rstrip(),
         "model": Path(job.model.base_model).name.removesuffix(".safetensors"),
         "sampler": settings.sampler,
         "steps": settings.steps,
@@ -98,24 +101,24 @@ def _filled(pattern: str, job: GenerateJob, now: time.struct_time, number: int) 
         "height": settings.height,
         "number": f"{number:05d}",
     }
-    return _safe(FIELD.sub(lambda match: str(values.get(match[1], "")), pattern))
+    return _safe_name(FIELD.sub(lambda match: str(values.get(match[1], "")), pattern))
 
 
-def _plain(name: str | None) -> str:
-    """A name from a prompt or a path, without folder and extension."""
-    stem = last_part(name or "")
-    return _safe(stem.rsplit(".", 1)[0] if Path(stem).suffix.lower() in ENDINGS else stem)
+def _plain_stem(name: str | None) -> str:
+    """Return a name from a prompt or a path, without folder and image ending, as a valid file name."""
+    file_name = last_part(name or "")
+    return _safe_name(file_name.rsplit(".", 1)[0] if Path(file_name).suffix.lower() in ENDINGS else file_name)
 
 
-def _safe(text: str) -> str:
-    """A name with characters that all file systems allow, and not reserved on Windows."""
+def _safe_name(text: str) -> str:
+    """Return the text as a file name: only characters that all file systems allow, shortened, and not reserved on Windows."""
     name = "".join(each for each in text if each.isalnum() or each in " ._-()+,")[:LONGEST]
     name = name.encode()[:LONGEST_BYTES].decode("utf-8", "ignore").strip(" .")
     return f"_{name}" if name and bad_name(name) else name
 
 
 def _reserve(folder: Path, stem: str, ending: str) -> Path:
-    """An empty file with an unused name: stem.png, stem-2.png, ..."""
+    """Create an empty file with an unused name, stem.png, stem-2.png ..., and return its path."""
     folder.mkdir(parents=True, exist_ok=True)
     for name in atomic.numbered(stem, ending):
         path = folder / name

@@ -1,4 +1,4 @@
-"""The settings read from an image file."""
+"""The settings read from an image file, of Atelier and of other programs."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,13 +12,14 @@ from core.settings.job import GenerateJob
 
 @dataclass(frozen=True)
 class ImageRecord:
-    """The settings in an image.
+    """The result of reading the settings in an image.
 
-    job       settings that generate it again; None if there are none
-    source    "atelier", "a1111", "comfyui" ...; "" without a job
-    reason    why there is no job, in one sentence
-    notes     advice about differences and ignored settings
-    model     the model's name in another program
+    job      settings that generate it again; None if there are none
+    source   "atelier", "a1111", "comfyui" ...; "" without a job
+    reason   one sentence that says why there is no job
+    notes    advice about differences and ignored settings
+    hashes   of the files, as far as stored
+    model    name of the model in another program
     """
 
     job: GenerateJob | None = None
@@ -74,7 +75,10 @@ _ENDINGS = ("karras", "exponential", "sgm_uniform", "ddim_uniform", "kl_optimal"
 
 
 def names_of(sampler: str, schedule: str = "") -> tuple[str, str]:
-    """(our sampler, A1111's schedule type) for another program's names, which may be a single one; unknown names unchanged."""
+    """Return (sampler here, A1111's schedule type) for another program's names. Unknown names are returned unchanged.
+
+    sampler   may end with the schedule, "dpmpp_2m_karras"
+    """
     name, kind = sampler.lower(), schedule.lower()
     if ending := next((each for each in _ENDINGS if name.endswith(f"_{each}")), ""):
         name, kind = name.removesuffix(f"_{ending}"), ending
@@ -86,8 +90,13 @@ def names_of(sampler: str, schedule: str = "") -> tuple[str, str]:
 
 @dataclass
 class ForeignSettings:
-    """source: the program; pairs: {A1111's name or ours: value}; loras: (name, U-Net strength, text encoder strength);
-    unread: names of settings that may change the image and cannot be read"""
+    """The settings of another program.
+
+    source   name of the program
+    pairs    {A1111's or Atelier's name: text}
+    loras    (name, U-Net strength, text encoder strength)
+    unread   names of settings that may affect the image and cannot be read
+    """
 
     source: str
     prompt: str = ""
@@ -97,17 +106,17 @@ class ForeignSettings:
     unread: list[str] = field(default_factory=list)
 
     def put(self, values: Mapping[str, Any]) -> None:
-        """Add pairs, except empty ones, "None", and values that are neither text nor numbers; cut to 300 characters."""
+        """Add settings to `pairs`, without empty ones, "None", and values that are neither text nor numbers. Long texts are cut."""
         for name, value in values.items():
             if isinstance(value, (str, int, float)) and not isinstance(value, bool) and value not in ("", "None"):
                 self.pairs[name] = f"{value:g}" if isinstance(value, float) else str(value)[:300]
 
     def sampled(self, sampler: Any, schedule: Any = "") -> None:
-        """Add the sampler and scheduler by another program's names."""
+        """Add the sampler and scheduler, given by another program's names."""
         name, kind = names_of(str(sampler or ""), str(schedule or ""))
         self.put({"Sampler": name, "Schedule type": kind})
 
     def add_lora(self, name: Any, unet: Any, text: Any = None) -> None:
-        """Add a LoRA unless its name or strength is missing. Drops folder and extension of the name."""
+        """Add a LoRA by its file; ignored without a name or strength. text: text encoder strength; None: as `unet`"""
         if isinstance(name, str) and name and name != "None" and isinstance(unet, (int, float)):
             self.loras.append((file_stem(name), float(unet), float(text if isinstance(text, (int, float)) else unet)))

@@ -1,1 +1,1 @@
-"""Models of a generation: files found by name, the store, model parts, LoRAs, embeddings, ControlNets, upscalers."""
+"""Models of a generation: finding files by name, the store of loaded parts, LoRAs, embeddings, ControlNets, upscaling networks."""

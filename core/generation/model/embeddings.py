@@ -1,4 +1,4 @@
-"""Embeddings in use: vectors from files, added to a model as tokens and removed afterwards, bit for bit."""
+"""Embeddings (textual inversion) in use: found, checked, added to a model's tokenizers and embedding tables, and removed afterwards."""
 
 import copy
 from collections.abc import Iterator, Sequence
@@ -33,51 +33,57 @@ TABLE = "token_embedding.weight"  # suffixes of its name in single files, the fi
 
 @dataclass(frozen=True)
 class Embedding:
-    """A token in prompts and the file with its vectors.
+    """An embedding that prompts can name.
 
-    token   its key in a file of several; "" for a file of one
-    also    the token that it was trained for, which means the same in prompts; "" for none
+    name            the name in prompts
+    path            its file
+    token           its key in a file with several embeddings; "" for a file with one
+    trained_token   the token it was trained for, a second name in prompts; "" if it has none
     """
 
     name: str
     path: Path
     token: str = ""
-    also: str = ""
+    trained_token: str = ""
 
     @property
-    def words(self) -> tuple[str, ...]:
-        """What prompts may call it."""
-        return (self.name, self.also) if self.also else (self.name,)
+    def names(self) -> tuple[str, ...]:
+        """The names by which prompts refer to the embedding."""
+        return (self.name, self.trained_token) if self.trained_token else (self.name,)
 
     def setting(self, workspace: Workspace) -> str:
-        """The text in an image's settings: FILE or TOKEN=FILE with a portable file name."""
+        """Return "FILE" or "TOKEN=FILE", the text in `generate.embeddings`, with a portable file name."""
         name = portable_name(self.path, workspace)
         return name if self.name == self.path.stem and not self.token and "=" not in name else f"{self.name}={name}"
 
-    def plain(self, workspace: Workspace) -> str:
-        """`setting`; FILE alone where it is known by this token too."""
+    def short_setting(self, workspace: Workspace) -> str:
+        """Return the text in `generate.embeddings` as in `setting`, but "FILE" alone if `name` is the token the file was trained for."""
         name = portable_name(self.path, workspace)
         return name if self.name == trained_token(self.path) and "=" not in name else self.setting(workspace)
 
 
 def find_embedding(text: str, workspace: Workspace) -> Embedding:
-    """The embedding of "FILE", whose name without extension is the token, as is the one that it was trained for, or
-    "TOKEN=FILE". Raises ProblemsError for a missing file."""
-    name, file = split_token(text)
+    """Return the embedding for "FILE" or "TOKEN=FILE". Raises ProblemsError if the file is missing.
+
+    "FILE" is named by its file name without the ending, and by the token it was trained for.
+    """
+    token, file = split_token(text)
     path = find("embedding", file, workspace)
-    return Embedding(name, path) if name else Embedding(path.stem, path, also=trained_token(path))
+    return Embedding(token, path) if token else Embedding(path.stem, path, trained_token=trained_token(path))
 
 
 def split_token(text: str) -> tuple[str, str]:
-    """(token, file) of "TOKEN=FILE"; ("", file) of "FILE"."""
-    name, equals, file = text.partition("=")
-    named = equals and "/" not in name and "\\" not in name
-    return (name.strip(), file) if named else ("", text)
+    """Split "TOKEN=FILE" into (token, file); return ("", file) for "FILE"."""
+    token, equals, file = text.partition("=")
+    has_token = equals and "/" not in token and "\\" not in token
+    return (token.strip(), file) if has_token else ("", text)
 
 
 def find_embeddings(text: str, workspace: Workspace) -> list[Embedding]:
-    """All embeddings of "FILE", by their own tokens if it has several; "TOKEN=FILE" is one of those, or another name
-    for a single one. Raises ProblemsError for a missing file or token."""
+    """Return the embeddings for "FILE": all of a file with several, named by their tokens. For "TOKEN=FILE" return one of them.
+
+    In a file with one embedding, TOKEN is a new name for it. Raises ProblemsError for a missing file or token.
+    """
     embedding = find_embedding(text, workspace)
     tokens = tokens_of_file(embedding.path)
     if tokens == [""]:
@@ -91,17 +97,21 @@ def find_embeddings(text: str, workspace: Workspace) -> list[Embedding]:
 
 
 def without_repeated_tokens(embeddings: Sequence[Embedding]) -> list[Embedding]:
-    """The embeddings without trained tokens that are the word of another one, or of an earlier one's training."""
+    """Return the embeddings without second names (`trained_token`) that are the name of another, or the second name of an earlier one."""
     names = {each.name.casefold() for each in embeddings}
     unique = []
     for each in embeddings:
-        unique.append(replace(each, also="") if each.also.casefold() in names else each)
-        names.add(each.also.casefold())
+        unique.append(replace(each, trained_token="") if each.trained_token.casefold() in names else each)
+        names.add(each.trained_token.casefold())
     return unique
 
 
 def check_token(embedding: Embedding, others: Sequence[Embedding], family: str, model: Path) -> None:
-    """Raise ProblemsError unless the embedding fits the model, by their headers, and no other one has its token."""
+    """Raise ProblemsError if the embedding does not fit the model, by their headers, or if one of `others` has the same name.
+
+    family   of the model, "sd1" ...
+    model    its file or diffusers folder
+    """
     where = display_path(embedding.path)
     if any(embedding.name.casefold() == other.name.casefold() for other in others):
         what = f"Two embeddings have the token '{embedding.name}'"
@@ -127,7 +137,7 @@ def check_token(embedding: Embedding, others: Sequence[Embedding], family: str, 
 
 
 def check_embedding(kind: ModelKind, path: Path, family: str) -> None:
-    """Raise ProblemsError unless a detected file is an embedding of this family, as far as its header shows."""
+    """Raise ProblemsError if a file is not an embedding of this family. kind: the detected kind of the file at `path`"""
     where = display_path(path)
     if kind.kind != "embedding":
         what = f"{path.name} is not an embedding but: {kind} ({kind.evidence})"
@@ -142,7 +152,7 @@ def check_embedding(kind: ModelKind, path: Path, family: str) -> None:
 
 
 def token_widths(model: Path) -> list[int]:
-    """Width of the token vectors of each text encoder, from headers; empty if the files do not contain it."""
+    """Return the width of the token vectors of each text encoder, from headers; [] if the model's files do not show it."""
     if model.is_file():
         tables = sorted((name, entry) for name, entry in read_header(model)[0].items() if name.endswith(TABLE))
         return [entry.side(-1) for _, entry in tables]
@@ -154,9 +164,10 @@ def token_widths(model: Path) -> list[int]:
 class PromptEncoder:
     """Encodes prompts after replacing each embedding's name with its tokens.
 
-    components  with tokenizers that have the tokens   counts  {name: number of vectors}
-    layered     names with one vector per layer (XTI)
-    cache       of text states
+    components   the model, with tokenizers that contain the tokens
+    counts       {name of an embedding: its number of vectors}
+    layered      names of embeddings with one vector per U-Net layer (XTI)
+    cache        cache of text encoder states; None: a new one
     """
 
     def __init__(
@@ -168,9 +179,11 @@ class PromptEncoder:
     def encode_each(
         self, texts: Sequence[str], reading: Reading = AS_WRITTEN, others: Sequence[str] = ()
     ) -> list[TextStates]:
-        """The states of each text, padded to equal T; with layered embeddings the context is [1, 16, T, C].
+        """Return the text encoder states of each text, padded to the same T.
 
-        others   texts of other steps, which are padded to the same T
+        The context is [1, T, C]; with layered embeddings [1, 16, T, C], one for each U-Net layer.
+
+        others   texts of other steps, to whose T these are padded too
         """
         suffixes = [f"_{name}" for name in LAYERS] if self._layered else [""]
         with torch.no_grad():
@@ -185,11 +198,10 @@ class PromptEncoder:
         first = encoded[0]
         if self._layered:
             first = replace(first, context=torch.stack([states.context for states in encoded], dim=1))
-        return [first.each(itemgetter(slice(at, at + 1))) for at in range(len(texts))]
+        return [first.each(itemgetter(slice(index, index + 1))) for index in range(len(texts))]
 
     def _read(self, texts: Sequence[str], others: Sequence[str], reading: Reading) -> TextStates:
-        """The states of texts whose names are already tokens, padded to the T of the longest of these and `others`; encoded where
-        they are not cached."""
+        """Return the states of texts whose names are already replaced by tokens, padded to the T of the longest of `texts` and `others`."""
         tokens = reading.tokens(
             [*texts, *others], partial(family(self._components.family).count_tokens, self._components)
         )
@@ -203,14 +215,14 @@ class PromptEncoder:
             return join_texts([self._cache.get((text, reading, tokens), partial(encode, text)) for text in texts])
 
     def missing(self, *texts: str) -> list[str]:
-        """The names that occur in none of the texts."""
+        """Return the names of embeddings that occur in none of the texts."""
         if not self._counts:
             return []
         used = {each.casefold() for text in texts for each in word_pattern(list(self._counts)).findall(text)}
         return [name for name in self._counts if name.casefold() not in used]
 
     def _with_tokens(self, text: str, suffix: str) -> str:
-        """The text with each embedding's name replaced by its tokens. suffix: after the name of tokens of layered ones"""
+        """Replace each embedding's name by its tokens. suffix: end of the tokens of layered embeddings, "_" and the layer's name"""
         from core.methods.tokens import tokens_of
 
         if not self._counts:
@@ -226,23 +238,23 @@ class PromptEncoder:
 def embeddings_attached(
     components: Components, embeddings: Sequence[Embedding], cache: ModelTextCache | None = None
 ) -> Iterator[PromptEncoder]:
-    """A context with a PromptEncoder for these checked embeddings.
+    """Context with a PromptEncoder that knows these embeddings, which must already be checked.
 
-    No weight is changed: rows are appended to the encoders' embedding tables, and tokens are added to copies of the
-    tokenizers. At the end, also after an error, the original tables and single-context U-Net layers are restored.
+    Rows are appended to the text encoders' embedding tables, and tokens to copies of the tokenizers; no weight changes. On
+    exit, also after an error, the original tables and U-Net layers are restored.
     """
     if not embeddings:
         yield PromptEncoder(components, {}, set(), cache)
         return
     from core.methods.tokens import TextPerLayer, TokenTable, add_tokens
 
-    vectors_by_name = {word: read_embedding(each.path, each.token) for each in embeddings for word in each.words}
+    vectors_by_name = {word: read_embedding(each.path, each.token) for each in embeddings for word in each.names}
     layered = {name for name, vectors in vectors_by_name.items() if LAYERS[0] in vectors}
     counts = {name: len(next(iter(vectors.values()))) for name, vectors in vectors_by_name.items()}
     tokenizers = [copy.deepcopy(tokenizer) for tokenizer in components.tokenizers]
     with ExitStack() as stack:
         for number, (encoder, tokenizer) in enumerate(zip(components.text_encoders, tokenizers, strict=True)):
-            names, rows = _tokens_and_vectors(vectors_by_name, number)
+            names, rows = _token_vectors(vectors_by_name, number)
             add_tokens(tokenizer, (), names)
             table = encoder.get_input_embeddings()
             stack.callback(encoder.set_input_embeddings, table)
@@ -252,8 +264,12 @@ def embeddings_attached(
         yield PromptEncoder(replace(components, tokenizers=tokenizers), counts, layered, cache)
 
 
-def _tokens_and_vectors(vectors_by_name: dict[str, dict[str, Tensor]], encoder: int) -> tuple[list[str], Tensor]:
-    """(tokens, their vectors [n, C]) of all embeddings for the text encoder with this index."""
+def _token_vectors(vectors_by_name: dict[str, dict[str, Tensor]], encoder: int) -> tuple[list[str], Tensor]:
+    """Return (tokens, their vectors [n, C]) of all embeddings for one text encoder.
+
+    vectors_by_name   {name: {tensor such as "clip_l", or a layer: vectors}}
+    encoder           index of the text encoder
+    """
     from core.methods.tokens import tokens_of
 
     names: list[str] = []
@@ -270,9 +286,11 @@ def _tokens_and_vectors(vectors_by_name: dict[str, dict[str, Tensor]], encoder: 
 
 
 def unused(encoder: PromptEncoder, embeddings: Sequence[Embedding], *prompts: str) -> list[Problem]:
-    """Advice about each of the encoder's embeddings that no prompt uses."""
+    """Return advice about each embedding of the encoder that no prompt uses."""
     fix = "write its name into the prompt, or remove the embedding"
     missing = frozenset(encoder.missing(*prompts))
-    idle = (" or ".join(f"'{word}'" for word in each.words) for each in embeddings if missing.issuperset(each.words))
-    unused_ones = (f"No prompt contains {words}, so its embedding has no effect" for words in idle)
-    return [Problem(what, WHERE, fix, "advice", code="embedding.unused") for what in unused_ones]
+    unused_names = (
+        " or ".join(f"'{word}'" for word in each.names) for each in embeddings if missing.issuperset(each.names)
+    )
+    messages = (f"No prompt contains {names}, so its embedding has no effect" for names in unused_names)
+    return [Problem(what, WHERE, fix, "advice", code="embedding.unused") for what in messages]

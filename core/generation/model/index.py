@@ -1,5 +1,4 @@
-"""The facts of a machine's model files, cached in outputs/.atelier/models.json by size and time, so that a header is
-read once."""
+"""Facts about model files from their headers, cached in outputs/.atelier/models.json by size and modification time."""
 
 import os
 import stat
@@ -35,12 +34,14 @@ DETECTION = ("formats", "networks/kinds", "families")  # folders of core/ that d
 
 @dataclass(frozen=True)
 class FileFacts:
-    """The facts of a file or folder.
+    """Facts about a model file or diffusers folder, from its header.
 
-    kind, family, variant, network, evidence    as in `detect.ModelKind`; `problem` has the error of the kind "unreadable"
-    rank, conv_rank   of a LoRA-like file, the largest if its layers differ; of its 3x3 convolutions, if it differs
+    kind, family, variant, network, offered, evidence   as in `detect.ModelKind`; kind is "unreadable" for a damaged file
+    problem           why an unreadable file cannot be read, else ""
+    rank, conv_rank   of LoRA and its relatives, the largest if layers differ; conv_rank of 3x3 convolutions if it differs
     words             trigger words and frequent tags of a LoRA, the likeliest first
-    alias, step       name of a LoRA in A1111's prompts; training step in the metadata
+    alias             name of a LoRA in A1111's prompts (ss_output_name)
+    step              training step in the metadata
     """
 
     kind: str
@@ -57,7 +58,7 @@ class FileFacts:
     step: int | None = None
 
     def as_kind(self) -> detect.ModelKind:
-        """The kind for checks of files, without reading the file again."""
+        """Return the facts as a `ModelKind`, for checks that would otherwise read the header again."""
         variant, network = self.variant, self.network
         return detect.ModelKind(self.kind, self.family, "", None, self.evidence, variant, network=network)
 
@@ -70,7 +71,7 @@ _lock = threading.Lock()
 
 
 def facts_of_file(path: Path) -> FileFacts:
-    """The facts of a model file or diffusers folder, read again only if it has changed. Never raises: one damaged file hides no others."""
+    """Return the facts of a model file or diffusers folder, cached until it changes. Never raises: errors are in the facts."""
     try:
         name, status = str(path), os.stat(path)
         parts = (path / each for each in FOLDER_CONFIGS) if stat.S_ISDIR(status.st_mode) else ()
@@ -81,17 +82,17 @@ def facts_of_file(path: Path) -> FileFacts:
     cached = _cache.get(name)
     if cached is not None and cached[0] == state:
         return cached[1]
-    facts = _read(path)
+    facts = _facts_or_error(path)
     with _lock:
         _cache[name] = (state, facts)
         _unsaved.add(name)
     return facts
 
 
-def _read(path: Path) -> FileFacts:
-    """The facts of a file; of the kind UNREADABLE, with the error, if there are none."""
+def _facts_or_error(path: Path) -> FileFacts:
+    """Read the facts of a file; an unreadable file has the kind "unreadable" and its error in `problem`."""
     try:
-        return _detected(path)
+        return _detect(path)
     except ProblemsError as error:
         what = error.problems[0].what
         return FileFacts(UNREADABLE, problem=what if len(what) <= MAX_REASON else what[:MAX_REASON] + " ...")
@@ -99,8 +100,8 @@ def _read(path: Path) -> FileFacts:
         return FileFacts(UNREADABLE, problem=type(error).__name__)
 
 
-def _detected(path: Path) -> FileFacts:
-    """Read the header once. Raises ProblemsError."""
+def _detect(path: Path) -> FileFacts:
+    """Detect a file's facts from its header. Raises ProblemsError."""
     if path.is_dir():
         return _facts(detect.identify(path))
     tensors, metadata = read_header(path)
@@ -114,13 +115,18 @@ def _detected(path: Path) -> FileFacts:
 
 
 def _facts(kind: detect.ModelKind) -> FileFacts:
+    """Convert a detected kind to facts."""
     return FileFacts(kind.kind, kind.family, kind.variant, kind.network, kind.offered, evidence=kind.evidence)
 
 
 def preview_of(path: Path, workspace: Workspace, step: int | None = None) -> Path | None:
-    """The preview image next to a file, as in A1111 and ComfyUI (name.png, name.preview.png ...), else the first prompt's
-    sample of its step, else of the nearest one of its run; None without any. Not cached: images come and go without a change of
-    the file. step: if known, else that in its name, or the last one"""
+    """Return the preview image of a model file, or None.
+
+    An image next to the file, as in A1111 and ComfyUI (name.png, name.preview.png ...), else for a run's checkpoint the first
+    prompt's sample at the nearest step. Not cached, since images come and go without a change of the file.
+
+    step   the checkpoint's training step; None: the step in the file name, or the last one with samples
+    """
     stem = file_stem(path.name)
     preview = next((file for end in PREVIEWS if (file := path.with_name(stem + end)).is_file()), None)
     if preview is not None or path.parent.name != "checkpoints" or not path.is_relative_to(workspace.runs):
@@ -140,7 +146,7 @@ def preview_of(path: Path, workspace: Workspace, step: int | None = None) -> Pat
 
 @contextmanager
 def cached_facts(workspace: Workspace) -> Iterator[None]:
-    """A context with the facts of earlier processes, which saves new ones at the end. Unreadable and unwritable files are ignored."""
+    """Context that loads the facts stored by earlier processes and stores new ones at its end. Ignores unreadable and unwritable files."""
     file = workspace.private / FILE
     with _lock:
         if file not in _loaded:
@@ -156,7 +162,7 @@ def cached_facts(workspace: Workspace) -> Iterator[None]:
 
 
 def _load(file: Path) -> None:
-    """Add the stored facts to the cache, unless another version of the code detected them."""
+    """Add the facts in the file to the cache, unless other code or other registered packages detected them."""
     with suppress(ProblemsError, OSError):
         stored = read_json_object(file)
         files = stored.get("files")
@@ -169,7 +175,7 @@ def _load(file: Path) -> None:
 
 
 def _save(file: Path, prefixes: tuple[str, ...]) -> None:
-    """Save the facts, except of damaged files and folders, whose parts may change unnoticed, and of names that are not valid Unicode."""
+    """Write the facts of readable files below `prefixes`. Skips folders, whose parts may change unnoticed, and names not in Unicode."""
     readable = {
         name: {"state": list(state), "facts": asdict(facts)}
         for name, (state, facts) in _cache.items()
@@ -187,7 +193,7 @@ def _facts_validator() -> TypeAdapter[FileFacts]:
 
 @cache
 def _detection_version() -> list[Any]:
-    """A value that changes with the code that detects files, and with what packages have registered: earlier facts are then read again."""
+    """Return a value that changes with the detection code and with registered packages; facts stored under another value are ignored."""
     sources = stamp_of_files(path for name in DETECTION for path in (PROJECT / "core" / name).rglob("*.py"))
     registered = [getattr(each, "__qualname__", "") for each in (*detect.RECOGNIZERS, *detect.FOLDER_RECOGNIZERS)]
     columns = [field.name for field in fields(FileFacts)]

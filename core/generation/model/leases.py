@@ -1,4 +1,4 @@
-"""The model of a job: its parts leased from the store and set up by the memory settings."""
+"""Leases the parts of a job's model from the store and sets them up by the memory settings."""
 
 from __future__ import annotations
 
@@ -33,9 +33,11 @@ Refiner = Callable[[GenerateJob], AbstractContextManager[tuple[Components, Promp
 def leased(
     job: GenerateJob, sources: Sources, store: ModelStore, device: str, reports: Reports, offload: Offload
 ) -> Iterator[Components]:
-    """A context with the job's model; sets the store's budget. Text encoders are loaded when first used. Raises ProblemsError.
+    """Context with the job's model on its device. Text encoders are loaded when first used. Raises ProblemsError.
 
-    offload   parts that rest in RAM (`core.generation.plan.forecast.offload_for`)
+    Also sets the store's memory budget.
+
+    offload   which weights rest in RAM: "off", "parts" or "layers"
     """
     problems = device_problems(job.memory, device)
     raise_if_errors(problems)
@@ -57,23 +59,23 @@ def leased(
         vae = stack.enter_context(
             store.lease("VAE", parts.vae_key, parts.vae, name=vae_name, size=sizes.get("vae", 0), device=device)
         )
-        vae.vae.to(parts.rests)
+        vae.vae.to(parts.rest_device)
         stack.enter_context(_in_strips(vae, parts, settings.vae_slices, reports))
-        if parts.rests != device:
+        if parts.rest_device != device:
             stack.enter_context(vae_temporarily_on(vae.vae, device))
         encoders = _encoders(parts, store, stack, **facts)
         yield replace(base, vae=vae.vae, vae_config=vae.vae_config, text_encoders=encoders, device=device)
 
 
 def _encoders(parts: Parts, store: ModelStore, stack: ExitStack, **facts: Any) -> LazyList:
-    """The text encoders, leased when first used, until the stack ends."""
+    """Return a list of the text encoders that is leased from the store at its first use. stack: ends the lease"""
 
     def encoders() -> Sequence[Any]:
-        size = sum(parts.sizes[name] for name in parts.texts)
+        size = sum(parts.sizes[name] for name in parts.text_encoder_names)
         lease = store.lease("text encoders", parts.texts_key, parts.text_encoders, size=size, **facts)
         loaded: Sequence[Any] = stack.enter_context(lease).text_encoders
         for encoder in loaded:
-            encoder.to(parts.rests)
+            encoder.to(parts.rest_device)
         return loaded
 
     return LazyList(encoders)
@@ -88,7 +90,11 @@ def refiners_of(
     base: Components,
     offload: Offload,
 ) -> Refiner:
-    """A function that leases a job's refiners. base: its model, which is moved to RAM meanwhile if anything is offloaded"""
+    """Return a function that leases the refiner of a job: job -> context with (refiner, prompt encoder without embeddings).
+
+    base      the base model; with offload "parts" it rests in RAM during the lease
+    offload   which weights rest in RAM: "off", "parts" or "layers"
+    """
     parts_by_name = Parts.of_refiners(job.memory, sources, device)
 
     @contextmanager
@@ -117,7 +123,7 @@ def refiners_of(
 
 
 def _in_strips(loaded: Components, parts: Parts, strips: int | None, reports: Reports) -> AbstractContextManager[None]:
-    """A context in which the VAE works in `strips`; None: in strips only if the whole image does not fit."""
+    """Context in which the VAE processes images in `strips` strips; None: in strips only if the whole image does not fit into memory."""
     from core.families.counting import config_key, decoding_bytes
     from core.families.vae_strips import RETRY_STRIPS, can_use_strips, in_strips
 
@@ -125,6 +131,7 @@ def _in_strips(loaded: Components, parts: Parts, strips: int | None, reports: Re
         return nullcontext()
 
     def slices(pixels: int) -> int:
+        """Return the number of strips for an image of `pixels` pixels."""
         if strips is not None:
             return strips
         config = config_key(loaded.vae_config)
@@ -132,6 +139,7 @@ def _in_strips(loaded: Components, parts: Parts, strips: int | None, reports: Re
         return 1 if needed < FREE_SHARE * machine.available_memory(parts.device) else RETRY_STRIPS
 
     def retry(number: int) -> None:
+        """Free memory and report that the VAE will use `number` strips."""
         free_memory()
         reports.say(f"The VAE ran out of memory; the image is processed in {number} strips")
 
@@ -141,9 +149,9 @@ def _in_strips(loaded: Components, parts: Parts, strips: int | None, reports: Re
 def text_cache(
     job: GenerateJob, sources: Sources, store: ModelStore, device: str, workspace: Workspace, loras: LorasInUse
 ) -> ModelTextCache:
-    """The cache of text states for the job's model with its embeddings and LoRAs; sets the store's room for them."""
+    """Return the cache of text encoder states for the job's model with its embeddings and LoRAs; sets the cache's size limit."""
     kind, memory = family(sources.family), job.memory
-    store.texts.room = memory.text_cache_bytes
+    store.texts.max_bytes = memory.text_cache_bytes
     encoders = kind.digest(sources.model, "text_encoders", memo=HashMemo(workspace.private / "hashes.json"))
     embeddings = tuple((embedding.name, fingerprint(embedding.path)) for embedding in sources.embeddings)
     files = sources.model.glob("tokenizer*") if sources.model.is_dir() else ()
@@ -154,7 +162,7 @@ def text_cache(
 
 
 class LazyList(Sequence[Any]):
-    """A list that is created on first access."""
+    """A list that is created by `make` at its first access."""
 
     def __init__(self, make: Callable[[], Sequence[Any]]):
         self._make = make

@@ -47,61 +47,66 @@ MAX_NEAR = 3  # for a missing name
 
 
 class Scan:
-    """The model files of a workspace by kind; the folders are walked once for all lists."""
+    """The model files of a workspace by kind. Folders are walked once for all lists.
+
+    Labels are paths relative to models/ without ending ("loras/fox"); of results "RUN / FILE" ("2026-01-31_fox / fox").
+    """
 
     def __init__(self, workspace: Workspace):
         self.workspace = workspace
         self._kinds: dict[Path, str] = {}
 
     def loras(self) -> list[tuple[str, Path]]:
-        """(label, path) of every LoRA, newest first. The folder is part of a label: "loras/fox", "2026-01-31_fox / fox"."""
+        """Return (label, path) of every LoRA, newest first, with each run's best and kept checkpoints before its others."""
         return _best_first(self.newest_first("lora"), self.workspace)
 
     def embeddings(self) -> list[tuple[str, Path]]:
-        """(label, path) of every textual inversion embedding, newest first, labeled as LoRAs are."""
+        """Return (label, path) of every embedding, newest first, with each run's best and kept checkpoints before its others."""
         return _best_first(self.newest_first("embedding"), self.workspace)
 
     def control(self, *kinds: str) -> list[tuple[str, Path]]:
-        """(label, path) of every ControlNet or ControlNet-LLLite, files and diffusers folders, each kind's newest first. kinds:
-        of "controlnet" and "controlnet_lllite" """
+        """Return (label, path) of every ControlNet file and diffusers folder, newest first in each kind.
+
+        kinds   "controlnet", "controlnet_lllite"
+        """
         files = [(*each, kind) for kind in kinds for each in self.newest_first(kind)]
-        return list(dict.fromkeys(_with_config(*each, self.workspace) for each in files))
+        return list(dict.fromkeys(_containing_folder(*each, self.workspace) for each in files))
 
     def checkpoints(self) -> list[tuple[str, Path]]:
-        """(label, path) of every checkpoint, files and diffusers folders: those under models/ by name, then results."""
+        """Return (label, path) of every checkpoint file and diffusers folder: those under models/ by name, then results, newest first."""
         with cached_facts(self.workspace):
             local = sorted([*self.folders(), *self.files("checkpoint")], key=lambda item: item[0].lower())
-            results = sorted(self.results("checkpoint"), key=lambda item: -_changed(item[1]))
+            results = sorted(self.results("checkpoint"), key=lambda item: -_mtime_ns(item[1]))
         return _labeled(local + _best_first(results, self.workspace))
 
     def vaes(self) -> list[tuple[str, Path]]:
-        """(label, path) of every VAE file under models/; unreadable ones last."""
+        """Return (label, path) of every VAE file under models/ by name; unreadable files last."""
         with cached_facts(self.workspace):
             return _labeled(sorted(self.files("vae"), key=lambda item: item[0].lower()))
 
     def upscalers(self) -> list[tuple[str, Path]]:
-        """(label, path) of every supported upscaler under models/, for images and latents; unreadable ones last."""
+        """Return (label, path) of every supported upscaler under models/, for images and latents, by name; unreadable files last."""
         with cached_facts(self.workspace):
             kinds = [*self.files("upscaler", UPSCALER_SUFFIXES), *self.files("latent_upscaler")]
         usable = [(label, path) for label, path in kinds if facts_of_file(path).offered]
         return _labeled(sorted(usable, key=lambda item: item[0].lower()))
 
     def newest_first(self, kind: str) -> list[tuple[str, Path]]:
-        """(label, path) of the files of a kind, newest first; unreadable ones last."""
+        """Return (label, path) of the files of a kind (`ModelKind.kind`) under models/ and of runs, newest first; unreadable files last."""
         with cached_facts(self.workspace):
             files = [*self.files(kind), *self.results(kind)]
-        return _labeled(sorted(files, key=lambda item: (-_changed(item[1]), item[0])))
+        return _labeled(sorted(files, key=lambda item: (-_mtime_ns(item[1]), item[0])))
 
     def files(self, kind: str, suffixes: Collection[str] = SUFFIXES) -> list[tuple[str, Path]]:
-        """(label, path) of the files of a kind under models/."""
-        return self._files_of_kind(self._own[0], self.workspace.models, kind, suffixes)
+        """Return (label, path) of the files under models/ that have this kind (`ModelKind.kind`) and one of these suffixes."""
+        return self._files_of_kind(self._local[0], self.workspace.models, kind, suffixes)
 
     def folders(self) -> list[tuple[str, Path]]:
-        """(label, path) of the diffusers folders under models/."""
-        return [(_label(path, self.workspace.models), path) for path in self._own[1]]
+        """Return (label, path) of the diffusers folders under models/."""
+        return [(_label(path, self.workspace.models), path) for path in self._local[1]]
 
     def results(self, kind: str) -> Iterator[tuple[str, Path]]:
-        """Yield (label, path) of the files of a kind, and of diffusers folders, among the checkpoints of all runs."""
+        """Yield (label, path) of the files of a kind among the checkpoints of all runs; for "checkpoint" also of diffusers folders."""
         for run, (files, folders) in self._runs:
             root = run / "checkpoints"
             labeled = [(_label(path, root), path) for path in folders] if kind == "checkpoint" else []
@@ -111,18 +116,20 @@ class Scan:
                 yield from ((f"{title} / {label}", path) for label, path in labeled)
 
     @cached_property
-    def _own(self) -> tuple[list[Path], list[Path]]:
+    def _local(self) -> tuple[list[Path], list[Path]]:
+        """(weight files, diffusers folders) under models/."""
         return _weights_and_folders(self.workspace.models)
 
     @cached_property
     def _runs(self) -> list[tuple[Path, tuple[list[Path], list[Path]]]]:
-        """(run, files and diffusers folders among its checkpoints)."""
+        """[(folder of a run, (weight files, diffusers folders) among its checkpoints)]."""
         runs = sorted(self.workspace.runs.iterdir()) if self.workspace.runs.is_dir() else []
         return [(run, _weights_and_folders(run / "checkpoints")) for run in runs]
 
     def _files_of_kind(
         self, files: Iterable[Path], root: Path, kind: str, suffixes: Collection[str]
     ) -> list[tuple[str, Path]]:
+        """Return (label, path) of those files that have this kind and one of the suffixes. root: folder to which labels are relative"""
         return [
             (_label(path, root), path)
             for path in files
@@ -130,13 +137,17 @@ class Scan:
         ]
 
     def _kind(self, path: Path, root: Path) -> str:
+        """Return the kind under which a file is listed, cached. root: models/ or the checkpoints folder of a run"""
         if path not in self._kinds:
-            self._kinds[path] = _listed_as(path, root)
+            self._kinds[path] = _listed_kind(path, root)
         return self._kinds[path]
 
 
-def _with_config(label: str, path: Path, kind: str, workspace: Workspace) -> tuple[str, Path]:
-    """The diffusers folder of a weight file, which also has its config and other shards; else the file."""
+def _containing_folder(label: str, path: Path, kind: str, workspace: Workspace) -> tuple[str, Path]:
+    """Return (label, path) of the diffusers folder that contains a weight file, else of the file itself.
+
+    kind   which the folder must have too, "controlnet" or "controlnet_lllite"
+    """
     folder = path.parent
     inside = workspace.models in folder.parents
     if not inside or not (folder / CONFIG).is_file() or kind_of(folder) != kind:
@@ -145,14 +156,14 @@ def _with_config(label: str, path: Path, kind: str, workspace: Workspace) -> tup
 
 
 def _labeled(files: list[tuple[str, Path]]) -> list[tuple[str, Path]]:
-    """The files with the reason in the labels of unreadable ones, which come last."""
-    reasons = [(label, path, why_unreadable(path)) for label, path in files]
-    sound = [(label, path) for label, path, why in reasons if not why]
-    return sound + [(f"{label} (unreadable: {why})", path) for label, path, why in reasons if why]
+    """Move unreadable files to the end, with the reason in their labels."""
+    labeled = [(label, path, why_unreadable(path)) for label, path in files]
+    readable = [(label, path) for label, path, why in labeled if not why]
+    return readable + [(f"{label} (unreadable: {why})", path) for label, path, why in labeled if why]
 
 
-def _changed(path: Path) -> int:
-    """The time of the last change; 0 for a file that no longer exists."""
+def _mtime_ns(path: Path) -> int:
+    """Return the modification time in nanoseconds; 0 for a file that no longer exists."""
     try:
         return path.stat().st_mtime_ns
     except OSError:
@@ -160,7 +171,7 @@ def _changed(path: Path) -> int:
 
 
 def _best_first(files: list[tuple[str, Path]], workspace: Workspace) -> list[tuple[str, Path]]:
-    """The files with each run's best and kept checkpoints first, marked in their labels."""
+    """Move each run's best and kept checkpoints before its other files, with a mark in their labels."""
     runs = {
         path: workspace.runs / path.relative_to(workspace.runs).parts[0]
         for _, path in files
@@ -176,7 +187,7 @@ def _best_first(files: list[tuple[str, Path]], workspace: Workspace) -> list[tup
 
 
 def _marks(runs: Iterable[Path]) -> dict[Path, str]:
-    """{file of a run: mark after its name}: the best one, and those that the user keeps, maybe under another name."""
+    """Return {checkpoint: mark in its label} for the best checkpoint of each run and those that the user keeps."""
     marks: dict[Path, list[str]] = {}
     for run in runs:
         if (best := read_best(run)) is not None:
@@ -187,21 +198,22 @@ def _marks(runs: Iterable[Path]) -> dict[Path, str]:
 
 
 def find_file(name: str, workspace: Workspace) -> Path | None:
-    """The file or folder at a path that is absolute or relative to the project, the models or the outputs folder; None without one."""
+    """Return the file or folder at a path, or None. The path is absolute, or relative to the project, models/ or outputs/."""
     text = name.strip()
     existing = (path for path in _as_paths(text, workspace) if may_reach(path) and os.path.exists(path))
     return next(existing, None) if text else None
 
 
 def title_of_name(name: str, workspace: Workspace) -> str:
-    """What a model file in the settings is called: "fox, step 250" of a run's checkpoint, else the file's name."""
+    """Return the title of a model file in the settings: "fox, step 250" for a run's checkpoint, else the file name."""
     return title_of_file(find_file(name, workspace) or Path(name), workspace.runs)
 
 
 def portable_name(path: str | Path, workspace: Workspace) -> str:
-    """A name without the machine's folders: `models/...` or `outputs/...` for files in those folders, relative for
-    other files in the project, else the bare file name. `library.find` and `formats.hub.resolve` find it
-    on any machine that has the file."""
+    """Return a name of a file that other machines can find with `find` or `formats.hub.resolve`.
+
+    "models/..." or "outputs/..." for files in those folders, relative for other files of the project, else the file name.
+    """
     resolved = real_path(Path(path).expanduser())
     parents = set(resolved.parents)
     for folder, prefix in ((workspace.models, "models/"), (workspace.outputs, "outputs/"), (PROJECT, "")):
@@ -214,10 +226,10 @@ def portable_name(path: str | Path, workspace: Workspace) -> str:
 class FileKind:
     """A kind of model file that settings and prompts refer to by name.
 
-    title, where, code   of the problem for an unknown name
+    title, where, code   for the problem of an unknown name
     listed               workspace -> [(label, path)], the likeliest match for a name first
     none                 fix of that problem if the list is empty
-    folders              whether a name can be that of a folder
+    folders              whether a name can mean a folder
     """
 
     title: str
@@ -262,7 +274,7 @@ KINDS = {
 
 
 def find(kind: str, name: str, workspace: Workspace, where: str = "") -> Path:
-    """The file for a name: the likeliest of several, for LoRAs the newest. Arguments as in `find_all`. Raises ProblemsError."""
+    """Return the likeliest file for a name, of several LoRAs the newest. Arguments and errors as in `find_all`."""
     return find_all(kind, name, workspace, where=where)[0]
 
 
@@ -273,33 +285,39 @@ def find_all(
     listed: Sequence[tuple[str, Path]] | None = None,
     where: str = "",
 ) -> list[Path]:
-    """All files that match a name: a path as in `find_file`, else a label or a file name with or without extension and
-    folders, else the only LoRA that was trained under this name. Raises ProblemsError if there is none.
+    """Return all files that match a name. Raises ProblemsError if there are none.
 
-    kind     of KINDS
-    listed   as `FileKind.listed` lists them; None: they are listed now
-    where    the setting with the name, if it is not the kind's
+    The name is a path as in `find_file`, a label, a file name with or without folders and ending, or the output name under
+    which exactly one LoRA was trained.
+
+    kind     key of KINDS
+    listed   [(label, path)] of the kind, if already known
+    where    setting with the name, for the problem; "": the kind's
     """
-    entry, plain = KINDS[kind], _plain(name.strip())
+    entry, normalized = KINDS[kind], _normalized(name.strip())
     path = find_file(name, workspace)
     if path is not None and (entry.folders or path.is_file()):
         return [path]
     files = entry.listed(workspace) if listed is None else listed
-    parts = [part for part in plain.replace("\\", "/").split("/") if part not in ("", ".")]
+    parts = [part for part in normalized.replace("\\", "/").split("/") if part not in ("", ".")]
     ending = "/" + "/".join(parts[1:] if parts[:1] == ["models"] else parts)
-    matches = [path for label, path in files if plain == _plain(label) or _plain(path.as_posix()).endswith(ending)]
-    if matches and plain:
+    matches = [
+        path
+        for label, path in files
+        if normalized == _normalized(label) or _normalized(path.as_posix()).endswith(ending)
+    ]
+    if matches and normalized:
         return list(dict.fromkeys(matches))
-    renamed = [path for _, path in files if _plain(facts_of_file(path).alias) == plain] if plain else []
-    if len(renamed) == 1:
-        return renamed
-    fix = _suggestion(plain, files) if files else entry.none
+    by_alias = [path for _, path in files if _normalized(facts_of_file(path).alias) == normalized] if normalized else []
+    if len(by_alias) == 1:
+        return by_alias
+    fix = _suggestion(normalized, files) if files else entry.none
     raise ProblemsError.one(f"No {entry.title} '{name}'", where or entry.where, fix, entry.code)
 
 
 def _suggestion(missing: str, files: Sequence[tuple[str, Path]]) -> str:
-    """The suggestion for an unknown name."""
-    names = {_plain(path.name): path.stem for _, path in files}  # as prompts can contain them too
+    """Return the fix for an unknown name: similar names, or examples. missing: the name in lower case without ending"""
+    names = {_normalized(path.name): path.stem for _, path in files}  # as prompts can contain them too
     steps = [int(match[1]) for name in names if (match := re.fullmatch(rf"{re.escape(missing)}-step(\d{{8}})", name))]
     if steps:  # of a run whose last file was deleted
         return f"did you mean step {_or_list(f'{step:,}' for step in sorted(steps, reverse=True)[:MAX_NEAR])}?"
@@ -310,27 +328,25 @@ def _suggestion(missing: str, files: Sequence[tuple[str, Path]]) -> str:
 
 
 def _or_list(options: Iterable[str]) -> str:
-    """ "a", "a or b", "a, b or c"."""
+    """Join texts: "a", "a or b", "a, b or c"."""
     *first, last = options
     return f"{', '.join(first)} or {last}" if first else last
 
 
 def ambiguity_advice(kind: str, name: str, files: Sequence[Path]) -> list[Problem]:
-    """Advice if a name matches several files that differ. kind: of KINDS"""
+    """Return advice if files that match a name have different contents, else []. kind: key of KINDS; files: matches, the used one first"""
     entry, first = KINDS[kind], files[0]
-    rest = [path for path in files[1:] if not _are_copies(path, first)]
-    if not rest:
+    different = [path for path in files[1:] if not _are_copies(path, first)]
+    if not different:
         return []
-    examples = first_of([display_path(path) for path in rest], MAX_LISTED)
-    what = (
-        f"'{name}' is {display_path(first)}, the first of {len(rest) + 1} files of this name; there is also {examples}"
-    )
-    fix = f"write the folder too, such as {rest[0].parent.name}/{rest[0].stem}, or rename one"
+    examples = first_of([display_path(path) for path in different], MAX_LISTED)
+    what = f"'{name}' is {display_path(first)}, the first of {len(different) + 1} files of this name; there is also {examples}"
+    fix = f"write the folder too, such as {different[0].parent.name}/{different[0].stem}, or rename one"
     return [Problem(what, entry.where, fix, "advice", code=f"{entry.code.partition('.')[0]}.several")]
 
 
 def _are_copies(path: Path, other: Path) -> bool:
-    """Whether two files are copies, by their sizes and beginnings, which contain metadata and weights."""
+    """Return whether two files have equal sizes and equal first COMPARED_BYTES bytes (metadata and the first weights)."""
     with suppress(OSError, ProblemsError):
         if path.stat().st_size == other.stat().st_size:
             with open_regular(path) as first, open_regular(other) as second:
@@ -339,7 +355,7 @@ def _are_copies(path: Path, other: Path) -> bool:
 
 
 def _as_paths(text: str, workspace: Workspace) -> Iterator[Path]:
-    """Paths that a name may refer to; `models/...` and `outputs/...` are those folders, wherever they are."""
+    """Yield the paths that a name may mean. "models/..." and "outputs/..." are in the workspace's folders, wherever those are."""
     if "\0" in text:
         return
     portable = PurePosixPath(text.replace("\\", "/"))
@@ -353,8 +369,8 @@ def _as_paths(text: str, workspace: Workspace) -> Iterator[Path]:
         yield root / portable
 
 
-def _plain(name: str) -> str:
-    """The name in lower case without the suffix of a model file."""
+def _normalized(name: str) -> str:
+    """Return the name in lower case without the ending of a model file."""
     stem, dot, suffix = name.rpartition(".")
     return (stem if dot and f".{suffix.lower()}" in UPSCALER_SUFFIXES else name).lower()
 
@@ -363,7 +379,7 @@ def _plain(name: str) -> str:
 
 
 def _weights_and_folders(root: Path) -> tuple[list[Path], list[Path]]:
-    """(files with weights, diffusers folders) below a folder, without the parts of diffusers folders and hidden folders."""
+    """Return (weight files, diffusers folders) below a folder, without files in diffusers folders and hidden files."""
     weights, diffusers = [], []
     for folder, names, files in walk_folders(root):
         if INDEX in files:
@@ -380,19 +396,19 @@ def _weights_and_folders(root: Path) -> tuple[list[Path], list[Path]]:
 
 
 def _weights_below(root: Path) -> list[tuple[str, Path]]:
-    """All files with weights below a folder, of any kind."""
+    """Return (relative path, path) of all weight files below a folder, of any kind."""
     files = sorted(folder / name for folder, _, names in walk_folders(root) for name in names)
     return [(path.relative_to(root).as_posix(), path) for path in files if path.suffix.lower() in UPSCALER_SUFFIXES]
 
 
 def _searched_subfolders(folder: Path, names: list[str], root: Path) -> list[str]:
-    """The subfolders to search: without those of the system and of captioning models."""
+    """Return the subfolders to search: without system folders and those of captioning models and preprocessors."""
     visible = sorted(name for name in names if not is_junk(name))
     return [name for name in visible if name not in (CAPTIONERS, PREPROCESSORS) or folder != root]
 
 
-def _listed_as(path: Path, root: Path) -> str:
-    """The kind of list a file belongs to. An unreadable one is listed by its folder, or like its neighbors."""
+def _listed_kind(path: Path, root: Path) -> str:
+    """Return the kind (`ModelKind.kind`) under which a file is listed. An unreadable file counts as its folder's or its neighbors' kind."""
     kind = kind_of(path)
     if kind != UNREADABLE:
         return kind
@@ -404,24 +420,25 @@ def _listed_as(path: Path, root: Path) -> str:
 
 
 def _run_label(run: Path) -> str:
-    """The run's title and folder name, or only the latter if the user gave no title."""
+    """Return a run's title and folder name, "Fox (2026-01-31_fox)", or the folder name alone if the user gave no title."""
     folder = RunFolder(run)
     title = title_of(folder)
     return run.name if title == initial_title(folder) else f"{title} ({run.name})"
 
 
 def _label(path: Path, root: Path) -> str:
+    """Return the path relative to `root`, for a file without its ending."""
     name = path.relative_to(root).as_posix()
     return name.removesuffix(path.suffix) if path.is_file() else name
 
 
 def kind_of(path: Path) -> str:
-    """The kind from `formats.detect` ("lora", "checkpoint" ...), cached until the file changes; "unreadable" for a damaged file."""
+    """Return `ModelKind.kind` of a file ("lora", "checkpoint" ...), cached until it changes; "unreadable" for a damaged file."""
     return facts_of_file(path).kind
 
 
 def why_unreadable(path: Path) -> str:
-    """Why a model file or folder cannot be read, in a few words; else ""."""
+    """Return why a model file or folder cannot be read, or "" if it can."""
     return facts_of_file(path).problem
 
 
@@ -429,11 +446,17 @@ MOST_WILDCARD_BYTES = 4_000_000
 
 
 def wildcard_lines(workspace: Workspace, name: str) -> list[str]:
-    """The lines of models/wildcards/NAME.txt, or of all files that match a name with * or **, without comments and empty lines.
-    Raises WildcardError if there are none or a file is not UTF-8."""
+    """Return the lines of models/wildcards/NAME.txt without comments and empty lines; a name with * or ** combines all matching files.
+
+    Raises WildcardError if there are no lines or a file is not UTF-8.
+    """
     folder = (workspace.models / "wildcards").resolve()
-    plain = name.strip("/")
-    names = [each for each in wildcard_names(workspace) if _matches_wildcard(plain, each)] if "*" in plain else [plain]
+    pattern = name.strip("/")
+    names = (
+        [each for each in wildcard_names(workspace) if _matches_wildcard(pattern, each)]
+        if "*" in pattern
+        else [pattern]
+    )
     files = (folder / f"{each}.txt" for each in names)
     matches = [file for file in files if os.path.isfile(file) and file.resolve().is_relative_to(folder)]
     lines: list[str] = []
@@ -454,7 +477,7 @@ def wildcard_lines(workspace: Workspace, name: str) -> list[str]:
 
 
 def _matches_wildcard(pattern: str, name: str) -> bool:
-    """Whether a name matches: * is anything within a folder's or file's name, ** any folders, and at the end everything below."""
+    """Return whether a file name matches a pattern: * within one folder or file name, ** for any folders, at the end everything below."""
     parts, names = pattern.split("/"), name.split("/")
     matched_counts = {0}  # numbers of names that the parts so far can match
     for part in [*parts, "*"] if parts[-1] == "**" else parts:
@@ -466,28 +489,30 @@ def _matches_wildcard(pattern: str, name: str) -> bool:
 
 
 def wildcard_names(workspace: Workspace) -> list[str]:
-    """The names of wildcard files, as prompts use them."""
+    """Return the names of all wildcard files as prompts write them, such as "animals/cats"."""
     folder = workspace.models / "wildcards"
     return sorted(file.relative_to(folder).with_suffix("").as_posix() for file in folder.rglob("*.txt"))
 
 
-def _embeddings(workspace: Workspace) -> Iterator[tuple[str, Path, str]]:
-    """(name in prompts, file, token) of the embeddings under models/, also by the token that each was trained for; names may
-    occur several times. token: in a file of several, whose names are the tokens; else ""."""
+def _local_embeddings(workspace: Workspace) -> Iterator[tuple[str, Path, str]]:
+    """Yield (name in prompts, file, token) of the embeddings under models/; one with a trained token is yielded under both names.
+
+    Names may repeat. token: key in a file with several embeddings, else ""
+    """
     for _, path in Scan(workspace).files("embedding"):
         yield from ((token or path.stem, path, token) for token in tokens_of_file(path))
-        if also := trained_token(path):
-            yield also, path, ""
+        if trained := trained_token(path):
+            yield trained, path, ""
 
 
 def embeddings_of_runs(workspace: Workspace) -> dict[str, Path]:
-    """{token: file} of the embeddings of runs, of several with one token the first that lists offer; prompts use them once chosen."""
+    """Return {name: file} of the embeddings of training runs, which prompts can name once they are chosen. Of equal names the newest."""
     files = [path for _, path in Scan(workspace).embeddings() if path.is_relative_to(workspace.runs)]
     return {trained_token(path) or path.stem: path for path in reversed(files)}
 
 
 def trained_token(path: Path) -> str:
-    """The token that an embedding file was trained for, if it is another than the file's name; "" for files of other programs."""
+    """Return the token that an embedding file was trained for; "" if it equals the file name or the metadata has none."""
     with suppress(ProblemsError, OSError):
         token = _token_in_header(path)
         return token if token.casefold() != path.stem.casefold() and len(token.split()) == 1 else ""
@@ -496,11 +521,12 @@ def trained_token(path: Path) -> str:
 
 @cached_until_changed(4096, missing="")
 def _token_in_header(path: Path) -> str:
+    """Return the token in the metadata of an embedding file, or "" if there is none; cached."""
     return read_header(path)[1].get(TOKEN, "")
 
 
 def tokens_of_file(path: Path) -> list[str]:
-    """The tokens of an embedding file with several; [""] for a file with one, and for one that cannot be read."""
+    """Return the tokens of a file with several embeddings; [""] for a file with one, and for an unreadable file."""
     with suppress(ProblemsError, OSError):
         return _tokens(path) or [""]
     return [""]
@@ -512,35 +538,42 @@ _tokens = cached_until_changed(4096, missing=[])(tokens_in)
 def named_embeddings(
     texts: Iterable[str], workspace: Workspace, loras: Iterable[Path] = ()
 ) -> list[tuple[str, Path, str]]:
-    """(name, file, token) of the embeddings under models/ and in LoRA files whose names occur in these texts. An embedding
-    in a LoRA file replaces one of the same name under models/."""
+    """Return (name, file, token) of the embeddings under models/ and in these LoRA files whose names occur in the texts.
+
+    An embedding in a LoRA file replaces one of the same name under models/. token: key in a file with several, else ""
+    """
     bundled = {token: path for path in loras for token in bundled_tokens(read_header(path)[0])}
     embeddings = [(token, path, token) for token, path in bundled.items()]
-    embeddings += [each for each in _embeddings(workspace) if each[0] not in bundled]
+    embeddings += [each for each in _local_embeddings(workspace) if each[0] not in bundled]
     text = "\n".join(texts).casefold()
     return [each for each in embeddings if each[0].casefold() in text and word_pattern([each[0]]).search(text)]
 
 
-def prompt_names(workspace: Workspace, more: Iterable[tuple[str, Path, str]] = ()) -> Names:
-    """The names that prompts can use. more: (name, file, token) of embeddings outside models/"""
+def prompt_names(workspace: Workspace, extra: Iterable[tuple[str, Path, str]] = ()) -> Names:
+    """Return the wildcards, LoRAs and embeddings that prompts can use. extra: (name, file, token) of embeddings outside models/"""
     files = partial(wildcard_lines, workspace)
     return Names(
         files,
         lambda name: ambiguity_advice("lora", name, find_all("lora", name, workspace)),
-        embedding_vectors(workspace, more),
+        embedding_vectors(workspace, extra),
     )
 
 
-def embedding_vectors(workspace: Workspace, more: Iterable[tuple[str, Path, str]] = ()) -> dict[str, int]:
-    """{name of an embedding: its number of vectors}, without unreadable files. more: as in `prompt_names`"""
-    local = {each[0]: each for each in _embeddings(workspace)}
+def embedding_vectors(workspace: Workspace, extra: Iterable[tuple[str, Path, str]] = ()) -> dict[str, int]:
+    """Return {name of an embedding: its number of vectors}, without unreadable files. extra: as in `prompt_names`"""
+    local = {each[0]: each for each in _local_embeddings(workspace)}
     vectors: dict[str, int] = {}
-    for name, path, token in (*local.values(), *more):
+    for name, path, token in (*local.values(), *extra):
         with suppress(ProblemsError, OSError):
-            vectors[name] = _vectors(path, token, stamp(path))
+            vectors[name] = _vector_count(path, token, stamp(path))
     return vectors
 
 
 @lru_cache(maxsize=4096)
-def _vectors(path: Path, token: str, stamp: Stamp) -> int:
+def _vector_count(path: Path, token: str, stamp: Stamp) -> int:
+    """Return the number of vectors of an embedding.
+
+    token   its key in a file with several, else ""
+    stamp   makes the cache follow changes of the file
+    """
     return next(iter(read_shapes(path, token).values()))[0]

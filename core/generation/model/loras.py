@@ -1,4 +1,4 @@
-"""LoRAs in use: any number, each with a strength, on a model that is restored afterwards, bit for bit."""
+"""LoRAs in use: attached to a model with a strength each, and removed afterwards with the original weights restored bit for bit."""
 
 from __future__ import annotations
 
@@ -32,7 +32,12 @@ ROUNDING = 1e-6  # of a step: 3 / 20 * 20 is not quite 3
 
 @dataclass(frozen=True)
 class AttachedLora:
-    """One LoRA in use. file: as named in the settings; modules: number of the model's layers it changes."""
+    """A LoRA attached to a model.
+
+    file       name in the settings
+    strength   U-Net strength in the settings
+    modules    number of the model's layers that it changes
+    """
 
     file: str
     path: Path
@@ -42,8 +47,12 @@ class AttachedLora:
 
 @dataclass(frozen=True)
 class Strength:
-    """The strength of a LoRA. blocks: weights of the 26 slots (`core.networks.block_weights`), None for 1 everywhere;
-    steps: (first, last) fraction of the steps at which its U-Net layers act."""
+    """The strength of a LoRA.
+
+    unet, text_encoder   1 is as trained; text_encoder None: as `unet`
+    blocks               factors of the 26 block slots (`core.networks.block_weights`); None: 1 everywhere
+    steps                fractions (start, end) of the steps during which its U-Net layers act
+    """
 
     unet: float
     text_encoder: float | None = None
@@ -52,15 +61,17 @@ class Strength:
 
     @classmethod
     def of(cls, use: LoraUse, sdxl: bool) -> Strength:
+        """Create the strength from an entry of `generate.loras`. sdxl: whether block weights name SDXL's blocks"""
         blocks = block_weights(use.block_weights, sdxl) if use.block_weights else None
         return cls(use.strength, use.text_encoder_strength, blocks, (use.start_at, use.end_at))
 
     def set_on(self, network: Network) -> None:
+        """Set the strengths of an attached network's layers."""
         of_layer = partial(weight_of, self.blocks) if self.blocks is not None else None
         network.set_multiplier(self.unet, self.text_encoder, of_layer)
 
     def acts(self, index: int, steps: int) -> bool:
-        """Whether it acts at step `index` (from 0) of `steps`."""
+        """Return whether the LoRA acts at step `index`, counted from 0, of `steps`."""
         first, last = (math.ceil(share * steps - ROUNDING) for share in self.steps)
         return first <= index < last
 
@@ -70,11 +81,14 @@ NO_STRENGTH = Strength(0.0)
 
 @dataclass
 class LorasInUse:
-    """The LoRAs in use, in order, and advice about layers of a file that this model does not have.
+    """The LoRAs attached to a model, in order.
 
-    networks   one for each                 merged    how many of the first ones are merged into the weights
-    strengths  the current ones             sdxl      whether the model is SDXL, which has other blocks
-    by_use     {index among the current uses: network}
+    problems    advice about layers in files that the model does not have
+    networks    network of each LoRA
+    merged      number of LoRAs, from the first, that are merged into the weights
+    sdxl        whether the model is SDXL, which has other blocks
+    strengths   current strength of each LoRA
+    by_use      {index in the list given to `set_strengths`: network}
     """
 
     loras: list[AttachedLora] = field(default_factory=list)
@@ -87,8 +101,8 @@ class LorasInUse:
     _originals: list[tuple[Tensor, Tensor]] = field(default_factory=list)
     _merged_strengths: list[Strength] = field(default_factory=list)
 
-    def use(self, uses: Sequence[LoraUse]) -> None:
-        """Set the strengths of these uses, matched by file and order; LoRAs that are not among them get strength 0."""
+    def set_strengths(self, uses: Sequence[LoraUse]) -> None:
+        """Set the strengths for an image. LoRAs are matched by file and order; those without an entry in `uses` get strength 0."""
         remaining = dict(enumerate(uses))
         strengths: list[Strength] = []
         self.by_use = {}
@@ -104,7 +118,7 @@ class LorasInUse:
             self._merged_strengths = strengths[: self.merged]
 
     def text_state_key(self) -> tuple[Any, ...]:
-        """The key of the text states: file and strengths of each LoRA that changes the text encoders now."""
+        """Return a cache key for text encoder states: file, merging and strengths of each LoRA that changes the text encoders now."""
         key: list[Any] = []
         for number, (lora, network) in enumerate(zip(self.loras, self.networks, strict=True)):
             adapters = network.adapters.items()
@@ -114,7 +128,7 @@ class LorasInUse:
         return tuple(key)
 
     def _merge(self) -> None:
-        """Merge the first `merged` networks into the model's weights, and keep copies of the original weights for `restore`."""
+        """Merge the first `merged` networks into the model's weights, and copy the original weights for `restore`."""
         self.restore()
         weights = {
             id(adapter.module): adapter.module
@@ -127,7 +141,7 @@ class LorasInUse:
             network.merge_to()
 
     def restore(self) -> None:
-        """Restore the original weights, bit for bit."""
+        """Restore the weights that merging changed, bit for bit."""
         # Not by `data`: values computed from a weight are cached by its version, which `data` does not change.
         with torch.no_grad():
             for weight, original in self._originals:
@@ -139,12 +153,14 @@ class LorasInUse:
 def loras_attached(
     components: Components, uses: Sequence[LoraUse], find: Callable[[str], Path], merged: int = 0
 ) -> Iterator[LorasInUse]:
-    """A context with these LoRAs on U-Net and text encoder; their deltas add up.
+    """Context with LoRAs attached to U-Net and text encoders; their deltas add up.
 
     Modules add the delta to their output until the context ends, also after an error. Only merged LoRAs change weights,
-    which are restored at the end. All problems with the files are raised together, before anything is attached.
+    which are restored at the end. Raises ProblemsError with the problems of all files before anything is attached.
 
-    merged   how many of the first LoRAs are merged into the weights instead
+    uses     entries of `generate.loras`
+    find     (file name in the settings) -> path
+    merged   number of LoRAs, from the first, to merge into the weights
     """
     from core.networks.frozen import readable
     from core.networks.network import attached
@@ -166,10 +182,10 @@ def loras_attached(
     for network in loras.networks[merged:]:  # layers may rest in RAM
         for parameter in network.parameters():
             parameter.data = parameter.data.to(components.device)
-    reads = bool(merged) or any(network.needs_base_weight for network in loras.networks)
-    with readable(components.denoiser) if reads else nullcontext(), attached(*loras.networks[merged:]):
+    needs_weights = bool(merged) or any(network.needs_base_weight for network in loras.networks)
+    with readable(components.denoiser) if needs_weights else nullcontext(), attached(*loras.networks[merged:]):
         try:
-            loras.use(uses)
+            loras.set_strengths(uses)
             yield loras
         finally:
             loras.restore()
@@ -182,7 +198,7 @@ _NETWORKS: WeakKeyDictionary[Any, dict[Any, Network]] = WeakKeyDictionary()
 
 
 def _network(components: Components, path: Path, earlier_uses: int) -> Network:
-    """The network of a file, read only if it is not cached. earlier_uses: how many uses of the file came before this one"""
+    """Return the network of a LoRA file, from the cache if possible. earlier_uses: number of uses of the same file before this one"""
     parts = (*components.text_encoders, components.denoiser)
     cached = _NETWORKS.setdefault(components.denoiser, {})
     key = (fingerprint(path), earlier_uses, tuple(part is None for part in parts))
@@ -204,8 +220,8 @@ def _forget_oldest(components: Components) -> None:
         del cached[key]
 
 
-def together(uses_of_images: Iterable[Sequence[LoraUse]]) -> list[LoraUse]:
-    """The LoRAs to attach for several images: each file as often as in the image that uses it most."""
+def loras_to_attach(uses_of_images: Iterable[Sequence[LoraUse]]) -> list[LoraUse]:
+    """Return the LoRAs to attach for several images: each file as often as the image that uses it most needs it."""
     attached: dict[tuple[str, int], LoraUse] = {}
     for uses in uses_of_images:
         counts: Counter[str] = Counter()

@@ -1,5 +1,4 @@
-"""Models besides the base model (ControlNets, LLLites, upscalers, refiners): found, and checked by their headers.
-Without torch."""
+"""Finds and checks a generation's ControlNets, LLLites, upscalers and refiners by their headers. Imports no torch."""
 
 from __future__ import annotations
 
@@ -47,10 +46,10 @@ Leased = Callable[[str], AbstractContextManager[Any]]  # name of an upscaler fil
 
 @dataclass(frozen=True)
 class Nets:
-    """Shared by a job's stages.
+    """The ControlNets, LLLites and control images shared by a job's stages.
 
-    lease   (use, how often its file is in use already) -> context manager of its ControlNet or LLLite
-    hint    (use, size, initial image of the stage) -> its control image, RGB uint8 [H, W, 3]; cached
+    lease   (entry of `controls.nets`, number of earlier uses of the same file) -> context with the ControlNet or LLLite
+    hint    (entry, (width, height), initial image of the stage) -> its control image, RGB uint8 [H, W, 3]; cached
     """
 
     lease: Callable[[ControlUse, int], AbstractContextManager[ControlNet | LLLite]]
@@ -59,25 +58,26 @@ class Nets:
 
 @dataclass(frozen=True)
 class ControlFile:
-    """A ControlNet or LLLite of a generation."""
+    """The file or diffusers folder of a ControlNet or LLLite."""
 
     path: Path
     is_lllite: bool
 
     @property
-    def numbers(self) -> int:
-        """Its number of parameters, by its header."""
+    def parameter_count(self) -> int:
+        """The number of parameters, from the header."""
         if self.is_lllite:
             return sum(prod(entry.shape) for entry in read_header(self.path)[0].values())
         return sum(prod(shape) for shape in open_control_net(self.path).shapes.values())
 
 
 def net_of_image(name: str, digest: str, workspace: Workspace) -> tuple[Path, bool]:
-    """(file of a ControlNet that an image's metadata names, whether it can be the one that the image was made with).
+    """Find the ControlNet that an image's metadata names; return (its file, whether it is the one used for the image).
 
-    If the file of that name is missing or has another hash, it is a file of models/ or of a run with this hash.
-    digest   A1111's first hash; "" and that of files under 1 MiB identify no file
-    Raises ProblemsError if there is neither.
+    If no file of this name has the hash `digest`, any ControlNet in the lists with this hash is used, and otherwise the file
+    of this name with False. Raises ProblemsError if there is neither.
+
+    digest   A1111's first hash of the file; "" and that of files under 1 MiB identify no file, so that the name decides
     """
     path = None
     with suppress(ProblemsError):
@@ -90,13 +90,17 @@ def net_of_image(name: str, digest: str, workspace: Workspace) -> tuple[Path, bo
 
 
 def _has_hash(path: Path, digest: str) -> bool:
+    """Return whether a file has A1111's first hash `digest`; False for folders and unreadable files."""
     with suppress(OSError, ProblemsError):  # a folder, which has none, or a file that cannot be read
         return legacy_hash(path) == digest
     return False
 
 
 def control_file(path: Path, family: str | None, model: Path | None) -> ControlFile:
-    """The ControlNet or LLLite in a file. Raises ProblemsError for anything else, and if it does not fit a model that is known."""
+    """Detect and check a ControlNet or LLLite. Raises ProblemsError for other files.
+
+    family, model   of the base model; if both are known, also raises ProblemsError if the file does not fit it
+    """
     file = ControlFile(path, identify(path).kind == LLLITE)
     if model and family:
         check = lllite_file.file_problems if file.is_lllite else controlnet_file.file_problems
@@ -109,12 +113,12 @@ def control_file(path: Path, family: str | None, model: Path | None) -> ControlF
 
 
 def upscaler_kind(path: Path, where: str = UPSCALER) -> str:
-    """What an upscaler file upscales: "images" (ESRGAN's family) or "latents" (sd-scripts' upscaler). Raises ProblemsError."""
+    """Return what an upscaler file upscales: "images" (ESRGAN's family) or "latents" (sd-scripts). Raises ProblemsError for others."""
     return kind_of_upscaler(identify(path), path, where)
 
 
 def kind_of_upscaler(kind: ModelKind, path: Path, where: str = UPSCALER) -> str:
-    """What the file upscales, "images" or "latents". Raises ProblemsError for another kind. where: the setting that names it"""
+    """Return "images" or "latents", as `upscaler_kind`, for a file that is already detected. where: setting that names the file"""
     if kind.kind in ("upscaler", "latent_upscaler") and kind.offered:
         return "images" if kind.kind == "upscaler" else "latents"
     what = f"{path.name} is not a supported upscaler but: {kind} ({kind.evidence})"
@@ -123,7 +127,7 @@ def kind_of_upscaler(kind: ModelKind, path: Path, where: str = UPSCALER) -> str:
 
 
 def upscaler_problems(job: GenerateJob, family: str, workspace: Workspace) -> list[Problem]:
-    """Problems of the job's upscaler file. family: of the model"""
+    """Return the problems of the job's upscaler file with models of a family."""
     hires, problems = job.hires, list[Problem]()
     if hires.highres_fix_upscaler_file and hires.highres_fix_scale is not None:
         path = collected(problems, find, "upscaler", hires.highres_fix_upscaler_file, workspace)
@@ -133,14 +137,14 @@ def upscaler_problems(job: GenerateJob, family: str, workspace: Workspace) -> li
 
 
 def check_upscaler(kind: ModelKind, path: Path, family: str) -> None:
-    """Raise ProblemsError unless a detected file upscales images of this family."""
+    """Raise ProblemsError if a detected file is no upscaler, or a latent upscaler for another latent space than the family's."""
     if kind_of_upscaler(kind, path) == "latents" and traits_of(family).latent_scale != SD_SCALE:
         what, fix = "The latent upscaler was trained for SD 1.x and 2.x", "choose an image upscaler, or none"
         raise ProblemsError.one(what, UPSCALER, fix, "upscaler.other-family")
 
 
 def networks_of(store: ModelStore, workspace: Workspace, device: str) -> Leased:
-    """A function that leases the network of an upscaler file from the store."""
+    """Return a function that leases the network of an upscaler file from the store, by its name in the settings."""
 
     def lease(name: str) -> AbstractContextManager[Any]:
         from core.generation.model.upscaling_networks import load_network
@@ -157,7 +161,10 @@ def networks_of(store: ModelStore, workspace: Workspace, device: str) -> Leased:
 
 
 def find_refiner(name: str, workspace: Workspace, base: str | None) -> Path:
-    """The file or folder of a refiner. base: the family of the model whose images it finishes; None: unknown. Raises ProblemsError."""
+    """Find and check a refiner's file or folder. Raises ProblemsError.
+
+    base   family of the base model, which must be "sdxl"; None: unknown
+    """
     try:
         path = model_path(name, workspace, REFINER_FILE)
     except ProblemsError as error:
@@ -175,7 +182,7 @@ def find_refiner(name: str, workspace: Workspace, base: str | None) -> Path:
 
 
 def check_refiner(kind: ModelKind, path: Path) -> None:
-    """Raise ProblemsError unless a detected file or folder is a refiner. `find_refiner` checks that it is complete."""
+    """Raise ProblemsError if a detected file or folder is not a refiner. `find_refiner` also checks that it is complete."""
     if not is_refiner(kind):
         what = f"{path.name} is not a refiner but: {kind} ({kind.evidence})"
         fix = "choose the refiner of SDXL, or empty the field"
@@ -183,4 +190,5 @@ def check_refiner(kind: ModelKind, path: Path) -> None:
 
 
 def is_refiner(kind: ModelKind) -> bool:
+    """Return whether a detected file or folder is a refiner of SDXL."""
     return (kind.kind, kind.family, kind.variant) == ("checkpoint", REFINER, None)

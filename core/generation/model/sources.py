@@ -1,4 +1,4 @@
-"""The files of a generation, found and detected, and their hashes."""
+"""The files of a generation after they are found and detected, and their hashes."""
 
 import struct
 from dataclasses import dataclass, field
@@ -20,7 +20,7 @@ from core.record.workspace import Workspace
 
 @dataclass(frozen=True)
 class HookFile:
-    """A model that a hook uses. bytes: of its weights on the device"""
+    """A model file of a hook. bytes: its weights on the device"""
 
     path: Path
     bytes: int
@@ -28,7 +28,13 @@ class HookFile:
 
 @dataclass(frozen=True)
 class Sources:
-    """The files of a job, found and detected by their headers only. loras, refiners, controls, hook_files: {name in the settings: file}"""
+    """The files of a job, found and detected by their headers.
+
+    family                                  of the base model
+    vae                                     separate VAE; None: the model's
+    loras, refiners, controls, hook_files   {name in the settings: file}
+    notes                                   advice about the files
+    """
 
     model: Path
     family: str
@@ -43,9 +49,14 @@ class Sources:
 
 @dataclass(frozen=True)
 class Hashes:
-    """SHA-256 in hex. model: of the whole file; loras: {name in the settings: hash of the tensors only, as A1111 shows
-    it}; embeddings: {token: whole file}; refiners: {name in the settings: whole file}; controls: {name in the settings:
-    A1111's first hash, 8 digits, as its extension shows it}."""
+    """Hashes of a generation's files, as other programs write them, in hex.
+
+    model        SHA-256 of the file
+    loras        {portable name: SHA-256 of the tensors without the header}
+    embeddings   {name in prompts: SHA-256 of the file}
+    refiners     {portable name: SHA-256 of the file}
+    controls     {portable name: A1111's first hash, 8 digits}
+    """
 
     model: str = ""
     loras: dict[str, str] = field(default_factory=dict)
@@ -55,7 +66,7 @@ class Hashes:
 
 
 def file_hashes(sources: Sources, workspace: Workspace, cancel: CancelToken | None) -> Hashes:
-    """The hashes by which other programs identify the files, cached until a file changes."""
+    """Return the hashes by which other programs identify the files of a job, cached until a file changes."""
     memo = HashMemo(workspace.private / "hashes.json")
     model = model_hash(sources.model, sources.family, memo, cancel)
     loras = {}
@@ -75,15 +86,17 @@ def file_hashes(sources: Sources, workspace: Workspace, cancel: CancelToken | No
 
 
 def model_hash(path: Path, family_name: str, memo: HashMemo, cancel: CancelToken | None) -> str:
-    """SHA-256 of a file; for a folder, which other programs do not hash, of its denoiser's weights."""
+    """Return the SHA-256 of a file in hex; of a diffusers folder that of its denoiser's weights, since other programs hash no folders."""
     if path.is_dir():
         return family(family_name).digest(path, "denoiser", memo=memo, cancel=cancel)
     return memo.get("sha256", [path], lambda: file_sha256(path, cancel))
 
 
 def tensors_sha256(path: Path, cancel: CancelToken | None = None) -> str:
-    """SHA-256 of a safetensors file without its header, so that edited metadata keeps it: A1111's hash of a LoRA
-    (`sshs_model_hash`). For a pickle, of the whole file."""
+    """Return the SHA-256 in hex of a safetensors file without its header: A1111's hash of a LoRA (`sshs_model_hash`).
+
+    Edited metadata do not change it. For a pickle, the SHA-256 of the whole file.
+    """
     if sniff(path) != "safetensors":
         return file_sha256(path, cancel)
     with open_regular(path) as handle:

@@ -1,6 +1,6 @@
-"""Caches models in memory between jobs: in named slots, up to a budget of bytes, for one job at a time.
+"""Keeps loaded models in memory between jobs: in named slots, up to a budget of bytes, leased to one thread at a time.
 
-Training builds its own modules and first asks the store to release its models, so both are never on the device
+Training loads its own modules and first asks the store to release its models, so that both are never on the device
 together.
 """
 
@@ -30,7 +30,7 @@ SHARE = 0.5  # of the device's memory, for loaded models
 
 
 def fingerprint(path: Path | None) -> Fingerprint:
-    """(name, bytes, mtime in ns) of a file, or of each file in a folder: changes when the weights change."""
+    """Return (path, bytes, mtime in ns) of a file, or of each file in a folder, which changes when weights change; () for None."""
     if path is None:
         return ()
     files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
@@ -39,7 +39,13 @@ def fingerprint(path: Path | None) -> Fingerprint:
 
 @dataclass(eq=False)
 class LoadedModel:
-    """A model in memory. content: a module, a list of them, or Components; uses: current leases"""
+    """A model in memory.
+
+    key       what it was loaded from and how; another key means another model
+    content   a module, a list of modules, or Components
+    bytes     size of its weights
+    uses      number of current leases
+    """
 
     slot: Slot
     key: Any
@@ -50,7 +56,7 @@ class LoadedModel:
 
 
 class ModelStore:
-    """Loaded models by slot and key, and text states, which stay when models are unloaded.
+    """Loaded models by slot and key, and a cache of text encoder states, which stay when models are unloaded.
 
     budget   bytes beyond which the least recently used models are unloaded; None: a fraction of the device's memory
     """
@@ -61,20 +67,21 @@ class ModelStore:
         self._entries: list[LoadedModel] = []  # the most recently used last
 
     def loaded(self) -> list[LoadedModel]:
-        """The models in memory, the most recently used last."""
+        """Return the models in memory, the most recently used last."""
         return list(self._entries)
 
     @contextmanager
     def lease(
         self, slot: Slot, key: Any, load: Callable[[], Content], *, name: str = "", size: int = 0, device: str = "cpu"
     ) -> Iterator[Content]:
-        """A context with the result of `load` for this key; leases of other threads wait until it ends.
+        """Context with a model: the loaded one with this slot and key, else the result of `load`. Leases of other threads wait.
 
-        name, size   title to show, and bytes it will take; if 0 (unknown), its slot is emptied before it is loaded
-        device       its memory sets the budget
+        name     title of the model
+        size     bytes that it will need; 0 (unknown): idle models in its slot are unloaded first
+        device   device whose memory determines the budget
 
-        After an exception the model is dropped, since its state is unknown. A cancelled job ends between units of work,
-        and a refused one (a damaged LoRA, an image of NaN values) has undone its changes, so in those cases it stays.
+        After an exception the model is dropped, since its state is unknown, but not after Cancelled and ProblemsError: a cancelled
+        job ends between units of work, and a refused one (a damaged LoRA, an image of NaN values) has undone its changes.
         """
         with self._lock:
             loaded = self._find(slot, key) or self._load(slot, key, load, name, size, device)
@@ -92,7 +99,10 @@ class ModelStore:
                 loaded.uses -= 1
 
     def release(self, wait: bool = True) -> bool:
-        """Free all models that this thread does not lease. wait: for the leases of others; else return False if there is one"""
+        """Free all models that this thread does not lease, and return True.
+
+        wait   wait for leases of other threads; otherwise return False if there are any
+        """
         if not self._lock.acquire(blocking=wait):
             return False
         try:
@@ -102,10 +112,14 @@ class ModelStore:
             self._lock.release()
 
     def _find(self, slot: Slot, key: Any) -> LoadedModel | None:
+        """Return the loaded model with this slot and key, or None."""
         return next((loaded for loaded in self._entries if (loaded.slot, loaded.key) == (slot, key)), None)
 
     def _load(self, slot: Slot, key: Any, load: Callable[[], Any], name: str, size: int, device: str) -> LoadedModel:
-        """Load a model into a slot, within the budget. If it runs out of memory, once more after all idle models are dropped."""
+        """Load a model into a slot, within the budget. If memory runs out, drop all idle models and try once more.
+
+        size   bytes that it will need; 0 (unknown): the slot's idle models are dropped first
+        """
         if size:
             self._make_room(size, device)
         else:  # unload first: two models stay in memory together only if both are known to fit
@@ -126,7 +140,7 @@ class ModelStore:
         return loaded
 
     def _make_room(self, size: int, device: str) -> None:
-        """Drop the least recently used models until `size` more bytes are within the budget."""
+        """Drop the least recently used idle models until `size` more bytes are within the budget."""
         budget = int(SHARE * machine.memory(device)[1]) if self.budget is None else self.budget
         idle: list[LoadedModel] = []
         for loaded in self._entries:
@@ -136,6 +150,7 @@ class ModelStore:
         self._drop(idle)
 
     def _drop(self, models: list[LoadedModel]) -> None:
+        """Remove models and free their memory."""
         if not models:
             return
         for loaded in models:
@@ -146,7 +161,7 @@ class ModelStore:
 
 
 def weight_bytes(content: Any) -> int:
-    """Bytes of the weights and buffers of a module, of several, or of a model's parts."""
+    """Return the bytes of the weights and buffers of a module, a list of modules, or Components; 0 for other objects."""
     if isinstance(content, Components):
         return weight_bytes([content.denoiser, content.vae, *content.text_encoders])
     if isinstance(content, (list, tuple)):
@@ -156,7 +171,7 @@ def weight_bytes(content: Any) -> int:
 
 
 def empty_device_cache() -> None:
-    """Return freed blocks of the accelerator to the system."""
+    """Return the freed memory that torch caches on the accelerator to the system."""
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     elif torch.backends.mps.is_available():
@@ -164,44 +179,44 @@ def empty_device_cache() -> None:
 
 
 def make_store() -> ModelStore:
-    """The store that the engine shares between generate jobs."""
+    """Create the store that generate jobs share."""
     return ModelStore()
 
 
 class TextStateCache:
-    """Text states by key, the most recently used last. room: bytes beyond which the least recently used are dropped"""
+    """Cache of text encoder states. max_bytes: bytes beyond which the least recently used entries are dropped"""
 
-    def __init__(self, room: int = 1 << 30):
-        self.room = room
+    def __init__(self, max_bytes: int = 1 << 30):
+        self.max_bytes = max_bytes
         self._entries: OrderedDict[Any, TextStates] = OrderedDict()
         self._lock = threading.Lock()
 
     @property
     def bytes(self) -> int:
+        """Bytes of all cached states."""
         tensors = [tensor for states in self._entries.values() for tensor in states.tensors.values()]
         return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
     def get(self, key: Any, encode: Callable[[], TextStates]) -> TextStates:
-        """The states of a key, on the CPU; calls `encode` if they are not cached."""
+        """Return the states of a key on the CPU. encode: computes them if they are not cached"""
         with self._lock:
             states = self._entries.get(key)
             if states is None:
                 states = encode().each(lambda tensor: tensor.detach().cpu())
                 self._entries[key] = states
             self._entries.move_to_end(key)
-            while self.bytes > self.room and len(self._entries) > 1:
+            while self.bytes > self.max_bytes and len(self._entries) > 1:
                 self._entries.popitem(last=False)
             return states
 
 
 @dataclass(frozen=True)
 class ModelTextCache:
-    """The text states of one model.
+    """The cached text encoder states of one model.
 
-    device   of its denoiser
-    model    what states depend on besides the text and its reading: digest, dtype and device of the encoders,
-             embeddings
-    changes  called for each text: what changes the encoders now, such as LoRAs
+    device    device that states are returned on
+    model     key of the model: digest, dtype and device of its text encoders, its embeddings
+    changes   returns a key of what changes the text encoders at the moment, such as LoRAs; called for each text
     """
 
     cache: TextStateCache = field(default_factory=TextStateCache)
@@ -210,5 +225,6 @@ class ModelTextCache:
     changes: Callable[[], Any] = tuple
 
     def get(self, text: Any, encode: Callable[[], TextStates]) -> TextStates:
+        """Return the states for a key on `device`. text: the text and how it is encoded; encode: computes them if they are not cached"""
         states = self.cache.get((self.model, self.changes(), text), encode)
         return states.each(lambda tensor: tensor.to(self.device))

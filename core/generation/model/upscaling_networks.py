@@ -35,7 +35,10 @@ OLDER = (
 
 
 def load_network(path: Path, kind: str, device: str) -> Any:
-    """The network of a file on a device, in float32. kind: of `other_files.upscaler_kind`. Raises ProblemsError if keys do not fit."""
+    """Load an upscaling network in float32. Raises ProblemsError for an unsupported architecture.
+
+    kind   "images" or "latents" (`other_files.upscaler_kind`)
+    """
     with TensorFile(path) as file:
         averaged = any(name.startswith("params_ema.") for name in file.entries)
         start = "params_ema." if averaged else "params."
@@ -48,7 +51,11 @@ def load_network(path: Path, kind: str, device: str) -> Any:
 
 
 def _empty_network(shapes: Mapping[str, Sequence[int]], kind: str, path: Path) -> Any:
-    """A network with exactly these tensors and shapes, without weights. Raises ProblemsError if there is none."""
+    """Return an uninitialized network whose tensors have exactly these names and shapes. Raises ProblemsError for others.
+
+    kind   "images" or "latents"
+    path   the file, for the message
+    """
     try:
         with torch.device("meta"):
             network = LatentUpscaler() if kind == "latents" else RRDBNet.of(shapes)
@@ -63,11 +70,12 @@ def _empty_network(shapes: Mapping[str, Sequence[int]], kind: str, path: Path) -
 
 
 def _comparable_shapes(shapes: Mapping[str, Sequence[int]]) -> dict[str, tuple[int, ...]]:
-    """The shapes without the counters of batch normalization, which older files lack."""
+    """Return the shapes as tuples, without batch normalization's counters, which older files lack."""
     return {name: tuple(shape) for name, shape in shapes.items() if not name.endswith(".num_batches_tracked")}
 
 
 def _renamed(name: str) -> str:
+    """Rename a key of older ESRGAN files to that of Real-ESRGAN."""
     for old, new in OLDER:
         name = re.sub(old, new, name)
     return name
@@ -77,7 +85,11 @@ def _renamed(name: str) -> str:
 
 
 class DenseBlock(nn.Module):
-    """Residual dense block: five convolutions, each of which reads all earlier outputs."""
+    """Residual dense block: five convolutions, each of which reads the input and all earlier outputs.
+
+    width    channels of input and output
+    growth   channels of each earlier output
+    """
 
     def __init__(self, width: int, growth: int):
         super().__init__()
@@ -86,6 +98,7 @@ class DenseBlock(nn.Module):
             self.add_module(f"conv{number}", nn.Conv2d(inward, growth if number < 5 else width, 3, padding=1))
 
     def forward(self, x: Tensor) -> Tensor:
+        """[B, width, H, W] -> the same shape."""
         features = x
         for conv in (self.conv1, self.conv2, self.conv3, self.conv4):
             features = torch.cat([features, functional.leaky_relu(conv(features), 0.2)], dim=1)
@@ -93,21 +106,25 @@ class DenseBlock(nn.Module):
 
 
 class Block(nn.Module):
-    """Residual in residual dense block (RRDB)."""
+    """Residual in residual dense block (RRDB) of three dense blocks."""
 
     def __init__(self, width: int, growth: int):
         super().__init__()
         self.rdb1, self.rdb2, self.rdb3 = (DenseBlock(width, growth) for _ in range(3))
 
     def forward(self, x: Tensor) -> Tensor:
+        """[B, width, H, W] -> the same shape."""
         return x + 0.2 * self.rdb3(self.rdb2(self.rdb1(x)))
 
 
 class RRDBNet(nn.Module):
-    """ESRGAN's network (Wang et al. 2018, arXiv:1809.00219): upscales 4 times, or 4 / folds times after a pixel unshuffle
-    (Real-ESRGAN).
+    """ESRGAN's network (Wang et al. 2018, arXiv:1809.00219), with a scale of 4 / folds.
 
-    folds   factor of the pixel unshuffle: 1, or 2 for a scale of 2
+    channels   of the images
+    width      channels of the hidden maps
+    blocks     number of RRDB blocks
+    growth     channels added by each convolution of a dense block
+    folds      factor of a pixel unshuffle before it (Real-ESRGAN): 1, or 2 for a scale of 2
     """
 
     def __init__(self, channels: int = 3, width: int = 64, blocks: int = 23, growth: int = 32, folds: int = 1):
@@ -122,7 +139,10 @@ class RRDBNet(nn.Module):
 
     @classmethod
     def of(cls, shapes: Mapping[str, Sequence[int]]) -> RRDBNet:
-        """A network with the layer sizes of tensors of these shapes; KeyError if its blocks are not numbered consecutively."""
+        """Create an uninitialized network with the layer sizes in `shapes`. Raises LookupError or ArithmeticError for other architectures.
+
+        shapes   {key in a state dict: shape}
+        """
         width, inward = shapes["conv_first.weight"][:2]
         channels, growth = shapes["conv_last.weight"][0], shapes["body.0.rdb1.conv1.weight"][0]
         blocks = sum(name.startswith("body.") for name in shapes) // TENSORS_OF_A_BLOCK
@@ -141,11 +161,12 @@ class RRDBNet(nn.Module):
         return images
 
     def images(self, images: Sequence[Image], size: tuple[int, int]) -> list[Image]:
-        """The upscaled images, resized to (width, height)."""
+        """Upscale images and resize them to `size` (width, height)."""
         return [fitted(self._enlarged(image), size, "resize") for image in images]
 
     @torch.no_grad()
     def _enlarged(self, image: Image) -> Image:
+        """Upscale an image by the network's scale, in tiles."""
         from PIL import Image as pillow
 
         pixels = (pixels_of(image) / 2 + 0.5).to(self.conv_first.weight.device)
@@ -153,14 +174,15 @@ class RRDBNet(nn.Module):
         return pillow.fromarray(pixels.permute(1, 2, 0).cpu().numpy())
 
     def latents(self, latents: Tensor, scaling: float) -> Tensor:
-        """Unchanged: this network acts on images."""
+        """Return the latents unchanged, since this network upscales images."""
         return latents
 
 
 def tiled(network: Any, pixels: Tensor, scale: int, tile: int, margin: int, multiple: int = 1) -> Tensor:
-    """[B, C, H, W] -> [B, C, scale H, scale W]: the network applied to tiles with a margin, so that memory stays constant.
+    """Apply an upscaling network to overlapping tiles, [B, C, H, W] -> [B, C, scale H, scale W], so that memory stays constant.
 
-    multiple   the sides of a tile are multiples of it; the image is padded for it
+    tile, margin   side of a tile, and overlap on each side, in input pixels
+    multiple       sides of tiles are multiples of this number of pixels; the input is padded accordingly
     """
     height, width = pixels.shape[-2:]
     padded = functional.pad(pixels, (0, -width % multiple, 0, -height % multiple), mode="replicate")
@@ -175,8 +197,10 @@ def tiled(network: Any, pixels: Tensor, scale: int, tile: int, margin: int, mult
 
 
 def upscaling_bytes(size: tuple[int, int]) -> int:
-    """The peak of ESRGAN's usual network for an image of a size: its weights, three maps of 64 channels of the largest
-    tile, and the images, all in fp32."""
+    """Return the peak memory in bytes of ESRGAN's usual network for an image of `size` (width, height).
+
+    Counts, in fp32, the weights, three maps of 64 channels of the largest tile, and the images.
+    """
     weights, part = 16_697_987, prod(4 * min(side, TILE + 2 * MARGIN) for side in size)
     return 4 * (weights + 3 * 64 * part + (2 + 4**2) * 3 * prod(size))
 
@@ -185,17 +209,20 @@ def upscaling_bytes(size: tuple[int, int]) -> int:
 
 
 class Residual(nn.Module):
+    """Residual block of two 3x3 convolutions with batch normalization."""
+
     def __init__(self, width: int = 128):
         super().__init__()
         self.conv1, self.conv2 = (nn.Conv2d(width, width, 3, padding=1, bias=False) for _ in range(2))
         self.bn1, self.bn2 = nn.BatchNorm2d(width), nn.BatchNorm2d(width)
 
     def forward(self, x: Tensor) -> Tensor:
+        """[B, width, H, W] -> the same shape."""
         return functional.relu(x + self.bn2(self.conv2(functional.relu(self.bn1(self.conv1(x))))))
 
 
 class LatentUpscaler(nn.Module):
-    """sd-scripts' `tools/latent_upscaler.py`: corrects the latents of an image that was resized by Lanczos."""
+    """sd-scripts' `tools/latent_upscaler.py`: corrects the latents of an image that was enlarged by Lanczos resampling."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -207,7 +234,7 @@ class LatentUpscaler(nn.Module):
         self.conv_final = nn.Conv2d(64, 4, 1)
 
     def forward(self, latents: Tensor) -> Tensor:
-        """[B, 4, h, w] without the VAE's scaling factor -> the corrected latents."""
+        """Correct latents [B, 4, h, w], given without the VAE's scaling factor."""
         x = functional.relu(self.bn1(self.conv1(latents)))
         for first in range(1, 21, 4):
             before = x
@@ -219,10 +246,11 @@ class LatentUpscaler(nn.Module):
         return latents + correction
 
     def images(self, images: Sequence[Image], size: tuple[int, int]) -> list[Image]:
+        """Resize images to `size` (width, height) by Lanczos resampling; the network corrects their latents later."""
         return [fitted(image, size, "resize") for image in images]
 
     @torch.no_grad()
     def latents(self, latents: Tensor, scaling: float) -> Tensor:
-        """The corrected latents. scaling: the VAE's factor, which the network's latents do not have"""
+        """Correct latents [B, 4, h, w] of enlarged images. scaling: the VAE's scaling factor, which `latents` include"""
         corrected: Tensor = self(latents / scaling)
         return corrected * scaling

@@ -1,1 +1,1 @@
-"""From a job to one request per image: its stages, its files, its problems, and its memory forecast."""
+"""Expands a job into one request per image, and resolves its stages, files, problems and memory forecast."""

@@ -1,4 +1,4 @@
-"""Problems of a job's images: by their settings alone, and with the model. Each list of checks is run completely."""
+"""Checks of a generate job: by its settings alone, and with the model. All checks run, so that all problems are reported at once."""
 
 from __future__ import annotations
 
@@ -47,6 +47,7 @@ FIELDS = ("date", "time", "seed", "prompt", "model", "sampler", "steps", "cfg", 
 
 
 def _prompt_problems(job: GenerateJob) -> Iterator[Problem]:
+    """Yield an error if the prompt contains the settings line of an A1111 image."""
     if has_settings(job.generate.prompt):
         what, fix = (
             "The prompt contains the settings of an image",
@@ -56,6 +57,7 @@ def _prompt_problems(job: GenerateJob) -> Iterator[Problem]:
 
 
 def _step_problems(job: GenerateJob) -> Iterator[Problem]:
+    """Yield an error if the denoising strength is so low that no step runs."""
     settings, steps = job.image_to_image, stages_of(job)[-1].steps
     if stages_of(job)[-1].run == 0 and not only_upscales(job):
         what = f"With {steps} steps, a denoising strength of {settings.strength:g} runs no steps"
@@ -65,8 +67,9 @@ def _step_problems(job: GenerateJob) -> Iterator[Problem]:
 
 
 def _large_image_problems(job: GenerateJob) -> Iterator[Problem]:
-    grows = job.gradual_latent.gradual_latent_timesteps is not None
-    if grows and job.generate.sampler not in GROWING:
+    """Yield problems of Gradual Latent and hires fix."""
+    gradual = job.gradual_latent.gradual_latent_timesteps is not None
+    if gradual and job.generate.sampler not in GROWING:
         what = f"Gradual Latent is ignored: it is for {SAMPLER_LABELS['euler_a']}"
         yield Problem(what, "generate.sampler", "choose that sampler", "advice", code="generate.no-gradual-latent")
     try:
@@ -92,6 +95,7 @@ def _large_image_problems(job: GenerateJob) -> Iterator[Problem]:
 
 
 def _mask_problems(job: GenerateJob) -> Iterator[Problem]:
+    """Yield problems of the mask and the region map."""
     if job.image_to_image.mask_path and not job.image_to_image.image_path:
         what, fix = "There is a mask, but no initial image", "choose the image that is repainted"
         yield Problem(what, "image_to_image.image_path", fix, code="generate.mask-alone")
@@ -104,7 +108,7 @@ def _mask_problems(job: GenerateJob) -> Iterator[Problem]:
 
 
 def _noise_problems(job: GenerateJob) -> Iterator[Problem]:
-    """Advice about changes to the noise that an image would start from."""
+    """Yield advice about noise offset and pyramid noise, which an initial image makes useless."""
     for name in ("noise_offset_prob", "pyramid_noise_prob"):
         if job.image_to_image.image_path and getattr(job.start_noise, name):
             what = f"{job.start_noise.title_of(name)} has no effect: there is an initial image"
@@ -113,6 +117,7 @@ def _noise_problems(job: GenerateJob) -> Iterator[Problem]:
 
 
 def _guidance_problems(job: GenerateJob) -> Iterator[Problem]:
+    """Yield problems of guidance scale, guidance kind, negative scale and guidance range."""
     settings, kind = job.generate, kind_of(job.generate.guidance)
     off = settings.guidance_scale is not None and settings.guidance_scale <= 1
     unused = {
@@ -143,7 +148,7 @@ def _guidance_problems(job: GenerateJob) -> Iterator[Problem]:
 
 
 def _unselected_guidance_advice(job: GenerateJob) -> Iterator[Problem]:
-    """Advice about settings of unselected guidance kinds."""
+    """Yield advice about changed settings of guidance kinds that are not selected."""
     for name in GUIDANCES:
         group = getattr(job, name, None)
         if group is not None and name != job.generate.guidance and group != type(group)():
@@ -152,7 +157,7 @@ def _unselected_guidance_advice(job: GenerateJob) -> Iterator[Problem]:
 
 
 def refiner_problems(job: GenerateJob) -> Iterator[Problem]:
-    """Problems of one image with a refiner, before files are searched."""
+    """Yield problems of settings that conflict with the refiner, by the settings of one image."""
     if not job.refiner.refiner_checkpoint:
         return
     if has_regions(job):
@@ -167,7 +172,7 @@ def refiner_problems(job: GenerateJob) -> Iterator[Problem]:
 
 
 def problems_of(job: GenerateJob) -> Iterator[Problem]:
-    """Errors and advice about one image, by its settings alone, before files are searched."""
+    """Yield all errors and advice that follow from the settings of one image alone, including those of hooks."""
     checks = (
         _prompt_problems,
         _step_problems,
@@ -182,7 +187,7 @@ def problems_of(job: GenerateJob) -> Iterator[Problem]:
 
 
 def output_problems(job: GenerateJob, workspace: Workspace) -> Iterator[Problem]:
-    """Problems of the images' names and folder, before anything is loaded."""
+    """Yield problems of the patterns for file and folder names, and of the output folder."""
     settings = job.output
     for setting in ("folder_pattern", "file_pattern"):
         for field in FIELD.findall(getattr(settings, setting)):
@@ -200,19 +205,23 @@ def output_problems(job: GenerateJob, workspace: Workspace) -> Iterator[Problem]
 
 
 def root_of(job: GenerateJob, workspace: Workspace) -> Path:
-    """The output folder of a job."""
+    """Return the output folder of a job, before the folder pattern is applied."""
     return resolve_path(job.output.outdir) if job.output.outdir else workspace.images
 
 
 # -- with the model
 
 
-def depth_problems(jobs: Jobs, kind: Family) -> Iterator[Problem]:
-    """Errors of depths of Deep Shrink that a family's models do not have."""
+def depth_problems(jobs: Jobs, model_family: Family) -> Iterator[Problem]:
+    """Yield an error if a Deep Shrink depth exceeds the last input block of the family's U-Net. model_family: the model's family"""
     shrunk = [job.deep_shrink for job in jobs if job.deep_shrink.ds_depth_1 is not None]
     if not shrunk:
         return
-    blocks = 0 if kind.input_blocks is None else len(kind.input_blocks(kind.make_empty(kind.denoiser)))
+    blocks = (
+        0
+        if model_family.input_blocks is None
+        else len(model_family.input_blocks(model_family.make_empty(model_family.denoiser)))
+    )
     for name in ("ds_depth_1", "ds_depth_2"):
         depths = [depth for each in shrunk if (depth := getattr(each, name)) is not None]
         if depths and max(depths) >= blocks:
@@ -220,29 +229,29 @@ def depth_problems(jobs: Jobs, kind: Family) -> Iterator[Problem]:
             yield Problem(what, f"deep_shrink.{name}", f"use at most {blocks - 1}", code="generate.ds-depth")
 
 
-def guidance_problems(job: GenerateJob, kind: Family) -> Iterator[Problem]:
-    """Problems of a job's guidance with a family's models."""
+def guidance_problems(job: GenerateJob, model_family: Family) -> Iterator[Problem]:
+    """Yield problems of a job's guidance with models of a family. model_family: the family"""
     guidance = kind_of(job.generate.guidance)
-    if kind.reads_guidance and guidance.name != "classic":
+    if model_family.reads_guidance and guidance.name != "classic":
         what, fix = f"{guidance.title} does not work with guidance-distilled models", "choose classic"
         yield Problem(what, "generate.guidance", fix, code="guidance.family")
     elif guidance.layers is not None:
         from core.generation.sample.guidances.layers import layers_of
 
         where, text, ending = guidance.layers(guidance_group(job))
-        model = kind.make_empty(kind.denoiser)
+        model = model_family.make_empty(model_family.denoiser)
         for part in text.split(","):
             if not layers_of(model, part, ending):
-                what = f"{FAMILY_NAMES[kind.name]} models have no such layers at '{part.strip()}'"
+                what = f"{FAMILY_NAMES[model_family.name]} models have no such layers at '{part.strip()}'"
                 yield Problem(what, where, "use mid, or blocks with attention: up.1, down.2", code="guidance.layers")
 
 
-def stage_problems(job: GenerateJob, kind: Family) -> Iterator[Problem]:
-    """Errors of stages that a family's models cannot compute. job: of known size"""
-    if has_regions(job) and kind.input_blocks is None:
+def stage_problems(job: GenerateJob, model_family: Family) -> Iterator[Problem]:
+    """Yield problems of regions and of hires fix sizes with models of a family. job: with width and height set"""
+    if has_regions(job) and model_family.input_blocks is None:
         what, fix = "Regions need a U-Net; models of this family have none", "remove the region map"
         yield Problem(what, "regions.region_map", fix, code="regions.family")
-    step = FAMILIES[kind.name].size_step
+    step = FAMILIES[model_family.name].size_step
     for stage in stages_of(job):
         if any(side % step for side in stage.size):
             what = f"Hires fix would make an image of {stage.size[0]} x {stage.size[1]}; sides are multiples of {step}"
@@ -250,7 +259,10 @@ def stage_problems(job: GenerateJob, kind: Family) -> Iterator[Problem]:
 
 
 def switch_problems(jobs: Sequence[GenerateJob]) -> Iterator[Problem]:
-    """Problems of refiners and base models that would run no step. jobs: of known size and schedule"""
+    """Yield problems of refiner switches at which the refiner, or the base model, runs no step.
+
+    jobs   with width, height and zero terminal SNR set
+    """
     switched = {}
     for job in jobs:
         if job.refiner.refiner_checkpoint:
@@ -267,7 +279,7 @@ def switch_problems(jobs: Sequence[GenerateJob]) -> Iterator[Problem]:
 
 
 def _model_guidance_problems(jobs: Jobs, sources: Sources) -> Iterator[Problem]:
-    """Problems of each distinct guidance, with the model and with the refiner."""
+    """Yield problems of each distinct guidance with the base model, and with the refiner for jobs that use one."""
     refined = [job for job in jobs if job.refiner.refiner_checkpoint]
     for name, jobs_of_family in ((sources.family, jobs), (REFINER, refined)):
         for job in {(job.generate.guidance, guidance_group(job)): job for job in jobs_of_family}.values():
@@ -275,14 +287,17 @@ def _model_guidance_problems(jobs: Jobs, sources: Sources) -> Iterator[Problem]:
 
 
 def problems_with_model(jobs: Jobs, sources: Sources, workspace: Workspace) -> list[Problem]:
-    """Errors and advice about images whose files and sizes are known, each once."""
-    kind = family(sources.family)
+    """Return all errors and advice that need the model's family or other files, without repetitions.
+
+    jobs   one per image, with width, height and zero terminal SNR set
+    """
+    model_family = family(sources.family)
     problems = [
-        *depth_problems(jobs, kind),
+        *depth_problems(jobs, model_family),
         *_model_guidance_problems(jobs, sources),
         *(each for job in jobs for hook in HOOKS.values() for each in hook.file_problems(job, sources, workspace)),
         *(each for job in jobs for each in upscaler_problems(job, sources.family, workspace)),
-        *(each for job in jobs for each in stage_problems(job, kind)),
+        *(each for job in jobs for each in stage_problems(job, model_family)),
         *switch_problems(jobs),
     ]
     return list(dict.fromkeys(problems))

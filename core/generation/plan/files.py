@@ -1,4 +1,4 @@
-"""The files of a generation: found and detected by their headers before anything is loaded."""
+"""Finds and checks the files of a generation by their headers, before anything is loaded."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -36,28 +36,28 @@ Checked = TypeVar("Checked")
 
 
 def with_model_schedule(job: GenerateJob, sources: Sources) -> GenerateJob:
-    """The job with zero terminal SNR resolved to on or off."""
+    """Return the job with zero terminal SNR set to "on" or "off" instead of "auto"."""
     used = "on" if uses_zero_terminal_snr(job, sources) else "off"
     return with_settings(job, generate={"zero_terminal_snr": used})
 
 
 def with_model_guidance(job: GenerateJob, model: Path) -> GenerateJob:
-    """The job with the model's guidance scale if none is set."""
+    """Return the job with the model's default guidance scale if it sets none."""
     if job.generate.guidance_scale is not None:
         return job
     return with_settings(job, generate={"guidance_scale": default_guidance(model)})
 
 
 def find_sources(job: GenerateJob, workspace: Workspace, images: Sequence[GenerateJob] = ()) -> Sources:
-    """Find the files of a job. Raises ProblemsError with all that are missing or do not fit, before a model is loaded.
+    """Find and check all files of a job by their headers. Raises ProblemsError with all problems, before a model is loaded.
 
-    images   the jobs of the single images, if known: each prompt of a file may name its own LoRAs
+    images   jobs of the single images, if known: their prompts may name further LoRAs and embeddings
     """
     problems, notes = list[Problem](), list[Problem]()
     jobs = list(images) or [collected(problems, with_prompt_loras, job) or job]
     model = collected(problems, model_path, job.model.base_model, workspace, "model.base_model")
     family_name = collected(problems, family_of, model, job.model.family, GENERATED) if model else None
-    vae = collected(problems, _vae, job.model.vae, workspace) if job.model.vae else None
+    vae = collected(problems, _find_vae, job.model.vae, workspace) if job.model.vae else None
     problems += lora_problems(jobs, family_name)
     check_lora = partial(problems_at(LORAS)(check_layers), family_name=family_name or "sd1")
     uses = [use.file for each in jobs for use in each.generate.loras]
@@ -84,7 +84,8 @@ def find_sources(job: GenerateJob, workspace: Workspace, images: Sequence[Genera
     return Sources(model, family_name, vae, loras, embeddings, notes, refiners, controls)
 
 
-def _vae(reference: str, workspace: Workspace) -> Path:
+def _find_vae(reference: str, workspace: Workspace) -> Path:
+    """Return the path of a VAE in the settings. Raises ProblemsError if the file is missing or contains no VAE."""
     path = model_path(reference, workspace, "model.vae")
     open_vae(path)
     return path
@@ -98,7 +99,13 @@ def _checked_files(
     problems: list[Problem],
     notes: list[Problem],
 ) -> Iterator[tuple[str, Path, Checked | None]]:
-    """(name in the settings, file, result of `check`, None if it fails) of the files that exist; `notes` gets advice on ambiguous names."""
+    """Find and check the files of `kind` (of `library.KINDS`); yield (name in the settings, path, result of `check`) for each found one.
+
+    The result is None if `check` raised ProblemsError.
+
+    problems   receives errors of missing files and of `check`
+    notes      receives advice about names that match several files
+    """
     for name in dict.fromkeys(names):
         if paths := collected(problems, find_all, kind, name, workspace):
             yield name, paths[0], collected(problems, check, paths[0])
@@ -108,7 +115,11 @@ def _checked_files(
 def _chosen_embeddings(
     texts: Sequence[str], family_name: str | None, model: Path | None, workspace: Workspace, problems: list[Problem]
 ) -> list[Embedding]:
-    """The embeddings that the settings name; `problems` gets those that are missing or, with a known model, do not fit it."""
+    """Return the embeddings in the setting `generate.embeddings`, without repeated tokens.
+
+    texts      "FILE" or "TOKEN=FILE"
+    problems   receives errors of missing files and, if family and model are known, of embeddings that do not fit them
+    """
     embeddings: list[Embedding] = []
     for text in texts:
         for embedding in collected(problems, find_embeddings, text, workspace) or ():
@@ -119,7 +130,7 @@ def _chosen_embeddings(
 
 
 def model_problems(sources: Sources) -> list[Problem]:
-    """Errors that loading the models would raise, from their headers alone."""
+    """Return the errors that loading the model, its VAE and its refiners would raise, from their headers alone."""
     problems = family(sources.family).problems(sources.model, sources.vae)
     return problems + [each for path in sources.refiners.values() for each in family(REFINER).problems(path)]
 
@@ -133,10 +144,14 @@ def _prompt_embeddings(
     loras: Iterable[Path],
     notes: list[Problem],
 ) -> list[Embedding]:
-    """The embeddings under models/ and in LoRA files that prompts name and that are not chosen. Of several with one
-    name the first that fits; `notes` gets advice on the others that fit, and on names of which none does."""
+    """Return the embeddings under models/ and in LoRA files that prompts name, beyond the `chosen` ones.
+
+    Of several with the same name, the first that fits the model is used.
+
+    notes   receives advice about the others that fit, and about names of which no file fits
+    """
     texts = [text for each in jobs for text in prompts_of(each)]
-    names = {word.casefold() for embedding in chosen for word in embedding.words}
+    names = {word.casefold() for embedding in chosen for word in embedding.names}
     tokens = {(embedding.path, embedding.token) for embedding in chosen}
     fitting: dict[str, list[Embedding]] = {}
     unfit: dict[str, list[Problem]] = {}
@@ -158,7 +173,11 @@ def _prompt_embeddings(
 
 
 def image_problems(job: GenerateJob, family_name: str | None, has_loras: bool) -> Iterator[Problem]:
-    """Problems of one image's prompts, size and sampler with a model of the family; None: unknown."""
+    """Yield problems of one image's prompt weights, size and sampler.
+
+    family_name   of the model; None: skip checks that need it
+    has_loras     skip the check of the sampler's objective, since LoRAs may be trained for another one
+    """
     settings = job.generate
     yield from weight_problems(job)
     problems = [schedule_problem(settings.sampler, settings.schedule_type, "generate.schedule_type")]
@@ -172,7 +191,7 @@ def image_problems(job: GenerateJob, family_name: str | None, has_loras: bool) -
 
 
 def size_problems(job: GenerateJob, step: int) -> Iterator[Problem]:
-    """Errors of sides that are not multiples of `step`, as the family's models need."""
+    """Yield errors of a width or height that is not a multiple of `step` pixels."""
     for side in ("width", "height"):
         length = getattr(job.generate, side) or step
         if length % step:
@@ -181,7 +200,7 @@ def size_problems(job: GenerateJob, step: int) -> Iterator[Problem]:
 
 
 def lora_problems(jobs: Sequence[GenerateJob], family_name: str | None) -> Iterator[Problem]:
-    """Problems of block weights that are invalid, and of empty step ranges."""
+    """Yield errors of invalid block weights and empty step ranges of LoRAs. family_name: None if unknown"""
     sdxl = None if family_name is None else has_nine_blocks(family_name)
     for use in [use for each in jobs for use in each.generate.loras]:
         try:
@@ -195,21 +214,21 @@ def lora_problems(jobs: Sequence[GenerateJob], family_name: str | None) -> Itera
 
 
 def weight_problems(job: GenerateJob) -> Iterator[Problem]:
-    """Prompt weights that are not numbers."""
+    """Yield errors of prompt weights that are not numbers, in the prompt and the negative prompt."""
     for name in ("prompt", "negative_prompt") if job.generate.prompt_weights else ():
-        if wrong := wrong_weight_in(getattr(job.generate, name), passes_of(job)):
-            what = f"{GenerateSettings.title_of(name)}: {wrong}"
+        if error := wrong_weight_in(getattr(job.generate, name), passes_of(job)):
+            what = f"{GenerateSettings.title_of(name)}: {error}"
             yield Problem(what, f"generate.{name}", FIX, code="prompt.bad-weight")
 
 
 def marked_files(job: GenerateJob, sources: Sources) -> list[Path]:
-    """The files in use that are marked as trained with zero terminal SNR."""
+    """Return the model, LoRA and embedding files in use whose metadata marks zero terminal SNR."""
     loras = [sources.loras[use.file] for use in job.generate.loras if use.used]
     files = [sources.model, *loras, *(embedding.path for embedding in sources.embeddings)]
     return [path for path in files if identify(path).zero_terminal_snr]
 
 
 def uses_zero_terminal_snr(job: GenerateJob, sources: Sources) -> bool:
-    """Whether zero terminal SNR is used: as set, or with "auto" if one of the files is marked."""
+    """Return whether to sample with zero terminal SNR: as set, or for "auto" if any file in use is marked for it."""
     choice = job.generate.zero_terminal_snr
     return bool(marked_files(job, sources)) if choice == "auto" else choice == "on"

@@ -1,4 +1,4 @@
-"""The memory forecast of a generation on its device, from its settings and its model's header: nothing is loaded."""
+"""Memory forecast of a generation, from its settings and the model's header. Loads nothing."""
 
 from __future__ import annotations
 
@@ -33,7 +33,12 @@ GUIDANCE_BYTES = 256  # per pixel of an image that CLIP or VGG guidance differen
 
 @dataclass(frozen=True)
 class Forecast:
-    """Peak bytes, of the device's total. offload: parts that will rest in RAM"""
+    """The memory forecast of a generation on a device.
+
+    peak      highest use in bytes, including torch's own memory
+    total     memory of the device in bytes
+    offload   which weights rest in RAM: "off" (none), "parts" or "layers"
+    """
 
     peak: int
     total: int
@@ -42,15 +47,16 @@ class Forecast:
 
 @dataclass(frozen=True)
 class Needs:
-    """Bytes of weights and of computing on the device.
+    """Memory needs of a generation on the device, in bytes.
 
-    denoiser, vae, texts    weights of the denoiser, the VAE, the text encoders
-    layer                   weights of the denoiser's largest layer
-    reading                 text encoders that compute while their weights rest in RAM
-    evaluation              one evaluation of the denoiser
-    decoding, in_strips     decoding an image as a whole, in strips
-    loras                   weights of LoRAs, ControlNets and models of hooks
-    upscaling, gradient     a running upscaling network; a gradient through denoiser and VAE
+    denoiser, vae, texts   weights of the denoiser, the VAE and the text encoders
+    layer                  weights of the denoiser's largest layer
+    reading                encoding prompts while the text encoders' weights rest in RAM
+    evaluation             activations of one evaluation of the denoiser
+    decoding, in_strips    decoding an image: as a whole, in strips
+    loras                  weights of LoRAs, ControlNets and models of hooks
+    upscaling              running the upscaling network
+    gradient               backpropagation through denoiser and VAE (CLIP and VGG guidance)
     """
 
     denoiser: int
@@ -66,7 +72,11 @@ class Needs:
     gradient: int = 0
 
     def peak(self, offload: Offload, sliced: bool = False) -> int:
-        """Peak on the device, without torch's own memory."""
+        """Return the peak on the device in bytes, without torch's own memory.
+
+        offload   "off": all weights on the device; "parts": the denoiser and one other part; "layers": two layers of the denoiser at a time
+        sliced    decode in strips
+        """
         decoding = self.in_strips if sliced else self.decoding
         visitors = max(self.reading, self.vae + max(decoding, self.gradient), self.upscaling)
         if offload == "off":
@@ -77,7 +87,7 @@ class Needs:
         return self.loras + max(2 * self.layer + self.evaluation, visitors)  # the next is copied while one computes
 
     def with_refiner(self, refiner: Needs) -> Needs:
-        """The needs of both models on the device together."""
+        """Return the needs of the base model and a refiner that are on the device together."""
         return replace(
             self,
             denoiser=self.denoiser + refiner.denoiser,
@@ -87,16 +97,21 @@ class Needs:
 
 
 def peak_of(base: Needs, refiners: Iterable[Needs], offload: Offload, sliced: bool = False) -> int:
-    """The highest peak of a model, alone and with each of its refiners: both on the device, or one in RAM if anything is offloaded."""
+    """Return the highest peak in bytes of the base model, alone and with each refiner.
+
+    With offload "off" base model and refiner are on the device together, otherwise one of them rests in RAM.
+
+    sliced   decode in strips
+    """
     peaks = [base.peak(offload, sliced)]
     for refiner in refiners:
-        together = base.with_refiner(refiner) if offload == "off" else replace(refiner, loras=base.loras)
-        peaks.append(together.peak(offload, sliced))
+        combined = base.with_refiner(refiner) if offload == "off" else replace(refiner, loras=base.loras)
+        peaks.append(combined.peak(offload, sliced))
     return max(peaks)
 
 
 def needs_of(job: GenerateJob, parts: Parts) -> Needs:
-    """The needs of the largest stage of a job's images, or of the detailer's."""
+    """Return the needs of the largest stage of a job's images, including the detailer."""
     from core.families.counting import config_key, decoding_bytes, gradient_bytes
     from core.generation.model.upscaling_networks import upscaling_bytes
 
@@ -126,19 +141,19 @@ def needs_of(job: GenerateJob, parts: Parts) -> Needs:
         denoiser=parts.sizes[kind.denoiser],
         layer=max(prod(location.entry.shape) for location in entries) * itemsize,
         vae=parts.sizes.get("vae", 0),
-        texts=sum(parts.sizes[name] for name in parts.texts),
-        reading=parts.reading_size,
+        texts=sum(parts.sizes[name] for name in parts.text_encoder_names),
+        reading=parts.encoding_size,
         evaluation=evaluation,
         decoding=decoding,
         in_strips=strip_bytes(parts, largest, job.generation_memory.vae_slices or STRIPS) if decoding else 0,
-        loras=parts.lora_size + parts.control_size + parts.other_size,
+        loras=parts.lora_size + parts.control_size + parts.hook_size,
         gradient=gradient,
         upscaling=upscaling_bytes(stages[0].size) if job.hires.highres_fix_upscaler_file and len(stages) > 1 else 0,
     )
 
 
 def _evaluation_bytes(job: GenerateJob, parts: Parts, sides: tuple[int, int], images: int) -> int:
-    """Bytes of evaluating the denoiser for images of (width, height), with the sides of the guidance."""
+    """Return the bytes of one denoiser evaluation for `images` images of `sides` (width, height in pixels), with all guidance sides."""
     from core.families.counting import config_key, evaluation_bytes
 
     kind, config = parts.kind, config_key(parts.config(parts.kind.denoiser))
@@ -150,7 +165,11 @@ def _evaluation_bytes(job: GenerateJob, parts: Parts, sides: tuple[int, int], im
 
 
 def forecast_batch_size(job: GenerateJob, device: str, sides: tuple[int, int], latent_pixels: int) -> int:
-    """Images in a batch, for the forecast: the setting, else one on a GPU, and on a CPU as many as it generates together."""
+    """Return the batch size to assume: the setting, else 1 on a GPU, and on a CPU the number of images that fit into one batch.
+
+    sides           (width, height) in pixels
+    latent_pixels   pixels per side of a latent (8)
+    """
     settings = job.generate
     if settings.batch_size is not None:
         return min(settings.batch_size, settings.count)
@@ -161,7 +180,11 @@ def forecast_batch_size(job: GenerateJob, device: str, sides: tuple[int, int], l
 
 
 def strip_bytes(parts: Parts, sides: tuple[int, int], slices: int) -> int:
-    """Bytes on the device for decoding in strips. The feature maps are in RAM, and count on a CPU only."""
+    """Return the bytes on the device for decoding one image in strips. On a CPU this includes the feature maps, which rest in RAM.
+
+    sides    (width, height) in pixels
+    slices   number of strips
+    """
     width, height = sides
     widths = parts.config("vae").get("block_out_channels", (128, 256))
     channels = widths[1]  # of the widest map at the image's size
@@ -172,11 +195,12 @@ def strip_bytes(parts: Parts, sides: tuple[int, int], slices: int) -> int:
 
 
 def _has_diffusers_vae(parts: Parts) -> bool:
+    """Return whether the model has a VAE of diffusers' class AutoencoderKL."""
     return "vae" in parts.opened and parts.config("vae").get("_class_name", "AutoencoderKL") == "AutoencoderKL"
 
 
 def offload_of(job: GenerateJob, parts: Parts, refiners: Iterable[Parts] = ()) -> Offload:
-    """The offload setting, "off" without CUDA; "auto" is the fastest that fits into the GPU's memory, including a refiner."""
+    """Return the job's offload mode: as set, for "auto" the fastest that fits into VRAM with every refiner, and "off" without CUDA."""
     settings = job.generation_memory
     if not parts.device.startswith("cuda"):
         return "off"
@@ -191,13 +215,13 @@ def offload_of(job: GenerateJob, parts: Parts, refiners: Iterable[Parts] = ()) -
 
 
 def offload_for(job: GenerateJob, sources: Sources, device: str) -> Offload:
-    """`offload_of` by the files of a job."""
+    """Return the offload mode of a job (`offload_of`), given its files instead of opened parts."""
     parts, refiners = Parts(job.memory, sources, device), Parts.of_refiners(job.memory, sources, device)
     return offload_of(job, parts, refiners.values())
 
 
 def forecast(job: GenerateJob, workspace: Workspace, device: str) -> Forecast:
-    """The forecast for a job that is not running. Raises ProblemsError for an invalid one."""
+    """Return the memory forecast of a job. Plans the job; raises ProblemsError if it is invalid."""
     plan = plan_of(with_settings(job, generate={"count": 1}), workspace)
     first = with_settings(plan.requests[0].job, generate={"count": job.generate.count})
     parts = Parts(job.memory, plan.sources, device)

@@ -1,4 +1,4 @@
-"""Registry of the hooks that act at the steps of a generation. Without torch."""
+"""Registry of the hooks that act during sampling (ControlNet, regions, masks ...). Imports no torch."""
 
 from __future__ import annotations
 
@@ -43,19 +43,19 @@ Finish = Callable[[Inpaint, "GenerateJob", "Image"], "Image"]
 
 @dataclass(frozen=True)
 class HookInputs:
-    """What hooks are made from: one stage of a batch of images.
+    """Inputs from which a hook is created, for one stage of a batch of B images.
 
-    job       of one of them; they differ in prompt and seed only
-    noises    of the images
-    latents   initial latents of a stage with a strength, without noise, [B, C, h, w]
-    canvas    the initial image, prepared for the stage
-    sides     of the guidance, in the order of the batch: B rows each
-    networks, strengths   of the LoRAs in use, in order
-    by_use    {index among the LoRAs of these images: its network}
-    show      called with a preview as JPEG
-    nets      leases the ControlNets and LLLites of the settings
-    prompts   of the images
-    lend      leases the `HookKind.files`
+    job                   job of the first image; the others differ only in prompt and seed
+    noises                random numbers of each image
+    latents               initial latents of a stage with a strength, without noise, [B, C, h, w]
+    canvas                the initial image and mask, prepared for the stage
+    sides                 guidance sides in batch order ("negative", "positive" ...); the denoiser's batch has B rows for each
+    show                  called with each preview, a JPEG
+    networks, strengths   of the attached LoRAs, in order
+    by_use                {index in the job's `generate.loras`: its network}
+    nets                  leases the job's ControlNets and LLLites
+    prompts               prompt of each image
+    lend                  leases the models in `HookKind.files`
     """
 
     job: GenerateJob
@@ -77,21 +77,21 @@ class HookInputs:
 
 @dataclass(frozen=True)
 class HookKind:
-    """A registered kind of hook, which acts at the steps of a generation.
+    """A kind of hook that acts during sampling, with all that the plan of a job asks of it.
 
-    name, title     of its settings group
-    make            HookInputs -> the hook; None if the settings need none
-    settings        its settings group, named after it; None: it uses groups that jobs already have
-    problems        (job of one image) -> problems of its settings, before files are searched
-    file_problems   (job of one image, its files, workspace) -> problems of its files, and with the model
-    advice          jobs of the images, which still name folders -> advice about them together
-    images          jobs of the images -> the same with the images of folders resolved, which take turns
-    files           (jobs of the images, workspace) -> {name in the settings: the model that it uses}
-    differentiates  (job of one image) -> whether it takes gradients through denoiser and VAE
-    inline          {option in prompts, such as "control": the setting of its group}
-    of_refiner      whether it also acts at a refiner's steps
-    texts           (job of one image) -> further prompts, which may name embeddings
-    finisher        (workspace, reports) -> a context with a function that changes finished images
+    name, title      of its settings group
+    make             creates the hook of a stage; returns None if the settings do not use it
+    settings         settings class to add to generate jobs under `name`; None: it uses existing groups
+    problems         (job of one image) -> problems of its settings, before files are searched
+    file_problems    (job of one image, its files, workspace) -> problems of its files, and with the model
+    advice           (jobs of all images, before folders are resolved) -> advice about them together
+    images           (jobs of all images) -> the jobs with one image each from a folder, in turn
+    files            (jobs of all images, workspace) -> {name in the settings: model file to load}
+    differentiates   (job of one image) -> whether it takes gradients through denoiser and VAE
+    inline           {inline option of prompts such as "control": name of the setting in its group}
+    of_refiner       whether it also acts during a refiner's steps
+    texts            (job of one image) -> further prompts, in which embeddings can be named
+    finisher         (workspace, reports) -> a context with a function that changes finished images
     """
 
     name: str
@@ -114,28 +114,28 @@ HOOKS: dict[str, HookKind] = {}
 
 
 def register(kind: HookKind) -> None:
-    """Register a kind of hook, and its settings group for generation."""
+    """Register a kind of hook and add its settings group to generate jobs."""
     HOOKS[kind.name] = kind
     if kind.settings is not None:
         add_group(GenerateSettings, kind.name, kind.settings, kind.title)
 
 
 def hooks_of(inputs: HookInputs) -> list[Hook]:
-    """The hooks of a stage, in the order in which they were registered."""
+    """Create the hooks of a stage, in registration order. In a refiner's stage only those with `of_refiner`."""
     extensions.load()
     created = [kind.make(inputs) for kind in HOOKS.values() if kind.of_refiner or not inputs.stage.refines]
     return [hook for hook in created if hook is not None]
 
 
 def with_hook_images(jobs: Sequence[GenerateJob]) -> list[GenerateJob]:
-    """The jobs with the images of all kinds of hooks resolved. Raises ProblemsError for those that cannot be read."""
+    """Return the jobs with folders of images in hooks' settings replaced by one image each. Raises ProblemsError for unreadable images."""
     for kind in HOOKS.values():
         jobs = kind.images(jobs)
     return list(jobs)
 
 
 def hook_files(jobs: Sequence[GenerateJob], workspace: Workspace) -> dict[str, HookFile]:
-    """{name in the settings: model} of all kinds of hooks. Raises ProblemsError."""
+    """Return {name in the settings: model file} for all hooks of these jobs. Raises ProblemsError for missing files."""
     problems: list[Problem] = []
     files: dict[str, HookFile] = {}
     for kind in HOOKS.values():
@@ -145,59 +145,63 @@ def hook_files(jobs: Sequence[GenerateJob], workspace: Workspace) -> dict[str, H
 
 
 def prompts_of(job: GenerateJob) -> list[str]:
-    """The prompt and negative prompt of one image, and those of its hooks."""
+    """Return prompt and negative prompt of one image, followed by the prompts in its hooks' settings."""
     further = [text for kind in HOOKS.values() for text in kind.texts(job)]
     return [job.generate.prompt, job.generate.negative_prompt, *further]
 
 
 @contextmanager
 def finishers(workspace: Workspace, reports: Reports) -> Iterator[list[Finish]]:
-    """A context with the functions that change finished images, in order."""
+    """Context with the functions that change finished images (the detailer), in registration order."""
     with ExitStack() as stack:
         kinds = (kind.finisher for kind in HOOKS.values())
         yield [stack.enter_context(each(workspace, reports)) for each in kinds if each is not None]
 
 
 def differentiates(job: GenerateJob) -> bool:
-    """Whether a hook takes gradients through denoiser and VAE."""
+    """Return whether any hook takes gradients through denoiser and VAE for this job."""
     return any(kind.differentiates(job) for kind in HOOKS.values())
 
 
 def inline_setting(option: str) -> str | None:
-    """The "group.setting" of an option in prompts that a hook defines (the last one registered); else None."""
+    """Return "group.setting" for an inline option of prompts that a hook defines, else None. The last registered hook wins."""
     kinds = reversed(HOOKS.values())
     return next((f"{kind.name}.{kind.inline[option]}" for kind in kinds if option in kind.inline), None)
 
 
-def _effect(module: str, **roles: str) -> dict[str, Any]:
-    """{role of a HookKind: the function of this name in a module of core/generation/effects}"""
+def _lazy_functions(module: str, **roles: str) -> dict[str, Any]:
+    """Return {field of HookKind: lazily imported function} for functions in a module of core/generation/effects.
+
+    roles   field of HookKind -> name of the function
+    """
     return {role: extensions.later(f"core.generation.effects.{module}", name) for role, name in roles.items()}
 
 
-def _built_in(name: str, title: str, module: str, **more: Any) -> None:
-    register(HookKind(name, title, **_effect(module, make="hook_of"), **more))
+def _register_built_in(name: str, title: str, module: str, **more: Any) -> None:
+    """Register a hook whose `make` is the function hook_of in a module of core/generation/effects. more: other fields of HookKind"""
+    register(HookKind(name, title, **_lazy_functions(module, make="hook_of"), **more))
 
 
-_built_in("preview", "Preview", "preview", of_refiner=True)  # first, so that it sees the model's input latents
-_built_in("lora_steps", "Step ranges of LoRAs", "lora_steps")
-_built_in("deep_shrink", "Deep Shrink", "deep_shrink")
-_built_in("gradual_latent", "Gradual Latent", "gradual_latent")
-_of_controls = _effect(
+_register_built_in("preview", "Preview", "preview", of_refiner=True)  # first, so that it sees the model's input latents
+_register_built_in("lora_steps", "Step ranges of LoRAs", "lora_steps")
+_register_built_in("deep_shrink", "Deep Shrink", "deep_shrink")
+_register_built_in("gradual_latent", "Gradual Latent", "gradual_latent")
+_of_controls = _lazy_functions(
     "controls.checks",
     problems="control_problems",
     file_problems="control_file_problems",
     advice="unused_images",
     images="with_control_images",
 )
-_built_in("controls", "ControlNet", "controls.hook", **_of_controls, inline={"control": "control_image"})
-_of_perceptual = _effect(
+_register_built_in("controls", "ControlNet", "controls.hook", **_of_controls, inline={"control": "control_image"})
+_of_perceptual = _lazy_functions(
     "perceptual.checks",
     problems="problems_of",
     file_problems="file_problems",
     images="with_guide_images",
     files="files_of",
 )
-_built_in(
+_register_built_in(
     "perceptual",  # after ControlNets, whose control image may be its guide image
     "CLIP and VGG guidance",
     "perceptual.hook",
@@ -205,9 +209,11 @@ _built_in(
     differentiates=lambda job: job.perceptual.used,
     inline={"clip_prompt": "clip_prompt"},
 )
-_built_in("regions", "Regions", "regions")
-_built_in("repaint", "Mask", "inpaint", of_refiner=True)
+_register_built_in("regions", "Regions", "regions")
+_register_built_in("repaint", "Mask", "inpaint", of_refiner=True)
 _of_detailer = {role: role for role in ("problems", "file_problems", "files", "texts")}
 register(
-    HookKind("detailer", "Detailer", lambda inputs: None, **_effect("detailer", finisher="Detailer", **_of_detailer))
+    HookKind(
+        "detailer", "Detailer", lambda inputs: None, **_lazy_functions("detailer", finisher="Detailer", **_of_detailer)
+    )
 )

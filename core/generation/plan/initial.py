@@ -1,4 +1,4 @@
-"""Initial images and masks: found, opened and checked."""
+"""Finds, opens and checks the initial images and masks of a job."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from core.generation.plan.requests import Request
-from core.generation.plan.stages import KOHYA_SIZE_STEP, as_generator
+from core.generation.plan.stages import KOHYA_SIZE_STEP, as_sd_scripts
 from core.generation.prompt.changes import with_settings
 from core.generation.sample.canvas import fitted
 from core.record.problems import Problem, ProblemsError
@@ -28,7 +28,7 @@ CONTROL, GUIDE = "controls.nets", "perceptual.guide_image"
 
 
 def image_files(text: str, where: str) -> list[Path]:
-    """The images at a path: one file, or those of a folder sorted by name. Raises ProblemsError if there are none."""
+    """Return the image at a path, or all images in a folder, by name. Raises ProblemsError if there are none. where: the path's setting"""
     path = resolve_path(text)
     if os.path.isfile(path):
         return [path]
@@ -40,10 +40,10 @@ def image_files(text: str, where: str) -> list[Path]:
 
 
 def opened(path: Path, where: str) -> Image:
-    """The decoded image, upright. Raises ProblemsError for an unreadable one.
+    """Open an image upright. Raises ProblemsError for an unreadable image.
 
-    where   the setting that names it, which decides the form: RGB on white for an initial image, "L" on black for a mask,
-            RGB on black for a region map, a control image or a guide image
+    where   the setting with the path. It decides the mode: RGB on white for an initial image, "L" on black for a mask, RGB on black
+            for a region map, a control image or a guide image
     """
     from core.dataset.images.colors import BLACK, WHITE
     from core.dataset.images.opening import BrokenImage, open_decoded
@@ -57,9 +57,12 @@ def opened(path: Path, where: str) -> Image:
 
 
 def size_from(job: GenerateJob, image: tuple[int, int], step: int) -> tuple[int, int]:
-    """(width, height) of the result for an initial image of this size: as set; with one side set, in the image's aspect ratio;
-    else the image's. Rounded down to multiples of `step`, of FIRST_STEP with compatibility "kohya"; at least one of them."""
-    step = KOHYA_SIZE_STEP if as_generator(job) else step
+    """Return (width, height) in pixels of the result for an initial image of size `image` (width, height).
+
+    The width and height in the settings; if one is set, the other by the image's aspect ratio; if none, the image's size. Rounded
+    down to multiples of `step` (with compatibility "kohya" KOHYA_SIZE_STEP), at least one of them.
+    """
+    step = KOHYA_SIZE_STEP if as_sd_scripts(job) else step
     width, height = job.generate.width, job.generate.height
     if width and not height:
         height = round(image[1] * width / image[0])
@@ -70,13 +73,13 @@ def size_from(job: GenerateJob, image: tuple[int, int], step: int) -> tuple[int,
 
 
 def blur_of(job: GenerateJob) -> int:
-    """Radius of the mask blur in pixels: as set, else A1111's default, or 0 with sd-scripts compatibility."""
+    """Return the radius of the mask blur in pixels: as set, else A1111's default, or 0 with compatibility "kohya"."""
     blur = job.image_to_image.mask_blur
-    return (0 if as_generator(job) else BLUR) if blur is None else blur
+    return (0 if as_sd_scripts(job) else BLUR) if blur is None else blur
 
 
 def read_mask(settings: ImageToImageSettings, size: tuple[int, int]) -> Image:
-    """The mask, "L", white is repainted, resized to its image's `size`."""
+    """Return the mask in mode "L", white where it is repainted, resized to `size` (width, height)."""
     from PIL import ImageOps
 
     mask = fitted(opened(resolve_path(settings.mask_path or ""), MASK), size, "resize")
@@ -84,7 +87,7 @@ def read_mask(settings: ImageToImageSettings, size: tuple[int, int]) -> Image:
 
 
 def with_initial_images(requests: Sequence[Request]) -> list[Request]:
-    """The requests with one initial image and mask each; those of a folder take turns. Raises ProblemsError."""
+    """Return the requests with one initial image and one mask each; images of a folder are used in turn. Raises ProblemsError."""
     resolved = []
     for number, request in enumerate(requests):
         settings = request.job.image_to_image
@@ -107,7 +110,7 @@ def with_initial_images(requests: Sequence[Request]) -> list[Request]:
 
 
 def mask_problems(requests: Sequence[Request]) -> Iterator[Problem]:
-    """Problems of the masks, each read once. Raises ProblemsError for images that cannot be read."""
+    """Yield problems of the masks. Raises ProblemsError for unreadable images."""
     for settings in {
         request.job.image_to_image.model_dump_json(): request.job.image_to_image for request in requests
     }.values():
@@ -124,7 +127,7 @@ def mask_problems(requests: Sequence[Request]) -> Iterator[Problem]:
 
 
 def mask_size_advice(path: Path, size: tuple[int, int], image: tuple[int, int]) -> Iterator[Problem]:
-    """Advice about a mask whose size differs from its image's."""
+    """Yield advice if the size of a mask differs from its image's. path: the mask; size, image: (width, height) of mask and image"""
     if size != image:
         method = "resized" if size[0] * image[1] == size[1] * image[0] else "stretched"
         what = f"The mask {path.name} is {size[0]} x {size[1]}, the image {image[0]} x {image[1]}: it is {method}"

@@ -1,4 +1,4 @@
-"""The plan of a generate job: every image with all settings resolved, before anything is loaded."""
+"""The plan of a generate job: one request per image, with all settings resolved and all files found, before anything is loaded."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -26,19 +26,19 @@ from core.settings.model import FAMILIES
 
 @dataclass(frozen=True)
 class Plan:
-    """A request for each image with everything resolved, the files, and advice."""
+    """A request for each image with all settings resolved, the model files, and advice."""
 
     requests: list[Request]
     sources: Sources
     notes: list[Problem]
 
     def steps(self) -> int:
-        """Sampling steps of all images and stages."""
+        """Return the number of sampling steps of all images and stages."""
         return sum(sampling_steps(request.job) for request in self.requests)
 
 
 def plan_of(job: GenerateJob, workspace: Workspace) -> Plan:
-    """The plan of a job. Raises ProblemsError with all problems of prompts, settings and files."""
+    """Plan a job. Raises ProblemsError with all problems of prompts, settings and files."""
     problems: list[Problem] = []
     expanded = collected(problems, requests_and_notes, job, workspace)
     if expanded is not None:
@@ -53,25 +53,27 @@ def plan_of(job: GenerateJob, workspace: Workspace) -> Plan:
 
 
 def requests_and_notes(job: GenerateJob, workspace: Workspace) -> tuple[list[Request], list[Problem]]:
-    """The images of a job and advice about its prompts, with this machine's styles, wildcards and embeddings."""
+    """Expand a job into one request per image, with the user's styles, wildcards and embeddings; also return advice about its prompts."""
     embeddings, styles = embedding_vectors(workspace), chosen_styles(job.prompts.styles, workspace)
     return requests_of(job, partial(wildcard_lines, workspace), embeddings, styles)
 
 
 def plan_for(job: GenerateJob, requests: list[Request], workspace: Workspace, notes: Sequence[Problem] = ()) -> Plan:
-    """The plan of requests that use one model. job: names that model. Raises ProblemsError as `plan_of`"""
+    """Plan requests that use the model, VAE and output settings of `job`. Raises ProblemsError with all problems."""
     requests, sources, advice = _with_files(job, requests, workspace, notes)
-    decided = [replace(request, job=_resolved(request.job, sources)) for request in requests]
-    advice += problems_with_model([request.job for request in decided], sources, workspace)
+    resolved = [replace(request, job=_resolved(request.job, sources)) for request in requests]
+    advice += problems_with_model([request.job for request in resolved], sources, workspace)
     raise_if_errors(advice)
-    return Plan(decided, sources, [*advice, *sources.notes])
+    return Plan(resolved, sources, [*advice, *sources.notes])
 
 
 def _with_files(
     job: GenerateJob, requests: list[Request], workspace: Workspace, notes: Sequence[Problem]
 ) -> tuple[list[Request], Sources, list[Problem]]:
-    """(the requests, each with one image of a folder; their files; advice). Raises ProblemsError with all problems of
-    settings and files."""
+    """Check settings and find files; return (the requests with one initial image each, the files, advice).
+
+    Raises ProblemsError with all problems of settings and files.
+    """
     jobs = [request.job for request in requests]
     problems = [*notes, *dict.fromkeys(problem for each in jobs for problem in problems_of(each))]
     problems += output_problems(job, workspace)
@@ -89,14 +91,19 @@ def _with_files(
 
 
 def _resolved(job: GenerateJob, sources: Sources) -> GenerateJob:
-    """The job of one image with size, guidance scale and zero terminal SNR resolved."""
+    """Return the job of one image with size, guidance scale and zero terminal SNR set."""
     job = with_model_schedule(with_model_guidance(job, sources.model), sources)
     return with_size(job, trained_size(sources.model, sources.family), FAMILIES[sources.family].size_step)
 
 
 def with_size(job: GenerateJob, trained: tuple[int, int], step: int) -> GenerateJob:
-    """The job of one image with its size resolved: as set, else the initial image's, else the model's (`trained`). "Only
-    masked" does not use the initial image's size."""
+    """Return the job of one image with width and height set: as in its settings, else the initial image's, else `trained`.
+
+    Inpainting "only masked" ignores the initial image's size.
+
+    trained   (width, height) in pixels that the model was trained at
+    step      sides of an initial image are rounded down to multiples of this number of pixels
+    """
     settings = job.image_to_image
     initial_image, only_masked = settings.image_path, settings.inpaint_area == "masked" and settings.mask_path
     if initial_image and not only_masked:
@@ -107,7 +114,7 @@ def with_size(job: GenerateJob, trained: tuple[int, int], step: int) -> Generate
 
 
 def check_task(job: GenerateJob, workspace: Workspace) -> str:
-    """What the task `generate` would do, for --check. Raises ProblemsError."""
+    """Return a summary of what a generate job would do, for --check. Raises ProblemsError if the job is invalid."""
     plan = plan_of(job, workspace)
     raise_if_errors(model_problems(plan.sources))
     settings = plan.requests[0].job.generate

@@ -1,4 +1,4 @@
-"""Expands a generate job into one request per image, before anything is loaded."""
+"""Expands a generate job into one request per image: prompts, options, variants, styles and seeds."""
 
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
@@ -31,10 +31,10 @@ MAX_IMAGES = 100_000  # images of one job
 
 @dataclass(frozen=True)
 class Request:
-    """One image.
+    """One image to generate.
 
-    job     generates it again: one prompt without options and variants, its seed, its LoRAs, count 1
-    name    of its file, if the prompt sets one (--f)
+    job    the settings that generate it again: one prompt without inline options and variants, its seed and LoRAs, count 1
+    name   file name, if the prompt sets one (--f)
     """
 
     job: GenerateJob
@@ -42,11 +42,13 @@ class Request:
 
     @property
     def seed(self) -> int:
+        """The seed of the image."""
         assert self.job.generate.seed is not None
         return self.job.generate.seed
 
     @property
     def variation(self) -> Variation | None:
+        """Variation seed and strength of the image; None if the strength is 0."""
         settings = self.job.generate
         if not settings.variation_strength:
             return None
@@ -57,12 +59,11 @@ class Request:
 def requests_of(
     job: GenerateJob, files: Files, embeddings: Mapping[str, int] = {}, styles: Sequence[Style] = ()
 ) -> tuple[list[Request], list[Problem]]:
-    """The images of a job in order, and advice about its prompts. Raises ProblemsError for prompts that cannot be
-    parsed.
+    """Expand a job into (requests in order, advice about its prompts). Raises ProblemsError for invalid prompts.
 
-    files        name of a wildcard file -> its lines
-    embeddings   that prompts can name -> their number of vectors
-    styles       the styles that the job names
+    files        (name of a wildcard file) -> its lines
+    embeddings   {name of an embedding: its number of token vectors}
+    styles       the styles in the job's settings
     """
     job, entries, where = in_styles(_with_enabled(job), styles)
     notes = _syntax_problems(job, entries, Names(files, embeddings=embeddings), where)
@@ -70,7 +71,7 @@ def requests_of(
     seeds = _Seeds(job, len(entries))
     requests: list[Request] = []
     for turn in range(job.prompts.n_iter):
-        seeds.begin(turn)
+        seeds.begin()
         order = list(entries)
         if job.prompts.shuffle_prompts:
             Random(seeds.first + turn).shuffle(order)
@@ -85,13 +86,12 @@ def requests_of(
 
 
 def _with_enabled(job: GenerateJob) -> GenerateJob:
-    """The job without disabled LoRAs."""
+    """Return the job without disabled LoRAs."""
     return with_settings(job, generate={"loras": [use for use in job.generate.loras if use.enabled]})
 
 
 def in_styles(job: GenerateJob, styles: Sequence[Style]) -> tuple[GenerateJob, list[Entry], str]:
-    """(the job with its styles applied and removed, its prompts with the styles applied, the setting they are from). Raises
-    ProblemsError as `entries_of`."""
+    """Apply styles; return (job without styles, its unparsed prompts, the setting that contains them). Raises as `entries_of`."""
     entries, where = entries_of(job)
     entries = [styled_entry(entry, styles, job.prompts.dynamic_prompts or where == FILE) for entry in entries]
     negative = styled(job.generate.negative_prompt, [style.negative_prompt for style in styles])
@@ -100,7 +100,10 @@ def in_styles(job: GenerateJob, styles: Sequence[Style]) -> tuple[GenerateJob, l
 
 
 def _syntax_problems(job: GenerateJob, entries: Sequence[Entry], names: Names, where: str) -> list[Problem]:
-    """Problems of the prompts as written, before options and variants are resolved."""
+    """Return the problems of negative prompt and prompts as written, before options and variants are resolved.
+
+    where   the setting that contains the prompts
+    """
     dynamic, weighted = job.prompts.dynamic_prompts, job.generate.prompt_weights
     passes = tuple(each for each in passes_of(job) if each is not None)
     findings = list(findings_of(job.generate.negative_prompt, names, Parsing(False, weighted, True, NEGATIVE, passes)))
@@ -112,7 +115,7 @@ def _syntax_problems(job: GenerateJob, entries: Sequence[Entry], names: Names, w
 
 
 def entries_of(job: GenerateJob) -> tuple[list[Entry], str]:
-    """(the unparsed prompts; the setting they are from). Raises ProblemsError if there are none."""
+    """Return (the unparsed prompts of a job, the setting that contains them). Raises ProblemsError if there are none."""
     settings = job.prompts
     if settings.from_file and settings.from_module:
         what, fix = "There are prompts from a file and from a module", "empty one of the two"
@@ -130,10 +133,16 @@ def entries_of(job: GenerateJob) -> tuple[list[Entry], str]:
 
 
 class _Seeds:
-    """Seeds of images whose prompts set none: counted up from the job's, or random as in sd-scripts' generator. With a
-    variation strength the variation seed is counted up instead, as in A1111."""
+    """Seeds of a job's images whose prompts set none.
+
+    Counted up from the job's seed, or random as in sd-scripts' generator. With a variation strength all images have the job's
+    seed, and the variation seed counts up instead, as in A1111.
+
+    prompts   number of prompts of the job
+    """
 
     def __init__(self, job: GenerateJob, prompts: int):
+        """Choose random seeds if the job sets none. prompts: number of prompts of the job"""
         settings = job.generate
         self.first = secrets.randbelow(FRESH_SEEDS) if settings.seed is None else settings.seed
         self._same, self._prompt_seed = job.prompts.iter_same_seed, 0
@@ -142,7 +151,7 @@ class _Seeds:
         self._varied = ((variation_seed + number) % SEEDS for number in numbers())
 
     def _draws(self, job: GenerateJob, prompts: int) -> Iterator[int]:
-        """Endless seeds: counted up, constant with a variation strength, or random as in sd-scripts' generator."""
+        """Return an endless iterator of seeds: counted up, constant with a variation strength, or random with compatibility "kohya"."""
         single = bool(job.prompts.from_file) and prompts == 1 and job.generate.count == 1
         per_image = not job.prompts.dynamic_prompts or (single and job.generate.seed is not None)  # of a saved image
         if job.generate.compatibility != "kohya" or per_image:
@@ -151,17 +160,24 @@ class _Seeds:
         rng = Random(self.first)
         return (rng.randint(0, FRESH_SEEDS - 1) for _ in numbers())
 
-    def begin(self, number: int) -> None:
+    def begin(self) -> None:
+        """Start a repetition of all prompts (`prompts.n_iter`); with `iter_same_seed`, draw the seed that all its images share."""
         self._prompt_seed = next(self._drawn) if self._same else 0
 
     def next_variation(self) -> int:
+        """Return the next variation seed."""
         return next(self._varied)
 
     def next(self) -> int:
+        """Return the seed of the next image."""
         return self._prompt_seed if self._same else next(self._drawn)
 
     def of(self, prompt_seeds: Sequence[int], images: int, varied: bool) -> list[int]:
-        """A seed for each image. prompt_seeds: the last one is repeated unless variants are chosen by seed (varied)"""
+        """Return a seed for each of `images` images of one prompt.
+
+        prompt_seeds   seeds that the prompt sets (--d); the last is repeated for further images, unless `varied`
+        varied         whether seeds choose the prompt's variants; further images then get seeds of the job
+        """
         seeds = list(prompt_seeds[:images])
         while len(seeds) < images:
             seeds.append(seeds[-1] if prompt_seeds and not varied else self.next())
@@ -171,10 +187,14 @@ class _Seeds:
 def _requests_of_entry(
     job: GenerateJob, entry: Entry, seeds: _Seeds, files: Files, notes: list[Problem], where: str
 ) -> Iterator[Request]:
-    """Yield the requests of one prompt, one for each seed or combination of variants. notes: gets problems; where: the prompt's setting"""
+    """Yield the requests of one prompt, one for each seed or combination of variants.
+
+    notes   receives problems of options and variants
+    where   the setting that contains the prompt
+    """
     if not job.prompts.dynamic_prompts and where == PROMPT:
         for seed in seeds.of((), job.generate.count, False):
-            yield _request(job, PromptLine(str(entry)), seed, seeds, notes, where)
+            yield _request(job, PromptLine(str(entry)), seed, seeds, notes)
         return
     line, line_seeds = take_seeds(entry) if isinstance(entry, str) else line_of_table(entry, notes, where)
     text = line if isinstance(line, str) else line.text
@@ -190,11 +210,14 @@ def _requests_of_entry(
         return
     for chosen, seed in lines:
         parsed = read_line(chosen, notes, where) if isinstance(line, str) else PromptLine(chosen, line.values)
-        yield _request(job, parsed, seed, seeds, notes, where)
+        yield _request(job, parsed, seed, seeds, notes)
 
 
-def _request(job: GenerateJob, line: PromptLine, seed: int, seeds: _Seeds, notes: list[Problem], where: str) -> Request:
-    """The request of one image: the job with a line's text, options and LoRAs. notes: gets the error of a merged LoRA with a step range"""
+def _request(job: GenerateJob, line: PromptLine, seed: int, seeds: _Seeds, notes: list[Problem]) -> Request:
+    """Return the request of one image: the job with the text, inline options and LoRA tags of a prompt.
+
+    notes   receives problems; a merged LoRA cannot have a step range
+    """
     changes: dict[str, dict[str, Any]] = {"generate": {"prompt": line.text, "seed": seed, "count": 1}}
     if line.values.get("generate.variation_strength", job.generate.variation_strength):
         changes["generate"]["variation_seed"] = seeds.next_variation()
@@ -203,7 +226,7 @@ def _request(job: GenerateJob, line: PromptLine, seed: int, seeds: _Seeds, notes
         group, dot, setting = (inline_setting(name) or name).partition(".")
         if dot:
             changes.setdefault(group, {})[setting] = value
-    _turn_on(changes, job)
+    _enable_groups(changes, job)
     strengths = line.values.get("strengths")
     if strengths:
         changes["generate"]["loras"] = _with_strengths(job.generate.loras, strengths, count_merged_for_job(job))
@@ -214,8 +237,8 @@ def _request(job: GenerateJob, line: PromptLine, seed: int, seeds: _Seeds, notes
     return Request(with_loras, line.values.get("file_name"))
 
 
-def _turn_on(changes: dict[str, dict[str, Any]], job: GenerateJob) -> None:
-    """Turn on Deep Shrink or Gradual Latent for an inline option."""
+def _enable_groups(changes: dict[str, dict[str, Any]], job: GenerateJob) -> None:
+    """Turn on Deep Shrink or Gradual Latent if an inline option sets a detail of it. changes: {group: {setting: value}}, extended here"""
     for group, first, default in (
         ("deep_shrink", "ds_depth_1", DEFAULT_DEPTH),
         ("gradual_latent", "gradual_latent_timesteps", DEFAULT_START),
@@ -225,7 +248,7 @@ def _turn_on(changes: dict[str, dict[str, Any]], job: GenerateJob) -> None:
 
 
 def count_merged_for_job(job: GenerateJob) -> int:
-    """Number of LoRAs at the start of the list that are merged once for the whole job: prompts do not change their strengths."""
+    """Return the number of LoRAs, from the start of the list, that are merged once for the whole job and ignore strengths in prompts."""
     settings = job.generate
     if settings.network_merge_n_models is not None:
         return min(settings.network_merge_n_models, len(settings.loras))
@@ -233,13 +256,15 @@ def count_merged_for_job(job: GenerateJob) -> int:
 
 
 def count_merged(job: GenerateJob, loras: int) -> int:
-    """Number of LoRAs merged into an image's weights, of `loras` in use: all with network_pre_calc."""
+    """Return the number of LoRAs merged into the weights for an image with `loras` LoRAs: all of them with network_pre_calc."""
     return loras if job.generate.network_pre_calc else count_merged_for_job(job)
 
 
 def _with_strengths(uses: Sequence[LoraUse], strengths: Sequence[float], fixed: int) -> list[LoraUse]:
-    """The LoRAs with these strengths in order; the last strength applies to the rest. fixed: number of LoRAs at the start
-    whose strengths are not changed"""
+    """Return `uses` with new strengths in order; the last strength applies to all further LoRAs.
+
+    fixed   number of LoRAs at the start whose strengths stay as they are
+    """
     changed = (
         use.model_copy(update={"strength": strength, "text_encoder_strength": None})
         for use, strength in zip(uses[fixed:], [*strengths, *[strengths[-1]] * len(uses)], strict=False)

@@ -1,4 +1,4 @@
-"""The stages of a generation, and how they are sampled, from its settings alone."""
+"""The stages of a generation (first pass, hires fix, refiner), and how they are sampled, from the settings alone."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -27,24 +27,24 @@ PENULTIMATE = 2  # layer of SDXL's text encoders that programs read by default
 SIDES = (NEGATIVE, POSITIVE, EMPTY)
 
 
-def as_generator(job: GenerateJob) -> bool:
-    """Whether to generate as sd-scripts' generator does."""
+def as_sd_scripts(job: GenerateJob) -> bool:
+    """Return whether the job reproduces images of sd-scripts' generator (compatibility "kohya")."""
     return job.generate.compatibility == "kohya"
 
 
 def guidance_group(job: GenerateJob) -> Settings | None:
-    """The settings of the job's guidance kind; None if it has none."""
+    """Return the settings group of the job's guidance kind; None for kinds without settings."""
     group: Settings | None = getattr(job, job.generate.guidance, None)
     return group
 
 
 def has_regions(job: GenerateJob) -> bool:
-    """Whether its sub-prompts have their own regions."""
+    """Return whether the job assigns the prompts joined by AND to regions of the image."""
     return bool(job.regions.region_map) and len(parts_of(job.generate.prompt)) > 1
 
 
 def stages_of(job: GenerateJob) -> list[Stage]:
-    """The stages of one image of known size. A refiner finishes the last one."""
+    """Return the stages of one image. With a refiner, a further stage finishes the last one. job: with width and height set"""
     *before, last = _base_stages(job)
     refiner = job.refiner
     if not refiner.refiner_checkpoint:
@@ -55,12 +55,12 @@ def stages_of(job: GenerateJob) -> list[Stage]:
 
 
 def sampling_steps(job: GenerateJob) -> int:
-    """Sampling steps of one image, over all stages."""
+    """Return the number of sampling steps of one image, over all stages."""
     return sum(steps_of(stage) for stage in stages_of(job))
 
 
 def _base_stages(job: GenerateJob) -> list[Stage]:
-    """The base model's stages."""
+    """Return the base model's stages: one, or two with hires fix."""
     settings, hires, image_settings = job.generate, job.hires, job.image_to_image
     size = settings.width or 0, settings.height or 0
     begins: Begins = "image" if image_settings.image_path else "noise"
@@ -72,29 +72,41 @@ def _base_stages(job: GenerateJob) -> list[Stage]:
     if strength is not None and hires.highres_fix_strength is not None:
         strength = hires.highres_fix_strength
     second_begins: Begins = "previous latents" if upscales_latents(job) else "previous image"
-    low, high = (scale, 1.0) if scale < 1 else (1.0, scale)
-    steps = hires.highres_fix_steps or (HIRES_STEPS if as_generator(job) else settings.steps)
-    first = _first_stage(job, small, steps, begins, strength, low)
-    return [first, Stage(large, *_second_steps(job), second_begins, another=1, sizes=_sizes(job.sizes, high))]
+    first_scale, second_scale = (scale, 1.0) if scale < 1 else (1.0, scale)
+    steps = hires.highres_fix_steps or (HIRES_STEPS if as_sd_scripts(job) else settings.steps)
+    first = _first_stage(job, small, steps, begins, strength, first_scale)
+    return [
+        first,
+        Stage(
+            large, *_second_steps(job), second_begins, seed_offset=1, sizes=_size_conditioning(job.sizes, second_scale)
+        ),
+    ]
 
 
 def _first_stage(
     job: GenerateJob, size: tuple[int, int], steps: int, begins: Begins, strength: float | None, scale: float
 ) -> Stage:
-    """scale: of the size conditioning"""
-    run, fresh = _steps_run(job, steps, strength), _starts_from_pure_noise(job, strength)
-    return Stage(size, steps, run, begins, sizes=_sizes(job.sizes, scale), fresh=fresh)
+    """Return the first stage.
+
+    strength   denoising strength 0..1; None: it starts from noise
+    scale      factor for the SDXL size conditioning
+    """
+    run, pure_noise = _steps_run(job, steps, strength), _starts_from_pure_noise(job, strength)
+    return Stage(size, steps, run, begins, sizes=_size_conditioning(job.sizes, scale), from_pure_noise=pure_noise)
 
 
 def _steps_run(job: GenerateJob, steps: int, strength: float | None) -> int | None:
-    """Number of steps that run from an initial image: steps times strength in sd-scripts, one more in A1111; None without an image."""
+    """Return the number of steps that run from an initial image: steps * strength in sd-scripts, one more in A1111.
+
+    strength   0 to 1; None: no initial image, and the result is None
+    """
     if not strength:
         return None if strength is None else 0
-    return int(steps * strength) if as_generator(job) else int(steps * min(strength, MAX_STRENGTH)) + 1
+    return int(steps * strength) if as_sd_scripts(job) else int(steps * min(strength, MAX_STRENGTH)) + 1
 
 
 def detail_size(job: GenerateJob) -> tuple[int, int]:
-    """(width, height) at which the detailer generates a detection of an image of known size."""
+    """Return (width, height) in pixels at which the detailer generates a detection. job: with width and height set"""
     return (
         job.detailer.ad_inpaint_width or job.generate.width or 0,
         job.detailer.ad_inpaint_height or job.generate.height or 0,
@@ -102,25 +114,26 @@ def detail_size(job: GenerateJob) -> tuple[int, int]:
 
 
 def least_strength(steps: int) -> float:
-    """The lowest strength, in thousandths, with which at least one of at most 1000 steps runs."""
+    """Return the lowest denoising strength, in thousandths, with which at least one of `steps` steps (at most 1000) runs."""
     return ceil(1000 / steps) / 1000
 
 
 def _second_steps(job: GenerateJob) -> tuple[int, int | None]:
-    """(steps of the second stage's schedule, how many of them run). As in A1111 the steps that are set all run: the schedule
-    has steps / strength, so that the strength skips the others."""
+    """Return (steps of the second stage's schedule, number of them that run; None: all).
+
+    As in A1111, all steps in the settings run: the schedule has steps / strength, of which the strength skips the first.
+    """
     steps, strength = job.hires.hires_steps or job.generate.steps, job.image_to_image.strength
-    lengthens = strength and not as_generator(job)
+    lengthens = strength and not as_sd_scripts(job)
     total = int(min(steps / min(strength, MAX_STRENGTH), 2 * TIMESTEPS)) if strength and lengthens else steps
-    longer = steps < total <= TIMESTEPS
-    return (total, steps) if longer else (min(total, TIMESTEPS), _steps_run(job, min(total, TIMESTEPS), strength))
+    fits = steps < total <= TIMESTEPS
+    return (total, steps) if fits else (min(total, TIMESTEPS), _steps_run(job, min(total, TIMESTEPS), strength))
 
 
 def passes_of(job: GenerateJob) -> list[Pass | None]:
-    """For each stage the `Pass` by which prompts with edits are parsed (None: edits are text); a refiner continues the base
-    model's pass."""
+    """Return the `Pass` of each stage for prompt editing; None where edits are plain text. A refiner shares the base model's pass."""
     stages = stages_of(job)
-    if as_generator(job) or not job.generate.prompt_weights:
+    if as_sd_scripts(job) or not job.generate.prompt_weights:
         return [None] * len(stages)
     passes: list[Pass | None] = []
     for stage in stages:
@@ -130,7 +143,7 @@ def passes_of(job: GenerateJob) -> list[Pass | None]:
 
 
 def only_upscales(job: GenerateJob) -> bool:
-    """Whether an initial image is upscaled without generating, which needs no model."""
+    """Return whether the job only upscales an initial image (all strengths 0), which needs no model."""
     hires, image = job.hires, job.image_to_image
     first = image.strength if hires.highres_fix_strength is None else hires.highres_fix_strength
     alone = not (image.mask_path or job.refiner.refiner_checkpoint or upscales_latents(job) or job.detailer.used)
@@ -138,16 +151,17 @@ def only_upscales(job: GenerateJob) -> bool:
 
 
 def _starts_from_pure_noise(job: GenerateJob, strength: float | None) -> bool:
-    """Whether the inpainted area starts from noise alone: at strength 1 with the masked content "original". Other masked
-    contents remain in the initial latents."""
+    """Return whether the masked area starts from noise alone: at strength 1 with masked content "original"."""
     image_settings = job.image_to_image
     repaints = bool(image_settings.mask_path) and image_settings.masked_content == "original"
-    return strength == 1 and repaints and not as_generator(job)
+    return strength == 1 and repaints and not as_sd_scripts(job)
 
 
 def hires_sizes(size: tuple[int, int], scale: float) -> tuple[tuple[int, int], tuple[int, int]]:
-    """((width, height) of the first stage, of the second). scale: below 1 the first stage is smaller than the size
-    (sd-scripts), above it the second is larger (A1111)."""
+    """Return ((width, height) of the first stage, (width, height) of the second) for hires fix.
+
+    scale   below 1 the first stage is smaller than `size` (sd-scripts), above 1 the second is larger (A1111)
+    """
     width, height = size
     if scale < 1:
         return (_scaled(width, scale, KOHYA_SIZE_STEP), _scaled(height, scale, KOHYA_SIZE_STEP)), size
@@ -155,27 +169,35 @@ def hires_sizes(size: tuple[int, int], scale: float) -> tuple[tuple[int, int], t
 
 
 def _scaled(side: int, scale: float, step: int) -> int:
+    """Return a side in pixels times `scale`, rounded, then rounded down to a multiple of `step`."""
     return max(int(side * scale + 0.5) // step, 1) * step
 
 
-def _sizes(settings: SizeSettings, scale: float) -> Mapping[str, Sizes]:
-    """SDXL's size conditioning if one is set; unset ones are the image's (0 here, see `Stage.sizes_of`)."""
+def _size_conditioning(settings: SizeSettings, scale: float) -> Mapping[str, Sizes]:
+    """Return {guidance side: SDXL size conditioning} if any value is set, else {}. 0 stands for the image's value (`Stage.sizes_of`).
+
+    scale   factor for sizes and crop
+    """
     if settings == SizeSettings():
         return {}
 
-    def at(number: int | None) -> int:
+    def scaled(number: int | None) -> int:
         return int((number or 0) * scale + 0.5)
 
-    height, width = at(settings.original_height), at(settings.original_width)
-    negative = at(settings.original_height_negative) or height, at(settings.original_width_negative) or width
-    crop = at(settings.crop_top), at(settings.crop_left)
+    height, width = scaled(settings.original_height), scaled(settings.original_width)
+    negative = scaled(settings.original_height_negative) or height, scaled(settings.original_width_negative) or width
+    crop = scaled(settings.crop_top), scaled(settings.crop_left)
     return {side: (*((height, width) if side == POSITIVE else negative), *crop, 0, 0) for side in SIDES}
 
 
 def sampling_of(job: GenerateJob, prediction: str, family_name: str = "") -> Sampling:
-    """How a job's images are sampled. prediction: of the model, if the settings do not set it"""
+    """Return how a job's images are sampled.
+
+    prediction    the model's ("epsilon", "v"), used if the setting is "auto"
+    family_name   the model's family, for schedules that differ between families
+    """
     settings = job.generate
-    kohya = as_generator(job)
+    kohya = as_sd_scripts(job)
     return Sampling(
         sampler=settings.sampler,
         guidance_scale=settings.guidance_scale or 0.0,
@@ -195,6 +217,7 @@ def sampling_of(job: GenerateJob, prediction: str, family_name: str = "") -> Sam
 
 
 def start_noise_of(job: GenerateJob) -> StartNoise:
+    """Return the noise offset and pyramid noise of a job's initial noise."""
     settings = job.start_noise
     return StartNoise(
         pyramid_prob=settings.pyramid_noise_prob or 0.0,
@@ -206,8 +229,8 @@ def start_noise_of(job: GenerateJob) -> StartNoise:
 
 
 def reading_of(job: GenerateJob, family_name: str) -> Reading:
-    """How the job's prompts are encoded."""
-    settings, kohya, skip = job.generate, as_generator(job), job.model.clip_skip
+    """Return how the job's prompts are encoded for models of a family."""
+    settings, kohya, skip = job.generate, as_sd_scripts(job), job.model.clip_skip
     # Other programs use 1 as the default, for SDXL too; sd-scripts' generator takes it literally.
     layer = skip if kohya or skip is None else max(skip, PENULTIMATE)
     return Reading(
@@ -222,7 +245,7 @@ def reading_of(job: GenerateJob, family_name: str) -> Reading:
 
 
 def described(job: GenerateJob) -> Iterator[str]:
-    """What one image's stages will do, a line for each."""
+    """Yield a line for each stage of an image: size, starting point and steps."""
     begin = {
         "noise": "from noise",
         "image": "from the initial image",
@@ -236,7 +259,7 @@ def described(job: GenerateJob) -> Iterator[str]:
 
 
 def _steps_prefix(job: GenerateJob, stage: Stage) -> str:
-    """Text such as "16 of " if the stage does not run all steps."""
+    """Return text such as "16 of " if the stage does not run all steps of its schedule, else ""."""
     if stage.switch_at is None:
         return "" if stage.run in (None, stage.steps) else f"{stage.run} of "
     sampling = sampling_of(job, "epsilon")

@@ -1,4 +1,4 @@
-"""The upscalers of hires fix. Without torch."""
+"""Registry of the upscalers between the stages of hires fix. Imports no torch."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ LANCZOS, BICUBIC = "lanczos", "latent_bicubic"
 
 @dataclass(frozen=True)
 class Upscaler:
-    """Upscales images or latents.
+    """An upscaler for images or for latents.
 
-    images    (image, (width, height)) -> an image of this size
-    latents   (latents [B, C, h, w], (height, width)) -> latents of this size; if given, `images` is not used
+    images    (image, (width, height)) -> image of this size
+    latents   (latents [B, C, h, w], (height, width)) -> latents of this size; if set, `images` is not used
     """
 
     name: str
@@ -37,30 +37,32 @@ UPSCALERS: dict[str, Upscaler] = {}
 
 
 def register(upscaler: Upscaler) -> None:
-    """Register an upscaler as a choice of hires fix."""
+    """Register an upscaler and add it to the choices of hires fix."""
     UPSCALERS[upscaler.name] = upscaler
     add_choice(HiresSettings, "highres_fix_upscaler", upscaler.name, upscaler.title)
 
 
 def upscaler_of(job: GenerateJob) -> Upscaler:
-    """The upscaler between the stages if no upscaler file is set. sd-scripts' switch for latents is bicubic latents."""
+    """Return the upscaler of a job without an upscaler file. sd-scripts' switch for latents means bicubic upscaling of latents."""
     name = job.hires.highres_fix_upscaler
     latents = job.hires.highres_fix_latents_upscaling and name == LANCZOS and not job.hires.highres_fix_upscaler_file
     return UPSCALERS[BICUBIC if latents else name]
 
 
 def upscales_latents(job: GenerateJob) -> bool:
-    """Whether the second stage starts from the first one's upscaled latents, without decoding them."""
+    """Return whether the second stage starts from upscaled latents of the first, which are not decoded."""
     return not job.hires.highres_fix_upscaler_file and upscaler_of(job).latents is not None
 
 
 def _resized(resampling: str, image: Image, size: Size) -> Image:
+    """Resize an image to (width, height) by a resampling filter of pillow such as "LANCZOS"."""
     from PIL import Image as pillow
 
     return image.resize(size, pillow.Resampling[resampling])
 
 
 def _interpolated(mode: str, antialias: bool, latents: Tensor, size: Size) -> Tensor:
+    """Resize latents [B, C, h, w] to (height, width) by torch's interpolate with this mode and antialiasing."""
     from torch.nn.functional import interpolate
 
     return interpolate(latents, size=size, mode=mode, antialias=antialias)
@@ -78,7 +80,7 @@ register(
 
 
 def enlarged(images: Sequence[Image], job: GenerateJob, size: Size) -> list[Image]:
-    """The images at `size`, upscaled by the job's image upscaler."""
+    """Return the images resized to `size` (width, height) by the job's image upscaler."""
     upscale = upscaler_of(job).images
     assert upscale is not None
     return [image if image.size == size else upscale(image, size) for image in images]

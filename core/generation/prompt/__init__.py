@@ -1,1 +1,1 @@
-"""Prompts as text: options, wildcards, weights, windows, edits, LoRA tags, styles, and their states. Knows no model file."""
+"""Prompt text: options, wildcards, weights, prompt editing, LoRA tags, styles, and the text encoder states of prompts. Opens no model."""

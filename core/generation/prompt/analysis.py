@@ -1,7 +1,6 @@
-"""Parts, token counts and problems of a prompt with their positions, for the prompt box and for checks before a start.
+"""Token counts and problems of a prompt with their positions, for the prompt box and for the checks before a job starts.
 
-Pure: files are looked up by the functions in `Names`. Parsing is that of generation (options, wildcards, tags,
-runs); this file only locates where it fails.
+Reads no files: wildcards, LoRAs and embeddings are looked up through `Names`. Parses with the functions that generation uses.
 """
 
 import difflib
@@ -15,9 +14,17 @@ from core.dataset.captions.words import word_pattern
 from core.families.prompt_weights import FIX as WEIGHT_FIX
 from core.families.prompt_weights import Run, read_weights
 from core.families.token_count import count_tokens
-from core.generation.prompt.editing import Pass, Switch, edits, near_misses, parsed, texts_of
+from core.generation.prompt.editing import Pass, Switch, edits, malformed_edits, parse_edits, texts_of
 from core.generation.prompt.loras import FIX as LORA_FIX
-from core.generation.prompt.loras import IN_NEGATIVE, MOST_TAGS, TO_PROMPT, LoraTag, open_tags, placed_tags, tagless
+from core.generation.prompt.loras import (
+    IN_NEGATIVE,
+    MOST_TAGS,
+    TO_PROMPT,
+    LoraTag,
+    remove_tags,
+    tag_spans,
+    unclosed_tags,
+)
 from core.generation.prompt.options import PROMPT, LinePart, parts_of_line, read_line
 from core.generation.prompt.runs import (
     AND,
@@ -28,7 +35,7 @@ from core.generation.prompt.runs import (
     weighted_parts,
     windows_of,
 )
-from core.generation.prompt.wildcards import LONGEST, Files, braces, drawn_once, has_variants, no_files, problems_in
+from core.generation.prompt.wildcards import LONGEST, Files, braces, has_variants, no_files, one_variant, problems_in
 from core.record.problems import Problem, collected
 
 BAD_WILDCARD = "prompt.bad-wildcard"
@@ -77,19 +84,18 @@ _NOTATIONS = tuple((re.compile(pattern), what, fix) for pattern, what, fix in _R
 
 
 def has_settings(prompt: str) -> bool:
-    """Whether a prompt contains the settings of an image, as in A1111's texts."""
+    """Return whether a prompt contains the settings line of an A1111 image ("Steps: 20, Sampler: ...")."""
     return bool(_SETTINGS.search(prompt))
 
 
 @dataclass(frozen=True)
 class Names:
-    """The names that prompts can use on this machine.
+    """The wildcard files, LoRAs and embeddings that prompts can use on this machine.
 
-    files        name of a wildcard file -> its lines
-    lora         name of a LoRA -> advice about its file; raises ProblemsError if there is none; None: LoRAs are not
-                 looked up
-    embeddings   {name of an embedding: its number of vectors}
-    unchosen     tokens of embeddings of runs that must be chosen first
+    files        (name of a wildcard file) -> its lines
+    lora         (name of a LoRA) -> advice about its file; raises ProblemsError if no such file exists. None: LoRAs are not checked
+    embeddings   {name of an embedding: its number of token vectors}
+    unchosen     tokens of embeddings from training runs that the job does not list in its Embeddings setting
     """
 
     files: Files = no_files
@@ -100,10 +106,13 @@ class Names:
 
 @dataclass(frozen=True)
 class Parsing:
-    """How a prompt is parsed.
+    """Options for parsing a prompt.
 
-    dynamic   with options and variants         weighted   with prompt weights
-    where     its setting                       passes     for prompt editing; (): edits are not read
+    dynamic    parse inline options (--w 768) and variants ({a|b}, __file__)
+    weighted   parse prompt weights and prompt editing
+    negative   the text is a negative prompt: AND does not split it, and LoRA tags are errors
+    where      `Problem.where` of the problems: the setting that contains the prompt
+    passes     sampling passes (hires fix has two), for prompt editing; (): edits are not parsed, as in sd-scripts
     """
 
     dynamic: bool = True
@@ -115,7 +124,7 @@ class Parsing:
 
 @dataclass(frozen=True)
 class Finding:
-    """A problem at [start, end) of a prompt."""
+    """A problem and the characters [start, end) of the prompt that cause it."""
 
     start: int
     end: int
@@ -124,7 +133,11 @@ class Finding:
 
 @dataclass(frozen=True)
 class Part:
-    """A prompt between AND: its weight, and the content tokens in each of its windows, for the longest text of an edited one."""
+    """One of the prompts joined by AND.
+
+    weight    its AND weight
+    windows   content tokens in each window of 75; with prompt editing, of the step with the most tokens
+    """
 
     weight: float
     windows: tuple[int, ...]
@@ -135,7 +148,7 @@ class Analysis:
     """The parts, separators and problems of a prompt.
 
     joints   (start, end) of each AND and BREAK
-    drawn    it has variants, so the parts are those of one random choice
+    drawn    True if the prompt has variants; `parts` then describe one random choice
     """
 
     parts: tuple[Part, ...]
@@ -144,33 +157,36 @@ class Analysis:
     drawn: bool = False
 
 
-def analyze(text: str, known: Names = Names(), mode: Parsing = Parsing()) -> Analysis:
-    """Return the parts of a prompt with their token counts, the spans of AND and BREAK, and all problems. Tokens of variants are
-    counted for one random choice; of a prompt longer than LONGEST characters, only the problem is returned."""
-    findings = findings_of(text, known, mode)
+def analyze(text: str, names: Names = Names(), parsing: Parsing = Parsing()) -> Analysis:
+    """Return the parts of a prompt with token counts, the positions of AND and BREAK, and all problems.
+
+    Tokens of variants are counted for one random choice. A prompt longer than LONGEST characters is not parse_edits: the only finding is
+    "prompt.too-long".
+    """
+    findings = findings_of(text, names, parsing)
     if len(text) > LONGEST:
         return Analysis((), (), findings)
-    prompt_text = _within(text, _parts_of_kind(PROMPT, _split(text, mode)))
-    breaks = BREAK if mode.passes else BREAK_ANYWHERE
-    pattern = breaks.pattern if mode.negative else f"{AND.pattern}|{breaks.pattern}"
+    prompt_text = _visible_text(text, _parts_of_kind(PROMPT, _line_parts(text, parsing)))
+    breaks = BREAK if parsing.passes else BREAK_ANYWHERE
+    pattern = breaks.pattern if parsing.negative else f"{AND.pattern}|{breaks.pattern}"
     joints = [match.span() for match in re.finditer(pattern, prompt_text)]
-    drawn = mode.dynamic and has_variants(text)
+    drawn = parsing.dynamic and has_variants(text)
     valid = all(finding.problem.code != BAD_WILDCARD for finding in findings)
-    parts = _parts(text if not (drawn and valid) else drawn_once(text, 0, known.files), known, mode)
+    parts = _parts(text if not (drawn and valid) else one_variant(text, 0, names.files), names, parsing)
     return Analysis(tuple(parts), tuple(joints), findings, drawn)
 
 
-def findings_of(text: str, known: Names = Names(), mode: Parsing = Parsing()) -> tuple[Finding, ...]:
-    """The first MOST_FINDINGS problems of a prompt, in order of position."""
+def findings_of(text: str, names: Names = Names(), parsing: Parsing = Parsing()) -> tuple[Finding, ...]:
+    """Return the problems of a prompt sorted by position, at most MOST_FINDINGS. A prompt that is too long has only that one."""
     if len(text) > LONGEST:
         what = f"The prompt has {len(text):,} characters; {LONGEST:,} is the limit"
-        return (Finding(0, len(text), Problem(what, mode.where, "shorten it", code="prompt.too-long")),)
-    line = _split(text, mode)
-    groups = [_prompt_findings(_within(text, _parts_of_kind(PROMPT, line)), known, mode)]
-    if mode.dynamic:
-        negative = _within(text, _parts_of_kind("n", line))
-        groups += [_prompt_findings(negative, known, replace(mode, negative=True))]
-        groups += [_variant_findings(text, known, mode), _option_findings(text, line, mode)]
+        return (Finding(0, len(text), Problem(what, parsing.where, "shorten it", code="prompt.too-long")),)
+    line = _line_parts(text, parsing)
+    groups = [_prompt_findings(_visible_text(text, _parts_of_kind(PROMPT, line)), names, parsing)]
+    if parsing.dynamic:
+        negative = _visible_text(text, _parts_of_kind("n", line))
+        groups += [_prompt_findings(negative, names, replace(parsing, negative=True))]
+        groups += [_variant_findings(text, names, parsing), _option_findings(text, line, parsing)]
     findings = [finding for group in groups for finding in islice(group, MOST_FINDINGS)]
     return tuple(sorted(findings, key=lambda each: (each.start, each.end))[:MOST_FINDINGS])
 
@@ -178,9 +194,9 @@ def findings_of(text: str, known: Names = Names(), mode: Parsing = Parsing()) ->
 # -- locations
 
 
-def _split(text: str, mode: Parsing) -> list[LinePart]:
-    """The prompt and its options, if they are read. Text in braces is not split."""
-    if not mode.dynamic:
+def _line_parts(text: str, parsing: Parsing) -> list[LinePart]:
+    """Split a prompt into its text and its inline options if `parsing.dynamic`, else return it as one part. Ignores " --" within braces."""
+    if not parsing.dynamic:
         return [LinePart(0, len(text), text, PROMPT)]
     hidden = list(text)
     for start, end in braces(text)[0]:
@@ -189,12 +205,12 @@ def _split(text: str, mode: Parsing) -> list[LinePart]:
 
 
 def _parts_of_kind(kind: str, line: Iterable[LinePart]) -> list[LinePart]:
-    """The parts that belong to the prompt or to an option."""
+    """Return the parts of a line whose `of` is `kind`: PROMPT, or the switch of an option such as "n"."""
     return [part for part in line if part.of == kind]
 
 
-def _within(text: str, parts: Iterable[LinePart]) -> str:
-    """The text with everything outside these parts, and the options' switches, replaced by spaces."""
+def _visible_text(text: str, parts: Iterable[LinePart]) -> str:
+    """Return `text` at its original length, with spaces for the option switches and for everything outside `parts`."""
     visible = [" "] * len(text)
     for part in parts:
         switch = re.match(r"\s?--\w+", text[part.start : part.end]) if part.switch else None
@@ -203,8 +219,8 @@ def _within(text: str, parts: Iterable[LinePart]) -> str:
     return "".join(visible)
 
 
-def _around(text: str, start: int, end: int) -> str:
-    """The quoted text around a fault."""
+def _excerpt(text: str, start: int, end: int) -> str:
+    """Return the text from 12 characters before `start` to 12 after `end`, in quotes."""
     excerpt = " ".join(text[max(start - 12, 0) : end + 12].split())
     return f"'{excerpt}'"
 
@@ -212,23 +228,25 @@ def _around(text: str, start: int, end: int) -> str:
 # -- variants and options
 
 
-def _variant_findings(text: str, known: Names, mode: Parsing) -> Iterator[Finding]:
-    for start, end, reason in problems_in(text, known.files):
+def _variant_findings(text: str, names: Names, parsing: Parsing) -> Iterator[Finding]:
+    """Yield errors of invalid variants and wildcards, and advice about unpaired braces."""
+    for start, end, reason in problems_in(text, names.files):
         what, fix = f"{reason[:1].upper()}{reason[1:]}", "correct it, or write \\{ and \\} for literal braces"
-        yield Finding(start, end, Problem(what, mode.where, fix, code=BAD_WILDCARD))
+        yield Finding(start, end, Problem(what, parsing.where, fix, code=BAD_WILDCARD))
     for index in braces(text)[1]:
-        what = f"The brace in {_around(text, index, index + 1)} has no partner and is read as text"
+        what = f"The brace in {_excerpt(text, index, index + 1)} has no partner and is read as text"
         fix = "close the braces, or write \\{ or \\} for a literal brace"
-        yield Finding(index, index + 1, Problem(what, mode.where, fix, "advice", code="prompt.open-brace"))
+        yield Finding(index, index + 1, Problem(what, parsing.where, fix, "advice", code="prompt.open-brace"))
 
 
-def _option_findings(text: str, line: Sequence[LinePart], mode: Parsing) -> Iterator[Finding]:
+def _option_findings(text: str, line: Sequence[LinePart], parsing: Parsing) -> Iterator[Finding]:
+    """Yield the problems of inline options, except of those that contain variants."""
     for part in line[1:]:
         option_text = text[part.start : part.end]
         if has_variants(option_text) or "{" in option_text:
             continue  # known only once a variant is chosen
         notes: list[Problem] = []
-        read_line(option_text, notes, mode.where)
+        read_line(option_text, notes, parsing.where)
         start = part.start + len(option_text) - len(option_text.lstrip())
         yield from (Finding(start, part.end, note) for note in notes)
 
@@ -236,146 +254,159 @@ def _option_findings(text: str, line: Sequence[LinePart], mode: Parsing) -> Iter
 # -- words, brackets and names
 
 
-def _prompt_findings(text: str, known: Names, mode: Parsing) -> Iterator[Finding]:
-    """Findings of LoRA tags, weights, edits, other programs' notations and embeddings."""
-    tags = list(placed_tags(text))
-    yield from _tag_findings(text, tags, known, mode)
-    for start, end in open_tags(text):
-        what, fix = f"The LoRA in {_around(text, start, end)} is not closed and is read as text", LORA_FIX
-        yield Finding(start, end, Problem(what, mode.where, fix, "advice", code="prompt.open-lora"))
-    plain = list(text)
+def _prompt_findings(text: str, names: Names, parsing: Parsing) -> Iterator[Finding]:
+    """Yield problems of LoRA tags, weights, edits, other programs' notations and embeddings. text: without options"""
+    tags = list(tag_spans(text))
+    yield from _tag_findings(text, tags, names, parsing)
+    for start, end in unclosed_tags(text):
+        what, fix = f"The LoRA in {_excerpt(text, start, end)} is not closed and is read as text", LORA_FIX
+        yield Finding(start, end, Problem(what, parsing.where, fix, "advice", code="prompt.open-lora"))
+    masked = list(text)
     for start, end, _ in tags:
-        plain[start:end] = " " * (end - start)
-    joined = "".join(plain)
-    if mode.weighted:
-        yield from _weight_findings(joined, mode)
-        yield from _edit_findings(joined, tags, mode)
+        masked[start:end] = " " * (end - start)
+    untagged = "".join(masked)
+    if parsing.weighted:
+        yield from _weight_findings(untagged, parsing)
+        yield from _edit_findings(untagged, tags, parsing)
     for pattern, notation, fix in _NOTATIONS:
-        for match in pattern.finditer(joined):
+        for match in pattern.finditer(untagged):
             what = f"'{match[0][:60]}' is {notation} and is read as text"
             slug = "unknown-tag" if match[0].startswith("<") else "other-notation"
-            yield Finding(*match.span(), Problem(what, mode.where, fix, "advice", code=f"prompt.{slug}"))
-    yield from _embedding_findings(joined, known, mode)
+            yield Finding(*match.span(), Problem(what, parsing.where, fix, "advice", code=f"prompt.{slug}"))
+    yield from _embedding_findings(untagged, names, parsing)
 
 
 def _tag_findings(
-    text: str, tags: Iterable[tuple[int, int, LoraTag | str]], known: Names, mode: Parsing
+    text: str, tags: Iterable[tuple[int, int, LoraTag | str]], names: Names, parsing: Parsing
 ) -> Iterator[Finding]:
-    unclear: dict[str, list[Problem]] = {}
+    """Yield problems of LoRA tags: in a negative prompt, invalid, too many, or naming no file.
+
+    tags   (start, end, the tag or the message of its error), of `tag_spans`
+    """
+    file_problems: dict[str, list[Problem]] = {}
     for number, (start, end, tag) in enumerate(tags):
         problems: list[Problem] = []
-        if mode.negative:
-            problems = [Problem(IN_NEGATIVE, mode.where, TO_PROMPT, code="prompt.lora-in-negative")]
+        if parsing.negative:
+            problems = [Problem(IN_NEGATIVE, parsing.where, TO_PROMPT, code="prompt.lora-in-negative")]
         elif has_variants(text[start:end]):
             continue
         elif isinstance(tag, str):
-            problems = [Problem(f"Prompt: {tag}", mode.where, LORA_FIX, code="prompt.bad-lora")]
+            problems = [Problem(f"Prompt: {tag}", parsing.where, LORA_FIX, code="prompt.bad-lora")]
         elif number == MOST_TAGS:
             what = f"Prompt: there are more than {MOST_TAGS} LoRAs"
-            problems = [Problem(what, mode.where, LORA_FIX, code="prompt.bad-lora")]
-        elif known.lora is not None:
-            if tag.name not in unclear:
-                unclear[tag.name] = collected(problems, known.lora, tag.name) or problems
-            problems = unclear[tag.name]
+            problems = [Problem(what, parsing.where, LORA_FIX, code="prompt.bad-lora")]
+        elif names.lora is not None:
+            if tag.name not in file_problems:
+                file_problems[tag.name] = collected(problems, names.lora, tag.name) or problems
+            problems = file_problems[tag.name]
         yield from (Finding(start, end, problem) for problem in problems)
 
 
-def _weight_findings(text: str, mode: Parsing) -> Iterator[Finding]:
-    """Findings of weights. Each prompt between AND is parsed alone, so brackets do not span it."""
-    for begin, part in [(0, text)] if mode.negative else placed_parts(text):
+def _weight_findings(text: str, parsing: Parsing) -> Iterator[Finding]:
+    """Yield problems of prompt weights and brackets. Each prompt between AND is parsed alone, so brackets cannot span an AND."""
+    for begin, part in [(0, text)] if parsing.negative else placed_parts(text):
         for fault in read_weights(part)[1]:
             if fault.kind == "text" and has_variants(part[fault.start - 1 : fault.end + 1]):
                 continue
             code, level, fix = _FAULTS[fault.kind]
             start, end = begin + fault.start, begin + fault.end
-            what = f"{fault.reason[0].upper()}{fault.reason[1:]}, in {_around(text, start, end)}"
-            yield Finding(start, end, Problem(what, mode.where, fix, level, code=code))
+            what = f"{fault.reason[0].upper()}{fault.reason[1:]}, in {_excerpt(text, start, end)}"
+            yield Finding(start, end, Problem(what, parsing.where, fix, level, code=code))
 
 
-def _edit_findings(text: str, tags: Sequence[tuple[int, int, object]], mode: Parsing) -> Iterator[Finding]:
-    """Findings of edits that never change, that are not read, or that are malformed."""
+def _edit_findings(text: str, tags: Sequence[tuple[int, int, object]], parsing: Parsing) -> Iterator[Finding]:
+    """Yield advice about edits [from:to:when]: not parsed with these passes, without effect at any step, malformed, or around a LoRA tag.
+
+    tags   (start, end, ...) of the LoRA tags in the prompt
+    """
     hidden = list(text)
-    for start, end in braces(text)[0] if mode.dynamic else ():  # known only once a variant is chosen
+    for start, end in braces(text)[0] if parsing.dynamic else ():  # known only once a variant is chosen
         hidden[start:end] = "x" * (end - start)
-    for begin, part in [(0, "".join(hidden))] if mode.negative else placed_parts("".join(hidden)):
-        in_part = list(edits(parsed(part)))
+    for begin, part in [(0, "".join(hidden))] if parsing.negative else placed_parts("".join(hidden)):
+        in_part = list(edits(parse_edits(part)))
         spans = [(edit.start, edit.end) for edit in in_part]
-        idle = [(e.start, e.end) for e in in_part if isinstance(e, Switch) and _is_idle(e, mode.passes)]
-        malformed = [
-            span for span in near_misses(part) if part[slice(*span)] == text[begin + span[0] : begin + span[1]]
+        idle = [(e.start, e.end) for e in in_part if isinstance(e, Switch) and _is_idle(e, parsing.passes)]
+        near_miss_spans = [
+            span for span in malformed_edits(part) if part[slice(*span)] == text[begin + span[0] : begin + span[1]]
         ]
-        steps = " and ".join(str(edit_pass.steps) for edit_pass in mode.passes)
+        steps = " and ".join(str(edit_pass.steps) for edit_pass in parsing.passes)
         for faults, what, fix, slug in (
-            (() if mode.passes else spans, *_UNREAD, "unread-edit"),
+            (() if parsing.passes else spans, *_UNREAD, "unread-edit"),
             (idle, f"changes at none of the {steps} steps", _WHEN_FIX, "idle-edit"),
-            (malformed, *_NO_EDIT, "no-edit"),
+            (near_miss_spans, *_NO_EDIT, "no-edit"),
         ):
             for start, end in faults:
                 span = (begin + start, begin + end)
                 what_of = f"'{text[slice(*span)][:60]}' {what}"
-                yield Finding(*span, Problem(what_of, mode.where, fix, "advice", code=f"prompt.{slug}"))
-        for start, end, _ in tags if mode.passes else ():
+                yield Finding(*span, Problem(what_of, parsing.where, fix, "advice", code=f"prompt.{slug}"))
+        for start, end, _ in tags if parsing.passes else ():
             if any(begin + first <= start < begin + last for first, last in spans):
                 what = "The LoRA in an edit acts at every step"
                 fix = "give it steps of its own: <lora:name:1:step=0-10>"
-                yield Finding(start, end, Problem(what, mode.where, fix, "advice", code="prompt.edited-lora"))
+                yield Finding(start, end, Problem(what, parsing.where, fix, "advice", code="prompt.edited-lora"))
 
 
 def _is_idle(edit: Switch, passes: Sequence[Pass]) -> bool:
-    """Whether it has the same text at all steps."""
-    lasts = [(edit_pass.last(edit.when), edit_pass.steps) for edit_pass in passes]
-    return bool(lasts) and (all(last >= steps for last, steps in lasts) or all(last < 1 for last, _ in lasts))
+    """Return whether an edit keeps the same text through all steps of all passes."""
+    last_steps = [(edit_pass.last_step(edit.when), edit_pass.steps) for edit_pass in passes]
+    return bool(last_steps) and (
+        all(last >= steps for last, steps in last_steps) or all(last < 1 for last, _ in last_steps)
+    )
 
 
-def _embedding_findings(text: str, known: Names, mode: Parsing) -> Iterator[Finding]:
-    """Findings of ComfyUI's "embedding:name", and of words that are nearly the name of an embedding."""
-    names = {name.casefold(): name for name in known.embeddings}
+def _embedding_findings(text: str, names: Names, parsing: Parsing) -> Iterator[Finding]:
+    """Yield advice about "embedding:name" (ComfyUI), embeddings of runs that are not chosen, and misspelled names of embeddings."""
+    by_lowercase = {name.casefold(): name for name in names.embeddings}
     for match in _COMFY.finditer(text):
-        near = names.get(match[1].casefold()) or next(iter(difflib.get_close_matches(match[1], names.values(), 1)), "")
+        near = by_lowercase.get(match[1].casefold()) or next(
+            iter(difflib.get_close_matches(match[1], by_lowercase.values(), 1)), ""
+        )
         what = f"'{match[0][:60]}' is read as text: embeddings are named without 'embedding:'"
         fix = f"write {near or match[1]} alone" if near else "write the name of a file in models/embeddings alone"
-        yield Finding(*match.span(), Problem(what, mode.where, fix, "advice", code="prompt.unknown-embedding"))
-    unchosen = [name for name in known.unchosen if name.casefold() not in names]
+        yield Finding(*match.span(), Problem(what, parsing.where, fix, "advice", code="prompt.unknown-embedding"))
+    unchosen = [name for name in names.unchosen if name.casefold() not in by_lowercase]
     for match in word_pattern(unchosen).finditer(text) if unchosen else ():
         what = f"'{match[0]}' is the embedding of a run that is not chosen, and is read as text"
         yield Finding(
             *match.span(),
-            Problem(what, mode.where, "choose it in Embeddings", "advice", code="prompt.unchosen-embedding"),
+            Problem(what, parsing.where, "choose it in Embeddings", "advice", code="prompt.unchosen-embedding"),
         )
-    candidates = [match for match in _WORD.finditer(text) if names and len(match[0]) >= MIN_LENGTH][:MOST_WORDS]
+    candidates = [match for match in _WORD.finditer(text) if by_lowercase and len(match[0]) >= MIN_LENGTH][:MOST_WORDS]
     for match in candidates:
         lowered = match[0].casefold()
-        like = [name for name in names if name[0] == lowered[0] and abs(len(name) - len(lowered)) <= 2]
-        if lowered in names or not like or count_tokens(lowered) < 2:  # a single token is in the vocabulary, not a typo
+        like = [name for name in by_lowercase if name[0] == lowered[0] and abs(len(name) - len(lowered)) <= 2]
+        if (
+            lowered in by_lowercase or not like or count_tokens(lowered) < 2
+        ):  # a single token is in the vocabulary, not a typo
             continue
         for near in difflib.get_close_matches(lowered, like, 1, MIN_SIMILARITY):
             what = f"'{match[0]}' is not an embedding and is read as text"
-            fix = f"write {names[near]} for the embedding"
-            yield Finding(*match.span(), Problem(what, mode.where, fix, "advice", code="prompt.unknown-embedding"))
+            fix = f"write {by_lowercase[near]} for the embedding"
+            yield Finding(*match.span(), Problem(what, parsing.where, fix, "advice", code="prompt.unknown-embedding"))
 
 
 # -- tokens
 
 
-def _parts(text: str, known: Names, mode: Parsing) -> Iterator[Part]:
-    """Yield the prompts between AND, with the windows of the step that has the most tokens."""
-    text = tagless(read_line(text, [], mode.where).text if mode.dynamic else text)
-    count = _counter(known.embeddings)
-    breaks = BREAK if mode.passes else BREAK_ANYWHERE
-    runs = partial(prompt_runs, read=_read, at=breaks) if mode.weighted else None
-    passes = mode.passes if mode.weighted and mode.passes else [None]
-    for part_text, weight in [(text, 1.0)] if mode.negative else weighted_parts(text):
+def _parts(text: str, names: Names, parsing: Parsing) -> Iterator[Part]:
+    """Yield the prompts between AND with their token counts, at the step of prompt editing that has the most tokens."""
+    text = remove_tags(read_line(text, [], parsing.where).text if parsing.dynamic else text)
+    count = _token_counter(names.embeddings)
+    breaks = BREAK if parsing.passes else BREAK_ANYWHERE
+    runs = partial(prompt_runs, read=_runs_of, separator=breaks) if parsing.weighted else None
+    passes = parsing.passes if parsing.weighted and parsing.passes else [None]
+    for part_text, weight in [(text, 1.0)] if parsing.negative else weighted_parts(text):
         windows = (windows_of(each, count, runs) for each in texts_of(part_text, passes, COUNTED_STEPS))
         yield Part(weight, tuple(max(windows, key=sum)))
 
 
-def _read(text: str) -> list[Run]:
-    """The runs of a text, even of one with faults."""
+def _runs_of(text: str) -> list[Run]:
+    """Return the runs of equal weight in a text, ignoring faults in its brackets."""
     return read_weights(text)[0]
 
 
-def _counter(embeddings: Mapping[str, int]) -> Callable[[str], int]:
-    """A function that counts content tokens; an embedding counts as its vectors."""
+def _token_counter(embeddings: Mapping[str, int]) -> Callable[[str], int]:
+    """Return a function that counts the content tokens of a text, where the name of an embedding counts as its number of vectors."""
     vectors = {name.casefold(): number for name, number in embeddings.items()}
     pattern = word_pattern(list(embeddings)) if embeddings else None
 

@@ -1,5 +1,7 @@
-"""Prompts from files, .txt with one per line and sd-scripts' .toml and .json (reference: training, section 7.4), and
-from Python modules: `prompts(job)`, or sd-scripts' `get_prompter(args, pipe, networks)`."""
+"""Prompts from files (.txt with one per line, sd-scripts' .toml and .json) and from Python modules.
+
+A module defines `prompts(job)`, or sd-scripts' `get_prompter(args, pipe, networks)`. Reference: training, section 7.4.
+"""
 
 import importlib
 import secrets
@@ -25,9 +27,12 @@ Entry = str | dict[str, Any]  # a line, or a table
 
 
 def read_entries(path: Path, where: str) -> list[Entry]:
-    """The unparsed prompts of a file. where: the setting that names it. Raises ProblemsError."""
+    """Read the prompts of a .txt, .toml or .json file as unparsed lines and tables. Raises ProblemsError.
+
+    where   the setting that names the file
+    """
     kind = path.suffix.lower()
-    reader = {".toml": _toml_entries, ".json": _json_entries, ".txt": _lines}.get(kind)
+    reader = {".toml": _toml_entries, ".json": _json_entries, ".txt": _text_entries}.get(kind)
     if reader is None:
         what = f"'{path.name}' is not a prompt file"
         raise ProblemsError.one(what, where, "choose a .txt, .toml or .json file", "prompts.unknown-format")
@@ -39,24 +44,28 @@ def read_entries(path: Path, where: str) -> list[Entry]:
 
 
 def parse_entry(entry: Entry, notes: list[Problem], where: str) -> PromptLine | None:
-    """The parsed prompt; None for an empty line or a comment. notes: see `read_line`. Raises ProblemsError."""
+    """Parse a line or table into a prompt with options; None for an empty line or a comment. Raises ProblemsError.
+
+    notes   receives errors of invalid option values, and advice
+    """
     if isinstance(entry, dict):
         return _prompt_line(entry, notes, where)
     return read_line(entry, notes, where) if is_prompt(entry) else None
 
 
 def is_prompt(line: str) -> bool:
-    """Whether the line is neither empty nor a comment."""
+    """Return whether a line is neither empty nor a comment."""
     return bool(line.strip()) and not line.startswith("#")
 
 
 def line_of_table(table: dict[str, Any], notes: list[Problem], where: str) -> tuple[PromptLine, tuple[int, ...]]:
-    """(the prompt of a table, its seeds)."""
+    """Return (the prompt of a table from a .toml or .json file, its seeds, () if it sets none). notes: receives problems of its options"""
     line = _prompt_line(table, notes, where)
     return line, line.values.get("seeds", ())
 
 
-def _lines(path: Path, where: str) -> list[Entry]:
+def _text_entries(path: Path, where: str) -> list[Entry]:
+    """Return all lines of a UTF-8 text file, also empty ones and comments. Raises ProblemsError for another encoding."""
     try:
         return list(read_regular(path, MAX_BYTES).decode("utf-8-sig").splitlines())
     except UnicodeDecodeError:
@@ -65,11 +74,11 @@ def _lines(path: Path, where: str) -> list[Entry]:
 
 
 def _toml_entries(path: Path, where: str) -> list[Entry]:
-    """Each [[prompt.subset]] with the defaults in [prompt]."""
+    """Return a table for each [[prompt.subset]], with the defaults in [prompt]. Raises ProblemsError."""
     table = read_toml(path, where, "correct it").get("prompt")
     subsets = table.get("subset") if isinstance(table, dict) else None
-    sound = isinstance(subsets, list) and all(isinstance(each, dict) for each in subsets)
-    if not isinstance(table, dict) or not isinstance(subsets, list) or not sound:
+    valid = isinstance(subsets, list) and all(isinstance(each, dict) for each in subsets)
+    if not isinstance(table, dict) or not isinstance(subsets, list) or not valid:
         what, fix = "The file contains no prompts", "write [prompt] and a [[prompt.subset]] for each"
         raise ProblemsError.one(what, where, fix, code="prompts.none")
     common = {key: value for key, value in table.items() if key != "subset"}
@@ -77,7 +86,7 @@ def _toml_entries(path: Path, where: str) -> list[Entry]:
 
 
 def _json_entries(path: Path, where: str) -> list[Entry]:
-    """The texts and tables in a JSON list. Raises ProblemsError."""
+    """Return the strings and tables of a JSON list. Raises ProblemsError."""
     entries = read_json(path, "correct it", max_bytes=MAX_BYTES)
     if not isinstance(entries, list):
         what = "The file contains no list of prompts"
@@ -90,7 +99,10 @@ def _json_entries(path: Path, where: str) -> list[Entry]:
 
 
 def _prompt_line(entry: Mapping[str, Any], notes: list[Problem], where: str) -> PromptLine:
-    """The prompt of a table; `notes` gets advice on unknown options. Raises ProblemsError without a text."""
+    """Parse a table of a .toml or .json file into a prompt with options. Raises ProblemsError if it has no text.
+
+    notes   receives advice on unknown options, and errors of invalid values
+    """
     unknown = sorted(set(entry) - {"prompt", *KEYS})
     if unknown:
         what = f"'{first_of(unknown, 5)}' is not an option of prompts"
@@ -117,9 +129,9 @@ KOHYA = {
 
 
 def module_entries(job: GenerateJob) -> list[Entry]:
-    """The unparsed prompts of the job's module, which is called once. Raises ProblemsError."""
+    """Call the module in the setting `prompts.from_module` once and return its prompts, unparsed. Raises ProblemsError."""
     name = job.prompts.from_module or ""
-    module = _imported(name)
+    module = _import_module(name)
     has_prompts, has_prompter = (callable(getattr(module, each, None)) for each in ("prompts", "get_prompter"))
     if not has_prompts and not has_prompter:
         what = f"The module '{name}' has no prompts(job) and no get_prompter(args, pipe, networks)"
@@ -132,15 +144,15 @@ def module_entries(job: GenerateJob) -> list[Entry]:
     if len(entries) > MAX_PROMPTS:
         what, fix = f"There are more than {MAX_PROMPTS:,} prompts", f"use at most {MAX_PROMPTS:,}"
         raise ProblemsError.one(what, MODULE, fix, "prompts.too-many")
-    wrong = next((entry for entry in entries if not isinstance(entry, str | dict)), None)
-    if wrong is not None:
-        what = f"The module '{name}' returned a {type(wrong).__name__} where a prompt is expected"
+    invalid = next((entry for entry in entries if not isinstance(entry, str | dict)), None)
+    if invalid is not None:
+        what = f"The module '{name}' returned a {type(invalid).__name__} where a prompt is expected"
         raise ProblemsError.one(what, MODULE, "return lines of text", "prompts.module-failed")
     return [entry for entry in entries if isinstance(entry, dict) or is_prompt(entry)]
 
 
-def _imported(name: str) -> ModuleType:
-    """Import a module that is allowed on this machine. Raises ProblemsError."""
+def _import_module(name: str) -> ModuleType:
+    """Import a module that this machine allows (--allow-module). Raises ProblemsError."""
     if not all(part.isidentifier() for part in name.split(".")) or name.endswith(".py"):
         fix = "put mine.py next to webui.py and write: mine"
         raise ProblemsError.one(f"'{name}' is not the name of a module", MODULE, fix, "prompts.module-name")
@@ -158,7 +170,7 @@ def _imported(name: str) -> ModuleType:
 
 
 def _prompts_of_module(module: Any, job: GenerateJob) -> Iterator[Any]:
-    """Yield the lines of a module's get_prompter, called as by sd-scripts' generator, but without a model: pipe None, networks []."""
+    """Yield the lines of a module's get_prompter, called as in sd-scripts' generator, but with pipe None and networks []."""
     args = SimpleNamespace(**{entry.kohya or entry.name: value_of(job, entry.path) for entry in declared(GenerateJob)})
     vars(args).update({name: value_of(job, path) for name, path in KOHYA.items()})
     prompter = module.get_prompter(args, None, [])

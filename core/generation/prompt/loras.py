@@ -1,5 +1,4 @@
-"""LoRA tags in prompts: <lora:name:0.8>, as in A1111, Forge and ComfyUI; converted to settings and back. No file is
-opened."""
+"""LoRA tags in prompts: <lora:name:0.8>, as in A1111, Forge and ComfyUI; parsed into settings and written back. Opens no file."""
 
 import math
 import re
@@ -25,10 +24,12 @@ _OPEN = re.compile(r"<(?:lora|lyco):[^<>\s,]*+(?=[^<>]*+(?:<|\Z))", re.IGNORECAS
 
 @dataclass(frozen=True)
 class LoraTag:
-    """A LoRA by the name of its file. unet, text_encoder: its strengths; 1 is as trained.
+    """A LoRA tag of a prompt.
 
-    As in the LBW extension: block_weights, by block; steps: the first at which it acts, and the first at which it does
-    not (None: to the end).
+    name                 file name of the LoRA, without its ending
+    unet, text_encoder   strengths; 1 is as trained
+    block_weights        strengths by block, as in the LBW (LoRA Block Weight) extension; None: all 1
+    steps                (first step that uses the LoRA, counted from 0; first step that no longer does, None: no end), as in LBW
     """
 
     name: str
@@ -38,7 +39,7 @@ class LoraTag:
     steps: tuple[int, int | None] = (0, None)
 
     def __str__(self) -> str:
-        """A tag that every program reads: two strengths are named, since their order differs between programs."""
+        """Write the tag so that every program reads it: two strengths are named, since their order differs between programs."""
         values = f"{self.unet:g}" if self.unet == self.text_encoder else f"unet={self.unet:g}:te={self.text_encoder:g}"
         values += f":lbw={self.block_weights}" if self.block_weights else ""
         first, end = self.steps
@@ -47,43 +48,43 @@ class LoraTag:
 
 
 def has_tags(text: str) -> bool:
+    """Return whether a text contains a LoRA tag, valid or not."""
     return _TAG.search(text) is not None
 
 
-def without_tags(prompt: str) -> tuple[str, list[LoraTag]]:
-    """(the prompt without its tags, the tags in order): "a fox <lora:ink:0.8>" -> ("a fox", [LoraTag("ink", 0.8,
-    0.8)]).
+def split_tags(prompt: str) -> tuple[str, list[LoraTag]]:
+    """Return (the prompt without its tags, the tags): "a fox <lora:ink:0.8>" -> ("a fox", [LoraTag("ink", 0.8, 0.8)]).
 
-    Of two strengths the text encoder's is first. The second defaults to the first, the first to 1; `te=` and `unet=`
-    name them in any order. Raises ValueError with a message for users.
+    Of two unnamed strengths the first is the text encoder's (default 1) and the second the U-Net's (default: the first); `te=` and
+    `unet=` name them in any order. Raises ValueError with a message for users.
     """
     bodies = _TAG.findall(prompt)
     if len(bodies) > MOST_TAGS:
         raise ValueError(f"there are {len(bodies)} LoRAs; {MOST_TAGS} is the limit")
-    return tagless(prompt), [_tag(body) for body in bodies]
+    return remove_tags(prompt), [_parse_tag(body) for body in bodies]
 
 
-def placed_tags(prompt: str) -> Iterator[tuple[int, int, LoraTag | str]]:
-    """(start, end, the tag) of each; for an invalid one its error instead of the tag."""
+def tag_spans(prompt: str) -> Iterator[tuple[int, int, LoraTag | str]]:
+    """Yield (start, end, tag) for each LoRA tag of a prompt; for an invalid one its error message instead of the tag."""
     for match in _TAG.finditer(prompt):
         try:
-            yield *match.span(), _tag(match[1])
+            yield *match.span(), _parse_tag(match[1])
         except ValueError as error:
             yield *match.span(), str(error)
 
 
-def open_tags(prompt: str) -> list[tuple[int, int]]:
-    """(start, end) of unclosed tags, which are read as text."""
+def unclosed_tags(prompt: str) -> list[tuple[int, int]]:
+    """Return (start, end) of each LoRA tag that is not closed, which is read as text."""
     return [match.span() for match in _OPEN.finditer(prompt)]
 
 
-def tagless(prompt: str) -> str:
-    """The prompt without its tags, valid or not. As in A1111 the text around a tag stays, since "a, , b" has other tokens than "a,, b"."""
+def remove_tags(prompt: str) -> str:
+    """Remove all LoRA tags, valid or not. The text around a tag is unchanged, as in A1111: "a, , b" and "a,, b" have different tokens."""
     return _TAG.sub("", prompt).strip() if has_tags(prompt) else prompt
 
 
-def _tag(body: str) -> LoraTag:
-    """The tag with this body, such as "ink:0.8". Raises ValueError with a message for users."""
+def _parse_tag(body: str) -> LoraTag:
+    """Parse the body of a tag, such as "ink:0.8". Raises ValueError with a message for users."""
     name, *values = (part.strip() for part in body.split(":"))
     if not name:
         raise ValueError(f"<lora:{body[:40]}> has no LoRA name")
@@ -91,23 +92,26 @@ def _tag(body: str) -> LoraTag:
     blocks: str | None = None
     steps: tuple[int, int | None] = (0, None)
     for part in values:
-        key, named, text = part.partition("=")
-        key = key.strip().lower() if named else next((each for each in ORDER if each not in strengths), "")
-        if named and key == "lbw":
+        key, has_key, text = part.partition("=")
+        key = key.strip().lower() if has_key else next((each for each in ORDER if each not in strengths), "")
+        if has_key and key == "lbw":
             blocks = text.strip()
-        elif named and key == "step":
-            steps = _steps(text, body)
-        elif named and key in ("start", "stop"):
-            steps = _steps(f"{text.strip()}-{steps[1] or ''}" if key == "start" else f"{steps[0]}-{text.strip()}", body)
+        elif has_key and key == "step":
+            steps = _parse_steps(text, body)
+        elif has_key and key in ("start", "stop"):
+            steps = _parse_steps(
+                f"{text.strip()}-{steps[1] or ''}" if key == "start" else f"{steps[0]}-{text.strip()}", body
+            )
         elif key in ORDER and key not in strengths:
-            strengths[key] = _strength(text if named else part, body)
+            strengths[key] = _parse_strength(text if has_key else part, body)
         else:
             raise ValueError(f"'{part[:40]}' in <lora:{body[:40]}> is not valid")
     text_encoder = strengths.get("te", 1.0)
     return LoraTag(name, strengths.get("unet", text_encoder), text_encoder, blocks, steps)
 
 
-def _steps(text: str, body: str) -> tuple[int, int | None]:
+def _parse_steps(text: str, body: str) -> tuple[int, int | None]:
+    """Parse a step range: "0-12" -> (0, 12), "5-" -> (5, None), without an end. Raises ValueError. body: the tag, for the message"""
     match = STEPS.fullmatch(text.strip())
     if match is None or not any(match.groups()):
         raise ValueError(f"'{text[:20]}' in <lora:{body[:40]}> is not a range of steps such as 0-12")
@@ -115,7 +119,8 @@ def _steps(text: str, body: str) -> tuple[int, int | None]:
     return int(first or 0), None if end is None else int(end)
 
 
-def _strength(text: str, body: str) -> float:
+def _parse_strength(text: str, body: str) -> float:
+    """Parse a strength from -10 to 10. Raises ValueError. body: the tag, for the message"""
     try:
         number = float(text)
     except ValueError:
@@ -126,12 +131,12 @@ def _strength(text: str, body: str) -> float:
 
 
 def with_prompt_loras(job: GenerateJob) -> GenerateJob:
-    """The job with the LoRAs of its prompt moved to its LoRAs. Raises ProblemsError."""
+    """Move the LoRA tags of the job's prompt into `generate.loras`. Raises ProblemsError for invalid tags."""
     settings = job.generate
     problems: list[Problem] = []
     prompt, tags = settings.prompt, list[LoraTag]()
     try:
-        prompt, tags = without_tags(settings.prompt)
+        prompt, tags = split_tags(settings.prompt)
     except ValueError as error:
         problems.append(Problem(f"Prompt: {error}", "generate.prompt", FIX, code="prompt.bad-lora"))
     if has_tags(settings.negative_prompt):
@@ -145,7 +150,7 @@ def with_prompt_loras(job: GenerateJob) -> GenerateJob:
 
 
 def use_of(tag: LoraTag, steps: int) -> LoraUse:
-    """The setting for a prompt's LoRA. steps: of an image"""
+    """Convert a LoRA tag into an entry of `generate.loras`. steps: sampling steps of the image, since tags count steps"""
     text_strength = None if tag.text_encoder == tag.unet else tag.text_encoder
     first, end = tag.steps
     return LoraUse(
@@ -159,7 +164,7 @@ def use_of(tag: LoraTag, steps: int) -> LoraUse:
 
 
 def tag_of(use: LoraUse, steps: int) -> LoraTag:
-    """The tag of a LoRA for other programs' prompts. steps: of an image"""
+    """Convert an entry of `generate.loras` into a LoRA tag. steps: sampling steps of the image, since tags count steps"""
     text_strength = use.text_encoder_strength
     first, end = round(use.start_at * steps), None if use.end_at == 1 else round(use.end_at * steps)
     text_encoder = use.strength if text_strength is None else text_strength

@@ -1,4 +1,4 @@
-"""Options within a line of prompts: "a fox --n blurry --w 768 --d 1,2" (reference: generation, section 3). Pure."""
+"""Inline options in prompts: "a fox --n blurry --w 768 --d 1,2" (reference: generation, section 3). Parsing only."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -22,15 +22,15 @@ _SEEDS = re.compile(r"(?:^|\s)--d\s+(-1|\d{1,40}(?:\s*,\s*\d{1,40})*)\s*(?=\s--|
 
 
 class NoValue(ValueError):
-    """An invalid value of an option. Its text is what to write instead."""
+    """An invalid value of an inline option. Its message names what to write, such as "a whole number"."""
 
 
 @dataclass(frozen=True)
 class Option:
-    """One option.
+    """An inline option.
 
-    sets   a setting of a generation, or "seeds", "strengths" of the LoRAs in order, "file_name" ...
-    read   (text) -> value; raises NoValue
+    sets   the setting ("generate.width"), or "seeds", "strengths" (of the LoRAs in order), "control", "clip_prompt", "file_name"
+    read   parses its text into a value; raises NoValue
     """
 
     sets: str
@@ -38,35 +38,41 @@ class Option:
 
 
 def _text(text: str) -> str:
+    """Return a text unchanged: the `Option.read` of texts."""
     return text
 
 
 def _integer(text: str) -> int:
+    """Parse a whole number. Raises NoValue."""
     if not _INTEGER.fullmatch(text):
         raise NoValue("a whole number")
     return int(text)
 
 
 def _number(text: str) -> float:
+    """Parse a number such as 7.5. Raises NoValue."""
     if not _NUMBER.fullmatch(text):
         raise NoValue("a number such as 7.5")
     return float(text)
 
 
 def _number_or_none(text: str) -> float | None:
+    """Parse a number, or "none" as None. Raises NoValue."""
     return None if text.lower() == "none" else _number(text)
 
 
 def _seeds(text: str) -> tuple[int, ...]:
-    """The seeds; none for -1."""
+    """Parse seeds such as "1,2"; () for -1 (random)."""
     return () if text == "-1" else tuple(_integer(part.strip()) for part in text.split(","))
 
 
 def _numbers(text: str) -> tuple[float, ...]:
+    """Parse numbers separated by commas. Raises NoValue."""
     return tuple(_number(part.strip()) for part in text.split(","))
 
 
 def _sampler(text: str) -> str:
+    """Parse the name of a sampler, also sd-scripts'. Raises NoValue."""
     name = sampler_name(text.lower())
     if name not in SAMPLER_LABELS:
         raise NoValue(f"one of {', '.join(SAMPLER_LABELS)}")
@@ -124,25 +130,27 @@ KEYS = {
 
 @dataclass(frozen=True)
 class PromptLine:
-    """A parsed line. values: {`Option.sets`: value} of its options"""
+    """A prompt without its inline options. values: {`Option.sets`: parsed value}"""
 
     text: str
     values: Mapping[str, Any] = field(default_factory=dict)
 
 
 def take_seeds(line: str) -> tuple[str, tuple[int, ...]]:
-    """(the line without "--d", its seeds). Parsed first, since seeds choose variants; empty for -1."""
+    """Return (the line without "--d", its seeds; () for -1 or none). Parsed before other options, because seeds choose variants."""
     match = _SEEDS.search(line)
     if match is None:
         return line, ()
-    return line[: match.start()] + line[match.end() :], _within(_seeds(match[1]), _bounds()["seeds"])
+    return line[: match.start()] + line[match.end() :], _clamped(_seeds(match[1]), _bounds()["seeds"])
 
 
 def read_line(line: str, notes: list[Problem], where: str) -> PromptLine:
-    """Parse a prompt with options. Unknown options remain in its text, unless only a number or nothing follows ("--zz
-    3").
+    """Parse a prompt with inline options.
 
-    notes   gets errors for invalid values, and advice
+    An unknown option stays in the text, unless nothing or only a number follows it ("--zz 3").
+
+    notes   receives errors of invalid values, and advice
+    where   `Problem.where` of those problems
     """
     first, *parts = parts_of_line(line)
     text = first.text
@@ -163,10 +171,11 @@ def read_line(line: str, notes: list[Problem], where: str) -> PromptLine:
 
 @dataclass(frozen=True)
 class LinePart:
-    """The text between two " --" of a line, at [start, end).
+    """The text between two " --" of a prompt line, at characters [start, end).
 
-    of       the option whose value it belongs to, PROMPT for text of the prompt, "" if it is dropped
-    switch   the option that it names, "" for none      text   without the switch
+    text     the part without its switch
+    of       the option whose value it belongs to, PROMPT for the prompt, "" if it is dropped
+    switch   the option that begins the part, "" for none
     """
 
     start: int
@@ -177,7 +186,7 @@ class LinePart:
 
 
 def parts_of_line(line: str) -> list[LinePart]:
-    """The prompt and then its options in order, split at " --" as in sd-scripts."""
+    """Split a prompt line at each " --" as in sd-scripts: the prompt first, then its options in order."""
     line = line.rstrip("\r\n")
     cuts = [(match.start(), match.end()) for match in _CUT.finditer(line)]
     ends = [*(start for start, _ in cuts), len(line)]
@@ -199,7 +208,11 @@ def parts_of_line(line: str) -> list[LinePart]:
 
 
 def line_of(text: str, texts: Mapping[str, Any], notes: list[Problem], where: str) -> PromptLine:
-    """The parsed line for a prompt and {switch: text in a line or value in a file}. notes: see `read_line`"""
+    """Return a prompt with its options parsed.
+
+    texts   {switch such as "w": text in a line, or value in a file}
+    notes   receives errors of invalid values, and advice
+    """
     values: dict[str, Any] = {}
     for switch, value in texts.items():
         if switch in FOR_OTHER_FAMILIES:
@@ -211,7 +224,11 @@ def line_of(text: str, texts: Mapping[str, Any], notes: list[Problem], where: st
 
 
 def _store(values: dict[str, Any], switch: str, value: Any, notes: list[Problem], where: str) -> None:
-    """Put an option's value into `values`, clamped to its bounds; `notes` gets a problem for an invalid or clamped one."""
+    """Parse the option `switch` and put it into `values`, clamped to its bounds.
+
+    value   text in a line, or value in a file
+    notes   receives a problem if it is invalid or out of range
+    """
     option, value_text = OPTIONS[switch], str(value).strip()
     try:
         parsed = option.read(value_text)
@@ -222,7 +239,7 @@ def _store(values: dict[str, Any], switch: str, value: Any, notes: list[Problem]
         else:
             notes.append(Problem(what, where, f"write {error}", code="prompts.bad-number"))
         return
-    limited = _within(parsed, _bounds().get(option.sets, {}))
+    limited = _clamped(parsed, _bounds().get(option.sets, {}))
     if limited != parsed:
         notes.append(_note(f"'--{switch} {value_text[:40]}' is out of range; using {limited}", where, "out-of-range"))
     if limited != ():
@@ -231,16 +248,16 @@ def _store(values: dict[str, Any], switch: str, value: Any, notes: list[Problem]
 
 @cache
 def _bounds() -> dict[str, dict[str, Any]]:
-    """{`Option.sets`: bounds of its numbers, {} for other values}"""
+    """Return {`Option.sets`: {"ge", "le", "multiple_of": number}}; {} for values that are not numbers."""
     bounds = {entry.path: entry.bounds for entry in declared(GenerateJob)}
     strength = Declared("", "", "strength", fields_of(LoraUse)["strength"])
     return bounds | {"seeds": bounds["generate.seed"], "strengths": strength.bounds}
 
 
-def _within(value: Any, bounds: Mapping[str, Any]) -> Any:
-    """The number, or each of several, clamped to the bounds of its setting."""
+def _clamped(value: Any, bounds: Mapping[str, Any]) -> Any:
+    """Clamp a number, or each of a tuple, to its setting's bounds ("ge", "le") and round it down to "multiple_of". Keep other values."""
     if isinstance(value, tuple):
-        return tuple(_within(each, bounds) for each in value)
+        return tuple(_clamped(each, bounds) for each in value)
     if "ge" not in bounds or value is None:
         return value
     step = bounds.get("multiple_of", 0)
@@ -248,4 +265,5 @@ def _within(value: Any, bounds: Mapping[str, Any]) -> Any:
 
 
 def _note(what: str, where: str, slug: str, fix: str = "remove it") -> Problem:
+    """Return advice with the code "prompts.<slug>"."""
     return Problem(what, where, fix, "advice", code=f"prompts.{slug}")

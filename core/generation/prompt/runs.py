@@ -1,4 +1,4 @@
-"""The parts of a prompt between AND, and their runs of equal weight between BREAKs. Pure."""
+"""Splits prompts at AND, at BREAK, and into windows of 75 tokens."""
 
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -12,12 +12,12 @@ _WEIGHT = re.compile(r"[-+]?(?:\d{1,9}\.?\d{0,9}|\.\d{1,9})")  # after the last 
 
 
 def parts_of(prompt: str) -> list[str]:
-    """The prompts between AND: "a fox AND a dog" -> ["a fox", "a dog"]."""
+    """Split a prompt at AND: "a fox AND a dog" -> ["a fox", "a dog"]."""
     return [part.strip() for part in AND.split(prompt)] if AND.search(prompt) else [prompt]
 
 
 def placed_parts(prompt: str) -> Iterator[tuple[int, str]]:
-    """(start, text) of each prompt between AND."""
+    """Yield (start, text) of each prompt between AND."""
     start = 0
     for joint in AND.finditer(prompt):
         yield start, prompt[start : joint.start()]
@@ -26,38 +26,49 @@ def placed_parts(prompt: str) -> Iterator[tuple[int, str]]:
 
 
 def weighted_parts(prompt: str) -> list[tuple[str, float]]:
-    """The prompts between AND with their weights: "a fox AND a dog :0.5" -> [("a fox", 1.0), ("a dog", 0.5)]."""
+    """Split a prompt at AND into (text, weight): "a fox AND a dog :0.5" -> [("a fox", 1.0), ("a dog", 0.5)]."""
     parts = []
     for part in parts_of(prompt):
         head, _, number = part.rpartition(":")
-        weighs = _WEIGHT.fullmatch(number.strip()) if ":" in part else None
-        parts.append((head.rstrip(), float(weighs[0])) if weighs else (part, 1.0))
+        weight_match = _WEIGHT.fullmatch(number.strip()) if ":" in part else None
+        parts.append((head.rstrip(), float(weight_match[0])) if weight_match else (part, 1.0))
     return parts
 
 
-def prompt_runs(text: str, read: Read = runs_of, at: re.Pattern[str] = BREAK) -> list[Run]:
-    """The runs of a text by `read`, with a new window after each match of `at`."""
+def prompt_runs(text: str, read: Read = runs_of, separator: re.Pattern[str] = BREAK) -> list[Run]:
+    """Split a text into runs of equal weight, with a window end at each BREAK.
+
+    read        splits a text into (run, weight)
+    separator   the pattern of BREAK
+    """
     runs: list[Run] = []
     for run, weight in read(text):
-        first, *others = at.split(run)
+        first, *others = separator.split(run)
         runs += [(first, weight)]
         for part in others:
             runs += [(WINDOW_END, 1.0), (part, weight)]
     return runs
 
 
-def tokens_read(texts: Sequence[str], count: Callable[[str], int], runs: Read | None, most: int | None = None) -> int:
-    """The number of tokens that these texts are padded to: 75, 150, 225 ...
+def tokens_read(
+    texts: Sequence[str], count: Callable[[str], int], runs: Read | None, max_tokens: int | None = None
+) -> int:
+    """Return the number of content tokens to which texts encoded together are padded: 75, 150, 225 ...
 
-    count   content tokens of a plain text      runs   None: brackets and weights are tokens too
-    most    upper limit
+    count        counts the content tokens of a plain text
+    runs         splits a text into runs of equal weight; None: brackets and weights count as text
+    max_tokens   upper limit; None: no limit
     """
     tokens = WINDOW * max(len(windows_of(text, count, runs)) for text in texts)
-    return min(tokens, most) if most else tokens
+    return min(tokens, max_tokens) if max_tokens else tokens
 
 
 def windows_of(text: str, count: Callable[[str], int], runs: Read | None = prompt_runs) -> list[int]:
-    """The content tokens in each window of a text: at least one window, at most 75 tokens each."""
+    """Return the number of content tokens in each window of a text: at least one window, at most 75 tokens each.
+
+    count   counts the content tokens of a plain text
+    runs    splits a text into runs of equal weight; None: brackets and weights count as text
+    """
     full: list[int] = []
     last = 0
     for run, _ in runs(text) if runs else [(text, 1.0)]:

@@ -1,4 +1,4 @@
-"""The sample prompts of a training, with all settings resolved."""
+"""The sample prompts of a training run, from settings and file, with all values resolved."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from core.families.prompt_weights import FIX, escape_brackets
 from core.generation.prompt.editing import Pass, wrong_weight_in
 from core.generation.prompt.files import Entry, parse_entry, read_entries
 from core.generation.prompt.loras import FIX as TAG_FIX
-from core.generation.prompt.loras import without_tags
+from core.generation.prompt.loras import split_tags
 from core.generation.prompt.options import PromptLine
 from core.record.problems import Problem, ProblemsError, limited, raise_if_errors
 from core.record.units import count
@@ -38,7 +38,11 @@ FIELDS = {
 
 @dataclass(frozen=True)
 class SamplePrompt:
-    """One sample. None: as in the sample settings."""
+    """A sample prompt with its options. None: the value of the sample settings.
+
+    guidance   guidance scale
+    control    path of the control image
+    """
 
     prompt: str
     negative: str | None = None
@@ -52,9 +56,9 @@ class SamplePrompt:
 
 
 def read_prompts(settings: SampleSettings, control: bool = False) -> tuple[list[SamplePrompt], list[Problem]]:
-    """(the prompts of a training, advice about ignored parts). Raises ProblemsError for prompts that cannot be parsed.
+    """Return (the sample prompts of a training run, advice about ignored options). Raises ProblemsError for invalid prompts.
 
-    control  each needs a control image (`MethodTraits.control_images`)
+    control   True: the method trains on control images, so each prompt must name one
     """
     notes: list[Problem] = []
     typed = _parsed(settings.sample_prompts, notes, "samples.sample_prompts", settings)
@@ -64,8 +68,8 @@ def read_prompts(settings: SampleSettings, control: bool = False) -> tuple[list[
         from_file = _parsed(read_entries(file, WHERE), notes, f"{WHERE}, {file.name}", settings)
     if settings.prompt_weights:
         edit_pass = Pass(settings.sample_steps) if reads_edits(settings) else None
-        if wrong := wrong_weight_in(settings.negative_prompt, [edit_pass]):
-            notes.append(_error(f"In the negative prompt, {wrong}", "samples.negative_prompt", FIX, "bad-weight"))
+        if error := wrong_weight_in(settings.negative_prompt, [edit_pass]):
+            notes.append(_error(f"In the negative prompt, {error}", "samples.negative_prompt", FIX, "bad-weight"))
     prompts = [*typed, *from_file]
     if not control:
         prompts = [_without_control(each, notes) for each in prompts]
@@ -81,16 +85,17 @@ def read_prompts(settings: SampleSettings, control: bool = False) -> tuple[list[
 
 
 def as_prompt(job: TrainJob, caption: str) -> str:
-    """A caption as a sample prompt: its brackets are escaped where prompts read weights and captions do not."""
+    """Return a caption as a sample prompt, with its brackets escaped if sample prompts parse weights and captions do not."""
     return escape_brackets(caption) if job.samples.prompt_weights and not job.captions.weighted_captions else caption
 
 
 def reads_edits(settings: SampleSettings) -> bool:
-    """Whether [from:to:0.5] is prompt editing, as in Generate."""
+    """Return whether sample prompts parse prompt editing such as [from:to:0.5]."""
     return settings.prompt_weights and settings.compatibility != "kohya"
 
 
 def _parsed(entries: Sequence[Entry], notes: list[Problem], where: str, settings: SampleSettings) -> list[SamplePrompt]:
+    """Parse lines and tables into sample prompts. notes: receives errors of options and weights, and advice"""
     lines = [parse_entry(entry, notes, where) for entry in entries]
     prompts = [sample_of(line, notes, where) for line in lines if line is not None]
     notes += _wrong_weights(prompts, where, settings) if settings.prompt_weights else ()
@@ -98,6 +103,7 @@ def _parsed(entries: Sequence[Entry], notes: list[Problem], where: str, settings
 
 
 def _without_control(prompt: SamplePrompt, notes: list[Problem]) -> SamplePrompt:
+    """Return the prompt without its control image. notes: receives advice if it has one"""
     if prompt.control is not None:
         what = f"'--cn' of the prompt '{prompt.prompt[:40]}' is ignored: this training has no ControlNet"
         notes.append(_advice(what, "samples.sample_prompts", "unsupported-option"))
@@ -105,9 +111,11 @@ def _without_control(prompt: SamplePrompt, notes: list[Problem]) -> SamplePrompt
 
 
 def control_image(prompt: SamplePrompt, stretched: bool = False) -> np.ndarray | None:
-    """The control image at the size of the sample, float32 [3, H, W] in 0..1; None without one. Raises ProblemsError.
+    """Return the control image resized to the sample's size, float32 [3, H, W] in 0..1, or None if the prompt names none.
 
-    stretched   as sd-scripts samples, else cropped to the sample's aspect ratio
+    Raises ProblemsError for an unreadable image.
+
+    stretched   ignore the aspect ratio, as sd-scripts does for samples; otherwise crop to the sample's aspect ratio
     """
     from core.dataset.images.masks import control_for
     from core.dataset.images.opening import BrokenImage
@@ -123,9 +131,9 @@ def control_image(prompt: SamplePrompt, stretched: bool = False) -> np.ndarray |
 
 
 def _without_loras(prompt: SamplePrompt, notes: list[Problem]) -> SamplePrompt:
-    """The prompt without LoRA tags, with advice: samples use only the trained LoRA. sd-scripts reads tags as text."""
+    """Remove the LoRA tags of a sample prompt: samples use only the LoRA being trained. notes: receives advice, or the error of a tag"""
     try:
-        text, tags = without_tags(prompt.prompt)
+        text, tags = split_tags(prompt.prompt)
     except ValueError as error:
         what = f"In the prompt '{prompt.prompt[:40]}', {error}"
         notes.append(_error(what, "samples.sample_prompts", TAG_FIX, "bad-lora"))
@@ -136,11 +144,12 @@ def _without_loras(prompt: SamplePrompt, notes: list[Problem]) -> SamplePrompt:
 
 
 def _wrong_weights(prompts: Iterable[SamplePrompt], where: str, settings: SampleSettings) -> Iterator[Problem]:
+    """Yield an error for each prompt and negative prompt with an invalid weight."""
     for each in prompts:
         edit_pass = Pass(each.steps or settings.sample_steps) if reads_edits(settings) else None
         for text in (each.prompt, each.negative or ""):
-            if wrong := wrong_weight_in(text, [edit_pass]):
-                yield _error(f"In the prompt '{text[:40]}', {wrong}", where, FIX, "bad-weight")
+            if error := wrong_weight_in(text, [edit_pass]):
+                yield _error(f"In the prompt '{text[:40]}', {error}", where, FIX, "bad-weight")
 
 
 def filled(
@@ -150,10 +159,11 @@ def filled(
     guidance: float = 7.5,
     step: int = 8,
 ) -> list[SamplePrompt]:
-    """The prompts with all values set. Seeds count up from the settings' seed, so that each prompt keeps its own.
+    """Return sample prompts with all values set. Prompts without a seed get the settings' seed plus their index.
 
-    size, guidance   (width, height) and guidance scale if neither prompt nor settings set them
-    step             sides are rounded down to multiples of it
+    size       (width, height) in pixels if neither prompt nor settings set it
+    guidance   guidance scale if neither prompt nor settings set it
+    step       width and height are rounded down to multiples of this number
     """
     guidance = guidance if settings.guidance_scale is None else settings.guidance_scale
     width, height = settings.width or size[0], settings.height or size[1]
@@ -173,7 +183,7 @@ def filled(
 
 
 def sample_of(line: PromptLine, notes: list[Problem], where: str) -> SamplePrompt:
-    """A line as one sample; `notes` gets advice about options that only Generate supports."""
+    """Convert a parsed prompt into a sample prompt with its first seed. notes: receives advice about options that samples do not support"""
     seeds = line.values.get("seeds", (None,))
     for name in [name for name in line.values if name not in {*FIELDS, "seeds"}]:
         what = f"'{name.rpartition('.')[2]}' of the prompt '{line.text[:40]}' is ignored: samples do not follow it"
@@ -183,8 +193,10 @@ def sample_of(line: PromptLine, notes: list[Problem], where: str) -> SamplePromp
 
 
 def _advice(what: str, where: str, slug: str) -> Problem:
+    """Return advice to remove an option, with the code "prompts.<slug>"."""
     return Problem(what, where, "remove it", "advice", code=f"prompts.{slug}")
 
 
 def _error(what: str, where: str, fix: str, slug: str) -> Problem:
+    """Return an error with the code "prompts.<slug>"."""
     return Problem(what, where, fix, code=f"prompts.{slug}")

@@ -1,4 +1,4 @@
-"""Text encoder states of prompts, for generation, samples and regularization images alike."""
+"""Text encoder states of prompts, for generated images, samples and regularization images."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from core.generation.prompt.runs import BREAK_ANYWHERE, prompt_runs, tokens_read
 
 @dataclass(frozen=True)
 class Reading:
-    """How prompts are encoded.
+    """Options for encoding prompts.
 
-    clip_skip        None or 1: the text encoder's last layer; n: the n-th from the end
-    weighted         parse (more), (exactly:1.3) and BREAK; otherwise they are text
-    break_anywhere   BREAK within a word too, as in sd-scripts' generator
-    normalize        how weighted states are scaled (`core.families.token_weights.weigh`): none, original, abs
-    multiples        maximum windows of 75 tokens; None: as many as the text has
-    as_trained       join the windows to 75 n + 2 states, as training does, instead of 77 n
-    filled_with_end  fill windows with EOS whatever the model's padding is
-    layer            layer of SDXL's encoders, counted from the end, instead of the penultimate one
+    clip_skip         None or 1: the text encoder's last layer; n: the n-th layer from the end
+    weighted          parse (word), (word:1.3) and BREAK; otherwise they are text
+    break_anywhere    split at BREAK within a word too, as sd-scripts' generator does
+    normalize         how weighted states are rescaled (`core.families.token_weights.weigh`): none, original, abs
+    multiples         maximum number of windows of 75 tokens; None: no limit
+    as_trained        join the windows to 75 n + 2 states, as in training, instead of 77 n
+    filled_with_end   pad windows with EOS, whatever the model's padding token is
+    layer             layer of SDXL's text encoders, counted from the end; None: the penultimate one
     """
 
     clip_skip: int | None = None
@@ -39,14 +39,14 @@ class Reading:
     layer: int | None = None
 
     def tokens(self, texts: Sequence[str], count: Callable[[str], int]) -> int:
-        """The content tokens that these texts are padded to. count: content tokens of a plain text"""
-        most = self.multiples * WINDOW if self.multiples else None
-        return tokens_read(texts, count, self.runs, most)
+        """Return the number of content tokens to which `texts` are padded. count: counts the content tokens of a plain text"""
+        max_tokens = self.multiples * WINDOW if self.multiples else None
+        return tokens_read(texts, count, self.runs, max_tokens)
 
     @property
     def runs(self) -> Read | None:
-        """Splits a text into runs of equal weight; None where brackets are text."""
-        runs = partial(prompt_runs, at=BREAK_ANYWHERE) if self.break_anywhere else prompt_runs
+        """The function that splits a text into runs of equal weight; None if brackets are plain text."""
+        runs = partial(prompt_runs, separator=BREAK_ANYWHERE) if self.break_anywhere else prompt_runs
         return runs if self.weighted else None
 
 
@@ -55,11 +55,12 @@ AS_WRITTEN = Reading()
 
 @dataclass(frozen=True)
 class PromptStates:
-    """The denoiser's text conditioning, all of equal T: one text for all images, or one per image.
+    """Text conditioning of the denoiser. Each `TextStates` is of one text for all images (B = 1) or one per image; all have the same T.
 
-    empty            of "", if the guidance needs it
-    parts, weights   of the prompts joined by AND, if there are several
-    later            (steps done, the states from then on), for prompts that change at steps
+    empty     states of "", if the guidance needs them
+    parts     states of the prompts joined by AND, if there are several
+    weights   weights of `parts`
+    later     (number of completed steps, states from then on), for prompt editing
     """
 
     positive: TextStates
@@ -70,23 +71,23 @@ class PromptStates:
     later: tuple[tuple[int, PromptStates], ...] = ()
 
     def at(self, done: int) -> PromptStates:
-        """The states in force after `done` steps (prompt editing)."""
+        """Return the states for the next step after `done` completed steps (prompt editing)."""
         return next((states for begin, states in reversed(self.later) if begin <= done), self)
 
     @classmethod
     def of(cls, texts: Sequence[TextStates]) -> PromptStates:
-        """The states of positive, negative and, if there are three, empty."""
+        """Create the states from those of the prompt, the negative prompt and, optionally, the empty text."""
         return cls(texts[0], texts[1], texts[2] if len(texts) > 2 else None)
 
 
 def encode_texts(
     components: Components, texts: Sequence[str], reading: Reading = AS_WRITTEN, tokens: int | None = None
 ) -> TextStates:
-    """Text encoder states of prompts, for samples and generated images alike.
+    """Encode prompts into text encoder states of shape [len(texts), T, C].
 
-    Long texts are encoded in windows of 75 tokens; all texts get as many windows as the longest needs, or as `tokens`
-    requires. The windows' states are joined with their BOS and EOS: T = 77 n, as in A1111, ComfyUI and kohya's
-    generator. Each text is encoded alone: products of another shape differ in their last bits.
+    Texts are encoded in windows of 75 content tokens, joined with their BOS and EOS (T = 77 n, as in A1111, ComfyUI and
+    kohya's generator; 75 n + 2 with `reading.as_trained`). All texts get the number of windows that the longest needs, or
+    that `tokens` content tokens need. Each text is encoded alone: matrix products of another shape differ in their last bits.
     """
     kind = family(components.family)
     layer = {"layer": reading.layer} if reading.layer else {}
@@ -105,6 +106,6 @@ def encode_texts(
     return join_texts([encode([text]) for text in texts])
 
 
-def prompt_and_opposite(both: TextStates) -> PromptStates:
-    """The states of a prompt and its negative prompt that were encoded together."""
-    return PromptStates(both.each(lambda tensor: tensor[:1]), both.each(lambda tensor: tensor[1:]))
+def prompt_and_opposite(states: TextStates) -> PromptStates:
+    """Split the states of a prompt and its negative prompt, encoded together in a batch of 2, into conditioning."""
+    return PromptStates(states.each(lambda tensor: tensor[:1]), states.each(lambda tensor: tensor[1:]))

@@ -1,4 +1,4 @@
-"""Styles: named parts of prompts that are added when a generation starts, as in A1111. Stored in a JSON file."""
+"""Styles: named prompt texts that are added to prompts when a generation starts, as in A1111. Stored in a JSON file."""
 
 import csv
 import difflib
@@ -22,13 +22,15 @@ WHERE = "prompts.styles"
 
 @dataclass(frozen=True)
 class Style:
+    """A named pair of texts for prompt and negative prompt; {prompt} in them is replaced by the text they are applied to."""
+
     name: str
     prompt: str = ""
     negative_prompt: str = ""
 
 
 def styled(text: str, styles: Iterable[str]) -> str:
-    """The text wrapped in, or followed by, each of these parts: "a fox", ["ink of {prompt}", "b/w"] -> "ink of a fox, b/w"."""
+    """Wrap a text in each style, or append styles without {prompt}: "a fox", ["ink of {prompt}", "b/w"] -> "ink of a fox, b/w"."""
     for style in styles:
         if PROMPT_FIELD in style:
             text = style.replace(PROMPT_FIELD, text)
@@ -38,10 +40,10 @@ def styled(text: str, styles: Iterable[str]) -> str:
 
 
 def styled_entry(entry: Entry, styles: Sequence[Style], options: bool = True) -> Entry:
-    """The prompt with styles applied, also to its negative prompt if it has one.
+    """Return a prompt with styles applied to it, and to its negative prompt if it has one.
 
-    entry     a table, or a line: "prompt --n negative prompt --d 1"
-    options   whether a line can have options; else "--n" is text
+    entry     a table with "prompt", or a line: "prompt --n negative prompt --d 1"
+    options   False: a line has no inline options, and "--n" is text
     """
     positives, negatives = [style.prompt for style in styles], [style.negative_prompt for style in styles]
     if isinstance(entry, dict):
@@ -63,12 +65,15 @@ def styled_entry(entry: Entry, styles: Sequence[Style], options: bool = True) ->
 
 
 def style_file(workspace: Workspace) -> Path:
+    """Return the path of the JSON file with the user's styles."""
     return workspace.personal_private / "styles.json"
 
 
 def read_styles(workspace: Workspace) -> dict[str, Style]:
-    """The styles by name, in the order of the file; {} without one. Invalid styles are left out. Raises ProblemsError for a
-    damaged file."""
+    """Return the user's styles by name, in the order of the file; {} if there is no file. Skips invalid entries.
+
+    Raises ProblemsError for a damaged file.
+    """
     path = style_file(workspace)
     if not path.exists():
         return {}
@@ -79,7 +84,7 @@ def read_styles(workspace: Workspace) -> dict[str, Style]:
 
 
 def write_styles(workspace: Workspace, styles: Iterable[Style]) -> None:
-    """Save the styles. Raises ProblemsError for too many, or one without a name or too long."""
+    """Write the user's styles, replacing all. Raises ProblemsError for too many, for a missing or long name, or for a long text."""
     to_write = list(styles)
     if len(to_write) > MOST:
         what = f"There are {len(to_write):,} styles; {MOST:,} is the limit"
@@ -95,6 +100,7 @@ def write_styles(workspace: Workspace, styles: Iterable[Style]) -> None:
 
 
 def _style(value: Any) -> Style | None:
+    """Convert a JSON object into a style, truncated to the limits; None if it has no name."""
     if not isinstance(value, dict) or not isinstance(value.get("name"), str) or not value["name"].strip():
         return None
     name, *texts = (str(value.get(key) or "") for key in ("name", "prompt", "negative_prompt"))
@@ -102,7 +108,7 @@ def _style(value: Any) -> Style | None:
 
 
 def styles_of_csv(text: str) -> list[Style]:
-    """The styles in the first MOST rows of A1111's styles.csv: name,prompt,negative_prompt. Raises ProblemsError, also without any."""
+    """Parse the first MOST rows of A1111's styles.csv (name,prompt,negative_prompt). Raises ProblemsError if invalid or without styles."""
     try:
         rows = list(csv.DictReader(io.StringIO(text.lstrip("\ufeff"), newline="")))
     except csv.Error as error:
@@ -120,7 +126,7 @@ _CSV = "use A1111's styles.csv, with the columns name,prompt,negative_prompt"
 
 
 def chosen_styles(names: Sequence[str], workspace: Workspace) -> list[Style]:
-    """The styles of these names. Raises ProblemsError for unknown ones."""
+    """Return the user's styles with these names. Raises ProblemsError for unknown names."""
     styles = read_styles(workspace) if names else {}
     problems = []
     for name in names:

@@ -1,8 +1,8 @@
-"""Variants in a prompt: {red|blue}, {2$$ and $$a|b|c}, {e$$a|b} for each in turn, and __name__ for a line of a file.
+"""Variants in prompts: {red|blue}, {2$$ and $$a|b|c}, {e$$a|b} for each in turn, and __name__ for a line of a file.
 
 Notation and random choices are those of sd-scripts' generator (reference: generation, section 4), so that a seed gives
-the same text; __name__ and the weights of {2::red|blue} are those of A1111's extension Dynamic Prompts. Nesting is
-resolved from the inside out. Pure: files are read by the function `Files`.
+the same text; __name__ and the weights of {2::red|blue} are those of A1111's extension Dynamic Prompts. Nested groups
+are resolved from the inside out. Files are read by a function of type `Files`.
 """
 
 import math
@@ -29,13 +29,16 @@ Files = Callable[[str], Sequence[str]]  # name -> its lines; raises WildcardErro
 
 
 class WildcardError(ValueError):
-    """An error in a prompt's variants. Its text is for users."""
+    """An error in a prompt's variants, with a message for users."""
 
 
 @dataclass(frozen=True)
 class Group:
-    """One group: `low` to `high` of the variants, joined by `separator`. each: all combinations in turn, else a random
-    one. weights: of the variants, none if all are equal"""
+    """A group such as {2-3$$ and $$a|b|c}: between `low` and `high` of the variants, joined by `separator`.
+
+    each      True ({e$$...}): use every combination in turn; False: a random one
+    weights   relative probabilities of the variants; () if all are equal
+    """
 
     variants: tuple[str, ...]
     low: int = 1
@@ -45,17 +48,18 @@ class Group:
     weights: tuple[float, ...] = ()
 
     def draw(self, rng: Random) -> str:
+        """Return a random number of random variants without repetition, joined by the separator."""
         number = rng.randint(self.low, self.high)
         if not self.weights:
             return self.separator.join(rng.sample(self.variants, number))
         remaining, chosen = list(range(len(self.variants))), list[int]()
         for _ in range(number):
-            chosen += rng.choices(remaining, [self.weights[at] for at in remaining])
+            chosen += rng.choices(remaining, [self.weights[index] for index in remaining])
             remaining.remove(chosen[-1])
-        return self.separator.join(self.variants[at] for at in chosen)
+        return self.separator.join(self.variants[index] for index in chosen)
 
     def count(self) -> int:
-        """The number of combinations, at most `MAX_COUNT`."""
+        """Return the number of combinations, at most MAX_COUNT."""
         total = 0
         for number in range(self.low, self.high + 1):
             total += math.comb(len(self.variants), number)
@@ -64,24 +68,28 @@ class Group:
         return total
 
     def all(self) -> list[str]:
+        """Return the texts of all combinations, in order of their number of variants."""
         numbers = range(self.low, self.high + 1)
         return [self.separator.join(chosen) for number in numbers for chosen in combinations(self.variants, number)]
 
 
 def no_files(name: str) -> Sequence[str]:
+    """Raise WildcardError: the `Files` function where wildcard files are unavailable."""
     raise WildcardError(f"no wildcard file '{name}'")
 
 
 def has_variants(text: str) -> bool:
+    """Return whether a text contains a group {a|b} or a wildcard __name__."""
     hidden = _escaped(text)
     return bool(_GROUP.search(hidden) or _FILE.search(hidden))
 
 
 def variants(text: str, seeds: Sequence[int], files: Files = no_files, weighted: bool = True) -> list[tuple[str, int]]:
-    """The prompts of a line with their seeds, which also choose the variants. Raises WildcardError.
+    """Expand the variants of a prompt into [(text, seed)]; the seeds also choose the variants. Raises WildcardError.
 
-    seeds    one for each image        weighted   False: {2::a|b} has the variants 2::a and b, as in sd-scripts
-    returns  one for each seed; with {e$$...} each combination once instead, all with the first seed
+    seeds      one for each image
+    weighted   False: "2::" in {2::a|b} is text, as in sd-scripts
+    returns    one text for each seed; with {e$$...} instead one for each combination, all with the first seed
     """
     hidden, files = _escaped(text), cache(files if weighted else partial(_unweighted, files))
     hidden = hidden if weighted else hidden.replace("::", _COLONS)
@@ -92,15 +100,15 @@ def variants(text: str, seeds: Sequence[int], files: Files = no_files, weighted:
 
 
 def problems_in(text: str, files: Files = no_files) -> list[tuple[int, int, str]]:
-    """(start, end, problem) of a text's variants, chosen or not."""
-    placed, files = _escaped(text, _PADDING), cache(files)
+    """Return (start, end, message) for each error in the variants of a text, whichever are chosen; at most MOST_PROBLEMS."""
+    masked, files = _escaped(text, _PADDING), cache(files)
     problems: list[tuple[int, int, str]] = []
-    groups = list(_GROUP.finditer(placed))
+    groups = list(_GROUP.finditer(masked))
     checked: set[str] = set()
-    for match in [*groups, *_FILE.finditer(placed)]:
+    for match in [*groups, *_FILE.finditer(masked)]:
         try:
-            if several := _FROM_FILE.fullmatch(match[0]):
-                _file_group(several, files)
+            if from_file := _FROM_FILE.fullmatch(match[0]):
+                _file_group(from_file, files)
             elif match[0].startswith("{"):
                 _group(match)
             else:
@@ -113,21 +121,21 @@ def problems_in(text: str, files: Files = no_files) -> list[tuple[int, int, str]
         return problems
     begins, ends = [each.start() for each in groups if each[1]], [each.end() for each in groups if each[1]]
     try:
-        drawn_once(text, 0, files)
+        one_variant(text, 0, files)
     except WildcardError as error:
         problems.append((min(begins, default=0), max(ends, default=len(text)), str(error)))
     return problems
 
 
-def drawn_once(text: str, seed: int, files: Files = no_files) -> str:
-    """One prompt of a text, with variants chosen by a seed. Raises WildcardError."""
+def one_variant(text: str, seed: int, files: Files = no_files) -> str:
+    """Return a text with its variants chosen by `seed`; of {e$$...} the first combination. Raises WildcardError."""
     hidden, files = _escaped(text), cache(files)
     each = any(match[1] for match in _GROUP.finditer(hidden))
     return _unescaped(_expanded(next(_combinations(hidden)) if each else hidden, partial(Random, seed), files))
 
 
 def braces(text: str) -> tuple[list[tuple[int, int]], list[int]]:
-    """((start, end) of each pair of braces, positions of unpaired ones, which are text)."""
+    """Return ((start, end) of each pair of braces, positions of unpaired braces). Escaped braces do not count."""
     pairs: list[tuple[int, int]] = []
     opened: list[int] = []
     unpaired: list[int] = []
@@ -142,8 +150,11 @@ def braces(text: str) -> tuple[list[tuple[int, int]], list[int]]:
 
 
 def _check_includes(name: str, files: Files, parents: tuple[str, ...], checked: set[str]) -> None:
-    """Raise WildcardError if a file is missing, includes itself through others, or is nested deeper than DEEPEST. parents:
-    files that led to it; checked: files already checked, to which it is added"""
+    """Raise WildcardError if a wildcard file is missing, includes itself, or includes files nested deeper than DEEPEST.
+
+    parents   names of the files that include `name`, outermost first
+    checked   names of files without errors; `name` is added
+    """
     if name in checked:
         return
     if name in parents:
@@ -157,36 +168,39 @@ def _check_includes(name: str, files: Files, parents: tuple[str, ...], checked: 
 
 
 def _escaped(text: str, padding: str = "") -> str:
-    """The text with escaped braces as marks. padding: added after each mark, to keep positions"""
+    """Replace escaped braces by private-use characters. padding: added after each, to keep all positions"""
     for escaped, mark in _ESCAPED.items():
         text = text.replace(escaped, mark + padding)
     return text
 
 
 def _unescaped(text: str) -> str:
+    """Replace the private-use characters by what they represent, without backslashes."""
     return text.replace("\ue000", "{").replace("\ue001", "}").replace(_COLONS, "::").replace(_PADDING, "")
 
 
 def _file_group(match: re.Match[str], files: Files) -> Group:
-    """The group of {2$$__name__}: the lines of the file are the variants."""
+    """Return the group of {2$$__name__}: the lines of the file are its variants. match: of _FROM_FILE"""
     group = _GROUP.fullmatch(match[0])
     assert group is not None
     return _group(group, files(match[1]))
 
 
 def _group(match: re.Match[str], texts: Sequence[str] = ()) -> Group:
-    """The group in a match. Raises WildcardError if it asks for more variants than it has. texts: the variants, instead of those
-    in the match"""
-    each, first, second, separator, inline = match.groups()
+    """Return the group in a match of _GROUP. Raises WildcardError if it requires more variants than it has.
+
+    texts   variants to use instead of those in the match
+    """
+    every, first, second, separator, inline = match.groups()
     choices, weights = _split_weights(texts or inline.split("|"))
     low, high = sorted((int(first or 1), int(second or first or 1)))
     if low > len(choices):
         raise WildcardError(f"{_unescaped(match[0])[:60]} asks for {low} of {len(choices)} variants")
-    return Group(choices, low, min(high, len(choices)), ", " if separator is None else separator, bool(each), weights)
+    return Group(choices, low, min(high, len(choices)), ", " if separator is None else separator, bool(every), weights)
 
 
 def _split_weights(texts: Sequence[str]) -> tuple[tuple[str, ...], tuple[float, ...]]:
-    """(the texts without their weights and without those of weight 0, the weights; none if all are equal)."""
+    """Return (texts without their weights "2::", the weights); () as weights if no text has one. Texts of weight 0 are dropped."""
     matches = [(_WEIGHT.match(text), text) for text in texts]
     if not any(match for match, _ in matches):
         return tuple(texts), ()
@@ -196,11 +210,12 @@ def _split_weights(texts: Sequence[str]) -> tuple[tuple[str, ...], tuple[float, 
 
 
 def _unweighted(files: Files, name: str) -> list[str]:
+    """Return the lines of a wildcard file with "::" hidden, so that it is not read as a weight."""
     return [line.replace("::", _COLONS) for line in files(name)]
 
 
 def _line_of(name: str, files: Files, rng: Random) -> str:
-    """A random line of a file, weighted as variants can be."""
+    """Return a random line of a wildcard file, by the weights of its lines. Raises WildcardError if all weights are 0."""
     lines, weights = _split_weights(files(name))
     if not lines:
         raise WildcardError(f"all lines of the wildcard file '{name}' have the weight 0")
@@ -208,15 +223,15 @@ def _line_of(name: str, files: Files, rng: Random) -> str:
 
 
 def _combinations(text: str) -> Iterator[str]:
-    """The text with each combination of its {e$$...}; other groups are unchanged."""
+    """Yield the text with each combination of its {e$$...} groups; other groups are unchanged. Raises WildcardError for too many."""
     matches = [match for match in _GROUP.finditer(text) if match[1]]
     groups = [_group(match) for match in matches]
     number = 1
     for group in groups:
         number = min(number * group.count(), MAX_COUNT)
     if number > MAX_PROMPTS:
-        more = " or more" if number == MAX_COUNT else ""
-        raise WildcardError(f"it has {number:,}{more} combinations; {MAX_PROMPTS:,} is the limit")
+        or_more = " or more" if number == MAX_COUNT else ""
+        raise WildcardError(f"it has {number:,}{or_more} combinations; {MAX_PROMPTS:,} is the limit")
     if number * len(text) > MOST_TEXT:
         raise WildcardError(f"its {number:,} combinations are longer than {MOST_TEXT:,} characters together")
     for chosen in product(*(group.all() for group in groups)):
@@ -224,14 +239,16 @@ def _combinations(text: str) -> Iterator[str]:
 
 
 def _expanded(text: str, new_rng: Callable[[], Random], files: Files) -> str:
-    """The text with a random choice for every group and file. new_rng: the random numbers of each level of nesting:
-    sd-scripts restarts them per level, but not with {e$$...}"""
+    """Return the text with a random choice for each group and wildcard. Raises WildcardError.
+
+    new_rng   returns the random numbers for the next level of nesting; sd-scripts restarts them at each level, except with {e$$...}
+    """
     for _ in range(DEEPEST):
         rng = new_rng()
-        if several := list(_FROM_FILE.finditer(text)):
-            text = _replaced(text, several, [_file_group(match, files).draw(rng) for match in several])
-        elif named := list(_FILE.finditer(text)):
-            text = _replaced(text, named, [_line_of(match[1], files, rng) for match in named])
+        if from_file := list(_FROM_FILE.finditer(text)):
+            text = _replaced(text, from_file, [_file_group(match, files).draw(rng) for match in from_file])
+        elif wildcards := list(_FILE.finditer(text)):
+            text = _replaced(text, wildcards, [_line_of(match[1], files, rng) for match in wildcards])
         elif matches := list(_GROUP.finditer(text)):
             # sd-scripts' order: from the last position backwards.
             drawn = [_group(match).draw(rng) for match in reversed(matches)]
@@ -244,6 +261,7 @@ def _expanded(text: str, new_rng: Callable[[], Random], files: Files) -> str:
 
 
 def _replaced(text: str, matches: Sequence[re.Match[str]], texts: Sequence[str]) -> str:
+    """Replace each match in `text` by the string at the same index of `texts`."""
     parts, end = [], 0
     for match, new in zip(matches, texts, strict=True):
         parts += [text[end : match.start()], new]

@@ -1,1 +1,1 @@
-"""The loop of sampling, guidance, noise, and images to and from latents. Knows no job and no file."""
+"""The sampling loop, guidance, noise, and conversion between images and latents. Uses no job and no files."""

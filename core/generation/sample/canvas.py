@@ -1,4 +1,4 @@
-"""Images to latents and back: resized, encoded, decoded, pasted back where nothing is repainted; batch sizes."""
+"""Images to latents and back: resizing, encoding, decoding, pasting into the initial image; also batch sizes."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Decode = Callable[[Any, Tensor], Tensor]  # (VAE, scaled latents) -> pixels in -
 
 
 def fitted(image: Image, size: tuple[int, int], fit: str) -> Image:
-    """The image at (width, height). fit: "resize" stretches it, "crop" keeps its aspect ratio and crops the center"""
+    """Resize an image to `size` (width, height). fit: "resize" stretches it, "crop" keeps its aspect ratio and crops the center"""
     from PIL import Image as pillow
     from PIL import ImageOps
 
@@ -41,8 +41,12 @@ def fitted(image: Image, size: tuple[int, int], fit: str) -> Image:
 
 
 def control_image_for(image: Image, fit: str, size: Size, part: Part | None, make: Callable[[Image], Image]) -> Image:
-    """The control image at (width, height). part: (size of the full image, box of the visible part), None for all of it;
-    make: (image) -> its control image"""
+    """Fit an image to `size` (width, height) and run the preprocessor.
+
+    fit    "resize", "crop" (`fitted`) or "fill" (`resized_and_filled`)
+    part   ((width, height) of the full image, box in it to use) for inpainting "only masked"; None: the whole image
+    make   the preprocessor: image -> control image
+    """
     if part is None:
         return resized_and_filled(image, size, make) if fit == "fill" else make(fitted(image, size, fit))
     full_size, box = part
@@ -52,8 +56,10 @@ def control_image_for(image: Image, fit: str, size: Size, part: Part | None, mak
 
 
 def resized_and_filled(image: Image, size: Size, make: Callable[[Image], Image]) -> Image:
-    """The control image of the whole image, centered in (width, height), on the median color of its border: A1111's
-    "resize and fill" (sd-webui-controlnet)."""
+    """Center a control image in `size` (width, height) on the median color of its border (A1111's "resize and fill").
+
+    make   the preprocessor: image -> control image; it runs on the resized image without the added border
+    """
     import numpy as np
     from PIL.Image import new
 
@@ -67,7 +73,7 @@ def resized_and_filled(image: Image, size: Size, make: Callable[[Image], Image])
 
 
 def pixels_of(image: Image) -> Tensor:
-    """float32 [1, 3, H, W] in -1..1."""
+    """Convert an RGB image to float32 [1, 3, H, W] in -1..1."""
     import numpy as np
 
     values = torch.from_numpy(np.array(image, dtype=np.float32))
@@ -75,9 +81,10 @@ def pixels_of(image: Image) -> Tensor:
 
 
 def encoded(vae: Any, kind: Family, pixels: Tensor, noise: Tensor) -> Tensor:
-    """A sample of the VAE's posterior in the scale of the model's latents, float32 [1, C, h, w].
+    """Encode pixels into latents, a sample of the VAE's posterior in the scale of the model's latents, float32 [1, C, h, w].
 
-    pixels   [1, 3, H, W] in -1..1      noise   [C, h, w], standard normal
+    pixels   [1, 3, H, W] in -1..1
+    noise    [C, h, w], standard normal
     """
     mean, logvar = kind.encode_image_latents(vae, pixels)
     sample = mean + (logvar / 2).exp() * noise[None].to(mean.device)
@@ -85,8 +92,10 @@ def encoded(vae: Any, kind: Family, pixels: Tensor, noise: Tensor) -> Tensor:
 
 
 def mask_of(image: Image, shape: tuple[int, int, int], smooth: bool = False) -> Tensor:
-    """A mask for latents of this shape: float32 [1, 1, h, w], 1 where they are repainted.
+    """Resize a mask to latents, float32 [1, 1, h, w] in 0..1, 1 is repainted.
 
+    image    mode "L"
+    shape    (C, h, w) of the latents
     smooth   bilinear instead of box resampling, as in sd-scripts' generator
     """
     import numpy as np
@@ -99,12 +108,13 @@ def mask_of(image: Image, shape: tuple[int, int, int], smooth: bool = False) -> 
 
 @dataclass(frozen=True)
 class Canvas:
-    """An initial image prepared for a stage.
+    """An initial image and mask prepared for a stage.
 
-    visible  the image that is encoded, at the stage's size         mask     at the same size, white is repainted; None:
-             all
-    full     the image that the result is pasted into               box      where, for "only masked"; None: everywhere
-    overlay  alpha of the result, at the size of `full`; None: the result is not pasted
+    visible   the image to encode, at the stage's size
+    mask      mode "L" at the same size, white is repainted; None: all
+    full      the initial image into which the result is pasted; None: not pasted
+    box       area of `full` that the result replaces, for "only masked"; None: all
+    overlay   alpha of the result, mode "L", at the size of `full`; None: not pasted
     """
 
     visible: Image
@@ -114,7 +124,7 @@ class Canvas:
     overlay: Image | None = None
 
     def pasted(self, generated: Image) -> Image:
-        """The finished image: outside the mask, the pixels of the initial image."""
+        """Return the finished image: the generated one pasted into the initial image by `overlay`, if set."""
         if self.full is None or self.overlay is None:
             return generated
         result, box = self.full.copy(), self.box or (0, 0, *self.full.size)
@@ -130,10 +140,11 @@ def decode(
     cancel: CancelToken | None = None,
     warn: Callable[[Problem], None] = lambda problem: None,
 ) -> list[Image]:
-    """Images from scaled latents [B, C, h, w], decoded one at a time: the VAE needs more memory than the U-Net.
+    """Decode scaled latents [B, C, h, w] into images, one at a time, since the VAE needs more memory than the U-Net.
 
     decoder   the family's `decode_latents`; None: that of Stable Diffusion
-    warn      gets a problem for an image that was decoded again in fp32
+    warn      receives a problem for each image that was decoded again in fp32
+
     Raises Cancelled, and ProblemsError for NaN values.
     """
     from PIL import Image
@@ -150,8 +161,13 @@ def decode(
 def decode_pixels(
     vae: Any, latents: Tensor, decoder: Decode | None = None, warn: Callable[[Problem], None] = lambda problem: None
 ) -> Tensor:
-    """float32 [B, 3, 8h, 8w] in [0, 1] from scaled latents [B, C, h, w]. Decodes again in fp32 if the VAE overflows;
-    raises ProblemsError for NaN values."""
+    """Decode scaled latents [B, C, h, w] into pixels [B, 3, H, W] in 0..1, again in fp32 if the VAE returns NaN or inf.
+
+    Raises ProblemsError for NaN values.
+
+    decoder   the family's `decode_latents`; None: that of Stable Diffusion
+    warn      receives a problem if the latents were decoded again
+    """
     decoder = decoder or decode_latents
     if not is_finite(latents):
         fix = "set mixed precision to bf16 or fp32; if that does not help, the model or a LoRA is damaged"
@@ -173,12 +189,15 @@ def decode_pixels(
 
 
 def is_finite(tensor: Tensor) -> bool:
+    """Return whether a tensor contains neither NaN nor inf."""
     return bool(tensor.isfinite().all())
 
 
 def images_at_once(components: Components, width: int, height: int, most: int = MAX_AT_ONCE) -> int:
-    """Images of this size per batch, 1 to `most`: on a CPU while larger batches are faster, on a CUDA GPU as many as fit into half
-    of its free memory, on other devices 1."""
+    """Return the batch size, 1 to `most`, for images of a width and height in pixels.
+
+    On a CPU while larger batches are faster, on a CUDA GPU the number that fits into half of its free memory, on others 1.
+    """
     weight = next(components.denoiser.parameters())
     latent_pixels = width * height // family(components.family).latent_pixels ** 2
     if components.device.startswith("cpu"):

@@ -21,10 +21,13 @@ Outputs = Mapping[str, Tensor]
 class Moment:
     """The state of a stage at one evaluation of the model. Hooks may change `latents`.
 
-    noises    of the images         index, steps   number of the evaluation from 0, and of how many
-    timestep  of this evaluation    latents        [B, C, h, w], float32
-    sides     in the model's batch, B rows each
-    unguided  the output for the negative prompt, where the guidance has it
+    noises     random numbers of each image
+    index      number of the evaluation, from 0
+    steps      number of evaluations of the image, including a refiner's
+    timestep   of this evaluation
+    latents    noisy latents, float32 [B, C, h, w]
+    sides      guidance sides in the model's batch, B rows each
+    unguided   the model's output for the negative prompt; None if the guidance does not use it
     """
 
     scheduler: Any
@@ -37,7 +40,8 @@ class Moment:
     unguided: Tensor | None = None
 
 
-def _unchanged(module: Any, at: Moment, others: int, sides: int) -> AbstractContextManager[Any]:
+def _unchanged(module: Any, at: Moment, unperturbed: int, sides: int) -> AbstractContextManager[Any]:
+    """Return a context that changes nothing (default of `Guidance.changed`)."""
     return nullcontext()
 
 
@@ -45,10 +49,10 @@ def _unchanged(module: Any, at: Moment, others: int, sides: int) -> AbstractCont
 class Guidance:
     """How the model's outputs at one evaluation are combined.
 
-    sides     the conditionings to compare, in the order of the batch, perturbed ones last
-    combine   (output of each side, float32 [B, C, h, w]; the moment) -> the combined output, [B, C, h, w]
-    changed   (denoiser, moment, number of unperturbed sides, number of sides) -> context manager of an evaluation,
-              which perturbs the denoiser for the rows of the perturbed sides
+    sides     names of the conditionings to evaluate, in batch order, perturbed ones last
+    combine   ({side: output, float32 [B, C, h, w]}, moment) -> the combined output, [B, C, h, w]
+    changed   (denoiser, moment, number of unperturbed sides, number of all sides) -> context that perturbs the denoiser for the
+              rows of perturbed sides
     """
 
     sides: tuple[str, ...]
@@ -56,16 +60,16 @@ class Guidance:
     changed: Callable[[Any, Moment, int, int], AbstractContextManager[Any]] = _unchanged
 
     def around(self, module: Any, at: Moment) -> AbstractContextManager[Any]:
-        """The context manager of an evaluation of `module`."""
-        others = sum(not side.startswith(PERTURBED) for side in self.sides)
-        return self.changed(module, at, others, len(self.sides))
+        """Return the context for an evaluation of the denoiser `module`."""
+        unperturbed = sum(not side.startswith(PERTURBED) for side in self.sides)
+        return self.changed(module, at, unperturbed, len(self.sides))
 
 
 UNGUIDED = Guidance((POSITIVE,), lambda outputs, at: outputs[POSITIVE])
 
 
 def at_any_scale(scale: float) -> Guidance:
-    """Classifier-free guidance n + scale (p - n), also at scales up to 1."""
+    """Return classifier-free guidance n + scale (p - n), also for scales up to 1."""
 
     def combine(outputs: Outputs, at: Moment) -> Tensor:
         negative, positive = outputs[NEGATIVE], outputs[POSITIVE]
@@ -75,9 +79,9 @@ def at_any_scale(scale: float) -> Guidance:
 
 
 def classic(scale: float, negative_scale: float | None = None) -> Guidance:
-    """Guidance of Ho and Salimans 2022 (arXiv:2207.12598): n + scale (p - n); off at scales up to 1.
+    """Return classifier-free guidance n + scale (p - n) of Ho and Salimans 2022 (arXiv:2207.12598), none for scales up to 1.
 
-    negative_scale   e + scale (p - e) - negative_scale (n - e) with e of an empty prompt, as in sd-scripts' generator
+    negative_scale   instead e + scale (p - e) - negative_scale (n - e) with e of an empty prompt, as in sd-scripts' generator
     """
     if scale <= 1:
         return UNGUIDED
@@ -93,12 +97,18 @@ def classic(scale: float, negative_scale: float | None = None) -> Guidance:
 
 
 def composed(base: Guidance, weights: Sequence[float]) -> Guidance:
-    """Guidance towards several prompts at once (Liu et al. 2022, arXiv:2206.01714): n + sum of weight (p - n) instead
-    of p; without a negative prompt, their weighted mean."""
+    """Return guidance towards several prompts at once (Liu et al. 2022, arXiv:2206.01714).
+
+    Replaces the output p for the prompt by n + sum of weight (p - n) over the prompts, or, if `base` has no negative side n,
+    by their weighted mean.
+
+    weights   of the prompts joined by AND
+    """
     parts_of = {side: parts_of_side(side, len(weights)) for side in base.sides if side in (POSITIVE, PERTURBED)}
     sides = [each for side in base.sides for each in parts_of.get(side, (side,))]
 
     def weighted_mean(outputs: Outputs, parts: Sequence[str]) -> Tensor:
+        """Return n + sum of weight (p - n) over the outputs of `parts`, or without a negative output n their weighted mean."""
         negative = outputs.get(NEGATIVE)
         origin = outputs[parts[0]] * 0 if negative is None else negative
         summed = sum((weight * (outputs[part] - origin) for part, weight in zip(parts, weights, strict=True)), origin)
@@ -112,19 +122,19 @@ def composed(base: Guidance, weights: Sequence[float]) -> Guidance:
 
 
 def parts_of_side(side: str, count: int) -> tuple[str, ...]:
-    """The sides of `count` prompts that replace one side."""
+    """Return the names of `count` sides that replace one: "positive" -> "positive 0", "positive 1" ..."""
     return tuple(f"{side} {number}" for number in range(count))
 
 
 def with_rescale(base: Guidance, phi: float) -> Guidance:
-    """Guidance rescale of Lin et al. 2023 (arXiv:2305.08891, section 3.4). phi: 0 is off"""
+    """Return guidance rescaled by Lin et al. 2023 (arXiv:2305.08891, section 3.4). phi: 0 (off) to 1"""
     if not phi or base is UNGUIDED:
         return base
     return replace(base, combine=lambda outputs, at: rescaled(base.combine(outputs, at), outputs[POSITIVE], phi))
 
 
 def rescaled(guided: Tensor, positive: Tensor, phi: float) -> Tensor:
-    """The guided output [B, C, h, w], its standard deviation per image moved by `phi` towards the positive output's."""
+    """Return the guided output [B, C, h, w], its standard deviation per image moved by `phi` (0..1) towards that of `positive`."""
     axes = tuple(range(1, guided.ndim))
     factor = positive.std(dim=axes, keepdim=True) / guided.std(dim=axes, keepdim=True)
     return guided * (phi * factor + 1 - phi)

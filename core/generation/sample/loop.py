@@ -1,8 +1,8 @@
-"""The sampling loop: from noise, or from an image, to the latents of an image.
+"""The sampling loop: from noise or an initial image to the latents of an image.
 
-Samples of a training and generated images of all kinds use it. An image is made in stages (`Stage`); hooks (`Hook`) see
-and may change each step; guidance is `core.generation.sample.guidance`. torch's global random generator is not used:
-all noise of an image comes from its seed (`core.generation.sample.noise`).
+Samples during training and generated images of all kinds use it. An image is generated in stages (`Stage`); hooks (`Hook`)
+act at each step; guidance is in `core.generation.sample.guidance`. torch's global random generator is not used: all
+noise of an image comes from its seed (`core.generation.sample.noise`).
 """
 
 from __future__ import annotations
@@ -60,12 +60,15 @@ Begins = Literal["noise", "image", "previous image", "previous latents", "unfini
 class Sampling:
     """How images are sampled, in all stages.
 
-    program   "" as the samplers are published; "trainer" or "generator" as those of sd-scripts (`make_sampler`)
-    guidance_kind, guidance_settings    its name and its settings group
-    guidance_range  fractions of the steps: guidance from the first to the second; other steps follow the prompt alone
-    device_noise    noise is generated on the model's device, and differs between devices; else on the CPU
-    one_level_up    as in sd-scripts' generator, an image is noised for the step before the first one that runs, if the
-                    sampler has a timestep offset
+    guidance_kind, guidance_settings   name of the guidance kind, and its settings group
+    guidance_range   fractions (start, end) of the steps with guidance; other steps use the prompt alone
+    prediction       what the model predicts: "epsilon", "v" ...
+    schedule         noise schedule; "own" is the sampler's
+    program          "" for samplers as published; "trainer" or "generator" for those of sd-scripts (`make_sampler`)
+    one_level_up     as in sd-scripts' generator, an initial image is noised for the step before the first one that runs, if
+                     the sampler has a timestep offset
+    start_noise      noise offset and pyramid noise of the initial noise
+    device_noise     True: noise is generated on the model's device, and differs between devices; False: on the CPU
     """
 
     sampler: str = "ddim"
@@ -84,6 +87,7 @@ class Sampling:
     device_noise: bool = False
 
     def guidance(self) -> Guidance:
+        """Return a new guidance for one stage. CFG++ samplers have guidance at scales up to 1 too."""
         guidance = make_guidance(
             self.guidance_kind, self.guidance_scale, self.negative_scale, self.guidance_rescale, self.guidance_settings
         )
@@ -91,12 +95,12 @@ class Sampling:
         return at_any_scale(self.guidance_scale) if cfg_pp else guidance
 
     def guides(self, index: int, steps: int) -> bool:
-        """Whether an evaluation has guidance (Kynkaanniemi et al. 2024, arXiv:2404.07724)."""
-        first, last = self.guidance_range
-        return int(first * steps) <= index < int(last * steps)
+        """Return whether evaluation `index` of `steps` has guidance (Kynkaanniemi et al. 2024, arXiv:2404.07724)."""
+        start, end = self.guidance_range
+        return int(start * steps) <= index < int(end * steps)
 
     def scheduler(self) -> Any:
-        """A new scheduler."""
+        """Create a scheduler of diffusers for these settings."""
         return make_sampler(
             self.sampler,
             self.prediction,
@@ -108,37 +112,37 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Stage:
-    """A slice of the schedule at one size.
+    """A part of the sampling of an image, at one size and with one model.
 
-    size       (width, height) in pixels, multiples of the family's `latent_pixels`
-    steps      of the whole schedule
-    run        number of steps, at the end of the schedule, that run from initial latents; None: all steps, from noise
-    begins     with noise, the initial image, the previous stage's result enlarged as an image or as latents, or its
-               unfinished latents, which the refiner continues
-    another    offset of its noise seed from the image's seed
-    sizes      SDXL's size conditioning by side of the guidance; missing and 0 are the image's size
-    switch_at  fraction of the noise that is removed before the refiner takes over; None: no refiner
-    fresh      its initial noise contains nothing of the latents: inpainting with a strength of 1, as in diffusers
-    scores     of the refiner: its aesthetic scores for the prompt and for the other texts
+    size              (width, height) in pixels, multiples of the family's `latent_pixels`
+    steps             steps of the whole schedule
+    run               number of steps, at the end of the schedule, that run from initial latents; None: all steps, from noise
+    begins            starting point: noise, the initial image, the previous stage's result upscaled as image or as latents, or
+                      its unfinished latents, which the refiner continues
+    seed_offset       added to the image's seed for the noise of this stage
+    sizes             {guidance side: SDXL size conditioning}; missing sides and zeros mean the image's size
+    switch_at         fraction of the noise that is removed before the refiner takes over; None: no refiner
+    from_pure_noise   the initial noise contains nothing of the latents (inpainting at strength 1, as in diffusers)
+    scores            aesthetic scores of the refiner for the prompt and for other texts
     """
 
     size: tuple[int, int]
     steps: int = 20
     run: int | None = None
     begins: Begins = "noise"
-    another: int = 0
+    seed_offset: int = 0
     sizes: Mapping[str, Sizes] = field(default_factory=dict)
     switch_at: float | None = None
-    fresh: bool = False
+    from_pure_noise: bool = False
     scores: tuple[float, float] = (0.0, 0.0)
 
     @property
     def refines(self) -> bool:
-        """Whether it is the refiner's part of the previous stage."""
+        """Whether this is the refiner's stage, which continues the previous one."""
         return self.begins == "unfinished latents"
 
     def sizes_of(self, side: str) -> tuple[float, ...]:
-        """The model's inputs besides the text: SDXL's sizes; a refiner's score instead of the target size."""
+        """Return the additional conditioning of a guidance side: SDXL's six sizes; for a refiner the score instead of the target size."""
         width, height = self.size
         kind = side.split()[0]
         high, wide, top, left, _, _ = self.sizes.get(kind, (0, 0, 0, 0, 0, 0))
@@ -148,9 +152,9 @@ class Stage:
 
 @dataclass(frozen=True)
 class Denoiser:
-    """The model for the loop: a family's numbers, and its `predict` bound to a model.
+    """The denoiser for the sampling loop: a family, and its `predict` with a loaded model.
 
-    module   the model, for code that changes its layers
+    module   the denoiser's module, for code that changes its layers
     """
 
     family: Family
@@ -159,6 +163,7 @@ class Denoiser:
 
     @classmethod
     def of(cls, components: Components) -> Denoiser:
+        """Create the denoiser of a loaded model."""
         kind = family(components.family)
         return cls(
             kind, lambda noisy, timesteps, texts: kind.predict(components, noisy, timesteps, texts), components.denoiser
@@ -166,30 +171,36 @@ class Denoiser:
 
 
 class Hook:
-    """Acts at the steps of a stage. The methods of this base class do nothing."""
+    """Base class of what acts at the steps of a stage. Its methods change nothing."""
 
     def around(self) -> AbstractContextManager[Any]:
-        """A context for the stage."""
+        """Return a context that is open during the stage."""
         return nullcontext()
 
     def before(self, at: Moment) -> None:
-        """Called before each evaluation of the model."""
+        """Act before each evaluation of the model."""
 
     def conditioned(self, at: Moment, noisy: Tensor, conditioning: Conditioning) -> Conditioning:
-        """The conditioning for `noisy`, the model's input at this evaluation: rows of all sides, in the order of `conditioning`."""
+        """Return the conditioning for this evaluation.
+
+        noisy          the model's input latents for all guidance sides
+        conditioning   its other inputs, with the same rows
+        """
         return conditioning
 
     def corrected(self, at: Moment, output: Tensor, ask: Ask) -> Tensor:
-        """The guided output for the sampler's step. ask: the model at this moment, without what hooks add in
-        `conditioned`; differentiable"""
+        """Return the guided output, corrected, for the sampler's step.
+
+        ask   (model's input latents) -> its output for the prompt alone, without what hooks add in `conditioned`; differentiable
+        """
         return output
 
     def step(self, at: Moment, output: Tensor) -> Tensor | None:
-        """The next latents, instead of the sampler's step; None: the sampler steps."""
+        """Return the next latents instead of the sampler's step, or None to let the sampler step. output: guided and corrected"""
         return None
 
     def after(self, at: Moment) -> None:
-        """Called after the sampler's step: `at.latents` are the next ones, `at.timestep` is still that of this step."""
+        """Act after the sampler's step: `at.latents` are the next ones, `at.timestep` is still that of this step."""
 
 
 def noises_of(
@@ -200,15 +211,16 @@ def noises_of(
     device: torch.device | str = "cpu",
     variations: Sequence[Variation | None] = (),
 ) -> list[ImageNoise]:
-    """The random numbers of each image of a stage.
+    """Return the random numbers of each image for a stage.
 
-    device      of the model; sd-scripts' generator draws in the model's dtype too
-    variations  of each image; () for none
+    seeds        seed of each image
+    device       the model's device, used with `sampling.device_noise`; sd-scripts' generator then draws in the model's dtype
+    variations   variation of each image; () for none
     """
     shape = model.family.latent_shape(stage.size)
     draws = stage.steps * SAMPLERS[sampling.sampler].draws
-    stage_seeds = [(seed + stage.another) % SEEDS for seed in seeds]
-    stage_variations = [each and replace(each, seed=(each.seed + stage.another) % SEEDS) for each in variations]
+    stage_seeds = [(seed + stage.seed_offset) % SEEDS for seed in seeds]
+    stage_variations = [each and replace(each, seed=(each.seed + stage.seed_offset) % SEEDS) for each in variations]
     target: tuple[torch.device | str, torch.dtype | None] = ("cpu", None)
     if sampling.device_noise:
         sd_scripts = sampling.program == "generator" and model.module is not None
@@ -221,7 +233,7 @@ def noises_of(
 
 
 def guidance_for(model: Denoiser, states: PromptStates, sampling: Sampling, guided: bool = True) -> Guidance:
-    """The guidance for these states, also for several prompts. guided: False for steps without guidance"""
+    """Return the guidance for a step with these prompts, also several joined by AND. guided: False for a step without guidance"""
     guidance = sampling.guidance() if guided and not model.family.reads_guidance else UNGUIDED
     return composed(guidance, states.weights) if states.parts else guidance
 
@@ -235,9 +247,11 @@ def conditioning(
     count: int,
     control: Tensor | None = None,
 ) -> Conditioning:
-    """The model's conditioning: one row for each side of the guidance and image, sides outermost.
+    """Return the model's conditioning: for each guidance side, one row per image.
 
-    control   one control image for all, float32 [3, H, W] in 0..1; all sides get it
+    scale     guidance scale, for guidance-distilled models
+    count     number of images B
+    control   one control image for all rows, float32 [3, H, W] in 0..1
     """
     texts = {NEGATIVE: states.negative, POSITIVE: states.positive, EMPTY: states.empty}
     texts |= dict(zip(parts_of_side(POSITIVE, len(states.parts)), states.parts, strict=True))
@@ -252,7 +266,7 @@ def conditioning(
 
 
 def _per_image(text: TextStates, count: int) -> TextStates:
-    """The text repeated for all images, or one for each."""
+    """Return the text states with one row for each of `count` images."""
     return text.each(lambda tensor: tensor.expand(count, *tensor.shape[1:]) if len(tensor) == 1 else tensor)
 
 
@@ -269,12 +283,13 @@ def denoise(
     on_step: OnStep | None = None,
     cancel: CancelToken | None = None,
 ) -> Tensor:
-    """The latents of one image for each of `noises` after a stage, in the model's scale: float32 [B, C, h, w].
+    """Run a stage and return its latents, one image for each of `noises`, in the model's scale: float32 [B, C, h, w].
 
-    states    one text for all images or one for each, on the denoiser's device
+    states    text conditioning, one text for all images or one for each, on the denoiser's device
     latents   initial latents of a stage that does not start from noise, [B, C, h, w]: without noise, or with the noise
               that the previous stage left if it `refines`
-    on_step   (steps done, steps of the stage); samplers with two evaluations per step count it once
+    control   one control image for all, float32 [3, H, W] in 0..1
+    on_step   (completed steps, steps of the stage); samplers with two evaluations per step count both as one
     """
     width, height = stage.size
     assert not (width % model.family.latent_pixels or height % model.family.latent_pixels), "sizes are multiples"
@@ -282,10 +297,10 @@ def denoise(
     scheduler = sampling.scheduler()
     scheduler.set_timesteps(stage.steps, device=device)
     with torch.no_grad(), ExitStack() as contexts:
-        first, now = _begin(scheduler, stage, noises, sampling, latents, device)
+        first, start_latents = _prepare(scheduler, stage, noises, sampling, latents, device)
         timesteps, evaluations = scheduler.timesteps[first:], stage_evaluations(scheduler, stage, first)
         steps = steps_of(stage)
-        at = Moment(scheduler, noises, evaluations.start, len(timesteps), scheduler.timesteps[0], now)
+        at = Moment(scheduler, noises, evaluations.start, len(timesteps), scheduler.timesteps[0], start_latents)
         inputs = _Inputs(model, states, stage, sampling, len(noises), control)
         for hook in hooks:
             contexts.enter_context(hook.around())
@@ -309,7 +324,11 @@ def denoise(
 
 @dataclass
 class _Inputs:
-    """The model's inputs at each evaluation, computed once for each text."""
+    """Guidance and conditioning of a stage at each evaluation, computed once for each text.
+
+    images    number of images B
+    control   one control image for all, float32 [3, H, W] in 0..1
+    """
 
     model: Denoiser
     states: PromptStates
@@ -320,36 +339,39 @@ class _Inputs:
     cached: dict[Any, tuple[Guidance, Conditioning]] = field(default_factory=dict)
 
     def at(self, at: Moment) -> tuple[Guidance, Conditioning]:
-        """(the guidance, the conditioning of its sides)."""
+        """Return (guidance, conditioning of its sides) for this evaluation."""
         return self._cached(self._states_now(at), self.sampling.guides(at.index, at.steps))
 
     def prompt(self, at: Moment) -> Conditioning:
-        """The conditioning of the prompt alone."""
+        """Return the conditioning of the prompt alone, without guidance, for this evaluation."""
         return self._cached(self._states_now(at), None)[1]
 
     def _states_now(self, at: Moment) -> PromptStates:
+        """Return the text conditioning for this evaluation (prompt editing)."""
         return self.states.at(at.index * total_steps(self.stage) // at.steps)
 
-    def _cached(self, now: PromptStates, guided: bool | None) -> tuple[Guidance, Conditioning]:
-        """(the guidance, the conditioning of its sides) for these states. guided: False for a step without guidance; None: the
-        prompt alone, without parts"""
-        key = id(now), guided
+    def _cached(self, states: PromptStates, guided: bool | None) -> tuple[Guidance, Conditioning]:
+        """Return (guidance, conditioning of its sides) for text conditioning.
+
+        guided   True: a step with guidance; False: a step without; None: the prompt alone, also without the prompts joined by AND
+        """
+        key = id(states), guided
         if key not in self.cached:
-            now = replace(now, parts=()) if guided is None else now
-            guidance = UNGUIDED if guided is None else guidance_for(self.model, now, self.sampling, guided)
+            states = replace(states, parts=()) if guided is None else states
+            guidance = UNGUIDED if guided is None else guidance_for(self.model, states, self.sampling, guided)
             scale = self.sampling.guidance_scale
-            inputs = conditioning(self.model, now, self.stage, guidance, scale, self.images, self.control)
+            inputs = conditioning(self.model, states, self.stage, guidance, scale, self.images, self.control)
             self.cached[key] = guidance, inputs
         return self.cached[key]
 
 
 def total_steps(stage: Stage) -> int:
-    """Number of steps that the base model and the refiner run together."""
+    """Return the number of steps that the base model and the refiner run together."""
     return stage.steps if stage.run is None else stage.run
 
 
 def steps_of(stage: Stage) -> int:
-    """Number of steps that a stage runs; with a refiner an estimate, as for evenly spaced timesteps."""
+    """Return the number of steps that a stage runs; with a refiner an estimate for evenly spaced timesteps."""
     run = total_steps(stage)
     if stage.switch_at is None:
         return run
@@ -358,7 +380,7 @@ def steps_of(stage: Stage) -> int:
 
 
 def stage_evaluations(scheduler: Any, stage: Stage, first: int) -> range:
-    """The image's evaluations that belong to the stage, counted from `first`.
+    """Return the range of evaluations that belong to the stage, counted from `first`, the first evaluation of the image.
 
     The refiner starts at the first timestep below the remaining noise fraction, as in diffusers (`denoising_end`,
     `denoising_start`), but never within a step with two evaluations.
@@ -373,13 +395,13 @@ def stage_evaluations(scheduler: Any, stage: Stage, first: int) -> range:
 
 
 def evaluation_count(sampling: Sampling, stage: Stage) -> int:
-    """How many evaluations a stage has with its sampler: 0 if the refiner takes over too early or too late."""
+    """Return the number of evaluations of a stage: 0 if the refiner takes over too early or too late."""
     scheduler = sampling.scheduler()
     scheduler.set_timesteps(stage.steps)
     return len(stage_evaluations(scheduler, stage, _first_evaluations(scheduler, stage, sampling)[0]))
 
 
-def _begin(
+def _prepare(
     scheduler: Any,
     stage: Stage,
     noises: Sequence[ImageNoise],
@@ -387,7 +409,7 @@ def _begin(
     latents: Tensor | None,
     device: torch.device,
 ) -> tuple[int, Tensor]:
-    """(the first evaluation of the image, the latents for the first one of the stage)."""
+    """Prepare a stage; return (index of the image's first evaluation in the schedule, the latents [B, C, h, w] to start with)."""
     first, noised = _first_evaluations(scheduler, stage, sampling)
     stage_start = first + stage_evaluations(scheduler, stage, first).start
     starts_late = stage.refines or (stage.run is not None and sampling.program != "generator")
@@ -402,25 +424,27 @@ def _begin(
     if sampling.program != "generator" and not stage.run:  # nothing would take noise away
         return first, latents.to(device)
     noise = mixed_noise(noises, device)
-    return first, noise * start_scale(scheduler) if stage.fresh else add_noise(scheduler, latents, noise, noised)
+    return first, noise * start_scale(scheduler) if stage.from_pure_noise else add_noise(
+        scheduler, latents, noise, noised
+    )
 
 
 def _first_evaluations(scheduler: Any, stage: Stage, sampling: Sampling) -> tuple[int, int]:
-    """(the first evaluation of the image, the one whose noise level an initial image gets)."""
+    """Return (index of the image's first evaluation in the schedule, index whose noise level is added to an initial image)."""
     if stage.run is None:
         return 0, 0
     if sampling.program != "generator":
         first = (stage.steps - stage.run) * getattr(scheduler, "order", 1)
         return first, min(first, len(scheduler.timesteps) - 1)
     offset = config_of(scheduler).get("steps_offset", 0) if sampling.one_level_up else 0
-    noised = min(stage.run + offset, stage.steps)
-    return max(stage.steps - noised + offset, 0), -max(noised, 1)
+    noised_steps = min(stage.run + offset, stage.steps)
+    return max(stage.steps - noised_steps + offset, 0), -max(noised_steps, 1)
 
 
 def _guided(
     model: Denoiser, guidance: Guidance, conditioning: Conditioning, at: Moment, hooks: Sequence[Hook]
 ) -> Tensor:
-    """The guided output at a moment, [B, C, h, w], before hooks correct it; sets `at.sides` and `at.unguided`."""
+    """Evaluate the model for all guidance sides and return the guided output [B, C, h, w]; sets `at.sides` and `at.unguided`."""
     at.sides = sides = guidance.sides
     noisy = model_input(at.scheduler, torch.cat([at.latents] * len(sides)), at.timestep)
     for hook in hooks:
@@ -433,7 +457,7 @@ def _guided(
 
 
 def _next_latents(at: Moment, output: Tensor, hooks: Sequence[Hook]) -> Tensor:
-    """The next latents: those of the first hook that returns any, else of the sampler's step."""
+    """Return the next latents: those of the first hook that returns any, else of the sampler's step."""
     for hook in hooks:
         latents = hook.step(at, output)
         if latents is not None:

@@ -1,4 +1,4 @@
-"""The random numbers of one image: all from its seed, so that it is the same alone and at any index of a batch.
+"""The random numbers of one image, all from its seed, so that it is the same alone and in any batch.
 
 The order is that of sd-scripts' generator (reference: generation, section 7): initial noise, draws of pyramid and
 offset noise, one draw for each evaluation of the sampler, the noise of image to image, the draw of the VAE.
@@ -23,10 +23,10 @@ LEVELS = 6  # of pyramid noise
 class StartNoise:
     """Changes to the initial noise of an image.
 
-    pyramid_prob, offset_prob   probability of each, 0..1
+    pyramid_prob, offset_prob   probabilities of pyramid noise and noise offset, 0..1
     pyramid_discount            range of the discount per level
     offset                      range of the noise offset: low + (high - low) times a standard normal number
-    chance                      seed -> the random numbers that decide them
+    chance                      seed -> generator of the numbers that decide about both
     """
 
     pyramid_prob: float = 0.0
@@ -41,7 +41,7 @@ PLAIN = StartNoise()
 
 @dataclass(frozen=True)
 class Variation:
-    """The noise of another seed, and its fraction in the mix: 0..1."""
+    """A variation of an image: the seed of other noise, and its fraction in the mix, 0..1."""
 
     seed: int
     strength: float
@@ -50,9 +50,8 @@ class Variation:
 class ImageNoise:
     """The noise of one image, float32 [C, h, w], on the device that generates it.
 
-    start      initial noise, before the sampler's scale
-    sampler    generator for the noise of the sampler's steps
-    variation  another image's noise that is mixed into the initial noise
+    start     initial noise, before the sampler's scale
+    sampler   torch generator for the noise of the sampler's steps
     """
 
     def __init__(
@@ -65,8 +64,13 @@ class ImageNoise:
         dtype: torch.dtype | None = None,
         variation: Variation | None = None,
     ):
-        """max_draws       maximum noises of the sampler
-        device, dtype   of the generated noise (None: float32); each gives other values"""
+        """Draw the initial noise.
+
+        shape       (C, h, w) of the latents
+        max_draws   highest number of noise tensors that the sampler draws
+        dtype       dtype in which noise is drawn (None: float32); device and dtype change the values
+        variation   noise of another seed to mix in
+        """
         self._shape, self._max_draws, self._dtype = tuple(shape), max_draws, dtype or torch.float32
         self.sampler = torch.Generator(device).manual_seed(seed)
         self._share = 0.0 if variation is None else variation.strength
@@ -77,11 +81,12 @@ class ImageNoise:
         self._after_start = self.sampler.get_state()
 
     def _draw(self, generator: Generator) -> Tensor:
+        """Draw standard normal noise [C, h, w], converted to float32."""
         drawn = torch.randn(self._shape, generator=generator, dtype=self._dtype, device=generator.device)
         return drawn.float()
 
-    def after_all(self) -> Generator:
-        """A generator in its state after the noise of all steps."""
+    def generator_after_sampling(self) -> Generator:
+        """Return a new generator in its state after the noise of all `max_draws` steps."""
         generator = torch.Generator(self.sampler.device)
         generator.set_state(self._after_start)
         for _ in range(self._max_draws):
@@ -89,21 +94,23 @@ class ImageNoise:
         return generator
 
     def image_noise(self) -> tuple[Tensor, Tensor]:
-        """(noise added to an initial image's latents, noise of the VAE's posterior sample)."""
-        generator = self.after_all()
+        """Return (noise to add to an initial image's latents, noise for the sample of the VAE's posterior), [C, h, w] each."""
+        generator = self.generator_after_sampling()
         added, vae_noise = self._draw(generator), self._draw(generator)
         added = added if self._other is None else slerp(self._share, added, self._other.image_noise()[0])
         return added, vae_noise
 
 
 def mixed_noise(noises: Sequence[ImageNoise], device: torch.device) -> Tensor:
-    """The noise to add to the initial latents of a batch, [B, C, h, w], on a device."""
+    """Return the noise to add to the initial latents of a batch, [B, C, h, w]."""
     return torch.stack([each.image_noise()[0] for each in noises]).to(device)
 
 
 def slerp(fraction: float, low: Tensor, high: Tensor) -> Tensor:
-    """Spherical interpolation from `low` to `high`, [C, h, w] each, as in A1111: of the columns of each channel. Nearly
-    parallel ones are mixed linearly, as there with `fraction` as the share of `low`."""
+    """Interpolate spherically from `low` to `high`, [C, h, w] each, along the height of each channel, as in A1111.
+
+    Nearly parallel tensors are mixed linearly, with `fraction` as the share of `low` instead of `high`, also as in A1111.
+    """
     dot = (low / low.norm(dim=1, keepdim=True) * (high / high.norm(dim=1, keepdim=True))).sum(1, keepdim=True)
     if dot.mean() > 0.9995:
         return low * fraction + high * (1 - fraction)
@@ -112,7 +119,7 @@ def slerp(fraction: float, low: Tensor, high: Tensor) -> Tensor:
 
 
 def _with_offset_and_pyramid(noise: Tensor, settings: StartNoise, chance: Random, generator: Generator) -> Tensor:
-    """The initial noise with pyramid noise and noise offset, each added by its probability."""
+    """Return the initial noise with pyramid noise and noise offset, each added with its probability."""
     if settings.pyramid_prob and chance.random() < settings.pyramid_prob:
         low, high = settings.pyramid_discount
         discount = low + (high - low) * float(torch.rand(1, generator=generator, device=generator.device))
@@ -124,8 +131,13 @@ def _with_offset_and_pyramid(noise: Tensor, settings: StartNoise, chance: Random
 
 
 def pyramid_noise(noise: Tensor, discount: float, chance: Random, generator: Generator) -> Tensor:
-    """Multi-resolution noise (Whitaker 2023), standard deviation 1: `noise` [C, h, w] plus upsampled smaller levels,
-    each weighted by another power of `discount`."""
+    """Return multi-resolution noise (Whitaker 2023) with standard deviation 1.
+
+    `noise` [C, h, w] plus upsampled smaller levels, level n weighted by discount ** n.
+
+    chance      decides the sizes of the levels
+    generator   draws them
+    """
     from torch.nn.functional import interpolate
 
     channels, height, width = noise.shape

@@ -63,7 +63,7 @@ def test_a_lora_belongs_to_the_sub_prompt_of_its_place_among_those_of_the_image(
     tensors = {name: random_lora(starter, conv=False, seed=seed, size=0.3) for seed, name in enumerate("abc")}
     files = {name: save_lora(tmp_path / f"{name}.safetensors", each, SD1) for name, each in tensors.items()}
     with loras_attached(starter, [LoraUse(file=name) for name in "abc"], files.__getitem__) as loras:
-        loras.use([LoraUse(file="c"), LoraUse(file="a")])
+        loras.set_strengths([LoraUse(file="c"), LoraUse(file="a")])
         assert loras.by_use == {0: loras.networks[2], 1: loras.networks[0]}
     halves = Image.new("RGB", (64, 64), "red")
     halves.paste((0, 255, 0), (32, 0, 64, 64))

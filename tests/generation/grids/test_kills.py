@@ -33,7 +33,7 @@ from core.record.workspace import PROJECT, Workspace
 from core.settings.check import build
 from core.settings.job import GridJob
 outputs, name, log, *moments = sys.argv[1:]
-saves, seen = making.Work._save, 0
+saves, seen = making.GridWork._save, 0
 
 def line(*facts):
     file = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
@@ -51,7 +51,7 @@ def child(number, moment):
         seen += 1
         if seen == moment:
             os.kill(os.getpid(), signal.SIGKILL)
-    making.Work._save = save
+    making.GridWork._save = save
     sys.addaudithook(hook)
     torch.set_num_threads(1)
     making.run_grid(build(GridJob, {"grid": {"folder": name}}), Workspace(Path(outputs), PROJECT / "models"), store=make_store())

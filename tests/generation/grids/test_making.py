@@ -23,7 +23,7 @@ from core.generation import making
 from core.generation.grids import making as grids_making
 from core.generation.grids.folder import GridFolder, list_grids
 from core.generation.grids.making import begin, run_grid
-from core.generation.grids.plan import check_task, decided, grid_of
+from core.generation.grids.plan import check_task, grid_of, with_seeds
 from core.generation.images.metadata import read_image_metadata
 from core.generation.model.store import ModelStore
 from core.generation.run import run_generate
@@ -113,7 +113,7 @@ def test_models_load_once_each_and_lora_files_attach_once_each(workspace, tmp_pa
         **{"y_axis": "lora", "y_values": f"none, {checkpoints / 'a.safetensors'}"},
         **{"z_axis": "lora_strength", "z_values": "0.5, 1"},
     )
-    grid = grid_of(decided(job), workspace)
+    grid = grid_of(with_seeds(job), workspace)
     assert [(part.loads, len(part.cells)) for part in grid.parts] == [(True, 1), (False, 2), (True, 1), (False, 2)]
     assert len(grid.same) == 6, "the same model again, and no LoRA at two strengths"
     models = [cell.request.job.model.base_model for cell in grid.cells]
@@ -198,7 +198,7 @@ def test_a_random_seed_is_one_for_all_cells_and_kept_with_the_grid(workspace, st
     seeds = [{cell.position: cell.request.seed for cell in grid_of(folder.job(), workspace).cells} for _ in range(2)]
     assert seeds[0] == seeds[1] and seeds[0][0, 1, 0] == seeds[0][1, 1, 0] == 5
     assert seeds[0][0, 0, 0] == seeds[0][1, 0, 0] != 5
-    assert decided(job_of(generate={"seed": None}, x_axis="steps", x_values="1")).generate.seed is not None
+    assert with_seeds(job_of(generate={"seed": None}, x_axis="steps", x_values="1")).generate.seed is not None
 
 
 @pytest.mark.slow

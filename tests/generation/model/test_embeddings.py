@@ -440,9 +440,9 @@ def test_an_embedding_is_also_known_by_the_token_that_it_was_trained_for(workspa
         assert np.array_equal(image, plain) and told == said
     assert not heard.said
     (found,) = find_embeddings("foxes", workspace)
-    assert found.words == ("foxes", "<zunkel>") and found.plain(workspace) == names[0]
-    assert Embedding("<zunkel>", run).plain(workspace) == names[0]
-    assert Embedding("other", run).plain(workspace) == f"other={names[0]}"
+    assert found.names == ("foxes", "<zunkel>") and found.short_setting(workspace) == names[0]
+    assert Embedding("<zunkel>", run).short_setting(workspace) == names[0]
+    assert Embedding("other", run).short_setting(workspace) == f"other={names[0]}"
     draw(prompt="a fox", embeddings=["foxes"])
     assert "'foxes' or '<zunkel>'" in heard.said[0]
 

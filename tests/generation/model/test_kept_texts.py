@@ -133,7 +133,7 @@ def test_of_a_lora_the_strength_on_the_encoders_counts_and_no_other(workspace, r
 
 
 def test_the_least_recently_used_leave_when_there_is_no_room():
-    kept, made = TextStateCache(room=2 * 40), []
+    kept, made = TextStateCache(max_bytes=2 * 40), []
 
     def take(key):
         return kept.get(key, lambda: made.append(key) or TextStates(torch.zeros(1, 2, 5)))

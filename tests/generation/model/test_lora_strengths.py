@@ -13,7 +13,7 @@ from core.generation.model import loras as loras_module
 from core.generation.model.loras import Strength, loras_attached
 from core.generation.model.store import make_store
 from core.generation.plan.plan import plan_of
-from core.generation.prompt.loras import LoraTag, tag_of, use_of, without_tags
+from core.generation.prompt.loras import LoraTag, split_tags, tag_of, use_of
 from core.generation.run import run_generate
 from core.generation.sample.loop import Denoiser, Hook, Sampling, Stage, denoise, noises_of
 from core.networks.adapter_file import save_lora
@@ -158,7 +158,7 @@ def test_the_prompt_sets_them_as_the_lbw_extension_does(file, space):
 @pytest.mark.parametrize("more", [("OUTALL", (0, None)), (None, (2, 12)), (LIST, (0, 3)), ("MIDD", (4, None))])
 def test_blocks_and_steps_of_a_tag_are_written_as_they_are_read(more):
     tag = LoraTag("ink", 0.8, 0.5, *more)
-    assert without_tags(f"a fox {tag}") == ("a fox", [tag]) and tag_of(use_of(tag, 20), 20) == tag
+    assert split_tags(f"a fox {tag}") == ("a fox", [tag]) and tag_of(use_of(tag, 20), 20) == tag
 
 
 def test_one_that_is_off_is_neither_read_nor_used(space):

@@ -12,7 +12,7 @@ from core.generation.effects.controls.checks import unused_images, with_control_
 from core.generation.effects.controls.hook import Controls
 from core.generation.grids.axes import axes_of, read_values
 from core.generation.grids.folder import grids_of, list_grids
-from core.generation.grids.plan import Cell, _ignored, _seed, expected_steps, parts_of
+from core.generation.grids.plan import Cell, _seed, _unsupported_settings, expected_steps, parts_of
 from core.generation.plan import files as sources
 from core.generation.plan import forecast
 from core.generation.plan.checks import problems_of
@@ -310,7 +310,7 @@ def test_a_grid_refuses_lists_of_prompts_and_ignores_the_number_of_images():
         ({"count": 2}, {"from_module": "a"}, ["grid.count-ignored", "grid.prompt-file"]),
     ):
         job = job_of(generate=generate, prompts=prompts)
-        assert [each.code for each in _ignored(job)] == codes
+        assert [each.code for each in _unsupported_settings(job)] == codes
 
 
 def test_a_grid_has_at_most_a_thousand_images():

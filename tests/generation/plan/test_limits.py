@@ -16,7 +16,7 @@ from core.generation.effects.preview import tiled
 from core.generation.effects.regions import masks_of
 from core.generation.grids.axes import read_values
 from core.generation.images.metadata import read_image_metadata
-from core.generation.images.output import _safe
+from core.generation.images.output import _safe_name
 from core.generation.images.record import SAMPLERS, ForeignSettings
 from core.generation.model.loras import _NETWORKS, MOST_CACHED, Strength, _forget_oldest
 from core.generation.model.store import TextStateCache
@@ -267,7 +267,7 @@ def test_the_refiner_runs_the_rest_of_the_steps():
 
 def test_after_the_last_seed_comes_the_first():
     model = Denoiser(family("sd1"), lambda *given: None)
-    (last,) = noises_of(model, Stage((64, 64), 1, another=1), [2**32 - 1], Sampling())
+    (last,) = noises_of(model, Stage((64, 64), 1, seed_offset=1), [2**32 - 1], Sampling())
     (first,) = noises_of(model, Stage((64, 64), 1), [0], Sampling())
     assert torch.equal(last.start, first.start)
 
@@ -318,7 +318,7 @@ def states(numbers):
 
 def test_texts_that_were_read_longest_ago_leave_when_there_is_no_room():
     size = states(4).context.numel() * 4
-    kept, read = TextStateCache(room=2 * size), []
+    kept, read = TextStateCache(max_bytes=2 * size), []
 
     def get(key):
         kept.get(key, lambda: read.append(key) or states(4))
@@ -368,7 +368,7 @@ def test_a_cpu_makes_together_what_has_4096_latents(size, wanted):
 
 
 def test_a_name_has_at_most_120_characters():
-    assert [len(_safe("x" * length)) for length in (119, 120, 121)] == [119, 120, 120]
+    assert [len(_safe_name("x" * length)) for length in (119, 120, 121)] == [119, 120, 120]
 
 
 def test_an_axis_has_at_most_1000_values():

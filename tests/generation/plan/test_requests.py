@@ -231,8 +231,8 @@ def test_sizes_of_hires_fix(size, scale, sizes):
 def test_hires_fix_is_two_stages_of_which_the_second_has_the_next_seed():
     job = job_of(generate={"width": 256, "height": 256, "steps": 9}, hires={"highres_fix_scale": 0.5})
     first, second = stages_of(job)
-    assert (first.size, first.steps, first.run, first.begins, first.another) == ((128, 128), 9, None, "noise", 0)
-    assert (second.size, second.steps, second.run, second.begins, second.another) == (
+    assert (first.size, first.steps, first.run, first.begins, first.seed_offset) == ((128, 128), 9, None, "noise", 0)
+    assert (second.size, second.steps, second.run, second.begins, second.seed_offset) == (
         (256, 256),
         11,
         9,

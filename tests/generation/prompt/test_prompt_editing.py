@@ -111,13 +111,13 @@ def test_no_text_takes_long(part):
     ],
 )
 def test_what_is_no_edit_is_said_at_its_place(text, expected):
-    found = findings_of(text, mode=Parsing(passes=(Pass(20),)))
+    found = findings_of(text, parsing=Parsing(passes=(Pass(20),)))
     assert [(text[each.start : each.end], each.problem.code) for each in found] == expected
     assert all(each.problem.level == "advice" for each in found)
 
 
 def test_with_the_second_pass_of_hires_fix_later_steps_are_sound():
-    assert not findings_of("[a:b:1.5] [a:b:25]", mode=Parsing(passes=(Pass(20), Pass(10, 20))))
+    assert not findings_of("[a:b:1.5] [a:b:25]", parsing=Parsing(passes=(Pass(20), Pass(10, 20))))
 
 
 def test_tokens_are_those_of_the_longest_text():

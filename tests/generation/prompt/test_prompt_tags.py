@@ -12,7 +12,7 @@ from core.generation.images.a1111 import a1111_text, from_a1111_text
 from core.generation.images.metadata import read_image_metadata
 from core.generation.model.sources import Hashes
 from core.generation.plan.files import find_sources
-from core.generation.prompt.loras import MOST_TAGS, LoraTag, with_prompt_loras, without_tags
+from core.generation.prompt.loras import MOST_TAGS, LoraTag, split_tags, with_prompt_loras
 from core.generation.prompt.sample_prompts import read_prompts
 from core.generation.run import run_generate
 from core.networks.network import Network
@@ -43,7 +43,7 @@ from tests.generation.test_run import job_of, small_lora
     ],
 )
 def test_tags_are_taken_out_of_the_prompt(prompt, plain, tags):
-    assert without_tags(prompt) == (plain, [LoraTag(*each) for each in tags])
+    assert split_tags(prompt) == (plain, [LoraTag(*each) for each in tags])
 
 
 @pytest.mark.parametrize(
@@ -52,13 +52,13 @@ def test_tags_are_taken_out_of_the_prompt(prompt, plain, tags):
 )
 def test_a_tag_that_is_wrong_is_never_read_as_words(tag):
     with pytest.raises(ValueError, match="lora"):
-        without_tags(f"a fox <lora:{tag}>")
+        split_tags(f"a fox <lora:{tag}>")
 
 
 def test_of_two_strengths_the_text_encoders_is_first_as_in_a1111():
-    assert without_tags("<lora:ink:0.5:0.8>")[1] == [LoraTag("ink", 0.8, 0.5)]
-    assert without_tags("<lora:ink:te=0.5>")[1] == [LoraTag("ink", 0.5, 0.5)]
-    assert without_tags("<lora:ink:unet=0.8>")[1] == [LoraTag("ink", 0.8, 1)]
+    assert split_tags("<lora:ink:0.5:0.8>")[1] == [LoraTag("ink", 0.8, 0.5)]
+    assert split_tags("<lora:ink:te=0.5>")[1] == [LoraTag("ink", 0.5, 0.5)]
+    assert split_tags("<lora:ink:unet=0.8>")[1] == [LoraTag("ink", 0.8, 1)]
     block = "a fox <lora:ink:0.5:0.8>\nSteps: 20, Sampler: DDIM, Seed: 3, Size: 64x64"
     (use,) = from_a1111_text(block).job.generate.loras
     assert (use.file, use.strength, use.text_encoder_strength) == ("ink", 0.8, 0.5)
@@ -67,13 +67,13 @@ def test_of_two_strengths_the_text_encoders_is_first_as_in_a1111():
 @given(st.floats(-10, 10).map(lambda x: float(f"{x:g}")), st.floats(-10, 10).map(lambda x: float(f"{x:g}")))
 def test_what_is_written_is_read_back(unet, text_encoder):
     tag = LoraTag("ink", unet, text_encoder)
-    assert without_tags(f"a fox {tag}") == ("a fox", [tag])
+    assert split_tags(f"a fox {tag}") == ("a fox", [tag])
 
 
 @given(st.text(alphabet="<lora:>=te.5 x\n", max_size=80))
 def test_any_text_is_parsed_or_refused(text):
     try:
-        plain, tags = without_tags(text)
+        plain, tags = split_tags(text)
     except ValueError:
         return
     assert tags or plain == text
@@ -81,7 +81,7 @@ def test_any_text_is_parsed_or_refused(text):
 
 def test_a_prompt_names_a_limited_number():
     with pytest.raises(ValueError, match=str(MOST_TAGS)):
-        without_tags("<lora:a:1>" * (MOST_TAGS + 1))
+        split_tags("<lora:a:1>" * (MOST_TAGS + 1))
 
 
 # ---- in a job

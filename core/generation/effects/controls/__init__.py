@@ -1,1 +1,1 @@
-"""ControlNets and LLLites at the steps of a generation."""
+"""ControlNets and LLLites during sampling."""

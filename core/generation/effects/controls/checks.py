@@ -1,17 +1,16 @@
-"""Checks of a generation's control images and ControlNets before anything is loaded. Without torch."""
+"""Checks of a generation's control images and ControlNets before anything is loaded. Imports no torch."""
 
 from collections.abc import Iterator, Sequence
-from functools import lru_cache
 from pathlib import Path
 
 from core.control.hints.models import checked_model
 from core.generation.model.other_files import NETS
 from core.generation.model.sources import Sources
 from core.generation.plan.initial import CONTROL, image_files, opened
-from core.generation.plan.stages import as_generator
+from core.generation.plan.stages import as_sd_scripts
 from core.generation.prompt.changes import with_settings
 from core.record.problems import Problem, ProblemsError, collected
-from core.record.stamps import Stamp, stamp
+from core.record.stamps import cached_until_changed
 from core.record.units import count
 from core.record.workspace import Workspace, resolve_path
 from core.settings.hints import BY_MODEL
@@ -19,7 +18,7 @@ from core.settings.job import GenerateJob
 
 
 def control_problems(job: GenerateJob) -> Iterator[Problem]:
-    """Problems in the ControlNet settings of one image, before any file is opened."""
+    """Yield problems in the ControlNet settings of one image, before any file is opened."""
     settings = job.controls
     for use in settings.used:
         name = Path(use.file).name
@@ -40,7 +39,10 @@ def control_problems(job: GenerateJob) -> Iterator[Problem]:
 
 
 def control_file_problems(job: GenerateJob, sources: Sources, workspace: Workspace) -> Iterator[Problem]:
-    """Problems of the ControlNet files and control images of one image. sources: the files that the settings name"""
+    """Yield problems of the ControlNet files, preprocessor models and control images of one image.
+
+    sources   with the ControlNets that the settings name
+    """
     for use in job.controls.used:
         net = sources.controls[use.file]
         if net.is_lllite and use.mode != "balanced":
@@ -57,17 +59,20 @@ def control_file_problems(job: GenerateJob, sources: Sources, workspace: Workspa
 
 
 def with_control_images(jobs: Sequence[GenerateJob]) -> list[GenerateJob]:
-    """The jobs of images with one control image for each ControlNet, without ControlNets that are off; images of a folder take
-    turns. Raises ProblemsError for missing and unreadable images."""
+    """Return the jobs with one control image for each enabled ControlNet; disabled ControlNets are removed.
+
+    Images of a folder are used in turn. Raises ProblemsError for missing and unreadable images.
+    """
     files: dict[str, list[Path]] = {}
     with_images = []
     for number, job in enumerate(jobs):
         settings = job.controls
         nets = [use for use in settings.nets if use.enabled]
-        shared = _files_for(settings.control_image, number, files, _sharing_nets(job))
-        free = iter(shared if len(shared) > 1 else ())
+        shared = _files_for(settings.control_image, number, files, _nets_sharing_folder(job))
+        unclaimed = iter(shared if len(shared) > 1 else ())
         images = [
-            next(iter(_files_for(use.image, number, files)), None) if use.image else next(free, None) for use in nets
+            next(iter(_files_for(use.image, number, files)), None) if use.image else next(unclaimed, None)
+            for use in nets
         ]
         changes = {
             "nets": [use.model_copy(update={"image": image}) for use, image in zip(nets, images, strict=True)],
@@ -77,14 +82,20 @@ def with_control_images(jobs: Sequence[GenerateJob]) -> list[GenerateJob]:
     return with_images
 
 
-def _sharing_nets(job: GenerateJob) -> int:
-    """How many ControlNets take the next images of the shared folder, one each; 1 if all take the same."""
-    return sum(use.enabled and not use.image for use in job.controls.nets) if as_generator(job) else 1
+def _nets_sharing_folder(job: GenerateJob) -> int:
+    """Return the number of ControlNets that each take the next image of the shared folder; 1 if all use the same image."""
+    return sum(use.enabled and not use.image for use in job.controls.nets) if as_sd_scripts(job) else 1
 
 
 def _files_for(text: str | None, number: int, files: dict[str, list[Path]], nets: int = 1) -> list[str]:
-    """The files for the image with this index: one, or one for each of `nets` ControlNets, in the order of sd-scripts'
-    generator (reference: controlnet, 4.1). Raises ProblemsError for missing and unreadable images."""
+    """Return the control image, or one for each of `nets` ControlNets, for the generated image with index `number`.
+
+    Files of a folder are used in the order of sd-scripts' generator (reference: controlnet, 4.1). Raises ProblemsError for
+    missing and unreadable images.
+
+    text    path of an image or folder; None or "": returns []
+    files   cache {text: its image files}, extended here
+    """
     if not text:
         return []
     if text not in files:
@@ -102,24 +113,24 @@ def _files_for(text: str | None, number: int, files: dict[str, list[Path]], nets
 
 
 def unused_images(jobs: Sequence[GenerateJob]) -> Iterator[Problem]:
-    """Advice about the last images of a control image folder that are never used: each generated image takes the next n files
-    for its n ControlNets, and starts again at the first file when fewer than n are left. jobs: with folders not yet resolved"""
-    shared = {(job.controls.control_image, _sharing_nets(job)) for job in jobs}
+    """Yield advice about the last images of a control image folder if they are never used.
+
+    Each generated image takes the next n files for its n ControlNets, and starts again at the first file when fewer than n
+    are left.
+
+    jobs   of all images, before folders are resolved
+    """
+    shared = {(job.controls.control_image, _nets_sharing_folder(job)) for job in jobs}
     for text, nets in sorted((text, nets) for text, nets in shared if text and nets > 1):
         files = image_files(text, NETS)
-        rest = files[len(files) - len(files) % nets :]
-        if len(files) > nets and rest and len(jobs) >= len(files) // nets:
-            what = f"{count(len(rest), 'control image')} of {text} cannot be dealt to {nets} ControlNets and will not be used"
-            fix = f"remove {rest[0].name}, or add images for a multiple of {nets}"
+        unused = files[len(files) - len(files) % nets :]
+        if len(files) > nets and unused and len(jobs) >= len(files) // nets:
+            what = f"{count(len(unused), 'control image')} of {text} cannot be dealt to {nets} ControlNets and will not be used"
+            fix = f"remove {unused[0].name}, or add images for a multiple of {nets}"
             yield Problem(what, "controls.control_image", fix, "advice", code="controls.left-over-images")
 
 
+@cached_until_changed(4096, missing=False)  # every check of the settings calls it
 def _is_black(path: Path) -> bool:
-    """Whether an image is all black. Raises ProblemsError if it cannot be read."""
-    return _cached_is_black(path, stamp(path))
-
-
-@lru_cache(maxsize=4096)
-def _cached_is_black(path: Path, stamp: Stamp) -> bool:
-    """Cached by path, size and time, since every check of Generate's fields calls it."""
+    """Return whether an image is all black. Raises ProblemsError if it cannot be read."""
     return opened(path, CONTROL).getbbox() is None

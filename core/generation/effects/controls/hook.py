@@ -1,5 +1,4 @@
-"""ControlNets and LLLites at the steps of a generation: each with its control image, its weight and its range of the
-steps."""
+"""ControlNets and LLLites during sampling: each with its control image, weight and step range."""
 
 from __future__ import annotations
 
@@ -26,7 +25,7 @@ from core.generation.model.other_files import NETS, ControlFile, Nets
 from core.generation.model.store import ModelStore, fingerprint
 from core.generation.plan.hooks import HookInputs
 from core.generation.plan.initial import CONTROL, opened
-from core.generation.plan.stages import as_generator, has_regions
+from core.generation.plan.stages import as_sd_scripts, has_regions
 from core.generation.prompt.runs import parts_of
 from core.generation.sample.canvas import Canvas, Part, Size, control_image_for, fitted
 from core.generation.sample.guidance import PERTURBED, POSITIVE, Moment
@@ -49,9 +48,13 @@ IRRELEVANT: dict[str, Any] = {"file": "", "weight": 1.0, "start_at": 0.0, "end_a
 def nets_of(
     store: ModelStore, components: Components, sources: Sources, workspace: Workspace, reports: Reports
 ) -> Iterator[Nets]:
-    """The ControlNets and LLLites of a job, leased from the store; models of preprocessors run until it ends."""
+    """Context with the ControlNets and LLLites of a job, leased from the store, and its control images.
+
+    Models of preprocessors stay loaded until the context ends.
+    """
 
     def load(file: ControlFile) -> ControlNet | LLLite:
+        """Load a ControlNet or LLLite to the model's device, in the U-Net's compute dtype."""
         unet, family = components.denoiser, components.family
         if file.is_lllite:
             net: LLLite | ControlNet = load_lllite(file.path, lllite_targets(unet, family), family)
@@ -61,6 +64,7 @@ def nets_of(
         return net.to(components.device, _compute_dtype(unet)).eval()
 
     def lease(use: ControlUse, earlier_uses: int) -> AbstractContextManager[ControlNet | LLLite]:
+        """Lease the ControlNet or LLLite of an entry of `controls.nets`. earlier_uses: number of uses of its file before this one"""
         file = sources.controls[use.file]
         path = file.path
         size = path.stat().st_size if path.is_file() else 0
@@ -73,10 +77,15 @@ def nets_of(
 
 
 def _cached_hints(maker: HintMaker, reports: Reports) -> Callable[[ControlUse, Size, Canvas | None], np.ndarray]:
-    """Return `Nets.hint`: a function to a control image, which caches the last CACHED_HINTS and warns of black results."""
+    """Return the function `Nets.hint`, which caches the last CACHED_HINTS control images and warns of all-black results.
+
+    maker   runs the preprocessors
+    """
 
     @lru_cache(maxsize=CACHED_HINTS)
     def cached(use: ControlUse, size: Size, part: Part | None) -> np.ndarray:
+        """Return the control image of `use` at `size`. part: area of the initial image to use, None for all"""
+
         def make(image: Image) -> Image:
             return image if use.preprocessor == "none" else fromarray(maker.make(np.array(image), use))
 
@@ -87,6 +96,7 @@ def _cached_hints(maker: HintMaker, reports: Reports) -> Callable[[ControlUse, S
         return pixels
 
     def hint(use: ControlUse, size: Size, canvas: Canvas | None) -> np.ndarray:
+        """Implement `Nets.hint`: look up the control image under those settings of `use` that affect it."""
         part = None if canvas is None or canvas.full is None or canvas.box is None else (canvas.full.size, canvas.box)
         return cached(use.model_copy(update=IRRELEVANT), size, part)
 
@@ -94,32 +104,35 @@ def _cached_hints(maker: HintMaker, reports: Reports) -> Callable[[ControlUse, S
 
 
 def _compute_dtype(unet: Any) -> torch.dtype:
-    """The U-Net's compute dtype: weights may be stored in fewer bytes."""
+    """Return the dtype in which the U-Net computes; its weights may be stored in fp8."""
     return next(weight.dtype for weight in unet.parameters() if weight.dtype.itemsize > 1)
 
 
 def hook_of(inputs: HookInputs) -> Hook | None:
-    """The hook, if there are active ControlNets."""
+    """Return the hook of a stage with active ControlNets or LLLites, else None."""
     uses = inputs.job.controls.used
-    if not uses or (inputs.stage.another and inputs.job.hires.highres_fix_disable_control_net):
+    if not uses or (inputs.stage.seed_offset and inputs.job.hires.highres_fix_disable_control_net):
         return None
     regions = len(parts_of(inputs.job.generate.prompt)) if has_regions(inputs.job) else 1
     return Controls(uses, inputs, regions)
 
 
 class Controls(Hook):
-    """Adds the residuals of a stage's ControlNets; LLLites are attached to the U-Net for the stage.
+    """Adds the residuals of a stage's ControlNets; LLLites are attached to the U-Net during the stage.
 
-    regions   number of sub-prompts with their own regions in each image: a ControlNet reads the last of them
+    uses      the active entries of `controls.nets`
+    regions   number of sub-prompts with regions in each image (1 without regions); a ControlNet reads the last one
     """
 
     def __init__(self, uses: Sequence[ControlUse], inputs: HookInputs, regions: int = 1):
+        """uses, regions: as in the class; inputs: of the stage"""
         self._uses, self._inputs, self._regions = uses, inputs, regions
         self._nets: list[ControlNet | LLLite] = []
         self._images: dict[tuple[int, Size], Tensor] = {}
 
     @contextmanager
     def around(self) -> Iterator[None]:
+        """Context with the ControlNets leased and the LLLites attached."""
         inputs, unet, files = self._inputs, self._inputs.components.denoiser, [use.file for use in self._uses]
         targets: list[LLLiteTarget] = []
         with ExitStack() as stack:
@@ -138,6 +151,7 @@ class Controls(Hook):
                 self._nets = []
 
     def conditioned(self, at: Moment, noisy: Tensor, conditioning: Conditioning) -> Conditioning:
+        """Return the conditioning with the sum of the ControlNets' residuals for `noisy`, and set the LLLites' control images."""
         height, width = noisy.shape[-2:]
         size = width * self._inputs.family.latent_pixels, height * self._inputs.family.latent_pixels
         hint = self._inputs.stage.size if self._take_turns else size  # then sd-scripts resizes the embedding
@@ -151,9 +165,12 @@ class Controls(Hook):
         return conditioning if total is None else replace(conditioning, added={**conditioning.added, **total.added()})
 
     def _acting(self, at: Moment) -> list[bool]:
-        """Which of them act at a step. With sd-scripts compatibility, one whose range ends within a step still acts at
-        it, and several ControlNets of SD 1.x and 2.x take turns, one per step (reference: controlnet, 4.1 and 4.2)."""
-        kohya = as_generator(self._inputs.job)
+        """Return for each ControlNet or LLLite whether it acts at this step.
+
+        With compatibility "kohya", one whose range ends within a step still acts at that step, and several ControlNets of SD 1.x
+        and 2.x take turns, one per step (reference: controlnet, 4.1 and 4.2).
+        """
+        kohya = as_sd_scripts(self._inputs.job)
         end = (at.index if kohya else at.index + 1) / at.steps
         acting = [use.start_at <= at.index / at.steps and end <= use.end_at for use in self._uses]
         nets = [number for number, net in enumerate(self._nets) if isinstance(net, ControlNet)]
@@ -164,15 +181,18 @@ class Controls(Hook):
 
     @property
     def _take_turns(self) -> bool:
-        """Whether ControlNets take turns as in sd-scripts' generator for SD 1.x and 2.x."""
-        return as_generator(self._inputs.job) and self._inputs.family.name != "sdxl"
+        """Whether ControlNets take turns, one per step, as in sd-scripts' generator for SD 1.x and 2.x."""
+        return as_sd_scripts(self._inputs.job) and self._inputs.family.name != "sdxl"
 
     def _residuals(
         self, use: ControlUse, net: ControlNet, at: Moment, noisy: Tensor, conditioning: Conditioning
     ) -> Residuals:
-        """The weighted residuals of one net, for all rows."""
+        """Return the weighted residuals of one ControlNet for all rows of `noisy`.
+
+        Rows of the negative prompt are 0 in the control mode "guess" and for ControlNets with global pooling.
+        """
         pooled = bool(net.net.config.global_pool_conditions)
-        conditioning = self._one_text(conditioning, len(noisy))
+        conditioning = self._last_texts(conditioning, len(noisy))
         if use.mode in ("balanced", "prompt") and not pooled:
             return _weighted(net.residuals(noisy, at.timestep, conditioning), use)
         rows = self._prompt_rows(at, noisy.device)
@@ -184,25 +204,29 @@ class Controls(Hook):
 
     @staticmethod
     def _prompt_rows(at: Moment, device: torch.device) -> Tensor:
-        """The indices of the prompt's rows, or of all that AND joins, among those of all sides."""
-        which = [side.split()[0] in (POSITIVE, PERTURBED) for side in at.sides]
-        return torch.tensor(which, device=device).repeat_interleave(len(at.noises)).nonzero()[:, 0]
+        """Return the batch indices of the prompt's rows (of all prompts joined by AND), int64 [n]."""
+        is_prompt = [side.split()[0] in (POSITIVE, PERTURBED) for side in at.sides]
+        return torch.tensor(is_prompt, device=device).repeat_interleave(len(at.noises)).nonzero()[:, 0]
 
-    def _one_text(self, conditioning: Conditioning, rows: int) -> Conditioning:
-        """The conditioning with one text per row: with regions, the last sub-prompt of each image."""
+    def _last_texts(self, conditioning: Conditioning, rows: int) -> Conditioning:
+        """Return the conditioning with one text per row: with regions, the last sub-prompt of each image. rows: batch size of the U-Net"""
         if self._regions == 1:
             return conditioning
         images = len(self._inputs.noises)
         before = self._inputs.sides.index(POSITIVE) * images
-        last = before + self._regions * (1 + torch.arange(images)) - 1
+        last_rows = before + self._regions * (1 + torch.arange(images)) - 1
         after = before + self._regions * images
-        keep = torch.cat([torch.arange(before), last, torch.arange(after, after + rows - before - images)])
+        keep = torch.cat([torch.arange(before), last_rows, torch.arange(after, after + rows - before - images)])
         context = conditioning.texts.context
         return replace(conditioning, texts=replace(conditioning.texts, context=context[keep.to(context.device)]))
 
     def _image(self, number: int, size: Size) -> Tensor:
-        """A control image at a size, float32 [1, 3, H, W] in 0..1, on the stage's device. A preprocessor computes it
-        once, at the size of the stage, also for the smaller latents of Gradual Latent."""
+        """Return the control image of the entry at index `number`, float32 [1, 3, H, W] in 0..1, on the stage's device.
+
+        Preprocessors run once, at the stage's size; for the smaller latents of Gradual Latent their result is resized.
+
+        size   (width, height) in pixels
+        """
         if (number, size) not in self._images:
             inputs, use = self._inputs, self._uses[number]
             assert inputs.nets is not None
@@ -215,7 +239,7 @@ class Controls(Hook):
 
 
 def _weighted(residuals: Residuals, use: ControlUse) -> Residuals:
-    """The residuals times the use's weight; unless its mode is balanced, outer residuals are weaker than inner ones."""
+    """Scale residuals by the weight; in the modes "prompt" and "guess", outer residuals are weaker than inner ones."""
     count = len(residuals.down) + 1
     if use.mode == "balanced":
         return residuals if use.weight == 1 else residuals.scaled(use.weight)
@@ -225,6 +249,7 @@ def _weighted(residuals: Residuals, use: ControlUse) -> Residuals:
 
 
 def _rows_of(conditioning: Conditioning, rows: Tensor) -> Conditioning:
+    """Return the conditioning of some batch rows. rows: their indices, int64 [n]"""
     sizes = None if conditioning.sizes is None else conditioning.sizes[rows]
     return replace(
         conditioning, texts=conditioning.texts.each(lambda tensor: tensor[rows.to(tensor.device)]), sizes=sizes
@@ -232,7 +257,7 @@ def _rows_of(conditioning: Conditioning, rows: Tensor) -> Conditioning:
 
 
 def _scatter(part: Tensor, rows: Tensor, count: int) -> Tensor:
-    """The rows of `part` at their indices among `count` rows of zeros."""
+    """Return [count, ...] with the rows of `part` at the indices `rows` and zeros elsewhere."""
     all_rows = part.new_zeros(count, *part.shape[1:])
     all_rows[rows] = part
     return all_rows

@@ -1,2 +1,4 @@
-"""CLIP and VGG guidance: the gradient of a distance between the image so far and a text or an image corrects each step
-(reference: controlnet, section 5)."""
+"""CLIP and VGG guidance: each step is corrected by the gradient of a distance between the current image and a text or guide image.
+
+Reference: controlnet, section 5.
+"""

@@ -1,4 +1,4 @@
-"""CLIP and VGG models and guide images of a generation: found and checked before anything is loaded."""
+"""Finds and checks the CLIP and VGG models and guide images of a generation before anything is loaded."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ CLIP_WHERE, VGG_WHERE = "perceptual.clip_model", "perceptual.vgg16_model"
 
 
 def _is_valid_config(config: object) -> bool:
-    """Whether half of a CLIP config is valid; sizes of images and patches are checked like those of layers."""
+    """Return whether the text or vision config of a CLIP model has valid values."""
     rules = RULES | dict.fromkeys(("image_size", "patch_size", "num_channels"), RULES["hidden_size"])
     return isinstance(config, Mapping) and all(rules[name](value) for name, value in config.items() if name in rules)
 
@@ -56,15 +56,17 @@ CLIP_KIND = PartKind(
 
 
 def clip_name(job: GenerateJob) -> str:
+    """Return the CLIP model in the settings, or the default."""
     return job.perceptual.clip_model or CLIP
 
 
 def vgg_name(job: GenerateJob) -> str:
+    """Return the VGG16 model in the settings, or the default."""
     return job.perceptual.vgg16_model or VGG
 
 
 def files_of(jobs: Sequence[GenerateJob], workspace: Workspace) -> dict[str, HookFile]:
-    """{name: file} of the CLIP and VGG models in use. Raises ProblemsError."""
+    """Return {name in the settings: file} of the CLIP and VGG models in use. Raises ProblemsError for missing or wrong files."""
     clips = {clip_name(job) for job in jobs if job.perceptual.uses_clip}
     nets = {vgg_name(job) for job in jobs if job.perceptual.vgg16_guidance_scale}
     files, problems = {}, []
@@ -80,7 +82,7 @@ def files_of(jobs: Sequence[GenerateJob], workspace: Workspace) -> dict[str, Hoo
 
 
 def _clip_file(path: Path) -> HookFile:
-    """The CLIP model in a folder with its bytes in fp32. Raises ProblemsError unless it is a complete one."""
+    """Return the CLIP model in a folder with its bytes in fp32. Raises ProblemsError unless it is complete."""
     from core.families.loading import part_problems
 
     part = clip_part(path)
@@ -90,7 +92,7 @@ def _clip_file(path: Path) -> HookFile:
 
 
 def clip_part(folder: Path) -> Part:
-    """The CLIP model in a folder. Raises ProblemsError for anything else."""
+    """Open the CLIP model in a folder of transformers by its headers. Raises ProblemsError for other folders."""
     config = read_json_object(folder / "config.json") if (folder / "config.json").is_file() else {}
     if config.get("model_type") != "clip":
         what, fix = f"{folder.name} is not a folder of a CLIP model", f"choose one such as {CLIP}"
@@ -104,8 +106,7 @@ def clip_part(folder: Path) -> Part:
 
 
 def _vgg_file(path: Path) -> HookFile:
-    """The VGG16 in a file, or in a folder's first weight file, with the bytes of its features in fp32. Raises ProblemsError for
-    anything else."""
+    """Return the VGG16 weights in a file or a folder, with the bytes of their feature layers in fp32. Raises ProblemsError for others."""
     file = weight_files(path)[0] if path.is_dir() else path
     shapes, inputs = vgg_shapes(file), 3
     for number in CONVOLUTIONS:
@@ -118,6 +119,7 @@ def _vgg_file(path: Path) -> HookFile:
 
 
 def vgg_shapes(file: Path) -> dict[str, tuple[int, ...]]:
+    """Return {key: shape} of the tensors in a file, from its header."""
     return {name: tuple(entry.shape) for name, entry in read_header(file)[0].items()}
 
 
@@ -125,7 +127,7 @@ def vgg_shapes(file: Path) -> dict[str, tuple[int, ...]]:
 
 
 def problems_of(job: GenerateJob) -> Iterator[Problem]:
-    """Problems of one image's settings, before files are searched."""
+    """Yield problems of one image's CLIP and VGG guidance settings, before files are searched."""
     settings = job.perceptual
     if settings.compares_images and not (settings.guide_image or job.controls.control_image):
         what, fix = "CLIP image and VGG16 guidance need a guide image", "choose one, or set their scales to 0"
@@ -147,7 +149,7 @@ def problems_of(job: GenerateJob) -> Iterator[Problem]:
 
 
 def file_problems(job: GenerateJob, sources: Sources, workspace: Workspace) -> Iterator[Problem]:
-    """Problems of one image whose model is known."""
+    """Yield errors of a model family or sampler that CLIP and VGG guidance do not support."""
     if not job.perceptual.used:
         return
     if FAMILIES[sources.family].objective != "diffusion":
@@ -159,7 +161,7 @@ def file_problems(job: GenerateJob, sources: Sources, workspace: Workspace) -> I
 
 
 def with_guide_images(jobs: Sequence[GenerateJob]) -> list[GenerateJob]:
-    """The jobs of images with one guide image each; those of a folder take turns. Raises ProblemsError."""
+    """Return the jobs with one guide image each; images of a folder are used in turn. Raises ProblemsError."""
     jobs_with_images, checked = [], set()
     for number, job in enumerate(jobs):
         settings = job.perceptual

@@ -1,4 +1,4 @@
-"""CLIP and VGG guidance at the steps of a generation."""
+"""CLIP and VGG guidance during sampling."""
 
 from __future__ import annotations
 
@@ -43,15 +43,14 @@ MIN_ALPHA_BAR = 1e-4  # lowest alpha_bar of a guided step: the estimated image i
 
 
 def hook_of(inputs: HookInputs) -> Hook | None:
-    """The hook, if a guidance scale is set."""
+    """Return the hook if a scale of CLIP or VGG guidance is set, else None."""
     return Perceptual(inputs) if inputs.job.perceptual.used else None
 
 
 class Perceptual(Hook):
-    """Corrects the guided output by the gradients of the distances with respect to the latents, each multiplied by its
-    scale.
+    """Corrects the guided output by the gradients of CLIP and VGG distances with respect to the latents, times their scales.
 
-    The distances are those of the image decoded from the U-Net's output for the prompt alone, without ControlNets.
+    The distances are measured on the image decoded from the U-Net's output for the prompt alone, without ControlNets.
     """
 
     def __init__(self, inputs: HookInputs):
@@ -60,6 +59,7 @@ class Perceptual(Hook):
 
     @contextmanager
     def around(self) -> Iterator[None]:
+        """Context with the CLIP and VGG models leased, the VAE on the device, and gradient checkpointing on."""
         parts = self._inputs.components
         with ExitStack() as stack:
             stack.enter_context(temporarily_on([parts.vae], parts.device))
@@ -72,7 +72,7 @@ class Perceptual(Hook):
                 self._measures = []
 
     def _scaled_distances(self, stack: ExitStack) -> list[list[tuple[float, Measure]]]:
-        """The distances of each image with their scales; the models are leased until the stack ends."""
+        """Return [(scale, distance function)] for each image. The CLIP and VGG models are leased until the stack ends."""
         inputs, settings = self._inputs, self._inputs.job.perceptual
         device, lend = inputs.components.device, inputs.lend
         assert lend is not None, "what has CLIP or VGG guidance lends their models"
@@ -94,6 +94,7 @@ class Perceptual(Hook):
         return [[(settings.clip_guidance_scale, clip.to_text(text)), *shared] for text in texts]
 
     def corrected(self, at: Moment, output: Tensor, ask: Ask) -> Tensor:
+        """Return the guided output corrected by the scaled gradients; with the sampler LMS the latents are changed instead."""
         a = root_alpha_bar(at.scheduler, at.timestep)
         if a**2 < MIN_ALPHA_BAR:
             return output
@@ -109,13 +110,15 @@ class Perceptual(Hook):
         return output - s * moved if velocity else output
 
     def gradient(self, noisy: Tensor, a: float, ask: Ask, velocity: bool, share: float) -> Tensor:
-        """The gradient of the distances with respect to the latents in the model's input: [B, C, h, w]. Raises ProblemsError for
-        NaN values.
+        """Return the gradient of the scaled distances with respect to the model's input, [B, C, h, w].
 
+        Raises ProblemsError for NaN values.
+
+        noisy      the model's input
         a          root of alpha_bar
-        ask        (model's input) -> its output
-        velocity   whether that output is v, not epsilon
-        share      of the clean latents in the decoded ones; the rest is `noisy`
+        ask        (model's input) -> its output for the prompt alone
+        velocity   True if the model predicts v, False for epsilon
+        share      the latents to decode are share * (clean latents) + (1 - share) * noisy
         """
         s = (1 - a**2) ** 0.5
         with torch.enable_grad():
@@ -132,7 +135,7 @@ class Perceptual(Hook):
         return gradient
 
     def _gradient(self, latents: Tensor, number: int) -> Tensor:
-        """The gradient of one image's distances with respect to its latents before decoding, [1, C, h, w]."""
+        """Return the gradient of the scaled distances of image `number` with respect to its latents [1, C, h, w]."""
         parts, family = self._inputs.components, self._inputs.family
         with torch.enable_grad():
             inputs = latents.requires_grad_()
@@ -144,8 +147,10 @@ class Perceptual(Hook):
 
 
 def _backward(outputs: Tensor, inputs: Tensor, output_gradient: Tensor) -> Tensor:
-    """The gradient with respect to `inputs`, from `output_gradient`, the one with respect to `outputs`; scaled to about 1 in
-    between, so that it neither underflows nor overflows in 16 bits."""
+    """Return the gradient with respect to `inputs`. output_gradient: the gradient with respect to `outputs`
+
+    Scaled by a power of 2 to about 1 during the backward pass, so that 16 bits neither underflow nor overflow.
+    """
     largest = output_gradient.abs().max()
     power = torch.where((largest > 0) & largest.isfinite(), largest.log2().floor().exp2(), torch.ones_like(largest))
     (gradient,) = torch.autograd.grad(outputs, inputs, output_gradient / power)
@@ -153,7 +158,7 @@ def _backward(outputs: Tensor, inputs: Tensor, output_gradient: Tensor) -> Tenso
 
 
 def _clip_text(prompt: str, weighted: bool) -> str:
-    """The prompt for CLIP: without weights, AND and BREAK."""
+    """Return a prompt as text for CLIP, without AND weights and, if `weighted`, without prompt weights and BREAK."""
     parts = [part for part, _ in weighted_parts(prompt)]
     if weighted:
         parts = ["".join(" " if run == WINDOW_END else run for run, _ in prompt_runs(part)) for part in parts]
@@ -162,7 +167,7 @@ def _clip_text(prompt: str, weighted: bool) -> str:
 
 @contextmanager
 def _checkpointed(part: Any) -> Iterator[None]:
-    """A context with gradient checkpointing: passes with gradients store only the inputs of blocks and compute the blocks twice."""
+    """Context with gradient checkpointing in a U-Net or VAE, if it supports it."""
     if not hasattr(part, "enable_gradient_checkpointing"):
         yield
         return
@@ -183,14 +188,19 @@ Measure = Callable[[Tensor], Tensor]  # an image [1, 3, H, W] in 0..1 -> its dis
 
 
 def spherical(first: Tensor, second: Tensor) -> Tensor:
-    """Squared spherical distance of unit vectors [N, C], 2 arcsin(|u - v| / 2) ** 2, averaged over rows: 0 for equal vectors, 4.93
-    for opposite ones. Clamped, so that the gradient is finite there."""
+    """Return the mean over rows of 2 arcsin(|u - v| / 2) ** 2 for unit vectors u in `first` and v in `second`, [N, C] each.
+
+    The squared spherical distance: 0 for equal vectors, 4.93 for opposite ones; clamped so that its gradient is finite there.
+    """
     square = (first - second).square().sum(dim=-1).clamp(1e-12, 4 - 1e-6)
     return (2 * (square.sqrt() / 2).arcsin().square()).mean()
 
 
 def _model_input(pixels: Tensor, size: tuple[int, int], mean_std: tuple[tuple[float, ...], ...]) -> Tensor:
-    """An image as a model's input: resized to (height, width) and normalized."""
+    """Resize `pixels` [N, 3, H, W] in 0..1 to `size` (height, width) and normalize them.
+
+    mean_std   (mean, standard deviation) of R, G and B in 0..1
+    """
     if tuple(pixels.shape[-2:]) != size:
         pixels = interpolate(pixels, size=size, mode="bilinear", antialias=True)
     mean, deviation = (torch.tensor(each).to(pixels)[:, None, None] for each in mean_std)
@@ -198,7 +208,7 @@ def _model_input(pixels: Tensor, size: tuple[int, int], mean_std: tuple[tuple[fl
 
 
 def _pixels(image: Image, size: tuple[int, int], like: Tensor) -> Tensor:
-    """A guide image at (height, width), [1, 3, H, W] in 0..1."""
+    """Return a guide image resized to `size` (height, width), [1, 3, H, W] in 0..1. like: tensor with the dtype and device to use"""
     import numpy as np
     from PIL import Image as pillow
 
@@ -208,29 +218,31 @@ def _pixels(image: Image, size: tuple[int, int], like: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Clip:
-    """A CLIP model of transformers, in fp32."""
+    """A CLIP model of transformers in fp32, measuring distances of images."""
 
     model: Any
 
     @classmethod
     def load(cls, folder: Path, device: str) -> nn.Module:
+        """Load a CLIP model of transformers in fp32. folder: with config.json and weights"""
         part = clip_part(folder)
         model: nn.Module = load_part(part, part.config or {}, CLIP_KIND, "CLIP", device)
         return model
 
     @property
     def _weight(self) -> Tensor:
+        """A weight of the model, for its dtype and device."""
         weight: Tensor = self.model.visual_projection.weight
         return weight
 
     def _image(self, pixels: Tensor) -> Tensor:
-        """The unit CLIP embedding [N, C] of images [N, 3, H, W] in 0..1."""
+        """Return unit CLIP embeddings [N, C] of images [N, 3, H, W] in 0..1."""
         side = self.model.config.vision_config.image_size
         inputs = _model_input(pixels, (side, side), CLIP_MEAN_STD)
         return normalize(self.model.get_image_features(inputs).pooler_output, dim=-1)
 
     def to_text(self, text: str) -> Measure:
-        """Return a function from an image to its spherical distance to a text, of which CLIP reads 75 tokens."""
+        """Return a function: image -> its spherical distance to a text. CLIP reads the first 75 tokens of the text."""
         ids = load_tokenizer()(text, truncation=True, max_length=TOKENS)["input_ids"]
         with torch.no_grad():
             features = self.model.get_text_features(torch.tensor([ids], device=self._weight.device))
@@ -238,7 +250,7 @@ class Clip:
         return lambda pixels: spherical(self._image(pixels), target)
 
     def to_image(self, image: Image) -> Measure:
-        """Return a function from an image to its spherical distance to `image`."""
+        """Return a function: image -> its spherical distance to `image`."""
         side = self.model.config.vision_config.image_size
         with torch.no_grad():
             target = self._image(_pixels(image, (side, side), self._weight))
@@ -247,13 +259,13 @@ class Clip:
 
 @dataclass(frozen=True)
 class Vgg16:
-    """VGG16's features with torchvision's weights, without its classifier, in fp32."""
+    """The feature layers of torchvision's VGG16 in fp32, measuring distances of images."""
 
     layers: nn.Sequential
 
     @classmethod
     def load(cls, file: Path, device: str) -> nn.Module:
-        """VGG16's features from a file, frozen, in fp32 on the device."""
+        """Load the feature layers of VGG16, frozen, in fp32."""
         shapes = vgg_shapes(file)
 
         def layer(number: int) -> nn.Module:
@@ -270,8 +282,11 @@ class Vgg16:
         return features.eval().requires_grad_(False)
 
     def to_image(self, image: Image, layer: int, size: tuple[int, int]) -> Measure:
-        """Return a function from an image to the mean squared difference of a layer's outputs for it and for `image`, both at
-        a quarter of `size`, the (width, height) of the generated images."""
+        """Return a function: image -> mean squared difference of a layer's outputs from those for `image`.
+
+        layer   index in VGG16's features
+        size    (width, height) of the generated images; both images are compared at a quarter of it
+        """
         net, like = self.layers[: layer + 1], next(self.layers.parameters())
         small = max(size[1] // 4, MIN_SIDE), max(size[0] // 4, MIN_SIDE)
         with torch.no_grad():

@@ -1,4 +1,4 @@
-"""The guidance kinds, registered by name. Without torch."""
+"""Registry of guidance kinds by name. Imports no torch."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,14 +13,14 @@ from core.settings.growth import add_choice, add_group
 
 @dataclass(frozen=True)
 class GuidanceKind:
-    """A guidance kind.
+    """A kind of guidance.
 
     name, title      in settings and on the page
     make             (guidance scale, negative scale or None, its settings) -> Guidance; called for each stage
-    settings         its settings group, named after it
+    settings         settings class to add to generate jobs under `name`
     negative_scale   whether it supports a negative scale
     alone            whether it also guides at scales up to 1
-    layers           (its settings) -> (path of the setting that names layers, its text, suffix of the layers' names)
+    layers           (its settings) -> (setting that names layers, its value, suffix of the layers' names); None: no layers
     """
 
     name: str
@@ -36,7 +36,7 @@ GUIDANCES: dict[str, GuidanceKind] = {}
 
 
 def register(kind: GuidanceKind) -> None:
-    """Register a guidance kind as a choice, and its settings group for generation."""
+    """Register a guidance kind: add it to the choices of guidance, and its settings group to generate jobs."""
     GUIDANCES[kind.name] = kind
     add_choice(GenerateSettings, "guidance", kind.name, kind.title)
     if kind.settings is not None:
@@ -44,7 +44,7 @@ def register(kind: GuidanceKind) -> None:
 
 
 def kind_of(name: str) -> GuidanceKind:
-    """The registered kind of that name."""
+    """Return the registered guidance kind of this name, also of extensions."""
     extensions.load()
     return GUIDANCES[name]
 
@@ -52,8 +52,12 @@ def kind_of(name: str) -> GuidanceKind:
 def make_guidance(
     name: str, scale: float, negative_scale: float | None = None, rescale: float = 0.0, settings: Any = None
 ) -> Guidance:
-    """A new guidance for one stage, since kinds may have state over its steps; none at scales up to 1, except for kinds that
-    act alone. settings: the kind's group"""
+    """Create a guidance for one stage; kinds may keep state over its steps. UNGUIDED at scales up to 1 unless the kind is `alone`.
+
+    negative_scale   None: classifier-free guidance with the negative prompt
+    rescale          guidance rescale (`with_rescale`)
+    settings         the kind's settings group
+    """
     kind = kind_of(name)
     if scale <= 1 and not kind.alone:
         return UNGUIDED

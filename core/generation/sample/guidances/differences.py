@@ -1,4 +1,4 @@
-"""Guidance that combines the outputs for prompt and negative prompt differently, by diffusers' formulas."""
+"""Guidance kinds that combine the outputs for prompt and negative prompt differently, by diffusers' formulas."""
 
 import torch
 from torch import Tensor
@@ -11,7 +11,10 @@ SIDES = (NEGATIVE, POSITIVE)
 
 
 def apg(scale: float, negative_scale: float | None, settings: ApgSettings) -> Guidance:
-    """Adaptive projected guidance (Sadat et al. 2024, arXiv:2410.02416) on the model's output, as in diffusers."""
+    """Return adaptive projected guidance (Sadat et al. 2024, arXiv:2410.02416) on the model's output, as in diffusers.
+
+    `negative_scale` is not supported and is ignored.
+    """
     average: list[Tensor] = []
 
     def combine(outputs: Outputs, at: Moment) -> Tensor:
@@ -26,8 +29,10 @@ def apg(scale: float, negative_scale: float | None, settings: ApgSettings) -> Gu
 
 
 def projected(difference: Tensor, positive: Tensor, eta: float, threshold: float) -> Tensor:
-    """The component of `difference` orthogonal to `positive` plus `eta` times the parallel one, after limiting the norm
-    to `threshold` (0: no limit). All [B, ...], per image."""
+    """Limit the norm of `difference` per image to `threshold` (0: no limit), then weight its part parallel to `positive` by `eta`.
+
+    Both tensors [B, ...]; the part orthogonal to `positive` is unchanged.
+    """
     axes = list(range(1, difference.ndim))
     if threshold > 0:
         difference = difference * (threshold / torch.linalg.vector_norm(difference, dim=axes, keepdim=True)).clamp(
@@ -41,8 +46,10 @@ def projected(difference: Tensor, positive: Tensor, eta: float, threshold: float
 
 
 def cfg_zero(scale: float, negative_scale: float | None, settings: CfgZeroSettings) -> Guidance:
-    """CFG-Zero* (Fan et al. 2025, arXiv:2503.18886): the negative output is scaled to the prompt's by least squares; the first
-    `cfg_zero_steps` outputs are zero."""
+    """Return CFG-Zero* guidance (Fan et al. 2025, arXiv:2503.18886). Ignores `negative_scale`.
+
+    The negative output is scaled to the prompt's by least squares; the first `cfg_zero_steps` outputs are zero.
+    """
 
     def combine(outputs: Outputs, at: Moment) -> Tensor:
         negative, positive = outputs[NEGATIVE], outputs[POSITIVE]
@@ -56,7 +63,10 @@ def cfg_zero(scale: float, negative_scale: float | None, settings: CfgZeroSettin
 
 
 def tangential(scale: float, negative_scale: float | None, settings: None) -> Guidance:
-    """Tangential damping (Kwon et al. 2025, arXiv:2503.18137): the negative output's component along the first singular vector of both."""
+    """Return guidance with tangential damping (Kwon et al. 2025, arXiv:2503.18137). Ignores `negative_scale`.
+
+    The negative output is projected onto the first singular vector of both outputs.
+    """
 
     def combine(outputs: Outputs, at: Moment) -> Tensor:
         negative, positive = outputs[NEGATIVE], outputs[POSITIVE]

@@ -1,4 +1,4 @@
-"""Guidance away from a perturbed model: the prompt in extra rows, for which some layers of the U-Net are changed."""
+"""Guidance away from a perturbed model: the prompt is evaluated in extra rows, for which some layers of the U-Net are changed."""
 
 import math
 import re
@@ -21,17 +21,26 @@ Change = Callable[[nn.Module, Moment, Callable[[Tensor], int]], AbstractContextM
 
 
 def pag(scale: float, negative_scale: float | None, settings: PagSettings) -> Guidance:
-    """Perturbed attention (Ahn et al. 2024, arXiv:2403.17377): the self-attention map is the identity."""
+    """Return perturbed-attention guidance (Ahn et al. 2024, arXiv:2403.17377): the self-attention map is the identity.
+
+    scale, negative_scale   of the classic guidance that it is added to
+    """
     return _perturbed(scale, negative_scale, settings.pag_scale, settings.pag_layers, "attn1", _identity)
 
 
 def skip_layer(scale: float, negative_scale: float | None, settings: SkipLayerSettings) -> Guidance:
-    """Skip-layer guidance (Hyung et al. 2024, arXiv:2411.18664): transformer blocks return their input."""
+    """Return skip-layer guidance (Hyung et al. 2024, arXiv:2411.18664): transformer blocks return their input.
+
+    scale, negative_scale   of the classic guidance that it is added to
+    """
     return _perturbed(scale, negative_scale, settings.slg_scale, settings.slg_layers, "transformer_blocks.*", _skipped)
 
 
 def smoothed_energy(scale: float, negative_scale: float | None, settings: SmoothedEnergySettings) -> Guidance:
-    """Smoothed energy (Hong 2024, arXiv:2408.00760): the queries of self-attention are blurred."""
+    """Return smoothed energy guidance (Hong 2024, arXiv:2408.00760): the queries of self-attention are blurred.
+
+    scale, negative_scale   of the classic guidance that it is added to
+    """
 
     def change(layer: nn.Module, at: Moment, start_of: Callable[[Tensor], int]) -> AbstractContextManager[Any]:
         return _blurred_queries(layer, at, start_of, settings.seg_blur)
@@ -42,7 +51,13 @@ def smoothed_energy(scale: float, negative_scale: float | None, settings: Smooth
 def _perturbed(
     scale: float, negative_scale: float | None, perturbed_scale: float, layers: str, suffix: str, change: Change
 ) -> Guidance:
-    """Classic guidance plus perturbed_scale (p - p'): p' is the prompt's output while `change` acts on the chosen layers."""
+    """Return classic guidance plus perturbed_scale (p - p'), where p' is the prompt's output with changed layers.
+
+    scale, negative_scale   of the classic guidance
+    layers                  blocks to change, such as "mid, up.1"
+    suffix                  end of the names of the layers to change in them; * is a number
+    change                  changes one layer during an evaluation
+    """
     base = classic(scale, negative_scale)
     if not perturbed_scale:
         return base
@@ -52,6 +67,7 @@ def _perturbed(
 
     @contextmanager
     def changed(module: nn.Module, at: Moment, unperturbed: int, sides: int) -> Iterator[None]:
+        """Context of an evaluation in which the layers are changed in the perturbed rows (`Guidance.changed`)."""
         with ExitStack() as stack:
             for layer in layers_of(module, layers, suffix).values():
                 stack.enter_context(change(layer, at, lambda rows: len(rows) * unperturbed // sides))
@@ -61,10 +77,7 @@ def _perturbed(
 
 
 def layers_of(module: nn.Module, text: str, suffix: str) -> dict[str, nn.Module]:
-    """{name: layer} below the blocks that a text names ("mid, up.1").
-
-    suffix   suffix of their names; * is a number
-    """
+    """Return {name: layer} of the layers in the blocks named by `text` ("mid, up.1") whose names end with `suffix` (* is a number)."""
     blocks = [_block(part.strip()) for part in text.split(",") if part.strip()]
     last = re.compile(r"(^|.*\.)" + re.escape(suffix).replace(r"\*", r"\d+"))
     return {
@@ -75,13 +88,16 @@ def layers_of(module: nn.Module, text: str, suffix: str) -> dict[str, nn.Module]
 
 
 def _block(part: str) -> str:
+    """Expand the short name of a block: "up.1" -> "up_blocks.1"."""
     first, dot, inner = part.partition(".")
     return SHORT.get(first, first) + dot + inner
 
 
 def _identity(layer: Any, at: Moment, start_of: Callable[[Tensor], int]) -> AbstractContextManager[Any]:
-    """A context in which self-attention returns the projected values in the perturbed rows. start_of:
-    (tensor) -> index of the first such row"""
+    """Context in which self-attention returns its projected values in the perturbed rows.
+
+    start_of   (tensor) -> index of the first perturbed row
+    """
     original_forward = layer.forward
 
     def forward(hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
@@ -96,7 +112,7 @@ def _identity(layer: Any, at: Moment, start_of: Callable[[Tensor], int]) -> Abst
 
 
 def _skipped(layer: nn.Module, at: Moment, start_of: Callable[[Tensor], int]) -> AbstractContextManager[Any]:
-    """A context in which the layer returns its input in the perturbed rows. start_of: as in `_identity`"""
+    """Context in which the layer returns its input in the perturbed rows. start_of: (tensor) -> index of the first perturbed row"""
     original_forward = layer.forward
 
     def forward(hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
@@ -108,8 +124,11 @@ def _skipped(layer: nn.Module, at: Moment, start_of: Callable[[Tensor], int]) ->
 
 @contextmanager
 def _blurred_queries(layer: Any, at: Moment, start_of: Callable[[Tensor], int], sigma: float | None) -> Iterator[None]:
-    """A context in which the queries of self-attention are blurred in the perturbed rows. start_of: as in
-    `_identity`; sigma: as in `smoothed`"""
+    """Context in which the queries of self-attention are blurred in the perturbed rows.
+
+    start_of   (tensor) -> index of the first perturbed row
+    sigma      of the blur in positions of the layer; None: infinite
+    """
     height, width = at.latents.shape[-2:]
 
     def change(module: nn.Module, inputs: Any, queries: Tensor) -> Tensor:
@@ -125,13 +144,17 @@ def _blurred_queries(layer: Any, at: Moment, start_of: Callable[[Tensor], int], 
 
 
 def sides_of(count: int, ratio: float) -> tuple[int, int]:
-    """(height, width) with height x width = count, nearest to the ratio height / width."""
+    """Return (height, width) with height * width = count whose ratio is nearest to `ratio` = height / width."""
     pairs = [(side, count // side) for side in range(1, count + 1) if count % side == 0]
     return min(pairs, key=lambda pair: abs(pair[0] / pair[1] / ratio - 1) + abs(pair[1] / pair[0] * ratio - 1))
 
 
 def smoothed(queries: Tensor, size: tuple[int, int], sigma: float | None) -> Tensor:
-    """Queries [B, N, C] of a (height, width) map, blurred with a kernel up to the shorter side; without a sigma, their mean."""
+    """Blur queries [B, N, C] over their map. Return the same shape.
+
+    size    (height, width) of the map, N = height * width
+    sigma   in positions, with a kernel up to the shorter side; None: replace all queries by their mean
+    """
     if sigma is None:
         return queries.mean(dim=1, keepdim=True).expand_as(queries)
     short = min(size)
@@ -141,7 +164,11 @@ def smoothed(queries: Tensor, size: tuple[int, int], sigma: float | None) -> Ten
 
 
 def blurred(images: Tensor, size: int, sigma: float) -> Tensor:
-    """Gaussian blur of [B, C, H, W] with a kernel of `size` pixels and reflected borders, as in torchvision."""
+    """Return images [B, C, H, W] with Gaussian blur and reflected borders, as in torchvision.
+
+    size    of the kernel in pixels, odd
+    sigma   standard deviation in pixels
+    """
     half = (size - 1) / 2
     offsets = torch.linspace(-half, half, size, dtype=images.dtype, device=images.device)
     kernel = torch.exp(-0.5 * (offsets / sigma) ** 2)

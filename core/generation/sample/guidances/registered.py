@@ -1,4 +1,4 @@
-"""The built-in guidance kinds, a line each. Listed in core/extensions.py."""
+"""The built-in guidance kinds, one call each. Listed in core/extensions.py."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,11 +12,12 @@ from core.settings.generation import guidance as settings
 
 
 def _differences(name: str) -> Callable[[float, float | None, Any], Guidance]:
+    """Return a function in `differences` that is imported when called."""
     return extensions.later("core.generation.sample.guidances.differences", name)
 
 
 def _layers(name: str, title: str, group: type[Settings], layers: tuple[str, str]) -> None:
-    """Register a kind with layers. layers: the setting that names them, and the suffix of their names"""
+    """Register a guidance kind in `layers`, with the function `name`. layers: (setting that names the layers, suffix of their names)"""
     make = extensions.later("core.generation.sample.guidances.layers", name)
     where, suffix = layers
     path = f"{name}.{where}"

@@ -69,7 +69,7 @@ def test_each_stage_of_hires_fix_sees_its_control_image(models, hints, space, st
 def test_they_act_in_a_stage_unless_it_is_the_second_and_turned_off_there(another, off, acts):
     use = {"file": "a.safetensors", "image": "a.png"}
     job = job_of("m", [use], hires={"highres_fix_scale": 2.0, "highres_fix_disable_control_net": off})
-    making = SimpleNamespace(job=job, stage=Stage((64, 64), another=another))
+    making = SimpleNamespace(job=job, stage=Stage((64, 64), seed_offset=another))
     assert (hook_of(making) is not None) == acts
 
 
