@@ -1,4 +1,4 @@
-"""Check and plan a dataset before the start, without a model: what trains, how long, and all problems."""
+"""Check and plan a dataset before the start, without a model: what trains, for how long, and all problems."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -42,10 +42,10 @@ def preflight(
     cancel: CancelToken | None = None,
     progress: Progress | None = None,
 ) -> Report:
-    """Read the dataset of a job and plan it. Problems are returned, all at once; only a cancel raises.
+    """Read and plan a job's dataset. Problems are part of the report, all at once; only a cancel raises.
 
     count_tokens   caption -> number of tokens without start and end tokens
-    decode         also decode every image (cached, see `look_at_all`); without it, cached results still count
+    decode         also decode every image (cached, see `look_at_all`); without it, cached results are still used
     progress       called with (done, total) images and masks while decoding
     """
     concepts = concepts_of(job)
@@ -80,7 +80,10 @@ def preflight(
 def _measure_images(
     images: Sequence[ImageInfo], memo: Path, decode: bool, cancel: CancelToken | None, progress: Progress | None
 ) -> tuple[dict[Key, Look], dict[Key, str], int]:
-    """(measurements of the images, {image key: why its mask cannot be used}, number of both not decoded yet)."""
+    """Measure images and masks by decoding, or return what was measured before if `decode` is False.
+
+    Returns (image key -> measurements, image key -> why its mask cannot be used, number of images and masks not decoded yet).
+    """
     report = progress or (lambda done, total: None)
     total = len(images) + len(mask_paths(images))
     looks = look_at_all(images, cancel, lambda done, _: report(done, total), memo) if decode else looks_of(images, memo)
@@ -96,7 +99,10 @@ def _place(
     memo: Path,
     cancel: CancelToken | None,
 ) -> Placing:
-    """Place every image. Images that cannot be decoded, or whose mask cannot, are refused."""
+    """Assign every image to buckets. Images in `broken` are refused.
+
+    broken   image key -> why the image or its mask cannot be decoded
+    """
     level = "advice" if job.dataset.skip_broken else "error"
     check = cancel.check if cancel else None
     readable = [image for image in scan.images if image.key not in broken]
@@ -119,7 +125,7 @@ def _place(
 
 
 def _each_once(placed: Iterable[Placed]) -> list[Placed]:
-    """Each image once, however many resolutions it trains at."""
+    """Return each image once, at the first of the resolutions at which it trains."""
     return list({each.image.key: each for each in reversed(list(placed))}.values())[::-1]
 
 
@@ -133,8 +139,12 @@ def _report(
     all_once: Sequence[Placed],
     looks: Mapping[Key, Look],
 ) -> Report:
-    """The report of a planned dataset. token_counts: tokens of each image's longest caption; looks: measurements of the decoded
-    images; all_once: each placed image, of training and validation, at one of its resolutions"""
+    """Return the report of a planned dataset.
+
+    token_counts   image key -> tokens of its longest caption
+    all_once       training and validation images, each at one of its resolutions
+    looks          image key -> measurements of the decoded images
+    """
     placed = placing.placed
     length = length_of(job.schedule, epochs)
     unused = _never_shown(epochs)
@@ -158,20 +168,20 @@ def _report(
 
 
 def _buckets(placed: Sequence[Placed], epochs: Epochs) -> dict[Size, tuple[int, int]]:
-    """{bucket: (images, views in the first epoch)}, sorted."""
+    """Return {bucket size: (images, views in the first epoch)}, sorted."""
     images = Counter(each.placement.bucket for each in placed)
     views = Counter(each.placement.bucket for each, _ in epochs.views_of(0))
     return {size: (images[size], views[size]) for size in sorted(images)}
 
 
 def _folders(scan: Scan, refused: Mapping[Key, str]) -> tuple[Folder, ...]:
-    """The folders with their number of usable images."""
+    """Return the folders with their number of usable images."""
     left = Counter(image.source for image in scan.images if image.key not in refused)
     return tuple(replace(folder, images=left[folder.id]) for folder in scan.folders)
 
 
 def _never_shown(epochs: Epochs) -> dict[Key, str]:
-    """{image key: why no epoch uses it, at any of its resolutions}."""
+    """Return {image key: reason} of the images that no epoch uses at any of their resolutions."""
     why = {each.key: "is not needed to balance the training images" for each in epochs.not_needed()}
     unfilled = "is in a bucket that never fills a batch, and incomplete batches are dropped"
     why |= {each.key: unfilled for each in epochs.never_shown()}
@@ -186,7 +196,10 @@ def _rows(
     unused: Mapping[Key, str],
     looks: Mapping[Key, Look],
 ) -> list[Row]:
-    """Every image, including broken ones, by folder and path."""
+    """Return a row for every image, including broken ones, by folder and path.
+
+    unused   image key -> why no epoch uses the image
+    """
     placed_of: dict[Key, list[Placed]] = {}
     for each in [*placing.placed, *placing.validation]:
         placed_of.setdefault(each.image.key, []).append(each)
@@ -209,7 +222,11 @@ def _rows(
 
 
 def _row(image: ImageInfo, placed: Sequence[Placed], why: str, token_counts: Mapping[Key, int]) -> Row:
-    """The row of a readable image. placed: its resolutions, [] if it is not placed; why: the reason not to train, else ""."""
+    """Return the row of a readable image.
+
+    placed   the image at each of its resolutions, [] if it has no bucket
+    why      the reason why it does not train, else empty
+    """
     size = (image.width, image.height)
     if not placed:
         return Row(image.key, image.path, size, repeats=image.repeats, why=why, concept=image.concept)
@@ -237,7 +254,7 @@ def _row(image: ImageInfo, placed: Sequence[Placed], why: str, token_counts: Map
 
 
 def _count_tokens(placing: Placing, count_tokens: Callable[[str], int] | None) -> dict[Key, int]:
-    """Tokens by image, of the longest caption it may have (shuffling keeps the number, dropout lowers it)."""
+    """Return {image key: tokens of its longest possible caption} (shuffling keeps the number, dropout lowers it)."""
     if count_tokens is None:
         return {}
     counts: dict[str, int] = {}

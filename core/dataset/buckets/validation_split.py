@@ -1,4 +1,4 @@
-"""Splits off the validation set by file content, not by name."""
+"""Selection of the validation set, by file content instead of names."""
 
 from __future__ import annotations
 
@@ -19,15 +19,18 @@ def held_out(
     hashes_of: Callable[[Sequence[ImageInfo]], Mapping[Key, str]],
     seed: int,
 ) -> frozenset[Key]:
-    """Keys of the validation images: folders with that role, images named, and each folder's validation split; else a
-    few to find the best checkpoint (see `_automatic`).
+    """Return the keys of the validation images.
 
-    hashes_of  images -> SHA-256 of their bytes; called only with a validation split
+    They are the images of folders with that role, images named in the settings, and each folder's validation split; without
+    any of these, a few training images to find the best checkpoint (see `_automatic`).
 
-    Each folder with repeats is split by itself, as sd-scripts splits each subset and with its rounding, so that every concept is
-    measured; where all are too small for an image, the entry is split as a whole.
-    The split goes by content, not by name or path: a renamed or moved folder gives the same split, and two copies of an
-    image are never on both sides. A file in several entries (a folder at two resolutions) is held out of all of them.
+    concepts    the folders, indexed by `ImageInfo.concept`
+    hashes_of   images -> {key: SHA-256 of the file's bytes}; called only where content decides
+
+    A folder's subfolders are split one by one, as sd-scripts splits each subset and with its rounding, so that every concept is
+    measured; if all are too small to give an image, the folder is split as a whole.
+    The split goes by content, so a renamed or moved folder gives the same split, and copies of an image are never on both
+    sides. A file in several dataset entries (such as a folder at two resolutions) is held out of all of them.
     """
     keys: set[Key] = set()
     by_split: set[Key] = set()
@@ -63,7 +66,12 @@ def held_out(
 def _split(
     members: Sequence[ImageInfo], share: float, hashes: Mapping[Key, str], seed: int, least: int = 0
 ) -> set[Key]:
-    """The fraction of the images whose content hash sorts first, copies together; at least `least`, and never all below 1."""
+    """Return the keys of the fraction `share` (0 to 1) of the images whose hash of seed and content sorts first.
+
+    hashes   key -> SHA-256 of the file's bytes; copies stay together
+    least    smallest number of images
+    Never returns all images, unless `share` is 1.
+    """
     order = {each.key: sha256(f"{seed} {hashes[each.key]}".encode()).hexdigest() for each in members}
     wanted = len(members) if share >= 1 else min(max(round(share * len(members)), least), len(members) - 1)
     if wanted <= 0:
@@ -77,16 +85,16 @@ def _split(
 
 
 def automatic_count(images: int) -> int:
-    """How many of this many training images are held out to find the best checkpoint."""
+    """Return how many of `images` training images are held out to find the best checkpoint; 0 for small datasets."""
     return min(max(round(AUTOMATIC_SHARE * images), AUTOMATIC_LEAST), AUTOMATIC_MOST) if images >= AUTOMATIC_FROM else 0
 
 
 def _automatic(images: Sequence[ImageInfo], concepts: Sequence[Concept], copies: CopyFinder, seed: int) -> set[Key]:
-    """A few training images, from each folder in proportion and at most half of it, ordered by a hash of seed and name
-    (hashing every file's content before each scan would take minutes for a large dataset).
+    """Return the keys of a few training images, from each folder in proportion and at most half of it.
 
-    Copies go together or not at all: those within a folder count as many, those across folders or roles stay.
-    A folder with its own validation_split, even 0, gives none.
+    Images are ordered by a hash of seed and name, because hashing every file before each scan would take minutes for a large
+    dataset. Copies within a folder are taken together and count each; images with copies in other folders or roles are not
+    taken. A folder with a validation_split of its own, even 0, gives none.
     """
     if not any(each.validation.automatic for each in concepts):
         return set()
@@ -112,7 +120,7 @@ def _automatic(images: Sequence[ImageInfo], concepts: Sequence[Concept], copies:
 
 
 def _quotas(sizes: Mapping[str, int], wanted: int) -> dict[str, int]:
-    """Number of images per folder, in proportion (largest remainders first) and at most half of each."""
+    """Return folder -> number of images, `wanted` in all, in proportion to `sizes` (largest remainders) and at most half of each."""
     total = sum(sizes.values())
     exact = {name: wanted * size / total for name, size in sizes.items()}
     counts = {name: min(int(exact[name]), size // 2) for name, size in sizes.items()}
@@ -127,9 +135,9 @@ def _quotas(sizes: Mapping[str, int], wanted: int) -> dict[str, int]:
 
 
 class CopyFinder:
-    """Finds copies of an image: files with the same SHA-256. Only files of equal size are read.
+    """Finds copies of an image: files with the same SHA-256. Only files of equal size are hashed.
 
-    hashes_of  images -> {key: SHA-256}
+    hashes_of   images -> {key: SHA-256}
     """
 
     def __init__(self, images: Sequence[ImageInfo], hashes_of: Callable):
@@ -140,7 +148,7 @@ class CopyFinder:
             self._by_length[each.bytes].append(each)
 
     def of(self, image: ImageInfo) -> set[Key]:
-        """Keys of the image and its copies. A file in several dataset entries counts once, with the key of the last entry."""
+        """Return the keys of an image and its copies. A file in several dataset entries counts once, by its last entry's key."""
         same = {each.path: each for each in self._by_length[image.bytes]}
         if len(same) == 1:
             return {image.key}

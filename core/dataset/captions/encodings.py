@@ -1,4 +1,4 @@
-"""Decode caption files: byte order marks and valid UTF-8 are certain, legacy encodings are guessed."""
+"""Decoding of caption files: byte order marks and valid UTF-8 are certain, legacy encodings are guessed."""
 
 import re
 from dataclasses import dataclass, replace
@@ -6,7 +6,10 @@ from dataclasses import dataclass, replace
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """Text of a file. guessed: the encoding is not certain."""
+    """The text of a file, and its encoding by name.
+
+    guessed   whether the encoding is uncertain
+    """
 
     text: str
     encoding: str
@@ -14,8 +17,10 @@ class Decoded:
 
 
 def decode_text(data: bytes) -> Decoded:
-    """Bytes -> text without zero characters. Byte order marks and valid UTF-8 are certain; the rest is a guess among legacy
-    encodings."""
+    """Decode a file's bytes to text without zero characters.
+
+    Byte order marks and valid UTF-8 are certain; other bytes are decoded by the best guess of a legacy encoding.
+    """
     decoded = _decoded(data)
     return replace(decoded, text=decoded.text.replace("\0", ""))
 
@@ -45,7 +50,7 @@ def _decoded(data: bytes) -> Decoded:
 
 
 def _damaged(data: bytes) -> Decoded | None:
-    """UTF-8 that was cut off or has a few wrong bytes, which are left out; None for other encodings."""
+    """Decode UTF-8 that was cut off or has a few wrong bytes, leaving these out; return None for other encodings."""
     text = data.decode("utf-8", errors="replace")
     wrong = text.count("\ufffd")
     right = sum(not letter.isascii() for letter in text) - wrong
@@ -53,9 +58,9 @@ def _damaged(data: bytes) -> Decoded | None:
 
 
 def _with_zeros(data: bytes) -> Decoded:
-    """Decode text with zero bytes: UTF-16 has many, other encodings a few by accident, which are removed.
+    """Decode text with zero bytes: UTF-16 has many; other encodings have a few by accident, which are removed.
 
-    Latin text in UTF-16 has a zero in every second byte: in the odd ones when little-endian.
+    Latin text in UTF-16 has a zero in every second byte, at odd positions when little-endian.
     """
     rest = data.replace(b"\0", b"")
     zeros = len(data) - len(rest)
@@ -84,7 +89,7 @@ _HIGH_RUNS = re.compile(rb"[\x80-\xff]+")
 
 
 def _old_encoding(data: bytes) -> Decoded:
-    """Guess between Shift-JIS, EUC-JP, EUC-KR, GBK and Windows-1251; anything else is Windows-1252."""
+    """Decode bytes that are not UTF-8 by a guess: Shift-JIS, EUC-JP, EUC-KR, GBK or Windows-1251, else Windows-1252 or Latin-1."""
     runs = _HIGH_RUNS.findall(data)
     text = _decode_or_none(data, "cp932")
     if text and _KANA.search(text) and not _HALF_KANA.search(text):
@@ -116,6 +121,7 @@ def _old_encoding(data: bytes) -> Decoded:
 
 
 def _decode_or_none(data: bytes, encoding: str) -> str | None:
+    """Decode bytes with an encoding; None if they are not valid in it."""
     try:
         return data.decode(encoding)
     except UnicodeDecodeError:
@@ -123,5 +129,6 @@ def _decode_or_none(data: bytes, encoding: str) -> str | None:
 
 
 def _mostly_cyrillic(text: str) -> bool:
+    """Return whether at least 90% of the letters outside ASCII are Cyrillic."""
     letters = [letter for letter in text if not letter.isascii() and letter.isalpha()]
     return bool(letters) and sum("\u0400" <= letter <= "\u04ff" for letter in letters) >= 0.9 * len(letters)

@@ -1,4 +1,4 @@
-"""The doctor's findings about captions: missing, identical, near-identical, file names, tags used once."""
+"""The doctor's findings about captions: missing, identical, nearly identical, file names, tags used once."""
 
 import math
 import re
@@ -19,7 +19,7 @@ _WORD = re.compile(r"\w+")
 
 
 def caption_findings(items: Sequence[ExaminedImage]) -> list[Finding]:
-    """All findings about captions. Regularization images are exempt: their folder's default caption is enough."""
+    """Return all findings about captions, except of regularization images: their folder's default caption is enough."""
     items = [item for item in items if item.role != "regularization"]
     captioned = [item for item in items if _has_caption(item)]
     return [
@@ -32,13 +32,13 @@ def caption_findings(items: Sequence[ExaminedImage]) -> list[Finding]:
 
 
 def _has_caption(item: ExaminedImage) -> bool:
-    """Whether the image has a caption from a file or metadata."""
+    """Return whether the image has a caption that is not empty, from a file or metadata."""
     caption = item.placed.caption
     return caption.source in ("file", "metadata") and bool(caption.text.strip())
 
 
 def _without_caption(items: Sequence[ExaminedImage]) -> list[Finding]:
-    """The finding about images without a caption; [] if all have one."""
+    """Return the finding about images without a caption; [] if all have one."""
     without = [item for item in items if not _has_caption(item)]
 
     def note(item: ExaminedImage) -> str:
@@ -55,7 +55,7 @@ def _without_caption(items: Sequence[ExaminedImage]) -> list[Finding]:
 
 
 def _identical(captioned: Sequence[ExaminedImage]) -> list[Finding]:
-    """The finding that all captions are identical; [] if they are not, or for fewer than 3."""
+    """Return the finding that all captions have the same words; [] if not, or for fewer than 3 images."""
     texts = {_words_only(item.placed.caption.text) for item in captioned}
     if len(captioned) < 3 or len(texts) != 1:
         return []
@@ -65,7 +65,7 @@ def _identical(captioned: Sequence[ExaminedImage]) -> list[Finding]:
 
 
 def _similar(captioned: Sequence[ExaminedImage]) -> list[Finding]:
-    """The finding about groups of captions with nearly the same words, in any order; [] without any."""
+    """Return the finding about groups of captions with nearly the same words, in any order; [] if there are none."""
     words = [frozenset(_WORD.findall(item.placed.caption.text.lower())) for item in captioned]
     if len(set(words)) == 1:
         return []
@@ -87,10 +87,11 @@ def _similar(captioned: Sequence[ExaminedImage]) -> list[Finding]:
 
 
 def _similar_pairs(sets: Sequence[frozenset[str]]) -> Iterator[tuple[int, int]]:
-    """Pairs with a Jaccard similarity of at least SIMILAR; pairs already connected through others may be missing.
+    """Yield pairs of indices of sets whose Jaccard similarity is at least SIMILAR.
 
+    Some pairs that are connected through other pairs are left out: equal sets are compared with others once.
     Two sets this similar share one of their rarest words: of n words, the n - ceil(t n) + 1 rarest suffice (prefix
-    filter, Chaudhuri et al. 2006), so only sets that share one of these are compared. Equal sets are compared once.
+    filter, Chaudhuri et al. 2006), so only sets that share one of these are compared.
     """
     counts = Counter(word for words in sets for word in words)
     sets_with: dict[str, list[int]] = defaultdict(list)
@@ -111,7 +112,7 @@ def _similar_pairs(sets: Sequence[frozenset[str]]) -> Iterator[tuple[int, int]]:
 
 
 def _file_names(captioned: Sequence[ExaminedImage]) -> list[Finding]:
-    """The finding about captions that are only the file name with a number, such as IMG_0231; [] without any."""
+    """Return the finding about captions that only repeat a file name with a number, such as IMG_0231; [] if there are none."""
     named = [
         item
         for item in captioned
@@ -128,7 +129,7 @@ def _file_names(captioned: Sequence[ExaminedImage]) -> list[Finding]:
 
 
 def _rare_tags(captioned: Sequence[ExaminedImage]) -> list[Finding]:
-    """The finding about tags used by one image only: often typos (blue_eye), and trained from that image alone."""
+    """Return the finding about tags used by one image only, often typos (blue_eye); [] without such tags or for few tags."""
     tags = [_tags(item) for item in captioned]
     pieces = [tag for each in tags for tag in each]
     words = sum(len(piece.split()) for piece in pieces)
@@ -147,11 +148,12 @@ def _rare_tags(captioned: Sequence[ExaminedImage]) -> list[Finding]:
 
 
 def _tags(item: ExaminedImage) -> list[str]:
+    """Return the parts of the caption between separators, stripped and in lower case, without empty ones."""
     separator = item.placed.concept.captions.caption_separator or ","
     parts = (part.strip().lower() for part in item.placed.caption.text.split(separator.strip() or separator))
     return [part for part in parts if part]
 
 
 def _words_only(text: str) -> str:
-    """The words only, in lower case: "A_red  Fox." and "a red fox" are equal."""
+    """Return the words of a text in lower case: "A_red  Fox." and "a red fox" become equal."""
     return " ".join(_WORD.findall(text.lower().replace("_", " ")))

@@ -1,6 +1,6 @@
 """The dataset doctor: finds duplicates, blur, borders, sizes and captions that harm training, each with a fix.
 
-It uses the measurements of the decode pass (`look.look_at_all`) and decodes again only what needs a closer look.
+Uses the measurements of the decode pass (`look.look_at_all`) and decodes again only images that need a closer look.
 Examining changes nothing; `treat` moves images to the trash folder, from where `trash.put_back` restores them.
 """
 
@@ -38,12 +38,13 @@ def examine(
     cancel: CancelToken | None = None,
     progress: Progress | None = None,
 ) -> tuple[Finding, ...]:
-    """Everything the doctor finds, errors first, then in the order of KINDS. Changes nothing. Of images that cannot be read it finds
-    only that.
+    """Return all findings about a dataset, errors first, then in the order of KINDS. Changes nothing.
 
-    dataset    a preflight's report, or placed images (the validation set is then their folders with that role)
-    memo_path  where measurements are cached, as for the decode pass
-    progress   called with (done, total) while images are decoded: first new ones, then those that need a closer look
+    Images that cannot be read only occur in a finding that says so.
+
+    dataset     a preflight's report, or placed images; of the latter, folders with that role are the validation set
+    memo_path   where measurements are stored, as for the decode pass
+    progress    called with (done, total) while images are decoded: first new ones, then those that need a closer look
     """
     items = _images_of(dataset)
     looks = look_at_all([item.image for item in items], cancel, progress, memo_path)
@@ -61,8 +62,10 @@ def examine(
 
 
 def held_out_copies(report: Report, memo_path: Path | str | None, cancel: CancelToken | None = None) -> list[Problem]:
-    """The one finding that blocks training: exact duplicates in both the training and the validation set. Decodes
-    nothing, and does nothing without validation images."""
+    """Return the problem of exact duplicates in both the training and the validation set, the one finding that blocks training.
+
+    [] without such duplicates or validation images. Decodes nothing.
+    """
     if not report.validation:
         return []
     findings = copies_by_content(_images_of(report), Reading(memo_path, cancel))
@@ -70,8 +73,10 @@ def held_out_copies(report: Report, memo_path: Path | str | None, cancel: Cancel
 
 
 def treat(finding: Finding, dataset_folder: Path | str) -> str:
-    """Move the suggested images of a finding and their files to the trash; returns a token for `trash.put_back`. Raises
-    ProblemsError, also if it suggests none."""
+    """Move the images that a finding suggests, and their files, to the trash; return a token for `trash.put_back`.
+
+    Raises ProblemsError, also if the finding suggests none.
+    """
     advised = set(finding.advised)
     chosen = [each for group in finding.images for each in group if each.key in advised]
     if not chosen:
@@ -82,7 +87,7 @@ def treat(finding: Finding, dataset_folder: Path | str) -> str:
 
 
 def _images_of(dataset: Report | Sequence[Placed]) -> list[ExaminedImage]:
-    """The images to examine, each once, at the first of its resolutions."""
+    """Return the images to examine, each once, at the first of its resolutions."""
     examined: dict[tuple[str, str], ExaminedImage] = {}
     if isinstance(dataset, Report):
         sets = [(dataset.placed, ""), (dataset.validation, "validation")]
@@ -100,5 +105,5 @@ def _images_of(dataset: Report | Sequence[Placed]) -> list[ExaminedImage]:
 
 
 def _partners(image: ImageInfo) -> list[Path]:
-    """The image's mask and control image."""
+    """Return the files of the image's mask and control image, those that it has."""
     return [path for path in (image.conditioning, image.control) if path is not None]

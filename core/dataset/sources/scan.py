@@ -1,8 +1,8 @@
-"""Scan dataset folders: images with size, repeats and captions, and all problems.
+"""Scanning of dataset folders: images with size, repeats and captions, and all problems.
 
-Headers only: nothing is decoded and no model is loaded. Any folder works: plain, with subfolders, `<repeats>_<words>`,
+Reads headers only: nothing is decoded and no model is loaded. Any folder works: plain, with subfolders, `<repeats>_<words>`,
 or a parent of such folders (reference: the folder convention of sd-scripts, which refuses all but the last). A metadata
-file or sd-scripts' metadata_cache.json, where given, lists the images instead.
+file or sd-scripts' metadata_cache.json lists the images instead, if chosen.
 """
 
 import os
@@ -33,7 +33,7 @@ def scan_dataset(
     cancel: CancelToken | None = None,
     memo_path: Path | str | None = None,
 ) -> Scan:
-    """Scan a job's folders, or its dataset class. concepts None: default caption settings."""
+    """Scan a job's folders, or its dataset class; see `scan`. concepts: None for default caption settings"""
     if concepts is None:
         concepts = concepts_in(dataset, CaptionSettings(), ValidationSettings())
     if dataset.dataset_class:
@@ -48,10 +48,10 @@ def scan(
     *,
     skip_broken: bool = False,
 ) -> Scan:
-    """Read every folder. Problems are returned, not raised; only a cancel raises.
+    """Scan every folder. Problems are part of the result; only a cancel raises.
 
-    memo_path     where headers are cached by path, size and time; None: nowhere
-    skip_broken   unreadable images are advice rather than errors
+    memo_path     where headers are cached by path, size and time; None for none
+    skip_broken   report unreadable images as advice instead of errors
     """
     builder = ScanBuilder(Memo(memo_path), cancel, "advice" if skip_broken else "error")
     if not concepts:
@@ -63,7 +63,7 @@ def scan(
 
 
 def describe_layout(folder: str | os.PathLike) -> str:
-    """Describe how a folder is organized: "24 images in one folder", "2 folders with repeats: 10_fox, 5_style"."""
+    """Describe how a folder is organized: "24 images in one folder", "2 folders with repeats: 10_fox, 5_style (24 images)"."""
     source = Source(folder=os.fspath(folder))
     path, problem = folder_of(source)
     if path is None:

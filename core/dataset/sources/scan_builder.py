@@ -38,7 +38,10 @@ Listed = dict[Path, Entry]  # metadata entries by file
 
 
 class ScanBuilder:
-    """Builds a Scan, folder by folder."""
+    """Builds a Scan, folder by folder.
+
+    level   "error" or "advice": severity of problems about single images
+    """
 
     def __init__(self, memo: Memo, cancel: CancelToken | None, level: str):
         self.memo, self.cancel, self.level = memo, cancel, level
@@ -56,7 +59,7 @@ class ScanBuilder:
         self._partners_of: dict[tuple[PartnerKind, str], tuple[list[File], list[Sequence[File]]]] = {}
 
     def add(self, concept: Concept) -> None:
-        """Scan one folder of the settings."""
+        """Scan one folder of the settings and add its images and problems."""
         self._settings[concept.number], self._roles[concept.number] = concept.images, concept.role
         path, problem = folder_of(concept.source)
         if path is None:
@@ -73,7 +76,7 @@ class ScanBuilder:
             self._add_folders(concept, path)
 
     def result(self) -> Scan:
-        """The finished scan, with the problems of all folders together."""
+        """Return the finished scan, with the problems that concern all folders together."""
         self.problems += [problem_of(each.path, BrokenImage(each.reason), self.level) for each in self.broken]
         for (kind, where), (files, named) in self._partners_of.items():
             self.problems += extra_problems(kind, where, files, named)
@@ -93,8 +96,10 @@ class ScanBuilder:
     # ---- one folder of the settings
 
     def _is_duplicate_entry(self, concept: Concept, path: Path) -> bool:
-        """Whether an earlier entry has the same folder and settings. With other settings it is a separate dataset (one folder at two
-        resolutions is common)."""
+        """Return whether an earlier entry has the same folder and settings.
+
+        With other settings the entry is a separate dataset (one folder at two resolutions is common).
+        """
         source = concept.source
         where = (os.path.realpath(path), source.metadata_file, source.recursive, concept.role, concept.batch_group)
         earlier = self._entries_at[where]
@@ -133,7 +138,7 @@ class ScanBuilder:
         self.finish(images_read, concept, inside, sidecar_partners(partners, printable(path)))
 
     def _read_folder(self, files: list[File], id: str, root: Root, concept: Concept) -> list[ImageInfo]:
-        """The images of one folder: all, or those in metadata_cache.json with cache_info."""
+        """Return the images of one folder: all, or with cache_info those in an existing metadata_cache.json."""
         path = root.path / CACHE_LIST
         if not concept.source.cache_info:
             return self.read(files, id, root, concept)
@@ -149,7 +154,11 @@ class ScanBuilder:
         return images
 
     def _add_listed(self, concept: Concept, path: Path, typed: str) -> None:
-        """Scan the images listed in a metadata file."""
+        """Scan the images listed in a metadata file.
+
+        path    the image folder
+        typed   the setting with the metadata file
+        """
         metadata = read_metadata(reachable(resolve_path(typed.strip().strip("\"'"))))
         root = whole_root(concept.source, path)
         excluded = self._excluded_folders(concept, path)
@@ -179,7 +188,7 @@ class ScanBuilder:
         self.finish(images, concept, {}, listed or sidecar_partners({id: partners}, printable(path)))
 
     def _matched(self, metadata: Metadata, files: list[File], folder: Path) -> tuple[list[File], Listed]:
-        """The files that the metadata lists, with their entries; problems are recorded."""
+        """Return the files that the metadata lists, and their entries by path. Records problems."""
         self.problems += metadata.problems
         if not metadata.entries:
             return [], {}
@@ -189,7 +198,7 @@ class ScanBuilder:
         return [file for _, file in matched.pairs], {file.path: entry for entry, file in matched.pairs}
 
     def _replace_earlier(self, images: Sequence[ImageInfo], concept: Concept) -> None:
-        """Images in two metadata files use the later one, if both train at the same sizes."""
+        """Remove earlier images that are also in `images`, if both are from metadata files and train at the same sizes."""
         paths = {image.path for image in images}
         replaced = {
             image.key
@@ -203,13 +212,12 @@ class ScanBuilder:
         self.problems += about(earlier, what, fix, "metadata.duplicate-images", where=where)
 
     def _excluded_folders(self, concept: Concept, path: Path) -> list[Path]:
-        """Folders inside this one to skip: that of the masks or control images, if it is another folder."""
+        """Return folders inside `path` to skip: that of the masks or control images, if it is another folder."""
         masks = conditioning_folder(concept.images.conditioning_data_dir)
         return [masks] if masks and os.path.realpath(masks) != os.path.realpath(path) else []
 
     def _split_sidecars(self, files: list[File], concept: Concept) -> tuple[list[File], list[File], list[File]]:
-        """Split files by name: (images, their sidecars, which are masks or control images, and the masks and control images named
-        as in OneTrainer that are not used)."""
+        """Split files by name: (images, their masks or control images, OneTrainer's masks and control images that are not used)."""
         folder = conditioning_folder(concept.images.conditioning_data_dir)
         partners: list[File] = []
         if concept.images.conditioning_suffix and folder is None:
@@ -225,7 +233,7 @@ class ScanBuilder:
     # ---- files to images
 
     def new_id(self, name: str) -> str:
-        """The folder's name; further ones of that name get " #2" or the next free number."""
+        """Return a unique id for a folder: its name, with " #2" or the next free number if another folder has that name."""
         id, number = name, 1
         while id in self._ids:
             number += 1
@@ -242,9 +250,11 @@ class ScanBuilder:
         entries: Listed | None = None,
         buckets: bool = False,
     ) -> list[ImageInfo]:
-        """Read the headers of files and return those that are images; broken files and the folder are added to the result.
+        """Read the headers of files and return the images; broken files and the folder are added to the scan.
 
-        entries   metadata entries by file; None: no metadata
+        id        of the folder
+        entries   metadata entries by path; None without metadata
+        buckets   use the metadata's buckets
         """
         images: list[ImageInfo] = []
         for file, header in headers(files, self.memo, self.cancel):
@@ -277,8 +287,9 @@ class ScanBuilder:
     def finish(
         self, images: list[ImageInfo], concept: Concept, inside: dict[str, str], sidecars: Partners | None = None
     ) -> None:
-        """Pair masks or control images, leave out small images, and add the rest to the result.
+        """Pair images with masks or control images, leave out small images, and add the others to the scan.
 
+        inside     source id -> its path below the folder of the settings
         sidecars   masks or control images next to the images or listed in a metadata file, used without a folder setting
         """
         kind = CONTROL if concept.control else MASK
@@ -310,7 +321,10 @@ class ScanBuilder:
     def _partners(
         self, concept: Concept, inside: dict[str, str], kind: PartnerKind, sidecars: Partners | None
     ) -> Partners | None:
-        """The files to pair a folder's images with; None if nothing is paired. sidecars: partners that need no folder setting."""
+        """Return the files to pair a folder's images with; None if nothing is paired.
+
+        inside, sidecars   as in `finish`
+        """
         folder = conditioning_folder(concept.images.conditioning_data_dir)
         if folder is None:
             images = concept.images
@@ -325,7 +339,7 @@ class ScanBuilder:
 
 
 def caption_endings(concept: Concept) -> tuple[str, ...]:
-    """Extensions of the concept's caption files, in lower case."""
+    """Return the extensions of the concept's caption files, in lower case."""
     chosen = concept.captions.caption_extension.lower()
     return CAPTION_EXTENSIONS if chosen == "auto" else tuple(dict.fromkeys((*CAPTION_EXTENSIONS, chosen)))
 
@@ -334,6 +348,7 @@ def caption_endings(concept: Concept) -> tuple[str, ...]:
 
 
 def _empty_folder(path: Path, walks: Iterable[Walk]) -> Problem:
+    """Return the problem of a folder without images, which names the kinds of files in it."""
     others: Counter[str] = Counter()
     for each in walks:
         others.update(each.others)
@@ -344,7 +359,7 @@ def _empty_folder(path: Path, walks: Iterable[Walk]) -> Problem:
 
 
 def _other_sizes(images: Sequence[ImageInfo], entries: Listed) -> list[Problem]:
-    """Images replaced since the metadata was written. sd-scripts writes sizes before EXIF rotation."""
+    """Return advice about images replaced since the metadata was written. sd-scripts writes sizes before EXIF rotation."""
     other = [
         f"{image.relative} ({size[0]} x {size[1]} in the metadata, {image.width} x {image.height} now)"
         for image in images
@@ -356,7 +371,7 @@ def _other_sizes(images: Sequence[ImageInfo], entries: Listed) -> list[Problem]:
 
 
 def _shared_stems(images: Sequence[ImageInfo]) -> list[Problem]:
-    """Warn of images that share a stem: a.png and a.jpg share a.txt; a.png and A.png are one file on Windows and macOS."""
+    """Return advice about images that share a stem: a.png and a.jpg share a.txt; a.png and A.png are one file on Windows and macOS."""
     stems: dict[tuple[str, str], list[ImageInfo]] = defaultdict(list)
     for image in images:
         stems[image.source, os.path.splitext(image.relative)[0].casefold()].append(image)
@@ -379,13 +394,17 @@ def _shared_stems(images: Sequence[ImageInfo]) -> list[Problem]:
 
 
 def _animated(images: Sequence[ImageInfo]) -> list[Problem]:
+    """Return advice about animated images, of which only the first frame is used."""
     moving = [image for image in images if image.animated]
     what, fix = "{n}: only the first frame is used ({names})", "save the frame you want as a separate image"
     return about(moving, what, fix, "image.animated", noun="animated image")
 
 
 def _overlaps(images: Sequence[ImageInfo], entries: Mapping[str, tuple[Path, str]]) -> list[Problem]:
-    """Warn of images in two different entries, such as regularization images below the training folder. entries: {id: (path, role)}"""
+    """Return advice about images in two different entries, such as regularization images below the training folder.
+
+    entries   source id -> (path, role)
+    """
     first: dict[Path, ImageInfo] = {}
     overlaps: dict[tuple[Path, Path], list[ImageInfo]] = defaultdict(list)
     for image in images:
