@@ -99,6 +99,7 @@ class ControlNet(nn.Module):
         return Residuals(tuple(down), mid)
 
     def forward(self, noisy_latents: Tensor, timesteps: Tensor, conditioning: Conditioning) -> dict[str, Any]:
+        """Return the keyword arguments for the U-Net: the residuals times `strength` (see `Residuals.added`)."""
         residuals = self.residuals(noisy_latents, timesteps, conditioning)
         return (residuals if self.strength == 1 else residuals.scaled(self.strength)).added(into_mid=self.kohya)
 

@@ -66,6 +66,7 @@ class ControlNetFile:
 
     @property
     def pooled(self) -> bool:
+        """Whether the residuals are averaged over the image: by the config, without one by "shuffle" in the file name."""
         config = self.config or {}
         return bool(config.get("global_pool_conditions", self.config is None and "shuffle" in self.path.stem.lower()))
 

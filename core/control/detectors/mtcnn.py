@@ -44,10 +44,12 @@ class Face:
 
     @property
     def center(self) -> tuple[float, float]:
+        """(x, y) of the box's center in pixels."""
         return (self.left + self.right) / 2, (self.top + self.bottom) / 2
 
     @property
     def size(self) -> tuple[float, float]:
+        """(width, height) of the box in pixels."""
         return self.right - self.left, self.bottom - self.top
 
     @property
@@ -76,6 +78,7 @@ class FaceDetector:
     """MTCNN face detector. Loading takes about a second, an image of one megapixel about a quarter of a second."""
 
     def __init__(self) -> None:
+        """Load the weights of the three networks. Raises ProblemsError if they are not installed."""
         import joblib
 
         def tensor(array: np.ndarray) -> torch.Tensor:

@@ -39,6 +39,7 @@ def scribble(image: np.ndarray, settings: HintSettings) -> np.ndarray:
 
 
 def _white(mask: np.ndarray) -> np.ndarray:
+    """Return uint8 [H, W]: 255 where `mask` is True, else 0."""
     return np.where(mask, np.uint8(255), np.uint8(0))
 
 

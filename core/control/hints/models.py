@@ -79,6 +79,7 @@ class ModelFile:
 
     @property
     def title(self) -> str:
+        """Name for messages: the profile's title, else the file's name, or for model.onnx its folder's."""
         return self.profile.title or (self.file.parent.name if self.file.stem == "model" else self.file.stem)
 
 
@@ -142,10 +143,12 @@ def _model_path(name: str, workspace: Workspace) -> Path:
 
 
 def _models_in(folder: Path) -> list[Path]:
+    """Return the .onnx files of a folder, sorted by name."""
     return [folder / name for name in sorted(os.listdir(folder)) if name.lower().endswith(".onnx")]
 
 
 def _kind_of_file(file: Path) -> str:
+    """Return the kind of an .onnx file (see `kind_of`). Raises ProblemsError if it is damaged or too large."""
     return kind_of(check_onnx(file, ABOUT))
 
 

@@ -136,12 +136,17 @@ class ProfiledModel(OneImageModel):
     defaults: ClassVar[Mapping[str, Any]] = {}
 
     def __init__(self, model: ModelFile, providers: Sequence[str], device: str, cancel: CancelToken):
+        """Load a model file with its profile. Raises ProblemsError.
+
+        providers   execution providers, the preferred one first
+        """
         self.source, self.opened_with = model, (providers, device, cancel)
         self.profile = model.profile.over(self.defaults)
         super().__init__(model.file, model.title, model.where, providers, device, cancel, self.usual_size)
 
     @property
     def usual_size(self) -> Size:
+        """(width, height) for open sides of the input."""
         return self.profile.size, self.profile.size
 
 

@@ -142,11 +142,13 @@ def _at_each_resolution(settings: ImageSettings) -> list[ImageSettings]:
 
 
 def _resolution_name(resolution: int | Size) -> str:
+    """Return a resolution as text, such as "768x512"; a single number is both sides."""
     width, height = resolution if isinstance(resolution, tuple) else (resolution, resolution)
     return f"{width}x{height}"
 
 
 def _too_narrow(image: ImageInfo, level: str) -> Problem:
+    """Return the problem of an image that is too narrow for any bucket; with level "advice" the image is skipped."""
     skipped = " (skipped)" if level == "advice" else ""
     what = (
         f"The image {printable(image.relative)} ({image.width} x {image.height}) is too narrow for any bucket{skipped}"

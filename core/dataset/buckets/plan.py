@@ -215,6 +215,7 @@ class Plan:
         return training_caption(self._image_use(placed, repeat, step), self.seed, epoch, self.total)
 
     def _image_use(self, placed: Placed, repeat: int, step: int) -> ImageUse:
+        """Return the use of an image at optimizer step `step`, for the caption pipeline."""
         class_tokens = placed.image.class_tokens
         return ImageUse(placed.key, repeat, placed.caption, placed.concept.captions, class_tokens, step)
 

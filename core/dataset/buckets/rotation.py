@@ -100,6 +100,7 @@ class RandomResolution:
         return [(self._draw_size(each, epoch, repeat), repeat) for each, repeat in self._part.of_epoch(epoch)]
 
     def _draw_size(self, each: Placed, epoch: int, repeat: int) -> Placed:
+        """Return the image at one of its resolutions, drawn by epoch, image and repeat."""
         variants = self._variants[_variants_key(each)]
         return variants[draws.address(0, "resolution", epoch, *each.image.key, repeat) % len(variants)]
 

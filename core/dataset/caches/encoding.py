@@ -225,6 +225,7 @@ class _Results:
 
 
 def _finite(parts: Iterable[Tensor]) -> bool:
+    """Return whether all values of all tensors are finite."""
     return all(bool(part.isfinite().all()) for part in parts)
 
 

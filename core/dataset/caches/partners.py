@@ -51,7 +51,8 @@ class PartnerCache(Store, ABC):
         """Return the parts of an entry's key besides the hash of its file."""
 
     @abstractmethod
-    def _shapes(self, placed: Placed) -> Shapes: ...
+    def _shapes(self, placed: Placed) -> Shapes:
+        """Return the expected shapes of an entry's tensors by name."""
 
     @abstractmethod
     def _compute(self, placed: Placed) -> dict[str, Tensor]:
@@ -142,6 +143,7 @@ class MaskCache(PartnerCache):
         return {placed.key: entry["mask"] for placed, _, entry in entries if bool((entry["mask"] < 1).any())}
 
     def _key_parts(self, placed: Placed) -> tuple[object, ...]:
+        """Return what a mask at latent size depends on besides its file: alpha or mask image, crop, resize filter, latent size."""
         kind = "alpha" if mask_source(placed) == placed.image.path else "mask"
         return kind, *placed.placement.pixel_key, placed.concept.images.resize_interpolation, self.latent_pixels
 
@@ -150,6 +152,7 @@ class MaskCache(PartnerCache):
         return {"mask": (1, height // self.latent_pixels, width // self.latent_pixels)}
 
     def _compute(self, placed: Placed) -> dict[str, Tensor]:
+        """Return {"mask": the image's loss mask at latent size, float32 [1, h, w]}. Raises BrokenImage."""
         return {"mask": at_latent_size(plain_mask(placed), self.latent_pixels)}
 
 
@@ -243,6 +246,7 @@ class ControlCache(PartnerCache):
             self._room_bytes -= entry.nbytes
 
     def _key_parts(self, placed: Placed) -> tuple[object, ...]:
+        """Return what a control image in its bucket depends on besides its file: crop, fit and resize filter."""
         concept = placed.concept  # `enable_bucket`: stretched ones are compared with the bucket by it
         fit = (concept.control_fit, control_filter(concept), concept.images.enable_bucket)
         return *placed.placement.pixel_key, *fit
@@ -251,6 +255,7 @@ class ControlCache(PartnerCache):
         return SHAPES
 
     def _compute(self, placed: Placed) -> dict[str, Tensor]:
+        """Return {"control": the compressed control image in its bucket, uint8 [bytes]}. Raises BrokenImage."""
         pixels = control_pixels(placed, View(placed.placement))
         assert pixels is not None
         return {"control": torch.frombuffer(bytearray(packed(pixels)), dtype=torch.uint8)}

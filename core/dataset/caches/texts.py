@@ -189,4 +189,5 @@ class TextCache(Store):
 
 
 def _bytes(states: TextStates) -> int:
+    """Return the size of the states in bytes."""
     return sum(tensor.nbytes for tensor in states.tensors.values())

@@ -310,6 +310,7 @@ def rewrite_as_utf8(history: History, paths: Iterable[Path | str]) -> ChangeResu
 
 
 def _names_in(folder: Path) -> list[str]:
+    """Return the names in a folder, sorted; [] if it cannot be listed."""
     try:
         return sorted(os.listdir(folder))
     except OSError:

@@ -338,6 +338,7 @@ class History:
     # -- files
 
     def _file(self, id: str) -> Path:
+        """Return the path of a change's file."""
         return self._folder / f"{Path(id).name}.jsonl"
 
     def _new(self) -> Path:
@@ -484,6 +485,7 @@ class OpenChange:
 
 
 def _has_new_text(change: Change) -> bool:
+    """Return whether a file has the change's new content; False if it cannot be read."""
     try:
         return content_of(change.path) == change.new
     except ProblemsError:

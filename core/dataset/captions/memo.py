@@ -87,6 +87,7 @@ def _captions_of_chunk(
 
 
 def _can_be_cached(image: ImageInfo) -> bool:
+    """Return whether an image's caption comes from caption files that can all be read."""
     return image.metadata_caption is None and bool(image.sidecar_states) and (-1, -1) not in image.sidecar_states
 
 

@@ -26,12 +26,15 @@ class _NotRandom(Random):
     """A random generator without randomness: keeps the order, drops nothing, and chooses the first of several."""
 
     def random(self) -> float:
+        """Return 1.0, which no probability below 1 exceeds: nothing is dropped."""
         return 1.0
 
     def choice(self, seq: Any) -> Any:
+        """Return the first of `seq`."""
         return seq[0]
 
     def shuffle(self, x: MutableSequence[Any]) -> None:
+        """Keep the order of `x`."""
         return
 
 
@@ -39,6 +42,7 @@ class _Longest(_NotRandom):
     """Like `_NotRandom`, but chooses the longest of several."""
 
     def choice(self, seq: Any) -> Any:
+        """Return the longest of `seq`."""
         return max(seq, key=len)
 
 
@@ -346,6 +350,7 @@ def _warmup_tags(count: int, settings: CaptionSettings, step: int, total_steps: 
 
 @lru_cache(maxsize=64)
 def _trigger_pattern(trigger: str) -> re.Pattern[str]:
+    """Return a pattern that matches the trigger word as a whole word, in any case."""
     return word_pattern([trigger])
 
 

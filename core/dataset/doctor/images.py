@@ -57,6 +57,7 @@ class Reading:
 
     @property
     def check(self) -> Callable[[], None] | None:
+        """A function that raises once the task is cancelled; None without a cancel token."""
         return self.cancel.check if self.cancel else None
 
 

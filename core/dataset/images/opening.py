@@ -56,6 +56,7 @@ class _Remarks:
 
     @staticmethod
     def warn(message: object, *more: object, **named: object) -> None:
+        """Collect a message if `remarks` is active in this thread; other arguments of `warnings.warn` are ignored."""
         if (messages := getattr(_collected, "messages", None)) is not None:
             messages.append(str(message))
 

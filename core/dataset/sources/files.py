@@ -87,6 +87,7 @@ def is_folder(entry: os.DirEntry) -> bool:
 
 
 def is_image_name(name: str) -> bool:
+    """Return whether a file name has an image extension."""
     return extension(name) in IMAGE_EXTENSIONS
 
 

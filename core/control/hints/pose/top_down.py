@@ -38,6 +38,7 @@ class DWPose(PoseModel):
             self._detector = PersonDetector(file, file.name, self.source.where, *self.opened_with, USUAL_SIZE)
 
     def close(self) -> None:
+        """Close the model and its person detector."""
         super().close()
         if self._detector is not None:
             self._detector.close()
