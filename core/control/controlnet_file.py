@@ -219,5 +219,5 @@ def write_control_net(
     Raises ProblemsError for NaN and infinite weights.
     """
     diffusers = traits_of(family).diffusers_controlnets or config is not None
-    named = {name if diffusers else PREFIX + to_ldm(name, family): value for name, value in tensors.items()}
-    return write_tensors(path, named, metadata, dtype, config, pickled)
+    stored = {name if diffusers else PREFIX + to_ldm(name, family): value for name, value in tensors.items()}
+    return write_tensors(path, stored, metadata, dtype, config, pickled)

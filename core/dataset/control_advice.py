@@ -37,10 +37,12 @@ def control_advice(placed: Sequence[Placed], looks: Mapping[tuple[str, str], Loo
     if not pairs:
         return []
     files = {path: file_at(path, "") for _, path in pairs.values()}
-    known = known_looks(Memo(memo), list(files.values()))
-    decoded = [(image, path) for image, path in pairs.values() if path in known and image.key in looks]
-    blank = [image for image, path in decoded if _one_color(known[path])]
-    same_hash = [(image, path) for image, path in decoded if looks[image.key].dhash == known[path].dhash][:MAX_COMPARED]
+    measured = known_looks(Memo(memo), list(files.values()))
+    decoded = [(image, path) for image, path in pairs.values() if path in measured and image.key in looks]
+    blank = [image for image, path in decoded if _one_color(measured[path])]
+    same_hash = [(image, path) for image, path in decoded if looks[image.key].dhash == measured[path].dhash][
+        :MAX_COMPARED
+    ]
     copies = [image for image, path in same_hash if image not in blank and _is_copy(image, path)]
     copies = [] if _mostly_softer(copies) else copies
     what = f"{{n}} {'shows' if len(blank) == 1 else 'show'} nothing but one color, such as black: {{names}}"
@@ -86,8 +88,8 @@ def _is_copy(image: ImageInfo, control: Path) -> bool:
     """Return whether a control image is the same file as the image, or looks the same at 16 x 16 pixels."""
     if os.path.realpath(image.path) == os.path.realpath(control):
         return True
-    one, other = _small_or_none(image.path), _small_or_none(control)
-    return one is not None and other is not None and float(np.abs(one - other).mean()) <= SAME
+    first, second = _small_or_none(image.path), _small_or_none(control)
+    return first is not None and second is not None and float(np.abs(first - second).mean()) <= SAME
 
 
 def _mostly_softer(images: Sequence[ImageInfo]) -> bool:

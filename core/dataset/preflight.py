@@ -53,8 +53,8 @@ def preflight(
     scan = scan_dataset(job.dataset, concepts, cancel, memo)
     problems = [*scan.problems]
     unused = {each.number for each in concepts if not each.reads_partners}
-    read = [replace(each, conditioning=None) if each.concept in unused else each for each in scan.images]
-    looks, masks, undecoded = _measure_images(read, memo, decode, cancel, progress)
+    images = [replace(each, conditioning=None) if each.concept in unused else each for each in scan.images]
+    looks, masks, undecoded = _measure_images(images, memo, decode, cancel, progress)
     placing = _place(job, concepts, scan, {**masks, **reasons_of(looks)}, memo, cancel)
     problems += placing.problems
     epochs = Epochs(placing.placed, job.dataset, job.schedule.gradient_accumulation_steps, job.memory.num_processes)
@@ -148,7 +148,7 @@ def _report(
     placed = placing.placed
     length = length_of(job.schedule, epochs)
     unused = _never_shown(epochs)
-    once = [each for each in _each_once(placed) if each.image.key not in unused]
+    training_images = [each for each in _each_once(placed) if each.image.key not in unused]
     return Report(
         problems=tuple(problems),
         placed=tuple(placed),
@@ -157,10 +157,10 @@ def _report(
         folders=_folders(scan, placing.refused),
         buckets=_buckets(placed, epochs),
         views=dict(Counter(each.concept.number for each, _ in epochs.views_of(0))),
-        captions_found=sum(each.caption.source in IMAGE_SOURCES for each in once),
+        captions_found=sum(each.caption.source in IMAGE_SOURCES for each in training_images),
         batches_per_epoch=epochs.batches_in(0),
         length=length,
-        sentence=length_sentence(length, epochs, len(once), job.schedule.gradient_accumulation_steps),
+        sentence=length_sentence(length, epochs, len(training_images), job.schedule.gradient_accumulation_steps),
         longest_tokens=max(token_counts.values(), default=None),
         token_limit=job.captions.max_token_length,
         questions=questions_of(all_once, looks),
@@ -176,8 +176,8 @@ def _buckets(placed: Sequence[Placed], epochs: Epochs) -> dict[Size, tuple[int, 
 
 def _folders(scan: Scan, refused: Mapping[Key, str]) -> tuple[Folder, ...]:
     """Return the folders with their number of usable images."""
-    left = Counter(image.source for image in scan.images if image.key not in refused)
-    return tuple(replace(folder, images=left[folder.id]) for folder in scan.folders)
+    usable = Counter(image.source for image in scan.images if image.key not in refused)
+    return tuple(replace(folder, images=usable[folder.id]) for folder in scan.folders)
 
 
 def _never_shown(epochs: Epochs) -> dict[Key, str]:
@@ -185,8 +185,8 @@ def _never_shown(epochs: Epochs) -> dict[Key, str]:
     why = {each.key: "is not needed to balance the training images" for each in epochs.not_needed()}
     unfilled = "is in a bucket that never fills a batch, and incomplete batches are dropped"
     why |= {each.key: unfilled for each in epochs.never_shown()}
-    shown = {each.image.key for each in epochs.placed if each.key not in why}
-    return {each.image.key: why[each.key] for each in epochs.placed if each.image.key not in shown}
+    used = {each.image.key for each in epochs.placed if each.key not in why}
+    return {each.image.key: why[each.key] for each in epochs.placed if each.image.key not in used}
 
 
 def _rows(

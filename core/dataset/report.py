@@ -115,8 +115,8 @@ class Report:
         """
         names = list(dict.fromkeys("/".join(each.image.key) for each in self.validation))
         split, trained = ({row.key[0] for row in self.rows if row.role == role} for role in ("validation", "train"))
-        without = sorted(trained - split) if trained & split else []
-        more = f"; none of {listed(without, MOST_NAMED)}" if without else ""
+        folders_without = sorted(trained - split) if trained & split else []
+        more = f"; none of {listed(folders_without, MOST_NAMED)}" if folders_without else ""
         return (
             f"{count(len(names), 'image')} held out for validation: {listed(names, MOST_NAMED)}{more}" if names else ""
         )

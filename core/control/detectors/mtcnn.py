@@ -201,10 +201,10 @@ def _patches(pixels: torch.Tensor, boxes: np.ndarray, side: int) -> torch.Tensor
     patches = []
     for left, top, right, bottom in np.rint(boxes[:, :4]).astype(int):
         right, bottom = max(right, left + 1), max(bottom, top + 1)
-        inside = pixels[..., max(top, 0) : max(min(bottom, height), 0), max(left, 0) : max(min(right, width), 0)]
+        visible = pixels[..., max(top, 0) : max(min(bottom, height), 0), max(left, 0) : max(min(right, width), 0)]
         edges = (max(-left, 0), max(right - width, 0), max(-top, 0), max(bottom - height, 0))
-        patch = pad(inside, edges, value=-127.5 / 128) if any(edges) else inside
-        if 0 in inside.shape or patch.shape[-2:] != (bottom - top, right - left):
+        patch = pad(visible, edges, value=-127.5 / 128) if any(edges) else visible
+        if 0 in visible.shape or patch.shape[-2:] != (bottom - top, right - left):
             patch = torch.full((1, 3, 1, 1), -127.5 / 128)
         patches.append(interpolate(patch, (side, side), mode="area" if right - left >= side else "bilinear"))
     return torch.cat(patches)
@@ -232,11 +232,11 @@ def _nms(boxes: np.ndarray, overlap: float, smaller: bool = False) -> Sequence[i
     area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
     order, chosen = np.argsort(-boxes[:, 4]), []
     while len(order):
-        best, rest = order[0], order[1:]
+        best, others = order[0], order[1:]
         chosen.append(int(best))
-        low = np.maximum(boxes[best, :2], boxes[rest, :2])
-        high = np.minimum(boxes[best, 2:4], boxes[rest, 2:4])
+        low = np.maximum(boxes[best, :2], boxes[others, :2])
+        high = np.minimum(boxes[best, 2:4], boxes[others, 2:4])
         common = np.prod(np.clip(high - low, 0, None), axis=1)
-        reference = np.minimum(area[best], area[rest]) if smaller else area[best] + area[rest] - common
-        order = rest[common <= overlap * reference]
+        reference = np.minimum(area[best], area[others]) if smaller else area[best] + area[others] - common
+        order = others[common <= overlap * reference]
     return chosen

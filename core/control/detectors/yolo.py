@@ -105,12 +105,12 @@ def class_numbers(file: Path, classes: str) -> list[int]:
     Raises ProblemsError for a class that the model file does not name.
     """
     numbers = {name.casefold(): number for number, name in NAME.findall(onnx_property(file, "names"))}
-    wanted = [each.strip().casefold() for each in classes.split(",") if each.strip()]
-    numbered = [numbers.get(each, each) for each in wanted]
+    requested = [each.strip().casefold() for each in classes.split(",") if each.strip()]
+    numbered = [numbers.get(each, each) for each in requested]
     for each in numbered:
         if not (each in numbers.values() if numbers else NUMBER.fullmatch(each)):
-            what, known = f"The model {file.name} has no class '{each}'", ", ".join(numbers)[:200]
-            fix = f"choose from {known}" if known else "write numbers: it names no classes"
+            what, choices = f"The model {file.name} has no class '{each}'", ", ".join(numbers)[:200]
+            fix = f"choose from {choices}" if choices else "write numbers: it names no classes"
             raise ProblemsError.one(what, "detailer.ad_model_classes", fix, f"{ABOUT}.class")
     return [int(each) for each in numbered]
 

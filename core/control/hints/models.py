@@ -158,11 +158,11 @@ def _only_model(folder: Path) -> Path:
     Raises ProblemsError if there are several or none.
     """
     files = _models_in(folder)
-    named = [file for file in files if file.name == "model.onnx"]
-    if len(files) > 1 and not named:
+    preferred = [file for file in files if file.name == "model.onnx"]
+    if len(files) > 1 and not preferred:
         files = [file for file in files if _kind_of_file(file) != DETECTOR] or files
-    if named or len(files) == 1:
-        return (named or files)[0]
+    if preferred or len(files) == 1:
+        return (preferred or files)[0]
     what = f"The folder contains {len(files)} ONNX models" if files else "The folder contains no ONNX model"
     raise ProblemsError.one(what, str(folder), "choose the .onnx file itself", f"{ABOUT}.none")
 

@@ -137,8 +137,8 @@ class _BucketPlans:
 
 def _at_each_resolution(settings: ImageSettings) -> list[ImageSettings]:
     """Return a copy of the settings for each different resolution, in order."""
-    wanted = [settings.resolution, *settings.more_resolutions]
-    return [settings.model_copy(update={"resolution": each}) for each in dict.fromkeys(wanted)]
+    resolutions = [settings.resolution, *settings.more_resolutions]
+    return [settings.model_copy(update={"resolution": each}) for each in dict.fromkeys(resolutions)]
 
 
 def _resolution_name(resolution: int | Size) -> str:
@@ -199,9 +199,9 @@ def _max_size(placed: Placed) -> Size:
     return (placed.image.width, placed.image.height) if limited else UNLIMITED
 
 
-def _smaller_of_both(one: Size | None, other: Size) -> Size:
-    """Return the smaller width and the smaller height of two sizes; `other` if `one` is None."""
-    return other if one is None else (min(one[0], other[0]), min(one[1], other[1]))
+def _smaller_of_both(size: Size | None, other: Size) -> Size:
+    """Return the smaller width and the smaller height of two sizes; `other` if `size` is None."""
+    return other if size is None else (min(size[0], other[0]), min(size[1], other[1]))
 
 
 def _nearest(bucket: Bucket, members: Mapping[Bucket, object], max_size: Size) -> tuple[Bucket, Bucket] | None:

@@ -115,8 +115,8 @@ class Epochs:
 
     def not_needed(self) -> list[Placed]:
         """Return regularization images in no epoch: there are no training images, or sd-scripts' balancing needs fewer."""
-        shown = {each.key for part in self.parts for each in part.images}
-        return [each for members in self._members.values() for each in members if each.key not in shown]
+        used = {each.key for part in self.parts for each in part.images}
+        return [each for members in self._members.values() for each in members if each.key not in used]
 
     # -- building
 
@@ -240,13 +240,13 @@ class Plan:
             return self._variants
         first = self.epochs.first_step(epoch) + self.begin
         groups = self._groups_of(epoch) if self._captions_vary else []
-        shown = [
+        uses = [
             self._image_use(each, repeat, step)
             for step, group in enumerate(groups, first)
             for batch in group
             for each, repeat in batch.items
         ]
         if not self._captions_vary:  # all of them, also those whose turn comes later
-            shown = [self._image_use(each, 0, 0) for each in self.placed]
-        self._variants, self._variants_epoch = caption_variants_of_epoch(shown, self.seed, epoch, self.total), epoch
+            uses = [self._image_use(each, 0, 0) for each in self.placed]
+        self._variants, self._variants_epoch = caption_variants_of_epoch(uses, self.seed, epoch, self.total), epoch
         return self._variants

@@ -63,12 +63,12 @@ class Rotation:
     def of_epoch(self, epoch: int) -> list[View]:
         """Return the views of an epoch: the next `count` images of the shuffled order."""
         pool, begin = self._pool, epoch * self._count
-        shown: defaultdict[tuple[str, ...], int] = defaultdict(int)
+        next_repeat: defaultdict[tuple[str, ...], int] = defaultdict(int)
         views: list[View] = []
         for index in range(begin, begin + self._count):
             each = pool[index % len(pool)]
-            views.append((each, shown[each.key]))
-            shown[each.key] += 1
+            views.append((each, next_repeat[each.key]))
+            next_repeat[each.key] += 1
         return views
 
 
@@ -126,8 +126,8 @@ def parts_of(placed: Iterable[Placed], reg_balance: str) -> list[Part]:
         if source.role == "regularization":
             regularization[source.batch_group] += images
         elif source.role == "train":
-            wanted = source.samples_per_epoch
-            make: MakePart = AllImages if wanted is None else partial(Rotation, count=wanted, name=f"folder {number}")
+            samples = source.samples_per_epoch
+            make: MakePart = AllImages if samples is None else partial(Rotation, count=samples, name=f"folder {number}")
             parts.append(_part(images, make))
             trained[source.batch_group] += len(parts[-1])
     for group, images in regularization.items():

@@ -46,15 +46,15 @@ def held_out(
         if source.role != "train":
             continue
         named_images = set(source.validation_images)
-        chosen = {each.key for each in members if each.relative in named_images or each.path.name in named_images}
-        keys |= chosen
+        named_keys = {each.key for each in members if each.relative in named_images or each.path.name in named_images}
+        keys |= named_keys
         if share > 0:
             hashes = hashes_of(members)
             subfolders: defaultdict[str, list[ImageInfo]] = defaultdict(list)
             for image in members:
                 subfolders[image.source].append(image)
             splits = (_split(subfolder, share, hashes, seed) for subfolder in subfolders.values())
-            by_split |= set().union(*splits) or _split(members, share, hashes, seed, least=1)
+            by_split |= set().union(*splits) or _split(members, share, hashes, seed, minimum=1)
     if not any(concept.holds_out for concept in concepts):
         keys |= _automatic(images, concepts, copies, seed)
     keys |= {key for image in images if image.key in by_split for key in copies.of(image)}
@@ -64,21 +64,21 @@ def held_out(
 
 
 def _split(
-    members: Sequence[ImageInfo], share: float, hashes: Mapping[Key, str], seed: int, least: int = 0
+    members: Sequence[ImageInfo], share: float, hashes: Mapping[Key, str], seed: int, minimum: int = 0
 ) -> set[Key]:
     """Return the keys of the fraction `share` (0 to 1) of the images whose hash of seed and content sorts first.
 
     hashes   key -> SHA-256 of the file's bytes; copies stay together
-    least    smallest number of images
+    minimum  smallest number of images
     Never returns all images, unless `share` is 1.
     """
     order = {each.key: sha256(f"{seed} {hashes[each.key]}".encode()).hexdigest() for each in members}
-    wanted = len(members) if share >= 1 else min(max(round(share * len(members)), least), len(members) - 1)
-    if wanted <= 0:
+    count = len(members) if share >= 1 else min(max(round(share * len(members)), minimum), len(members) - 1)
+    if count <= 0:
         return set()
-    highest = sorted(order.values())[wanted - 1]
-    chosen = {key for key, digest in order.items() if digest <= highest}
-    return chosen if len(chosen) < len(members) or share >= 1 else set()
+    highest = sorted(order.values())[count - 1]
+    keys = {key for key, digest in order.items() if digest <= highest}
+    return keys if len(keys) < len(members) or share >= 1 else set()
 
 
 # ---- held out to find the best checkpoint
@@ -100,37 +100,37 @@ def _automatic(images: Sequence[ImageInfo], concepts: Sequence[Concept], copies:
         return set()
     others = {each.path for each in images if concepts[each.concept].role != "train"}
     training = {each.path: each for each in images if each.path not in others}
-    wanted = automatic_count(len(training))
-    if not wanted:
+    count = automatic_count(len(training))
+    if not count:
         return set()
     folders: defaultdict[str, list[ImageInfo]] = defaultdict(list)
     for each in training.values():
         if "validation_split" not in overridden_settings(concepts[each.concept].source):
             folders[each.source].append(each)
-    quotas = _quotas({name: len(members) for name, members in folders.items()}, wanted)
+    quotas = _quotas({name: len(members) for name, members in folders.items()}, count)
     keys: set[Key] = set()
-    for name, left in quotas.items():
+    for name, remaining in quotas.items():
         members = {each.key for each in folders[name]}
         for each in sorted(folders[name], key=lambda each: sha256(f"{seed} {each.key}".encode()).hexdigest()):
-            group = copies.of(each) if left and each.key not in keys else set()
-            if 0 < len(group) <= left and group <= members:
+            group = copies.of(each) if remaining and each.key not in keys else set()
+            if 0 < len(group) <= remaining and group <= members:
                 keys |= group
-                left -= len(group)
+                remaining -= len(group)
     return keys
 
 
-def _quotas(sizes: Mapping[str, int], wanted: int) -> dict[str, int]:
-    """Return folder -> number of images, `wanted` in all, in proportion to `sizes` (largest remainders) and at most half of each."""
+def _quotas(sizes: Mapping[str, int], target: int) -> dict[str, int]:
+    """Return folder -> number of images, `target` in all, in proportion to `sizes` (largest remainders) and at most half of each."""
     total = sum(sizes.values())
-    exact = {name: wanted * size / total for name, size in sizes.items()}
+    exact = {name: target * size / total for name, size in sizes.items()}
     counts = {name: min(int(exact[name]), size // 2) for name, size in sizes.items()}
     order = sorted(sizes, key=lambda name: (int(exact[name]) - exact[name], -sizes[name], name))
-    left = wanted - sum(counts.values())
-    while left > 0 and any(counts[name] < sizes[name] // 2 for name in order):
+    remaining = target - sum(counts.values())
+    while remaining > 0 and any(counts[name] < sizes[name] // 2 for name in order):
         for name in order:
-            if left > 0 and counts[name] < sizes[name] // 2:
+            if remaining > 0 and counts[name] < sizes[name] // 2:
                 counts[name] += 1
-                left -= 1
+                remaining -= 1
     return counts
 
 
@@ -155,5 +155,5 @@ class CopyFinder:
         if image.bytes not in self._hashes:
             self._hashes[image.bytes] = self._hashes_of(list(same.values()))
         hashes = self._hashes[image.bytes]
-        wanted = hashes[same[image.path].key]
-        return {key for key, sha in hashes.items() if sha == wanted}
+        digest = hashes[same[image.path].key]
+        return {key for key, sha in hashes.items() if sha == digest}

@@ -96,10 +96,10 @@ class LatentCache(Store):
         self.require_room(todo)
 
         def keep(side: Side, mean: Tensor, logvar: Tensor) -> None:
-            is_new = is_changed(side.placed)
-            if is_new:
+            changed = is_changed(side.placed)
+            if changed:
                 changed_images.append(side.placed)
-            self.keep(side, mean, logvar, writes=not is_new)
+            self.keep(side, mean, logvar, writes=not changed)
 
         try:
             return encode_sides(
@@ -166,16 +166,16 @@ class LatentCache(Store):
                 missing[path] = side
         return missing
 
-    def _files_of(self, wanted: Sequence[Side], check: Check | None) -> list[tuple[Side, Path]]:
+    def _files_of(self, image_sides: Sequence[Side], check: Check | None) -> list[tuple[Side, Path]]:
         """Return each side with the path of its cache file. Each image file is hashed once; with a memo, once for all runs."""
-        unread = {_file_state(side.placed): side.placed.image for side in wanted}
+        unread = {_file_state(side.placed): side.placed.image for side in image_sides}
         unread = {state: image for state, image in unread.items() if state not in self._hashes}
         hashes = content_hashes(list(unread.values()), self.memo_path, check) if unread else {}
         self._hashes |= {state: hashes[image.key] for state, image in unread.items()}
         measured = looks(list(unread.values()), self.memo_path) if unread else {}
         solid = {key for key, look in measured.items() if not look.reason and not look.transparent}
         self._opaque |= {state for state, image in unread.items() if image.key in solid}
-        return [(side, self._entry_path(side)) for side in wanted]
+        return [(side, self._entry_path(side)) for side in image_sides]
 
     def _entry_path(self, side: Side) -> Path:
         """Return the path of a side's cache file; its image must be hashed already."""

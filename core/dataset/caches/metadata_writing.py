@@ -35,14 +35,14 @@ def write_metadata(path: Path, placed: Sequence[Placed], *, full_path: bool = Fa
     if not may_reach(path):
         what, fix = "A shared page may not write the metadata file there", "choose a path inside outputs"
         raise ProblemsError.one(what, printable(path), fix, code="path.no-access")
-    once = list({each.image.path: each for each in reversed(placed)}.values())[::-1]  # one size of each image
-    keys = _keys(once, full_path, path)
+    images = list({each.image.path: each for each in reversed(placed)}.values())[::-1]  # one size of each image
+    keys = _keys(images, full_path, path)
     content = {
         keys[each.image.path]: {
             **_texts(each),
             "train_resolution": [side - side % BUCKET_UNIT for side in each.placement.bucket],
         }
-        for each in once
+        for each in images
     }
     try:
         _copy_to_trash(path)
@@ -51,7 +51,7 @@ def write_metadata(path: Path, placed: Sequence[Placed], *, full_path: bool = Fa
         what = f"The metadata file could not be written ({error.strerror}); an existing one is unchanged"
         fix = "check that the folder is writable and the disk is not full"
         raise ProblemsError.one(what, printable(path), fix, code="metadata.unwritten") from error
-    return len(once)
+    return len(images)
 
 
 def _keys(placed: Sequence[Placed], full_path: bool, path: Path) -> dict[Path, str]:
@@ -91,21 +91,21 @@ def _folder_of_all(placed: Sequence[Placed]) -> str | None:
         return None
 
 
-def _texts(each: Placed) -> dict[str, str]:
+def _texts(placed: Placed) -> dict[str, str]:
     """Return an image's texts for the metadata file, by "caption" and "tags".
 
     They come from the metadata file that the image was read from, else from caption files (see FILES), else from the caption
     that it trains with.
     """
     texts: dict[str, str] = {}
-    if each.image.metadata_texts is not None:
-        return dict(zip(("caption", "tags"), each.image.metadata_texts, strict=True))
-    if each.image.metadata_caption is None:
+    if placed.image.metadata_texts is not None:
+        return dict(zip(("caption", "tags"), placed.image.metadata_texts, strict=True))
+    if placed.image.metadata_caption is None:
         for name, ending in FILES.items():
-            read = read_caption_file(each.image, ending)
-            if read.source == "file":
-                texts[name] = read.text
-    return texts or {"caption": each.caption.text}
+            caption = read_caption_file(placed.image, ending)
+            if caption.source == "file":
+                texts[name] = caption.text
+    return texts or {"caption": placed.caption.text}
 
 
 def _copy_to_trash(path: Path) -> None:

@@ -187,9 +187,9 @@ def _numeric_array(file: zipfile.ZipFile, name: str, max_bytes: int) -> np.ndarr
     version = np.lib.format.read_magic(stream)
     if version not in ((1, 0), (2, 0)):
         raise ValueError(f"an array of version {version}")
-    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     try:
-        shape, _, dtype = read(stream, max_header_size=HEADER_BYTES)
+        shape, _, dtype = read_header(stream, max_header_size=HEADER_BYTES)
     except Exception as error:  # the header is a Python expression; parsing it can raise TokenError, MemoryError ...
         raise ValueError("an array with a damaged header") from error
     if dtype.kind not in "fiu" or prod(shape) * dtype.itemsize > len(data) or any(side < 0 for side in shape):

@@ -235,8 +235,8 @@ class ControlCache(PartnerCache):
         """Return (image, control image file) for control images that must be resized or whose header cannot be read."""
         pairs = [(placed, path) for placed in items if (path := placed.image.control)]
         files = {path: file_at(path, path.name) for _, path in pairs}
-        read = headers(list(files.values()), Memo(self.memo_path))
-        sizes = {file.path: (header.width, header.height) for file, header in read if not isinstance(header, str)}
+        results = headers(list(files.values()), Memo(self.memo_path))
+        sizes = {file.path: (header.width, header.height) for file, header in results if not isinstance(header, str)}
         return [pair for pair in pairs if pair[1] not in sizes or is_resized(sizes[pair[1]], pair[0])]
 
     def _hold(self, path: Path, entry: Tensor) -> None:
@@ -276,10 +276,10 @@ def unpacked(data: bytes, size: Size) -> np.ndarray | None:
     """Decompress the result of `packed`: uint8 [1 or 3, H, W]; None if damaged or not of `size` (width, height)."""
     width, height = size
     try:
-        plain = zlib.decompressobj().decompress(data, 3 * width * height + 1)
+        values = zlib.decompressobj().decompress(data, 3 * width * height + 1)
     except zlib.error:
         return None
-    channels = len(plain) // (width * height)
-    if channels not in (1, 3) or len(plain) != channels * width * height:
+    channels = len(values) // (width * height)
+    if channels not in (1, 3) or len(values) != channels * width * height:
         return None
-    return np.frombuffer(plain, np.uint8).reshape(channels, height, width)
+    return np.frombuffer(values, np.uint8).reshape(channels, height, width)

@@ -152,8 +152,8 @@ def write_tensors(path: Path, tensors: dict[str, Tensor]) -> int:
         finally:
             atomic.remove(temporary)
     except OSError as error:
-        rest = "entries cached so far are kept"
-        raise unwritten(error, "The cache cannot be written", str(path.parent), rest) from error
+        consequence = "entries cached so far are kept"
+        raise unwritten(error, "The cache cannot be written", str(path.parent), consequence) from error
     return len(data)
 
 

@@ -83,8 +83,8 @@ class TextCache(Store):
 
     def missing(self, captions: Sequence[str]) -> list[str]:
         """Return the captions that are not cached, each once. Files are only tested for existence, not read."""
-        known = self._held.keys() | self._on_disk
-        return [each for each in dict.fromkeys(captions) if each not in known and not self._file(each).is_file()]
+        cached = self._held.keys() | self._on_disk
+        return [each for each in dict.fromkeys(captions) if each not in cached and not self._file(each).is_file()]
 
     def expect(self, captions: Sequence[str]) -> None:
         """Set the captions that `get` encodes on demand: its batches are filled up with those not yet cached. Replaces `ensure`.
@@ -92,8 +92,8 @@ class TextCache(Store):
         Captions of the first call are also written to disk when encoded; they stay expected even if a later call omits them.
         """
         self._first_expected = frozenset(captions) if self._first_expected is None else self._first_expected
-        rest = [caption for caption in self._waiting if caption in self._first_expected]
-        self._needed, self._waiting = set(captions), dict.fromkeys([*self.missing(captions), *rest])
+        still_waiting = [caption for caption in self._waiting if caption in self._first_expected]
+        self._needed, self._waiting = set(captions), dict.fromkeys([*self.missing(captions), *still_waiting])
 
     def get(self, captions: Sequence[str], encode: EncodeText | None = None) -> TextStates:
         """Return the hidden states of the captions, in order, on the CPU.

@@ -52,9 +52,9 @@ def _decoded(data: bytes) -> Decoded:
 def _damaged(data: bytes) -> Decoded | None:
     """Decode UTF-8 that was cut off or has a few wrong bytes, leaving these out; return None for other encodings."""
     text = data.decode("utf-8", errors="replace")
-    wrong = text.count("\ufffd")
-    right = sum(not letter.isascii() for letter in text) - wrong
-    return Decoded(text.replace("\ufffd", ""), DAMAGED, True) if right >= MOSTLY * wrong else None
+    invalid = text.count("\ufffd")
+    valid = sum(not letter.isascii() for letter in text) - invalid
+    return Decoded(text.replace("\ufffd", ""), DAMAGED, True) if valid >= MOSTLY * invalid else None
 
 
 def _with_zeros(data: bytes) -> Decoded:
@@ -62,20 +62,20 @@ def _with_zeros(data: bytes) -> Decoded:
 
     Latin text in UTF-16 has a zero in every second byte, at odd positions when little-endian.
     """
-    rest = data.replace(b"\0", b"")
-    zeros = len(data) - len(rest)
-    stray = zeros == 1 or rest == data.rstrip(b"\0") or zeros * STRAY_SHARE <= len(data)
-    if stray and not _CONTROL_CHARACTERS.search(rest):  # UTF-16 of Cyrillic has few zeros, but control characters
-        plain = decode_text(rest)
-        if plain.encoding == "utf-8":
-            return plain
+    nonzero = data.replace(b"\0", b"")
+    zeros = len(data) - len(nonzero)
+    stray = zeros == 1 or nonzero == data.rstrip(b"\0") or zeros * STRAY_SHARE <= len(data)
+    if stray and not _CONTROL_CHARACTERS.search(nonzero):  # UTF-16 of Cyrillic has few zeros, but control characters
+        decoded = decode_text(nonzero)
+        if decoded.encoding == "utf-8":
+            return decoded
     if len(data) % 2:
-        return decode_text(rest)
+        return decode_text(nonzero)
     encoding = "utf-16-le" if data[1::2].count(0) >= data[0::2].count(0) else "utf-16-be"
     try:
         return Decoded(data.decode(encoding), encoding, guessed=True)
     except UnicodeDecodeError:
-        return decode_text(rest)
+        return decode_text(nonzero)
 
 
 DAMAGED, MOSTLY = "damaged utf-8", 3  # as many right letters as wrong bytes: other encodings have hardly one by chance
@@ -108,10 +108,10 @@ def _old_encoding(data: bytes) -> Decoded:
             return Decoded(text, "euc-kr", guessed=True)
     high = sum(map(len, runs))
     letters = high + sum(1 for byte in data if chr(byte).isascii() and chr(byte).isalpha())
-    words_in_high = high >= 0.6 * letters and longest >= 3
+    mostly_high = high >= 0.6 * letters and longest >= 3
     if in_pairs and (text := _decode_or_none(data, "gbk")):
         return Decoded(text, "gbk", guessed=True)
-    if words_in_high:
+    if mostly_high:
         for encoding in ("cp932", "gbk", "cp1251"):  # Kanji without kana; GBK beyond GB2312; Cyrillic
             text = _decode_or_none(data, encoding)
             if text and not _HALF_KANA.search(text) and (encoding != "cp1251" or _mostly_cyrillic(text)):

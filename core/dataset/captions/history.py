@@ -282,13 +282,13 @@ class History:
                 return "" if entry.id in undone or self._has(entry.id, "finished") else entry.id
         return ""
 
-    def of(self, path: Path, most: int) -> list[tuple[Entry, Change]]:
-        """Return the newest changes of one caption file, newest first, at most `most`."""
+    def of(self, path: Path, limit: int) -> list[tuple[Entry, Change]]:
+        """Return the newest changes of one caption file, newest first, at most `limit`."""
         with self._lock:
             self._update_indexes()
             indexed = [(id, index.lines[str(path)]) for id, index in self._indexes.items() if str(path) in index.lines]
         newest = []
-        for id, begins in sorted(indexed, reverse=True)[:most]:
+        for id, begins in sorted(indexed, reverse=True)[:limit]:
             with suppress(ProblemsError, StopIteration, KeyError):  # pruned since, or damaged
                 first, last = [next(read_lines(self._file(id), each)).content for each in (begins[0], begins[-1])]
                 newest.append((self.entry(id), Change(path, from_json(first["old"]), from_json(last["new"]))))
@@ -314,11 +314,11 @@ class History:
         offsets   id -> number of bytes read so far; updated here
         """
         for file in self._files()[-NEWEST:]:
-            known = offsets.get(file.stem, 0)
+            offset = offsets.get(file.stem, 0)
             with suppress(OSError):
-                if file.stat().st_size > known:
-                    lines = list(read_lines(file, known))
-                    offsets[file.stem] = lines[-1].end if lines else known
+                if file.stat().st_size > offset:
+                    lines = list(read_lines(file, offset))
+                    offsets[file.stem] = lines[-1].end if lines else offset
                     yield file.stem, [each.content for each in lines]
 
     def count(self, id: str) -> int:

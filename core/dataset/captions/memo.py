@@ -71,11 +71,11 @@ def _captions_of_chunk(
 ) -> dict[tuple[str, str], Caption]:
     """Return {image key: caption} for images of one concept. Images without caption files are not cached."""
     states = {image.key: _state(image, settings) for image in group if _can_be_cached(image)}
-    known = memo.known(_KIND, list(states.values()))
+    cached = memo.known(_KIND, list(states.values()))
     captions: dict[tuple[str, str], Caption] = {}
     new: dict[Path, str] = {}
     for image in group:
-        text = known.get(image.path) if image.key in states else None
+        text = cached.get(image.path) if image.key in states else None
         caption = _parsed(text, image) if text else None
         if caption is None:
             caption = read_caption(image, settings)

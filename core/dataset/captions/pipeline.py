@@ -250,8 +250,8 @@ def choose(caption: str, rng: Random) -> str:
         return caption
     opening, closing = "\ufdd1", "\ufdd2"
     caption = caption.replace("{{", opening).replace("}}", closing)
-    groups, last, rest = caption.rpartition("}")  # unmatched braces after it would make the search quadratic
-    caption = _GROUP.sub(lambda group: str(rng.choice(group[1].split("|"))), groups + last) + rest
+    groups, last, tail = caption.rpartition("}")  # unmatched braces after it would make the search quadratic
+    caption = _GROUP.sub(lambda group: str(rng.choice(group[1].split("|"))), groups + last) + tail
     return caption.replace(opening, "{").replace(closing, "}")
 
 
@@ -310,8 +310,8 @@ def _divide_tags(caption: str, settings: CaptionSettings) -> tuple[list[str], li
     mark, separator = settings.keep_tokens_separator, settings.caption_separator
     if not mark or mark not in caption:
         return (*split_tags(caption, separator, settings.keep_tokens), [])
-    head, _, rest = caption.partition(mark)
-    middle, _, tail = rest.partition(mark)
+    head, _, after_mark = caption.partition(mark)
+    middle, _, tail = after_mark.partition(mark)
     if settings.compatibility != "kohya":
         tail = tail.replace(mark, separator)  # a third separator is not part of the caption
     return _nonempty_tags(head, separator), _nonempty_tags(middle, separator), _nonempty_tags(tail, separator)
@@ -341,8 +341,8 @@ def _warmup_tags(count: int, settings: CaptionSettings, step: int, total_steps: 
         steps = math.floor(steps * total_steps)
     if step >= steps:
         return count
-    least = settings.token_warmup_min
-    return math.floor(step * ((count - least) / steps)) + least
+    minimum = settings.token_warmup_min
+    return math.floor(step * ((count - minimum) / steps)) + minimum
 
 
 # ---- the trigger word

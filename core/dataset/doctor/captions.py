@@ -39,7 +39,7 @@ def _has_caption(item: ExaminedImage) -> bool:
 
 def _without_caption(items: Sequence[ExaminedImage]) -> list[Finding]:
     """Return the finding about images without a caption; [] if all have one."""
-    without = [item for item in items if not _has_caption(item)]
+    uncaptioned = [item for item in items if not _has_caption(item)]
 
     def note(item: ExaminedImage) -> str:
         text = item.placed.caption.text.strip()
@@ -47,7 +47,7 @@ def _without_caption(items: Sequence[ExaminedImage]) -> list[Finding]:
 
     return one_by_one(
         "no caption",
-        without,
+        uncaptioned,
         "{n} without a caption",
         "write captions if the folder's default caption does not describe them well",
         note,
@@ -66,24 +66,24 @@ def _identical(captioned: Sequence[ExaminedImage]) -> list[Finding]:
 
 def _similar(captioned: Sequence[ExaminedImage]) -> list[Finding]:
     """Return the finding about groups of captions with nearly the same words, in any order; [] if there are none."""
-    words = [frozenset(_WORD.findall(item.placed.caption.text.lower())) for item in captioned]
-    if len(set(words)) == 1:
+    word_sets = [frozenset(_WORD.findall(item.placed.caption.text.lower())) for item in captioned]
+    if len(set(word_sets)) == 1:
         return []
-    long = [number for number, each in enumerate(words) if len(each) >= SIMILAR_FROM_WORDS]
-    pairs = list(_similar_pairs([words[number] for number in long]))
+    indices = [number for number, each in enumerate(word_sets) if len(each) >= SIMILAR_FROM_WORDS]
+    pairs = list(_similar_pairs([word_sets[number] for number in indices]))
     first_index: dict[str, int] = {}
     same = [(first_index.setdefault(_words_only(item.placed.caption.text), n), n) for n, item in enumerate(captioned)]
-    joined = [(long[one], long[other]) for one, other in pairs] + [pair for pair in same if pair[0] != pair[1]]
+    joined = [(indices[one], indices[other]) for one, other in pairs] + [pair for pair in same if pair[0] != pair[1]]
     groups = joined_groups(joined, len(captioned))
     if not groups:
         return []
     groups_text = "1 group of images has" if len(groups) == 1 else f"{len(groups)} groups of images have"
     what = f"{groups_text} the same or nearly the same caption ({sum(map(len, groups))} images)"
-    shown = tuple(
+    images = tuple(
         tuple(captioned[number].in_finding(captioned[number].placed.caption.text[:120]) for number in group)
         for group in groups
     )
-    return [Finding("alike captions", "advice", what, "describe in each caption how the image differs", shown)]
+    return [Finding("alike captions", "advice", what, "describe in each caption how the image differs", images)]
 
 
 def _similar_pairs(sets: Sequence[frozenset[str]]) -> Iterator[tuple[int, int]]:
@@ -113,7 +113,7 @@ def _similar_pairs(sets: Sequence[frozenset[str]]) -> Iterator[tuple[int, int]]:
 
 def _file_names(captioned: Sequence[ExaminedImage]) -> list[Finding]:
     """Return the finding about captions that only repeat a file name with a number, such as IMG_0231; [] if there are none."""
-    named = [
+    matches = [
         item
         for item in captioned
         if _words_only(item.placed.caption.text) == _words_only(item.image.path.stem)
@@ -121,7 +121,7 @@ def _file_names(captioned: Sequence[ExaminedImage]) -> list[Finding]:
     ]
     return one_by_one(
         "file name",
-        named,
+        matches,
         "{n} captioned with the file name",
         "describe what the image shows",
         lambda item: item.placed.caption.text[:80],
@@ -132,8 +132,8 @@ def _rare_tags(captioned: Sequence[ExaminedImage]) -> list[Finding]:
     """Return the finding about tags used by one image only, often typos (blue_eye); [] without such tags or for few tags."""
     tags = [_tags(item) for item in captioned]
     pieces = [tag for each in tags for tag in each]
-    words = sum(len(piece.split()) for piece in pieces)
-    if len(captioned) < 5 or median(map(len, tags)) < TAGS_FROM or words > TAG_WORDS * len(pieces):
+    word_count = sum(len(piece.split()) for piece in pieces)
+    if len(captioned) < 5 or median(map(len, tags)) < TAGS_FROM or word_count > TAG_WORDS * len(pieces):
         return []
     counts = Counter(tag for each in tags for tag in set(each))
     rare = {number: [tag for tag in each if counts[tag] == 1] for number, each in enumerate(tags)}
@@ -143,8 +143,8 @@ def _rare_tags(captioned: Sequence[ExaminedImage]) -> list[Finding]:
     total = sum(len(rare_tags) for _, rare_tags in holders)
     what = f"{total} of {len(counts)} tags are used by one image only"
     fix = "check for typos and synonyms"
-    shown = tuple((item.in_finding(first_of(rare_tags, NAMED_TAGS)),) for item, rare_tags in holders)
-    return [Finding("rare tags", "advice", what, fix, shown)]
+    images = tuple((item.in_finding(first_of(rare_tags, NAMED_TAGS)),) for item, rare_tags in holders)
+    return [Finding("rare tags", "advice", what, fix, images)]
 
 
 def _tags(item: ExaminedImage) -> list[str]:

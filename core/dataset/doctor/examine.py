@@ -78,12 +78,12 @@ def treat(finding: Finding, dataset_folder: Path | str) -> str:
     Raises ProblemsError, also if the finding suggests none.
     """
     advised = set(finding.advised)
-    chosen = [each for group in finding.images for each in group if each.key in advised]
-    if not chosen:
+    to_move = [each for group in finding.images for each in group if each.key in advised]
+    if not to_move:
         what = "This finding has no images to move to the trash"
         raise ProblemsError.one(what, KINDS.get(finding.kind, finding.kind), finding.fix, code="doctor.nothing-to-move")
-    sidecars = {Path(os.path.abspath(each.path)): each.sidecars for each in chosen if each.sidecars}
-    return put_away([each.path for each in chosen], dataset_folder, KINDS.get(finding.kind, finding.kind), sidecars)
+    sidecars = {Path(os.path.abspath(each.path)): each.sidecars for each in to_move if each.sidecars}
+    return put_away([each.path for each in to_move], dataset_folder, KINDS.get(finding.kind, finding.kind), sidecars)
 
 
 def _images_of(dataset: Report | Sequence[Placed]) -> list[ExaminedImage]:

@@ -153,9 +153,9 @@ def _copies_finding(kind: str, groups: Sequence[Sequence[ExaminedImage]]) -> Fin
         if item.image.path != first.image.path and (kind.endswith("copy") or item.role != first.role)
     ]
     groups_text = "1 image" if len(groups) == 1 else f"{len(groups)} images"
-    shown = tuple(tuple(item.in_finding(f"{size_of(item)}, {item.role}") for item in group) for group in groups)
+    images = tuple(tuple(item.in_finding(f"{size_of(item)}, {item.role}") for item in group) for group in groups)
     what = what.replace("{groups}", groups_text).replace("{n}", str(len(advised)))
-    return Finding(kind, level, what, fix, shown, tuple(advised), "put away" if advised else "open")
+    return Finding(kind, level, what, fix, images, tuple(advised), "put away" if advised else "open")
 
 
 _ROLE_ORDER = {"train": 0, "regularization": 1, "validation": 2}
@@ -192,8 +192,8 @@ def _near_duplicates(
     comparable = [item for item in items if item.key not in left_out and int(item.look.dhash or "0", 16)]
     close = close_pairs([item.look.dhash for item in comparable], NEAR_DISTANCE, reading.cancel)
     pairs = [pair for pair in close if {comparable[number].role for number in pair} != {"regularization"}]
-    wanted = sorted({number for pair in pairs for number in pair})
-    closer = second_look([comparable[number].image for number in wanted], reading)
+    indices = sorted({number for pair in pairs for number in pair})
+    closer = second_look([comparable[number].image for number in indices], reading)
     alike = []
     for one, other in pairs:
         first, second = closer.get(comparable[one].key), closer.get(comparable[other].key)
@@ -217,13 +217,13 @@ def close_pairs(hashes: Sequence[str], distance: int, cancel: CancelToken | None
             yield number, number + 1 + int(other)
 
 
-def difference(one: np.ndarray, other: np.ndarray) -> float:
+def difference(first: np.ndarray, second: np.ndarray) -> float:
     """Return the RMS difference of two grayscale images (levels 0 to 255), divided by the lower standard deviation of both.
 
     The divisor is at least 8 levels.
     """
-    contrast = max(8.0, min(float(one.std()), float(other.std())))
-    return float(np.sqrt(((one - other) ** 2).mean())) / contrast
+    contrast = max(8.0, min(float(first.std()), float(second.std())))
+    return float(np.sqrt(((first - second) ** 2).mean())) / contrast
 
 
 # ---- a closer look
@@ -247,10 +247,10 @@ def second_look(images: Sequence[ImageInfo], reading: Reading) -> dict[Key, Clos
     Images that cannot be decoded are left out.
     """
     memo = Memo(reading.memo_path)
-    known = memo.facts(_CLOSER, images, _look_closer, reading.check, reading.progress)
+    texts = memo.facts(_CLOSER, images, _look_closer, reading.check, reading.progress)
     result = {}
     for image in images:
-        stored = json_or_none(known[image.path])
+        stored = json_or_none(texts[image.path])
         with suppress(TypeError, KeyError, ValueError):  # a damaged row; none for an image that cannot be decoded
             gray = np.frombuffer(bytes.fromhex(stored["gray"]), np.uint8).reshape(_SIDE, _SIDE).astype(np.float32)
             result[image.key] = CloserLook(gray, stored["frame"])
@@ -310,11 +310,11 @@ def looks_wrong(items: Sequence[ExaminedImage], reading: Reading) -> list[Findin
 
     Regularization images may be blurry: they show what the base model generates.
     """
-    plain = [item for item in items if item.look.border >= 1.0]
-    rest = [item for item in items if item.look.border < 1.0]
-    judged = [item for item in rest if item.role != "regularization"]
+    single_color = [item for item in items if item.look.border >= 1.0]
+    others = [item for item in items if item.look.border < 1.0]
+    judged = [item for item in others if item.role != "regularization"]
     blurred = sorted((item for item in judged if item.look.blur < BLUR_BELOW), key=lambda item: item.look.blur)
-    edged = [item for item in rest if item.look.border >= BORDER_FROM]
+    edged = [item for item in others if item.look.border >= BORDER_FROM]
     closer = second_look([item.image for item in edged], reading)
     frames = {item.key: closer[item.key].frame for item in edged if item.key in closer}
     framed = sorted(
@@ -324,7 +324,7 @@ def looks_wrong(items: Sequence[ExaminedImage], reading: Reading) -> list[Findin
     return [
         *one_by_one(
             "plain",
-            plain,
+            single_color,
             "{n} a single color, with nothing to train on",
             "move them to the trash",
             put_away=True,

@@ -89,8 +89,8 @@ def put_away(
         fix = "check that the folder is writable"
         raise ProblemsError.one(what, printable(folder / TRASH_FOLDER), fix, code="trash.not-created") from error
     files = [{"from": origin, "to": name} for origin, name in _names(to_move, folder)]
-    shown = [each["from"] for each in files[: len(images)]]
-    content = {"v": 1, "when": time.time(), "reason": reason, "images": shown, "files": files}
+    image_names = [each["from"] for each in files[: len(images)]]
+    content = {"v": 1, "when": time.time(), "reason": reason, "images": image_names, "files": files}
     try:
         atomic.write_json(trash / RECORD, content)
         move_all([(path, trash / _FILES / each["to"]) for path, each in zip(to_move, files, strict=True)])
@@ -132,10 +132,10 @@ def undoable_actions(dataset_folder: Path | str, most: int | None = None) -> lis
     actions = []
     for record in records(Path(dataset_folder), RECORD)[-most if most else None :]:
         with suppress(ProblemsError):
-            content, left = _read(record)
-            if left:
+            content, files = _read(record)
+            if files:
                 names = tuple(str(name) for name in content["images"])
-                actions.append(Removal(str(record), float(content["when"]), str(content["reason"]), names, len(left)))
+                actions.append(Removal(str(record), float(content["when"]), str(content["reason"]), names, len(files)))
     return sorted(actions, key=lambda each: -each.when)
 
 
@@ -212,13 +212,13 @@ def _names(paths: Sequence[Path], folder: Path) -> Iterator[tuple[str, str]]:
     Both are relative to the dataset's folder, so that it may be moved as a whole. For files elsewhere they are the absolute path
     and `outside-<n>/<name>`.
     """
-    places: dict[Path, int] = {}
+    outside_folders: dict[Path, int] = {}
     for path in paths:
         if path.is_relative_to(folder):
             name = path.relative_to(folder).as_posix()
             yield name, name
         else:
-            yield str(path), f"outside-{places.setdefault(path.parent, len(places) + 1)}/{path.name}"
+            yield str(path), f"outside-{outside_folders.setdefault(path.parent, len(outside_folders) + 1)}/{path.name}"
 
 
 def records(folder: Path, name: str) -> list[Path]:
@@ -267,9 +267,9 @@ def _origin(source: Path, folder: Path, name: str) -> Path:
     path = Path(name)
     if not path.is_absolute():
         return path_in(folder, name)
-    known = is_image_name(path.name) or extension(path.name) in (*CAPTION_EXTENSIONS, ".npz")
+    is_dataset_file = is_image_name(path.name) or extension(path.name) in (*CAPTION_EXTENSIONS, ".npz")
     hidden = any(part.startswith(".") for part in path.parts)
-    if not known and (hidden or not is_image(source, path.name)):
+    if not is_dataset_file and (hidden or not is_image(source, path.name)):
         raise ValueError(name)
     return path_in(Path(path.anchor), str(path.relative_to(path.anchor)))
 
@@ -293,8 +293,8 @@ def refuse_taken(pairs: Sequence[tuple[Path, Path]], what: str, fix: str, code: 
     what, fix, code  of the problems
     """
     leaving = {source for source, _ in pairs}
-    taken = [target for _, target in pairs if os.path.lexists(target) and target not in leaving]
-    raise_if_errors(limited([Problem(what, printable(path), fix, code=code) for path in taken]))
+    occupied = [target for _, target in pairs if os.path.lexists(target) and target not in leaving]
+    raise_if_errors(limited([Problem(what, printable(path), fix, code=code) for path in occupied]))
 
 
 def move_all(pairs: Sequence[tuple[Path, Path]]) -> None:

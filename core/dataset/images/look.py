@@ -59,8 +59,8 @@ def looks(images: Sequence[ImageInfo], memo: Memo | Path | str | None) -> dict[t
 
     memo   where measurements are stored; None for none
     """
-    known = known_looks(memo if isinstance(memo, Memo) else Memo(memo), images)
-    return {image.key: known[image.path] for image in images if image.path in known}
+    stored = known_looks(memo if isinstance(memo, Memo) else Memo(memo), images)
+    return {image.key: stored[image.path] for image in images if image.path in stored}
 
 
 def known_looks(memo: Memo, files: Sequence[FileFacts]) -> dict[Path, Look]:
@@ -169,7 +169,7 @@ def look_at_all(
 
     progress   called with (done, total) images
     """
-    known = Memo(memo_path).facts(
+    results = Memo(memo_path).facts(
         MEMO_KIND,
         images,
         _look_at,
@@ -180,7 +180,7 @@ def look_at_all(
         threads=max(1, threads),
         at_once=8 * threads,
     )
-    looks = ((image.key, known[image.path]) for image in images)
+    looks = ((image.key, results[image.path]) for image in images)
     return {key: look if isinstance(look, Look) else Look(str(look)) for key, look in looks}
 
 

@@ -55,7 +55,7 @@ class _Remarks:
     """Stands in for the module `warnings` in Pillow's decoders, so that damage is reported and not printed to the terminal."""
 
     @staticmethod
-    def warn(message: object, *more: object, **named: object) -> None:
+    def warn(message: object, *args: object, **kwargs: object) -> None:
         """Collect a message if `remarks` is active in this thread; other arguments of `warnings.warn` are ignored."""
         if (messages := getattr(_collected, "messages", None)) is not None:
             messages.append(str(message))

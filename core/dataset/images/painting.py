@@ -169,5 +169,5 @@ def write_mask(history: History, folder: Path, stem: str, mask: Image.Image) -> 
 
 def _others(target: Path) -> list[Path]:
     """Return masks of the same image with another extension."""
-    named = (path for path in target.parent.iterdir() if is_image_name(path.name) and path.name != target.name)
-    return [path for path in named if path.stem.casefold() == target.stem.casefold()]
+    masks = (path for path in target.parent.iterdir() if is_image_name(path.name) and path.name != target.name)
+    return [path for path in masks if path.stem.casefold() == target.stem.casefold()]

@@ -125,9 +125,9 @@ def face_crop(
     (image_width, image_height), bucket = placement.image, placement.bucket
     face_size, size = max(face.width, face.height), min(bucket)
     cover = max(bucket[0] / image_width, bucket[1] / image_height)
-    least = max(cover, min(1.0, size / (face_size * high)))
-    most = max(least, min(1.0, size / (face_size * low)))
-    scale = rng.uniform(least, most)
+    lowest_scale = max(cover, min(1.0, size / (face_size * high)))
+    highest_scale = max(lowest_scale, min(1.0, size / (face_size * low)))
+    scale = rng.uniform(lowest_scale, highest_scale)
     resized: Size = (
         max(bucket[0], int(image_width * scale + 0.5)),
         max(bucket[1], int(image_height * scale + 0.5)),

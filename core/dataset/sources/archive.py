@@ -208,11 +208,11 @@ def _refuse_too_large(entries: list[_Entry], packed: int, folder: Path, where: s
     """
     total = sum(entry.info.file_size for entry in entries)
     if len(entries) > MAX_FILES or total > MAX_BYTES:
-        most = f"{MAX_FILES} files and {size_words(MAX_BYTES)}"
-        what = f"The zip has {len(entries)} files with {size_words(total)}; the limit is {most}"
+        limit = f"{MAX_FILES} files and {size_words(MAX_BYTES)}"
+        what = f"The zip has {len(entries)} files with {size_words(total)}; the limit is {limit}"
         raise ProblemsError.one(what, where, "unpack it yourself and choose the folder", "zip.too-large")
-    inside = {entry.parts[:-1] for entry in entries}
-    if max(map(len, inside)) > MAX_DEPTH or sum(map(len, inside)) > MAX_FILES:
+    folders = {entry.parts[:-1] for entry in entries}
+    if max(map(len, folders)) > MAX_DEPTH or sum(map(len, folders)) > MAX_FILES:
         what = f"The zip's folders are nested more than {MAX_DEPTH} deep, or there are more than {MAX_FILES}"
         raise ProblemsError.one(what, where, "unpack it yourself and choose the folder", "zip.too-deep")
     bombs = [
@@ -245,22 +245,22 @@ def _write(
             with archive.open(entry.info) as packed, open(target, "xb") as out:
                 _copy(packed, out, entry.info.file_size)
         except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, ValueError, RuntimeError) as error:
-            what, place = "The zip is damaged; nothing was unpacked", f"{where}, {'/'.join(entry.parts)}"
-            raise ProblemsError.one(what, place, "copy or download it again", "zip.damaged") from error
+            what, location = "The zip is damaged; nothing was unpacked", f"{where}, {'/'.join(entry.parts)}"
+            raise ProblemsError.one(what, location, "copy or download it again", "zip.damaged") from error
         except (FileExistsError, NotADirectoryError) as error:
             what = "The zip has a file and a folder of the same name; nothing was unpacked"
-            place = f"{where}, {'/'.join(entry.parts)}"
-            raise ProblemsError.one(what, place, "unpack it yourself", "zip.name-clash") from error
+            location = f"{where}, {'/'.join(entry.parts)}"
+            raise ProblemsError.one(what, location, "unpack it yourself", "zip.name-clash") from error
         except OSError as error:
-            rest = "nothing was unpacked"
-            raise unwritten(error, "The zip could not be unpacked", str(folder.parent), rest) from error
+            consequence = "nothing was unpacked"
+            raise unwritten(error, "The zip could not be unpacked", str(folder.parent), consequence) from error
         if _is_image(target.name):
             images, reason = images + 1, _why_broken(target)
             broken += bool(reason)
             if broken > max(BROKEN_IMAGES, images / 2):
                 what = f"{broken} of the first {images} images in the zip cannot be opened; nothing was unpacked: the last one {reason}"
-                place = f"{where}, {'/'.join(entry.parts)}"
-                raise ProblemsError.one(what, place, "pack the images again", "zip.broken-images")
+                location = f"{where}, {'/'.join(entry.parts)}"
+                raise ProblemsError.one(what, location, "pack the images again", "zip.broken-images")
 
 
 def _why_broken(image: Path) -> str:

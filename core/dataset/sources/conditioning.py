@@ -210,8 +210,8 @@ def pair(
             continue
         change: Any = {kind.field: partner.path}
         paired.append(replace(image, **change))
-    without = [image for image in images if not matches[image.key]]
-    problems += [] if alpha else _missing(kind, partners.where, len(images), without, level)
+    unpaired = [image for image in images if not matches[image.key]]
+    problems += [] if alpha else _missing(kind, partners.where, len(images), unpaired, level)
     problems += _size_problems(kind, partners.where, paired, header_of, level)
     problems += _animated(kind, partners.where, used, header_of)
     problems += _exchanged_problem(partners.where, images, used) if kind.needed else []
@@ -225,9 +225,12 @@ def _by_stem(files: Sequence[File], suffix: str | None, kind: PartnerKind | None
     """
     by_stem: dict[str, list[File]] = defaultdict(list)
     if kind and not suffix:
-        plain, labelled = without_suffix(files, kind.label)
-        taken = {os.path.splitext(file.relative)[0].casefold() for file in labelled}
-        files = [*labelled, *(file for file in plain if os.path.splitext(file.relative)[0].casefold() not in taken)]
+        unlabelled, labelled = without_suffix(files, kind.label)
+        labelled_stems = {os.path.splitext(file.relative)[0].casefold() for file in labelled}
+        files = [
+            *labelled,
+            *(file for file in unlabelled if os.path.splitext(file.relative)[0].casefold() not in labelled_stems),
+        ]
     for file in without_suffix(files, suffix)[1] if suffix else files:
         by_stem[os.path.splitext(file.relative)[0].casefold()].append(file)
     return by_stem
@@ -290,9 +293,9 @@ def blank_masks(
         if each.concept.images.masked_loss and each.image.conditioning is not None
     }
     files = {path: file_at(path, "") for _, path in masked.values()}
-    known = known_looks(Memo(memo_path), list(files.values()))
-    black = [image for image, path in masked.values() if path in known and known[path].brightest == 0]
-    clear = [
+    mask_looks = known_looks(Memo(memo_path), list(files.values()))
+    black = [image for image, path in masked.values() if path in mask_looks and mask_looks[path].brightest == 0]
+    transparent = [
         each.image
         for each in placed
         if each.concept.images.alpha_mask and each.image.key not in masked
@@ -302,7 +305,10 @@ def blank_masks(
     return [
         *about(black, "{n} {has} an all-black mask and {do} not affect training: {names}", fix, "mask.all-black"),
         *about(
-            clear, "{n} {is} fully transparent and {do} not affect training: {names}", fix, "image.fully-transparent"
+            transparent,
+            "{n} {is} fully transparent and {do} not affect training: {names}",
+            fix,
+            "image.fully-transparent",
         ),
     ]
 
@@ -342,9 +348,9 @@ def _partners_by_name(
     """
     stem = os.path.splitext(image.relative)[0]
     folder = inside.get(image.source, "")
-    places = [f"{folder}/{stem}" if folder else stem, stem, stem.rpartition("/")[2]]
-    for place in places[:1] if painted else dict.fromkeys(places):
-        files = by_stem.get(place.casefold())
+    candidates = [f"{folder}/{stem}" if folder else stem, stem, stem.rpartition("/")[2]]
+    for candidate in candidates[:1] if painted else dict.fromkeys(candidates):
+        files = by_stem.get(candidate.casefold())
         if files:
             ending = extension(image.relative)
             return sorted(files, key=lambda file: (extension(file.relative) != ending, file.relative))
@@ -373,14 +379,14 @@ def extra_problems(
 
     matches   for each image of all folders with these partners, the partner files with its name
     """
-    named = [files for files in matches if files]
-    taken = {files[0].path for files in named}
-    doubled = {file.path: files[0] for files in named for file in files[1:] if file.path not in taken}
-    pairs = [f"{path.name} (next to {first.path.name})" for path, first in doubled.items()]
+    nonempty = [files for files in matches if files]
+    used = {files[0].path for files in nonempty}
+    duplicates = {file.path: files[0] for files in nonempty for file in files[1:] if file.path not in used}
+    pairs = [f"{path.name} (next to {first.path.name})" for path, first in duplicates.items()]
     what, fix = "{n} of a name that is taken already will not be used: {names}", "keep one file for each image"
     yield from about(pairs, what, fix, f"{kind.code}.doubled", where=where, noun=kind.word)
     paths = dict.fromkeys(file.path for file in partners)
-    extra = [path.name for path in paths if path not in taken and path not in doubled]
+    extra = [path.name for path in paths if path not in used and path not in duplicates]
     match = "matches" if len(extra) == 1 else "match"
     what = f"{{n}} among the {kind.word}s {match} no image: {{names}}"
     fix = "rename them like their images, or ignore this"
@@ -411,14 +417,14 @@ def _size_problems(
 
 def _animated(kind: PartnerKind, where: str, used: Sequence[File], header_of: Mapping[Path, Any]) -> list[Problem]:
     """Return advice about animated masks or control images, of which only the first frame is used."""
-    moving = [file.path.name for file in used if getattr(header_of[file.path], "animated", False)]
+    animated = [file.path.name for file in used if getattr(header_of[file.path], "animated", False)]
     what, fix = "{n}: only the first frame is used ({names})", "save the frame that fits the image"
-    return about(moving, what, fix, f"{kind.code}.animated", where=where, noun=f"animated {kind.word}")
+    return about(animated, what, fix, f"{kind.code}.animated", where=where, noun=f"animated {kind.word}")
 
 
-def same_aspect_ratio(one: tuple[int, int], other: tuple[int, int]) -> bool:
+def same_aspect_ratio(first: tuple[int, int], second: tuple[int, int]) -> bool:
     """Return whether two (width, height) have the same aspect ratio, up to rounding a side of the smaller to whole pixels."""
-    (width, height), (larger_width, larger_height) = sorted((one, other))
+    (width, height), (larger_width, larger_height) = sorted((first, second))
     return abs(width * larger_height - height * larger_width) <= max(larger_width, larger_height)
 
 

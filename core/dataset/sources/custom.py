@@ -55,8 +55,8 @@ def scan_class(
             Problem(f"The dataset class {name} lists no images", _WHERE, "check its data", code="dataset-class.empty")
         )
     for is_reg in (False, True):
-        chosen = [row for row in valid if bool(row.get("is_reg", False)) == is_reg]
-        if not chosen:
+        rows_of_role = [row for row in valid if bool(row.get("is_reg", False)) == is_reg]
+        if not rows_of_role:
             continue
         concept = next((each for each in concepts if (each.role == "regularization") == is_reg), None)
         if concept is None:
@@ -65,7 +65,7 @@ def scan_class(
             fix = f"add a folder with the role '{role}'"
             builder.problems.append(Problem(what, _WHERE, fix, code="dataset-class.no-role"))
             continue
-        _add_images(builder, chosen, name.rpartition(".")[2], concept)
+        _add_images(builder, rows_of_role, name.rpartition(".")[2], concept)
     return builder.result()
 
 
@@ -94,16 +94,16 @@ def _files(rows: Sequence[Mapping[str, Any]]) -> list[File]:
 
     That is the file's name, with parent folders or a number if several share a name.
     """
-    taken: set[str] = set()
+    used_names: set[str] = set()
     files = []
     for row in rows:
         path = reachable(resolve_path(os.fspath(row["path"])))
         names = list(ends_of(path))
-        number, name = 1, next((name for name in names if name not in taken), "")
-        while not name or name in taken:  # one image listed twice
+        number, name = 1, next((name for name in names if name not in used_names), "")
+        while not name or name in used_names:  # one image listed twice
             number += 1
-            name = f"{names[0]} #{number}" if f"{names[0]} #{number}" not in taken else ""
-        taken.add(name)
+            name = f"{names[0]} #{number}" if f"{names[0]} #{number}" not in used_names else ""
+        used_names.add(name)
         files.append(file_at(path, name))
     return files
 

@@ -88,13 +88,13 @@ def roots_of(source: Source, path: Path) -> tuple[list[Root], list[Problem]]:
     except OSError as error:
         what = f"The image folder cannot be opened ({error.strerror})"
         return [], [Problem(what, where, "check its permissions", code="dataset.unreadable-folder")]
-    named = {child: parsed for child in children if (parsed := repeats_and_words(child))}
-    roots = [Root(path, source.num_repeats or 1, class_tokens, left_out=frozenset(named))]
+    repeats_of = {child: parsed for child in children if (parsed := repeats_and_words(child))}
+    roots = [Root(path, source.num_repeats or 1, class_tokens, left_out=frozenset(repeats_of))]
     problems: list[Problem] = []
-    for child, parsed in named.items():
-        below, wrong = _named_root(path / child, parsed, source, child)
-        roots += below
-        problems += wrong
+    for child, parsed in repeats_of.items():
+        child_roots, child_problems = _named_root(path / child, parsed, source, child)
+        roots += child_roots
+        problems += child_problems
     return roots, problems
 
 

@@ -53,9 +53,9 @@ class Memo:
         """Return {path: cached fact} of the files that have not changed since."""
         if self.path is None or not self.path.exists():
             return {}
-        wanted = {os.fsencode(file.path): file for file in files}
+        file_of = {os.fsencode(file.path): file for file in files}
         facts: dict[Path, str] = {}
-        names = list(wanted)
+        names = list(file_of)
         try:
             with closing(self._connect()) as connection:
                 for start in range(0, len(names), _AT_ONCE):
@@ -63,7 +63,7 @@ class Memo:
                     marks = ",".join("?" * len(part))
                     query = f"SELECT path, bytes, mtime_ns, value FROM files WHERE kind = ? AND path IN ({marks})"
                     for name, size, mtime_ns, value in connection.execute(query, (kind, *part)):
-                        file = wanted[name]
+                        file = file_of[name]
                         if (size, mtime_ns) == (file.bytes, file.mtime_ns):
                             facts[file.path] = value
         except sqlite3.Error as error:
@@ -114,31 +114,31 @@ class Memo:
                 check()  # after a cancel only those end that had begun
             return measure(file)
 
-        known = self._read(kind, files, from_text)
-        unread = [file for file in files if file.path not in known]
+        results = self._read(kind, files, from_text)
+        unread = [file for file in files if file.path not in results]
         done, remaining = len(files) - len(unread), iter(unread)
         with ThreadPoolExecutor(threads) as pool:
             while part := list(islice(remaining, at_once)):
                 with self._one_at_a_time(kind, check):
-                    known |= self._read(kind, part, from_text)  # another thread may have measured these meanwhile
-                    rest = [file for file in part if file.path not in known]
-                    done += len(part) - len(rest)
+                    results |= self._read(kind, part, from_text)  # another thread may have measured these meanwhile
+                    unmeasured = [file for file in part if file.path not in results]
+                    done += len(part) - len(unmeasured)
                     if progress:
                         progress(done, len(files))
                     texts: dict[Path, str] = {}
-                    futures = {pool.submit(measured, file): file.path for file in rest}
+                    futures = {pool.submit(measured, file): file.path for file in unmeasured}
                     for future in as_completed(futures):
                         if future.exception() is None:
                             path, done = futures[future], done + 1
-                            known[path] = future.result()
-                            if (text := to_text(known[path])) is not None:
+                            results[path] = future.result()
+                            if (text := to_text(results[path])) is not None:
                                 texts[path] = text
                             if progress:
                                 progress(done, len(files))
-                    self.remember(kind, texts, rest)
+                    self.remember(kind, texts, unmeasured)
                     for future in futures:
                         future.result()  # raises what ended it
-        return known
+        return results
 
     def _read(self, kind: str, files: Sequence[FileFacts], from_text: Callable[[str], Any]) -> dict[Path, Any]:
         """Return {path: fact} of the files whose cached text is valid."""

@@ -225,33 +225,35 @@ def _entry(key: str, value: Any) -> tuple[Entry | None, list[str]]:
     """Return (the entry without its invalid fields, or None if `value` is not an object; a message for each invalid field)."""
     if not isinstance(value, _Pairs):
         return None, [f"{printable(key)} is {_kind(value)}, not an object"]
-    fields, wrong = dict(value), []
+    fields, complaints = dict(value), []
     texts: dict[str, str | None] = {}
     for name in ("caption", "tags"):
         text = fields.get(name)
         if isinstance(text, list) and not isinstance(text, _Pairs) and all(isinstance(part, str) for part in text):
             text = "\n".join(text) if name == "caption" else ", ".join(text)  # several captions, one a line
         if text is not None and not isinstance(text, str):
-            wrong.append(f"{name} of {printable(key)} is {_kind(text)}, not a string")
+            complaints.append(f"{name} of {printable(key)} is {_kind(text)}, not a string")
             text = None
         texts[name] = text
     sizes: dict[str, Size | None] = {}
-    for name, also in (("train_resolution", None), ("image_size", "resolution")):
-        size = fields.get(name, fields.get(also)) if also else fields.get(name)
+    for name, alias in (("train_resolution", None), ("image_size", "resolution")):
+        size = fields.get(name, fields.get(alias)) if alias else fields.get(name)
         sizes[name] = _size(size)
         if size is not None and sizes[name] is None:
-            wrong.append(f"{name} of {printable(key)} is not [width, height]")
+            complaints.append(f"{name} of {printable(key)} is not [width, height]")
     bucket = sizes["train_resolution"]
     if bucket and any(side % BUCKET_UNIT for side in bucket):
-        wrong.append(
+        complaints.append(
             f"train_resolution of {printable(key)} is {bucket[0]} x {bucket[1]}, not multiples of {BUCKET_UNIT}"
         )
     name = next((name for name in _CONTROL_NAMES if fields.get(name) is not None), "")
     control = fields.get(name)
     if control is not None and not isinstance(control, str):
-        wrong.append(f"{name} of {printable(key)} is {_kind(control)}, not a path")
+        complaints.append(f"{name} of {printable(key)} is {_kind(control)}, not a path")
         control = None
-    return Entry(key, texts["caption"], texts["tags"], sizes["train_resolution"], sizes["image_size"], control), wrong
+    return Entry(
+        key, texts["caption"], texts["tags"], sizes["train_resolution"], sizes["image_size"], control
+    ), complaints
 
 
 def _size(value: Any) -> Size | None:
@@ -392,8 +394,8 @@ class Finder:
 
     def _has_latents(self, key: str) -> bool:
         """Return whether an .npz file with the key's name exists where the image should be."""
-        plain = _plain(key)
-        bare = os.path.splitext(plain)[0] if extension(plain) in IMAGE_EXTENSIONS else plain
+        path = _plain(key)
+        bare = os.path.splitext(path)[0] if extension(path) in IMAGE_EXTENSIONS else path
         name = bare.rpartition("/")[2]
         return any(os.path.isfile(f"{stem}.npz") for stem in (bare, self.folder / bare, self.folder / name))
 

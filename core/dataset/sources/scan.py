@@ -73,15 +73,15 @@ def describe_layout(folder: str | os.PathLike) -> str:
         return problems[0].what if problems else "no images found"
     walks = [(root, walk(root.path, left_out=root.left_out)) for root in roots]
     counted = [(root, walked, sum(not is_label(file.path.name) for file in walked.files)) for root, walked in walks]
-    named = [each for each in counted if each[0].named and each[2]]
-    plain = [each for each in counted if not each[0].named and each[2]]
-    if not named and not plain:
+    with_repeats = [each for each in counted if each[0].named and each[2]]
+    without_repeats = [each for each in counted if not each[0].named and each[2]]
+    if not with_repeats and not without_repeats:
         return "no images found"
-    loose = sum(number for _, _, number in plain)
-    if not named:
-        inside = sum(walked.folders for _, walked, _ in plain)
-        return f"{count(loose, 'image')} in " + ("one folder" if inside <= 1 else f"{inside} folders")
-    names = first_of([printable(root.path.name) for root, _, _ in named], 6)
-    total = sum(number for _, _, number in named)
-    text = f"{count(len(named), 'folder')} with repeats: {names} ({count(total, 'image')})"
+    loose = sum(number for _, _, number in without_repeats)
+    if not with_repeats:
+        subfolders = sum(walked.folders for _, walked, _ in without_repeats)
+        return f"{count(loose, 'image')} in " + ("one folder" if subfolders <= 1 else f"{subfolders} folders")
+    names = first_of([printable(root.path.name) for root, _, _ in with_repeats], 6)
+    total = sum(number for _, _, number in with_repeats)
+    text = f"{count(len(with_repeats), 'folder')} with repeats: {names} ({count(total, 'image')})"
     return text + (f", and {count(loose, 'image')} outside them" if loose else "")

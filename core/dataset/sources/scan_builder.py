@@ -78,8 +78,8 @@ class ScanBuilder:
     def result(self) -> Scan:
         """Return the finished scan, with the problems that concern all folders together."""
         self.problems += [problem_of(each.path, BrokenImage(each.reason), self.level) for each in self.broken]
-        for (kind, where), (files, named) in self._partners_of.items():
-            self.problems += extra_problems(kind, where, files, named)
+        for (kind, where), (files, matches) in self._partners_of.items():
+            self.problems += extra_problems(kind, where, files, matches)
         self.problems += [
             *_shared_stems(self.images),
             *_animated(self.images),
@@ -103,7 +103,7 @@ class ScanBuilder:
         source = concept.source
         where = (os.path.realpath(path), source.metadata_file, source.recursive, concept.role, concept.batch_group)
         earlier = self._entries_at[where]
-        same = any((one.images, one.captions) == (concept.images, concept.captions) for one in earlier)
+        same = any((other.images, other.captions) == (concept.images, concept.captions) for other in earlier)
         earlier.append(concept)
         return same
 
@@ -179,12 +179,12 @@ class ScanBuilder:
             self.problems.append(Problem(what, where, fix, "advice", code="metadata.no-upscale-ignored"))
         self._replace_earlier(images, concept)
         self._from_lists.update(image.key for image in images)
-        named = {
+        control_of = {
             file: control
             for file, entry in entries.items()
             if (control := entry.control_at(metadata.path.parent, path))
         }
-        listed = metadata_partners(named, printable(metadata.path)) if named and concept.control else None
+        listed = metadata_partners(control_of, printable(metadata.path)) if control_of and concept.control else None
         self.finish(images, concept, {}, listed or sidecar_partners({id: partners}, printable(path)))
 
     def _matched(self, metadata: Metadata, files: list[File], folder: Path) -> tuple[list[File], Listed]:
@@ -193,9 +193,9 @@ class ScanBuilder:
         if not metadata.entries:
             return [], {}
         finder = Finder(files, folder, metadata.path.parent)
-        matched = finder.match(metadata.entries)
-        self.problems += match_problems(matched, finder, metadata)
-        return [file for _, file in matched.pairs], {file.path: entry for entry, file in matched.pairs}
+        matches = finder.match(metadata.entries)
+        self.problems += match_problems(matches, finder, metadata)
+        return [file for _, file in matches.pairs], {file.path: entry for entry, file in matches.pairs}
 
     def _replace_earlier(self, images: Sequence[ImageInfo], concept: Concept) -> None:
         """Remove earlier images that are also in `images`, if both are from metadata files and train at the same sizes."""
@@ -340,8 +340,8 @@ class ScanBuilder:
 
 def caption_endings(concept: Concept) -> tuple[str, ...]:
     """Return the extensions of the concept's caption files, in lower case."""
-    chosen = concept.captions.caption_extension.lower()
-    return CAPTION_EXTENSIONS if chosen == "auto" else tuple(dict.fromkeys((*CAPTION_EXTENSIONS, chosen)))
+    setting = concept.captions.caption_extension.lower()
+    return CAPTION_EXTENSIONS if setting == "auto" else tuple(dict.fromkeys((*CAPTION_EXTENSIONS, setting)))
 
 
 # ---- problems
@@ -395,9 +395,9 @@ def _shared_stems(images: Sequence[ImageInfo]) -> list[Problem]:
 
 def _animated(images: Sequence[ImageInfo]) -> list[Problem]:
     """Return advice about animated images, of which only the first frame is used."""
-    moving = [image for image in images if image.animated]
+    animated = [image for image in images if image.animated]
     what, fix = "{n}: only the first frame is used ({names})", "save the frame you want as a separate image"
-    return about(moving, what, fix, "image.animated", noun="animated image")
+    return about(animated, what, fix, "image.animated", noun="animated image")
 
 
 def _overlaps(images: Sequence[ImageInfo], entries: Mapping[str, tuple[Path, str]]) -> list[Problem]:

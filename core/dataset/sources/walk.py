@@ -117,9 +117,11 @@ def unused_files(folder: Path, walks: Sequence[tuple[str, Walk]]) -> list[Proble
     """
     problems: list[Problem] = []
     for field_, word, what, fix, code in _UNUSED:
-        names = [f"{inside}/{name}" if inside else name for inside, each in walks for name in getattr(each, field_)]
-        once, where = list(dict.fromkeys(names)), printable(folder)
-        problems += about(once, f"{{n}} {what}: {{names}}", fix, code, where=where, noun=word)
+        names = [
+            f"{subfolder}/{name}" if subfolder else name for subfolder, each in walks for name in getattr(each, field_)
+        ]
+        unique, where = list(dict.fromkeys(names)), printable(folder)
+        problems += about(unique, f"{{n}} {what}: {{names}}", fix, code, where=where, noun=word)
     return problems
 
 
@@ -128,10 +130,10 @@ def unused_repeats(folder: Path, walks: Sequence[tuple[str, Walk]]) -> list[Prob
 
     walks   (path below the folder, result of its walk)
     """
-    inside = [f"{base}/{file.relative}" if base else file.relative for base, each in walks for file in each.files]
-    parents = dict.fromkeys(os.path.dirname(path) for path in inside)
-    named = {path: repeats_and_words(os.path.basename(path)) for path in parents if "/" in path}
-    deeper = [path for path, parsed in named.items() if parsed is not None and parsed[0] < MANY_REPEATS]
+    paths = [f"{base}/{file.relative}" if base else file.relative for base, each in walks for file in each.files]
+    parents = dict.fromkeys(os.path.dirname(path) for path in paths)
+    parsed_names = {path: repeats_and_words(os.path.basename(path)) for path in parents if "/" in path}
+    deeper = [path for path, parsed in parsed_names.items() if parsed is not None and parsed[0] < MANY_REPEATS]
     fix = f"choose the folder that contains them: {printable(folder / os.path.dirname(deeper[0]))}" if deeper else ""
     what = "The repeats of {n} deeper inside are not used: {names}"
     return about(deeper, what, fix, "dataset.deeper-repeats", where=printable(folder), noun="folder")
@@ -315,9 +317,9 @@ def first_files(
             listing = _listing(folder, prefix, visited, left_out, endings)
         except OSError:
             continue
-        inside: dict[str, Any] = {path: (below, path) for below, path in listing.subfolders if recursive}
-        inside |= {prefix + each.name: partial(listing.image, each) for each in listing.others}
-        waiting += [inside[path] for path in sorted(inside, reverse=True)]
+        entries: dict[str, Any] = {path: (below, path) for below, path in listing.subfolders if recursive}
+        entries |= {prefix + each.name: partial(listing.image, each) for each in listing.others}
+        waiting += [entries[path] for path in sorted(entries, reverse=True)]
     return files
 
 

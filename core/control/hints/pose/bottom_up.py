@@ -69,11 +69,11 @@ def peaks_of(heat: np.ndarray, size: Size, inner: Size) -> np.ndarray:
     parabola, which gives its position between cells and its height.
     """
     padded = np.pad(heat, 1, constant_values=-np.inf)
-    high, wide = heat.shape
+    rows, columns = heat.shape
     is_peak = heat > LOWEST_PEAK / 2
     for down, right in ((1, 1), (1, 0), (1, -1), (0, 1)):  # of equal cells the first is the peak
-        before = padded[1 - down : 1 - down + high, 1 - right : 1 - right + wide]
-        after = padded[1 + down : 1 + down + high, 1 + right : 1 + right + wide]
+        before = padded[1 - down : 1 - down + rows, 1 - right : 1 - right + columns]
+        after = padded[1 + down : 1 + down + rows, 1 + right : 1 + right + columns]
         is_peak &= (heat > before) & (heat >= after)
     y, x = np.nonzero(is_peak)
     value = heat[y, x]
@@ -88,7 +88,7 @@ def peaks_of(heat: np.ndarray, size: Size, inner: Size) -> np.ndarray:
         height += (last - first) * offset / 4
         positions.append(cell + offset)
     across, down = (
-        (cell + 0.5) * side / count - 0.5 for cell, side, count in zip(positions, size, (wide, high), strict=True)
+        (cell + 0.5) * side / count - 0.5 for cell, side, count in zip(positions, size, (columns, rows), strict=True)
     )
     value = np.exp(height)
     inside = (value > LOWEST_PEAK) & (across < inner[0]) & (down < inner[1])
