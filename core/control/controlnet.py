@@ -83,7 +83,7 @@ class ControlNet(nn.Module):
         """Run the ControlNet and return its residuals, not yet multiplied by `strength`."""
         assert conditioning.control is not None, "a ControlNet reads a control image"
         dtype, texts, sdxl = self.net.dtype, conditioning.texts, {}
-        hints = for_rows(conditioning.control, len(noisy_latents)).to(dtype)
+        hints = repeat_for_batch(conditioning.control, len(noisy_latents)).to(dtype)
         if self.net.config.addition_embed_type == "text_time":
             assert texts.pooled is not None and conditioning.sizes is not None
             sdxl["added_cond_kwargs"] = {"text_embeds": texts.pooled.to(dtype), "time_ids": conditioning.sizes.float()}
@@ -125,7 +125,7 @@ def _embedded_at(net: ControlNetModel, hints: Tensor, latents: Tensor) -> Iterat
         handle.remove()
 
 
-def for_rows(control: Tensor, rows: int) -> Tensor:
+def repeat_for_batch(control: Tensor, rows: int) -> Tensor:
     """Return control images [B, ...] repeated in order to [rows, ...], as CFG repeats latents. `rows` is a multiple of B."""
     times, remainder = divmod(rows, len(control))
     assert not remainder, f"{len(control)} control images for {rows} rows"

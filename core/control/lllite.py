@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from core.control.controlnet import for_rows
+from core.control.controlnet import repeat_for_batch
 from core.control.shapes import LLLiteTarget, conditioning_layers, targets_among
 from core.record.draws import address
 
@@ -57,7 +57,7 @@ class LayerNet(nn.Module):
     def hidden(self, x: Tensor, tokens: Tensor) -> Tensor:
         """Return mid([hint, relu(down(x))]), [rows, h * w, network_dim], for x [rows, h * w, width] and the hint's `tokens`."""
         hidden: Tensor = self.down(x.to(self.up[0].weight.dtype))
-        mixed: Tensor = self.mid(torch.cat([for_rows(tokens, len(x)).to(hidden.dtype), hidden], dim=2))
+        mixed: Tensor = self.mid(torch.cat([repeat_for_batch(tokens, len(x)).to(hidden.dtype), hidden], dim=2))
         return mixed
 
 
@@ -106,7 +106,7 @@ class LLLite(nn.ModuleDict):
 
     # -- control images
 
-    def show(self, control: Tensor | None) -> None:
+    def set_control(self, control: Tensor | None) -> None:
         """Set the control images for the next forward passes, [B, 3, H, W] in 0..1; None turns the LLLite off."""
         if control is not self._control:
             self._control, self._hint = control, None if control is None else 2 * control - 1
@@ -148,7 +148,7 @@ class LLLite(nn.ModuleDict):
         for hook in self._hooks:
             hook.remove()
         self._hooks = []
-        self.show(None)
+        self.set_control(None)
 
 
 class _Hook:

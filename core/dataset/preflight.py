@@ -147,7 +147,7 @@ def _report(
     """
     placed = placing.placed
     length = length_of(job.schedule, epochs)
-    unused = _never_shown(epochs)
+    unused = _unused_images(epochs)
     training_images = [each for each in _each_once(placed) if each.image.key not in unused]
     return Report(
         problems=tuple(problems),
@@ -180,11 +180,11 @@ def _folders(scan: Scan, refused: Mapping[Key, str]) -> tuple[Folder, ...]:
     return tuple(replace(folder, images=usable[folder.id]) for folder in scan.folders)
 
 
-def _never_shown(epochs: Epochs) -> dict[Key, str]:
+def _unused_images(epochs: Epochs) -> dict[Key, str]:
     """Return {image key: reason} of the images that no epoch uses at any of their resolutions."""
-    why = {each.key: "is not needed to balance the training images" for each in epochs.not_needed()}
+    why = {each.key: "is not needed to balance the training images" for each in epochs.unneeded()}
     unfilled = "is in a bucket that never fills a batch, and incomplete batches are dropped"
-    why |= {each.key: unfilled for each in epochs.never_shown()}
+    why |= {each.key: unfilled for each in epochs.never_used()}
     used = {each.image.key for each in epochs.placed if each.key not in why}
     return {each.image.key: why[each.key] for each in epochs.placed if each.image.key not in used}
 

@@ -163,7 +163,7 @@ class Edits:
                 return
             change = caption_change(placed.image.path, text, placed.concept.captions.caption_extension)
             given_up = Change(change.path, change.new, change.old)
-            id = self._history.keep("Typed here, then another program's was used", given_up)
+            id = self._history.record("Typed here, then another program's was used", given_up)
             self._local_ids.add(id)
             self._push(placed, printable(placed.image.relative), id)
 

@@ -295,7 +295,7 @@ class CaptionHandlers:
     def _earlier(self, key: str) -> dict[str, Any]:
         """The earlier texts of an image."""
         placed = self.edits.image(key)
-        texts = self._history.of(self.edits.caption(placed).path, MAX_EARLIER) if placed else []
+        texts = self._history.changes_of(self.edits.caption(placed).path, MAX_EARLIER) if placed else []
         return {"texts": view.earlier(texts)}
 
     def _changed(self, result: ChangeResult, title: str) -> str:

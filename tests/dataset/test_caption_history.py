@@ -111,13 +111,13 @@ def test_the_history_of_one_image_is_its_texts_newest_first(tmp_path, history):
     for text in ("one", "two"):
         history.apply("Edit", [Change(path, path.read_bytes(), text.encode())])
     history.apply("Other", [Change(tmp_path / "other.txt", None, b"x")])
-    assert [change.new for _, change in history.of(path, 20)] == [b"two", b"one"]
-    assert [change.new for _, change in history.of(path, 1)] == [b"two"]
-    (entry, _), *_ = history.of(path, 1)
+    assert [change.new for _, change in history.changes_of(path, 20)] == [b"two", b"one"]
+    assert [change.new for _, change in history.changes_of(path, 1)] == [b"two"]
+    (entry, _), *_ = history.changes_of(path, 1)
     history.apply("Edit", [Change(path, b"two", b"three")], resume=entry.id)  # the same change has grown
     history.apply("Edit", [Change(other := path.with_name("another.txt"), None, b"new")])
-    assert [change.new for _, change in history.of(path, 20)] == [b"three", b"one"]
-    assert [change.new for _, change in history.of(other, 20)] == [b"new"]
+    assert [change.new for _, change in history.changes_of(path, 20)] == [b"three", b"one"]
+    assert [change.new for _, change in history.changes_of(other, 20)] == [b"new"]
 
 
 def test_a_change_that_is_not_kept_says_so(tmp_path, history):
@@ -188,7 +188,7 @@ def test_a_killed_change_leaves_each_caption_whole_is_undone_and_is_resumed(tmp_
         if not (id := history.unfinished({"job": 1})):
             continue  # killed before its first line, or after its last
         with history.open("", resume=id) as opened:
-            done = opened.done()
+            done = opened.written_files()
             assert done == {path for path in paths if path.read_text().startswith("new")}
             opened.write(
                 [Change(path, path.read_bytes(), b"new " + path.stem.encode()) for path in paths if path not in done]
@@ -226,14 +226,14 @@ def test_files_that_a_power_failure_left_empty_get_their_text(tmp_path, history)
 
 def test_a_text_that_comes_between_look_and_write_stays(tmp_path, history, monkeypatch):
     paths = files(tmp_path)
-    whole = module.OpenChange.note
+    whole = module.OpenChange.append
 
     def note(self, *lines):
         whole(self, *lines)
         if any("path" in line for line in lines):
             paths[1].write_text("typed")
 
-    monkeypatch.setattr(module.OpenChange, "note", note)
+    monkeypatch.setattr(module.OpenChange, "append", note)
     done = history.apply("Replace", changed(paths))
     assert done.changed_since == (paths[1],) and paths[1].read_text() == "typed"
     assert len(done.written) == len(paths) - 1
@@ -301,7 +301,7 @@ def test_a_damaged_line_is_left_out_and_stops_nothing_else(tmp_path, history, na
         with suppress(ProblemsError):
             history.undo(path.stem)
     assert history.unfinished({"undoes": []}) == "" and history.count(good.id) == 3
-    assert [change.path for _, change in history.of(paths[1], 5)] == [paths[1]]
+    assert [change.path for _, change in history.changes_of(paths[1], 5)] == [paths[1]]
     assert list(history.news({})) and history.repair() == 0
     assert len(history.apply("Next", [Change(path, path.read_bytes(), b"next") for path in paths]).written) == 3
 
@@ -478,7 +478,7 @@ def test_undo_and_redo_alternate(tmp_path, history):
 
 def test_a_text_that_is_only_kept_comes_back_by_undo(tmp_path, history):
     path = tmp_path / "a.txt"
-    history.undo(history.keep("Delete", Change(path, b"old", None)))
+    history.undo(history.record("Delete", Change(path, b"old", None)))
     assert path.read_bytes() == b"old"
 
 

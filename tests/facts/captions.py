@@ -292,7 +292,7 @@ def histories() -> Facts:
             "changes",
             [[each.title, len(history.changes(each.id)), history.count(each.id)] for each in history.entries()],
         )
-        yield "of", [[entry.title, change.old, change.new] for entry, change in history.of(names[0], 3)]
+        yield "of", [[entry.title, change.old, change.new] for entry, change in history.changes_of(names[0], 3)]
         yield "gone", refused(lambda: history.undo("123"))
         yield "ended", [history.ended(first.id), history.unfinished({"files": 1}), history.damaged(first.id)]
 

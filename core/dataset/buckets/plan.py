@@ -96,7 +96,7 @@ class Epochs:
             self.first_step(len(self._first_steps))
         return bisect_right(self._first_steps, step) - 1
 
-    def never_shown(self) -> list[Placed]:
+    def never_used(self) -> list[Placed]:
         """Return images that no epoch uses, because their bucket never fills a batch and incomplete batches are dropped.
 
         If epochs differ, only the first EPOCHS_CHECKED are checked.
@@ -113,7 +113,7 @@ class Epochs:
             for each in members
         ]
 
-    def not_needed(self) -> list[Placed]:
+    def unneeded(self) -> list[Placed]:
         """Return regularization images in no epoch: there are no training images, or sd-scripts' balancing needs fewer."""
         used = {each.key for part in self.parts for each in part.images}
         return [each for members in self._members.values() for each in members if each.key not in used]

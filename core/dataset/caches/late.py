@@ -150,13 +150,13 @@ class LatePosteriors:
         """Write a cache entry. Hold it in memory if writing fails, or if the image file changed after it was hashed."""
         if is_changed(side.placed):
             self._warn(changed_advice(side.placed))
-            self._cache.keep(side, *posterior, writes=False)
+            self._cache.store(side, *posterior, writes=False)
             return
         try:
-            self._cache.keep(side, *posterior)
+            self._cache.store(side, *posterior)
         except ProblemsError as error:
             self._warn(self._cache.not_cached(error.problems[0]))
-            self._cache.keep(side, *posterior, writes=False)
+            self._cache.store(side, *posterior, writes=False)
 
     def _warn(self, problem: Problem) -> None:
         """Report a problem, only once for each code: a faulty disk affects many files."""

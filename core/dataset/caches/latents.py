@@ -44,14 +44,14 @@ class LatentCache(Store):
 
     vae_id     hash of the VAE's weights
     dtype      dtype in which the VAE computes, such as "fp32"
-    others     reads a side's posterior from another program's cache, tried first; None if it has none
+    other_programs     reads a side's posterior from another program's cache, tried first; None if it has none
     shape_of   (width, height) of an image -> (C, h, w) of its latents
     """
 
     vae_id: str
     dtype: str = "fp32"
     _: KW_ONLY
-    others: Callable[[Side], Posterior | None] | None = None
+    other_programs: Callable[[Side], Posterior | None] | None = None
     shape_of: Callable[[Size], tuple[int, int, int]] = sd_latent_shape
 
     row = LATENTS
@@ -99,7 +99,7 @@ class LatentCache(Store):
             changed = is_changed(side.placed)
             if changed:
                 changed_images.append(side.placed)
-            self.keep(side, mean, logvar, writes=not changed)
+            self.store(side, mean, logvar, writes=not changed)
 
         try:
             return encode_sides(
@@ -127,7 +127,7 @@ class LatentCache(Store):
 
     def find(self, side: Side) -> Posterior | None:
         """Return the posterior of a side, or None if it is not cached or damaged."""
-        if self.others is not None and (posterior := self.others(side)) is not None:
+        if self.other_programs is not None and (posterior := self.other_programs(side)) is not None:
             return posterior
         path = self.file(side)
         if path in self._held:
@@ -135,7 +135,7 @@ class LatentCache(Store):
         tensors = self.read_entry(path, self._shapes(side.placed))
         return None if tensors is None else (tensors["mean"], tensors["logvar"])
 
-    def keep(self, side: Side, mean: Tensor, logvar: Tensor, *, writes: bool = True) -> None:
+    def store(self, side: Side, mean: Tensor, logvar: Tensor, *, writes: bool = True) -> None:
         """Store the posterior of a side, mean and log variance [C, h, w].
 
         writes   False holds it in memory even if the cache writes to disk
@@ -156,7 +156,11 @@ class LatentCache(Store):
         missing: dict[Path, Side] = {}
         cached = set(self._held)
         for side, path in self._files_of([side for placed in items for side in sides(placed)], check):
-            if path in missing or path in cached or (self.others is not None and self.others(side) is not None):
+            if (
+                path in missing
+                or path in cached
+                or (self.other_programs is not None and self.other_programs(side) is not None)
+            ):
                 continue
             if check:
                 check()

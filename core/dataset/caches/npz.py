@@ -47,7 +47,7 @@ class Unfit(Exception):
 
 
 class NpzCaches:
-    """Reader of posteriors from .npz files next to images; an `others` of LatentCache.
+    """Reader of posteriors from .npz files next to images; for `other_programs` of LatentCache.
 
     items     all images of the dataset: a file whose name fits several of them is not used
     kind      "sd" or "sdxl": suffix of newer file names

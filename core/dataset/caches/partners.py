@@ -186,7 +186,7 @@ class ControlCache(PartnerCache):
     """
 
     held_bytes: int | None = field(default=None, kw_only=True)
-    _places: dict[tuple[str, ...], tuple[Placement, Path]] = field(default_factory=dict, init=False)
+    _entry_paths: dict[tuple[str, ...], tuple[Placement, Path]] = field(default_factory=dict, init=False)
     _held: dict[Path, bytes] = field(default_factory=dict, init=False)
 
     row = CONTROLS
@@ -208,7 +208,7 @@ class ControlCache(PartnerCache):
         A failed write is reported to `warn`: entries without a file or room in memory are decoded at each step.
         """
         for placed, path, entry in self._entries(self._resized(items), threads, check, progress):
-            self._places[placed.key] = (placed.placement, path)
+            self._entry_paths[placed.key] = (placed.placement, path)
             self._hold(path, entry["control"])
         if self.unwritten and self.warn:
             self.warn(self.not_cached(self.unwritten))
@@ -222,7 +222,7 @@ class ControlCache(PartnerCache):
 
     def _cached(self, placed: Placed, view: View) -> np.ndarray | None:
         """Return the cached control image, unflipped uint8 [1 or 3, H, W]; None without an entry or for another crop."""
-        placement, path = self._places.get(placed.key, (None, None))
+        placement, path = self._entry_paths.get(placed.key, (None, None))
         if path is None or placement != view.placement:
             return None
         data = self._held.get(path)

@@ -158,10 +158,10 @@ class History:
             raise ProblemsError.one(what, where, "run it again", code)
         return done.id
 
-    def keep(self, title: str, change: Change) -> str:
+    def record(self, title: str, change: Change) -> str:
         """Record a text that was not written, so that undo can restore it; return the id."""
         with self.open(title) as opened:
-            opened.note(line_of(change))
+            opened.append(line_of(change))
             opened.wrote = True
         return opened.id
 
@@ -179,11 +179,11 @@ class History:
                 self._prune()
             self._opened += 1
             person = {"person": self.person} if self.person else {}
-            opened.note({"title": title, "at": time.time(), "about": dict(about or {}) | person})
+            opened.append({"title": title, "at": time.time(), "about": dict(about or {}) | person})
         try:
             yield opened
             if opened.wrote:
-                opened.note({"finished": True})
+                opened.append({"finished": True})
         finally:
             if not opened.wrote:
                 atomic.remove(self._file(opened.id))  # nothing to undo
@@ -212,7 +212,7 @@ class History:
 
     def end(self, id: str) -> None:
         """Record that the interruption of a change was reported."""
-        OpenChange(self._file(id), id).note({"told": True})
+        OpenChange(self._file(id), id).append({"told": True})
 
     def _has(self, id: str, *names: str) -> bool:
         """Return whether a line of the change's file has one of these keys."""
@@ -282,7 +282,7 @@ class History:
                 return "" if entry.id in undone or self._has(entry.id, "finished") else entry.id
         return ""
 
-    def of(self, path: Path, limit: int) -> list[tuple[Entry, Change]]:
+    def changes_of(self, path: Path, limit: int) -> list[tuple[Entry, Change]]:
         """Return the newest changes of one caption file, newest first, at most `limit`."""
         with self._lock:
             self._update_indexes()
@@ -426,7 +426,7 @@ class OpenChange:
         if resumed:  # a kill may have left an incomplete last line
             os.truncate(file, file.read_bytes().rfind(b"\n") + 1)
 
-    def note(self, *lines: Mapping[str, Any]) -> None:
+    def append(self, *lines: Mapping[str, Any]) -> None:
         """Append lines to the change's file and wait until they are on disk. Raises ProblemsError."""
         try:
             with open(self._file, "ab") as handle:
@@ -454,7 +454,7 @@ class OpenChange:
         check_links(each.path for each in to_write)
         if to_write:
             self.wrote = True
-            self.note(*(line_of(each) for each in to_write))
+            self.append(*(line_of(each) for each in to_write))
             with _temporary_files(to_write if len(to_write) > 1 else []) as aside:
                 for each in to_write:
                     (written if _try_write(each, aside.get(each.path)) else changed).append(each.path)
@@ -462,7 +462,7 @@ class OpenChange:
                 atomic.sync_all(written)
         return ChangeResult(self.id, tuple(written), tuple(changed))
 
-    def done(self) -> set[Path]:
+    def written_files(self) -> set[Path]:
         """Return the files that this change has written, and those changed by others after they were listed here."""
         return {each.path for each in self._listed() if content_of(each.path) != each.old}
 

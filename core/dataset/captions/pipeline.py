@@ -200,7 +200,7 @@ def _processed(
     """
     caption = _line_with_affixes(raw, settings, rng)
     if settings.enable_wildcard:
-        caption = choose(caption, rng)
+        caption = expand_wildcards(caption, rng)
     trigger = (settings.trigger_word or "").strip()
     if trigger:
         caption = caption.replace("[trigger]", trigger).replace("[name]", trigger)
@@ -244,7 +244,7 @@ def _with_affixes(caption: str, settings: CaptionSettings) -> str:
 _GROUP = re.compile(r"\{([^}]+)\}")
 
 
-def choose(caption: str, rng: Random) -> str:
+def expand_wildcards(caption: str, rng: Random) -> str:
     """Expand wildcards: {a|b} becomes one of its options, which may be empty; {{ and }} become braces. No nesting."""
     if "{" not in caption and "}" not in caption:
         return caption

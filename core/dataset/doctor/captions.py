@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from statistics import median
 
-from core.dataset.doctor.finding import ExaminedImage, Finding, joined_groups, one_by_one
+from core.dataset.doctor.finding import ExaminedImage, Finding, connected_components, images_finding
 from core.record.units import first_of
 
 SIMILAR = 0.9  # Jaccard similarity of the words: one word of twenty differs
@@ -45,7 +45,7 @@ def _without_caption(items: Sequence[ExaminedImage]) -> list[Finding]:
         text = item.placed.caption.text.strip()
         return f"default caption: {text}" if text else "empty caption"
 
-    return one_by_one(
+    return images_finding(
         "no caption",
         uncaptioned,
         "{n} without a caption",
@@ -74,7 +74,7 @@ def _similar(captioned: Sequence[ExaminedImage]) -> list[Finding]:
     first_index: dict[str, int] = {}
     same = [(first_index.setdefault(_words_only(item.placed.caption.text), n), n) for n, item in enumerate(captioned)]
     joined = [(indices[one], indices[other]) for one, other in pairs] + [pair for pair in same if pair[0] != pair[1]]
-    groups = joined_groups(joined, len(captioned))
+    groups = connected_components(joined, len(captioned))
     if not groups:
         return []
     groups_text = "1 group of images has" if len(groups) == 1 else f"{len(groups)} groups of images have"
@@ -119,7 +119,7 @@ def _file_names(captioned: Sequence[ExaminedImage]) -> list[Finding]:
         if _words_only(item.placed.caption.text) == _words_only(item.image.path.stem)
         and re.search(r"\d", item.placed.caption.text)
     ]
-    return one_by_one(
+    return images_finding(
         "file name",
         matches,
         "{n} captioned with the file name",

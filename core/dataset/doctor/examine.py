@@ -15,11 +15,11 @@ from core.dataset.doctor.captions import caption_findings
 from core.dataset.doctor.finding import KINDS, ExaminedImage, Finding
 from core.dataset.doctor.images import (
     Reading,
-    copies,
-    copies_by_content,
-    looks_wrong,
-    unreadable,
-    wrong_size,
+    appearance_findings,
+    duplicate_findings,
+    exact_duplicate_findings,
+    size_findings,
+    unreadable_findings,
 )
 from core.dataset.doctor.trash import put_away
 from core.dataset.images.look import look_at_all
@@ -51,10 +51,10 @@ def examine(
     readable = [replace(item, look=looks[item.key]) for item in items if not looks[item.key].reason]
     reading = Reading(memo_path, cancel, progress)
     findings = [
-        *(unreadable(dataset.rows) if isinstance(dataset, Report) else ()),
-        *copies(readable, reading),
-        *looks_wrong(readable, reading),
-        *wrong_size(readable),
+        *(unreadable_findings(dataset.rows) if isinstance(dataset, Report) else ()),
+        *duplicate_findings(readable, reading),
+        *appearance_findings(readable, reading),
+        *size_findings(readable),
         *caption_findings(readable),
     ]
     order = {kind: index for index, kind in enumerate(KINDS)}
@@ -68,7 +68,7 @@ def held_out_copies(report: Report, memo_path: Path | str | None, cancel: Cancel
     """
     if not report.validation:
         return []
-    findings = copies_by_content(_images_of(report), Reading(memo_path, cancel))
+    findings = exact_duplicate_findings(_images_of(report), Reading(memo_path, cancel))
     return [finding.problem() for finding in findings if finding.level == "error"]
 
 

@@ -147,7 +147,7 @@ class ExaminedImage:
         return FindingImage(self.key, self.image.path, note, self.sidecars)
 
 
-def one_by_one(
+def images_finding(
     kind: str,
     items: Sequence[ExaminedImage],
     what: str,
@@ -182,7 +182,7 @@ def size_of(item: ExaminedImage) -> str:
     return f"{item.image.width} x {item.image.height}"
 
 
-def joined_groups(pairs: Iterable[tuple[int, int]], count: int) -> list[list[int]]:
+def connected_components(pairs: Iterable[tuple[int, int]], count: int) -> list[list[int]]:
     """Return the connected components of the graph with nodes 0 to count - 1 and edges `pairs`, each sorted (union-find).
 
     Single nodes are left out.

@@ -11,7 +11,15 @@ import numpy as np
 from PIL import Image
 
 from core.dataset.caches.contents import content_hashes
-from core.dataset.doctor.finding import ExaminedImage, Finding, FindingImage, Key, joined_groups, one_by_one, size_of
+from core.dataset.doctor.finding import (
+    ExaminedImage,
+    Finding,
+    FindingImage,
+    Key,
+    connected_components,
+    images_finding,
+    size_of,
+)
 from core.dataset.images.opening import BrokenImage, open_rgb
 from core.dataset.report import Row
 from core.dataset.sources.image_info import ImageInfo
@@ -64,7 +72,7 @@ class Reading:
 # ---- duplicates
 
 
-def unreadable(rows: Iterable[Row]) -> list[Finding]:
+def unreadable_findings(rows: Iterable[Row]) -> list[Finding]:
     """Return the finding about files that cannot be read as images; [] if there are none. Missing files are left out."""
     broken = [FindingImage(row.key, row.path, row.why) for row in rows if not row.readable and row.path.is_file()]
     if not broken:
@@ -75,21 +83,21 @@ def unreadable(rows: Iterable[Row]) -> list[Finding]:
     return [Finding("unreadable", "advice", what, fix, tuple((each,) for each in broken), advised, "put away")]
 
 
-def copies(items: Sequence[ExaminedImage], reading: Reading) -> list[Finding]:
+def duplicate_findings(items: Sequence[ExaminedImage], reading: Reading) -> list[Finding]:
     """Return findings about exact and near duplicates, within the training set and across roles.
 
     Roles are training, validation and regularization.
     """
     exact = _same_content(items, reading)
-    return _by_roles((exact, ""), (_near_duplicates(items, exact, reading), "near "))
+    return _findings_by_kind((exact, ""), (_near_duplicates(items, exact, reading), "near "))
 
 
-def copies_by_content(items: Sequence[ExaminedImage], reading: Reading) -> list[Finding]:
+def exact_duplicate_findings(items: Sequence[ExaminedImage], reading: Reading) -> list[Finding]:
     """Return findings about exact duplicates only. Decodes nothing."""
-    return _by_roles((_same_content(items, reading), ""))
+    return _findings_by_kind((_same_content(items, reading), ""))
 
 
-def _by_roles(*alike_groups: tuple[list[list[ExaminedImage]], str]) -> list[Finding]:
+def _findings_by_kind(*alike_groups: tuple[list[list[ExaminedImage]], str]) -> list[Finding]:
     """Return a finding for each kind of duplicates, which depends on the images' roles.
 
     alike_groups   (groups of duplicates, prefix of the finding's kind: "" for exact or "near ")
@@ -199,7 +207,7 @@ def _near_duplicates(
         first, second = closer.get(comparable[one].key), closer.get(comparable[other].key)
         if first and second and difference(first.gray, second.gray) <= NEAR_DIFFERENCE:
             alike.append((one, other))
-    return [[comparable[number] for number in group] for group in joined_groups(alike, len(comparable))]
+    return [[comparable[number] for number in group] for group in connected_components(alike, len(comparable))]
 
 
 def close_pairs(hashes: Sequence[str], distance: int, cancel: CancelToken | None = None) -> Iterator[tuple[int, int]]:
@@ -305,7 +313,7 @@ def frame_share(pixels_HWC: np.ndarray) -> float:
 # ---- single images
 
 
-def looks_wrong(items: Sequence[ExaminedImage], reading: Reading) -> list[Finding]:
+def appearance_findings(items: Sequence[ExaminedImage], reading: Reading) -> list[Finding]:
     """Return findings about single-color, blurry and framed images.
 
     Regularization images may be blurry: they show what the base model generates.
@@ -322,14 +330,14 @@ def looks_wrong(items: Sequence[ExaminedImage], reading: Reading) -> list[Findin
         key=lambda item: -frames[item.key],
     )
     return [
-        *one_by_one(
+        *images_finding(
             "plain",
             single_color,
             "{n} a single color, with nothing to train on",
             "move them to the trash",
             put_away=True,
         ),
-        *one_by_one(
+        *images_finding(
             "blur",
             blurred,
             "{n} blurry or very soft, which makes generated images soft too",
@@ -337,7 +345,7 @@ def looks_wrong(items: Sequence[ExaminedImage], reading: Reading) -> list[Findin
             lambda item: f"sharpness {item.look.blur:.0f}",
             put_away=True,
         ),
-        *one_by_one(
+        *images_finding(
             "border",
             framed,
             "{n} framed or letterboxed: the border is trained too",
@@ -348,7 +356,7 @@ def looks_wrong(items: Sequence[ExaminedImage], reading: Reading) -> list[Findin
     ]
 
 
-def wrong_size(items: Sequence[ExaminedImage]) -> list[Finding]:
+def size_findings(items: Sequence[ExaminedImage]) -> list[Finding]:
     """Return findings about images that are tiny, strongly upscaled, or have an extreme aspect ratio."""
 
     def aspect(item: ExaminedImage) -> float:
@@ -364,7 +372,7 @@ def wrong_size(items: Sequence[ExaminedImage]) -> list[Finding]:
     no_upscale = ImageSettings.title_of("bucket_no_upscale")
     long = sorted((item for item in items if aspect(item) > EXTREME_ASPECT), key=lambda item: -aspect(item))
     return [
-        *one_by_one(
+        *images_finding(
             "small",
             small,
             f"{{n}} under {SMALL_SIDE} pixels on the short side, too small to train on",
@@ -372,7 +380,7 @@ def wrong_size(items: Sequence[ExaminedImage]) -> list[Finding]:
             size_of,
             put_away=True,
         ),
-        *one_by_one(
+        *images_finding(
             "enlarged",
             enlarged,
             f"{{n}} upscaled more than {STRONG_SCALE:g} times: the blur is trained too",
@@ -380,7 +388,7 @@ def wrong_size(items: Sequence[ExaminedImage]) -> list[Finding]:
             lambda item: f"{size_of(item)}, {item.placed.placement.scale:.1f} times",
             put_away=True,
         ),
-        *one_by_one(
+        *images_finding(
             "long",
             long,
             f"{{n}} more than {EXTREME_ASPECT:g} times as long as wide: a large part is cropped",

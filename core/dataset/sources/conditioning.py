@@ -87,7 +87,7 @@ class Partners:
 
 def folder_partners(
     folder: Path,
-    inside: Mapping[str, str],
+    subfolders: Mapping[str, str],
     kind: PartnerKind,
     suffix: str | None = None,
     cancel: CancelToken | None = None,
@@ -97,7 +97,7 @@ def folder_partners(
     Names match with any image extension, in any case, in the same subfolders. A painted mask (`painted.py`) only matches the image
     at the same path, not images of the same name in other folders.
 
-    inside   source id -> its path below the dataset folder ("10_fox"), which the partners' folder may mirror too
+    subfolders   source id -> its path below the dataset folder ("10_fox"), which the partners' folder may mirror too
     suffix   of the partners' names, after the image's name; None for none
     """
     where = printable(folder)
@@ -110,7 +110,7 @@ def folder_partners(
     painted = is_painted(folder)
     by_stem = _by_stem(walked.files, suffix, kind)
     return Partners(
-        where, walked.files, lambda image: _partners_by_name(image, inside, by_stem, painted), walked.problems
+        where, walked.files, lambda image: _partners_by_name(image, subfolders, by_stem, painted), walked.problems
     )
 
 
@@ -336,18 +336,18 @@ def unmasked(placed: Sequence[Placed], looks: Mapping[tuple[str, str], Look]) ->
 
 
 def _partners_by_name(
-    image: ImageInfo, inside: Mapping[str, str], by_stem: Mapping[str, Sequence[File]], painted: bool
+    image: ImageInfo, subfolders: Mapping[str, str], by_stem: Mapping[str, Sequence[File]], painted: bool
 ) -> Sequence[File]:
     """Return the partner files of an image, those with its extension first; [] if there are none.
 
     They are at the image's path below the dataset folder, else (unless `painted`) at its path below its source folder, else have
     its file name.
 
-    inside    source id -> its path below the dataset folder
+    subfolders    source id -> its path below the dataset folder
     by_stem   see `_by_stem`
     """
     stem = os.path.splitext(image.relative)[0]
-    folder = inside.get(image.source, "")
+    folder = subfolders.get(image.source, "")
     candidates = [f"{folder}/{stem}" if folder else stem, stem, stem.rpartition("/")[2]]
     for candidate in candidates[:1] if painted else dict.fromkeys(candidates):
         files = by_stem.get(candidate.casefold())

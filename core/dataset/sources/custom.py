@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from core.dataset.sources.files import MAX_REPEATS, ends_of, printable, reachable
+from core.dataset.sources.files import MAX_REPEATS, path_ends, printable, reachable
 from core.dataset.sources.folders import Root
 from core.dataset.sources.image_info import ImageInfo, Scan, about
 from core.dataset.sources.memo import Memo
@@ -98,7 +98,7 @@ def _files(rows: Sequence[Mapping[str, Any]]) -> list[File]:
     files = []
     for row in rows:
         path = reachable(resolve_path(os.fspath(row["path"])))
-        names = list(ends_of(path))
+        names = list(path_ends(path))
         number, name = 1, next((name for name in names if name not in used_names), "")
         while not name or name in used_names:  # one image listed twice
             number += 1

@@ -103,7 +103,7 @@ def may_be_image(name: str) -> bool:
     return ending not in known and ending not in (*CAPTION_EXTENSIONS, ".zip")
 
 
-def is_worth_naming(name: str) -> bool:
+def is_reported_unused(name: str) -> bool:
     """Return whether a file that is neither image nor caption is reported as unused: users may expect it to train."""
     return extension(name) not in _COMPANIONS
 
@@ -175,7 +175,7 @@ def format_of(name: str) -> str:
     return FORMAT_OF.get(extension(name), "")
 
 
-def real_kind(name: str, format: str) -> str:
+def format_if_other(name: str, format: str) -> str:
     """Return the image format if the extension is another format's: ("a.png", "JPEG") -> "JPEG"; else ""."""
     expected = format_of(name) or format.upper()
     held = SAME_FORMATS.get(format.upper(), format.upper())
@@ -199,7 +199,7 @@ def as_words(folder_name: str) -> str:
     return " ".join(re.sub(r"[_\-]+", " ", folder_name).split())
 
 
-def ends_of(path: Path) -> Iterator[str]:
+def path_ends(path: Path) -> Iterator[str]:
     """Yield the ends of a path, shortest first: "c.png", "b/c.png" ... up to the whole path without drive or root."""
     parts = [part for part in path.parts if part != path.anchor]
     return ("/".join(parts[-most:]) for most in range(1, len(parts) + 1))

@@ -27,7 +27,7 @@ class Root:
 
     named      whether its name sets repeats and class tokens
     left_out   names of direct subfolders that are separate roots
-    inside     its path below the source's folder, "" for that folder itself
+    subfolder  its path below the source's folder, "" for that folder itself
     """
 
     path: Path
@@ -35,7 +35,7 @@ class Root:
     class_tokens: str
     named: bool = False
     left_out: frozenset[str] = frozenset()  # names of direct subfolders that are separate roots
-    inside: str = ""
+    subfolder: str = ""
 
 
 def class_tokens_for(source: Source, folder_name: str) -> str:
@@ -105,7 +105,7 @@ def whole_root(source: Source, path: Path) -> Root:
 
 
 def _named_root(
-    path: Path, parsed: tuple[int, str], source: Source, inside: str = ""
+    path: Path, parsed: tuple[int, str], source: Source, subfolder: str = ""
 ) -> tuple[list[Root], list[Problem]]:
     """Return ([the root of a `<repeats>_<words>` folder], advice about its repeats); no root for 0 repeats.
 
@@ -122,7 +122,7 @@ def _named_root(
         what = f"The folder name {printable(path.name)} sets {repeats} repeats per epoch"
         fix = "set this folder's repeats to 1 if the number is not meant as repeats"
         problems.append(Problem(what, printable(path), fix, "advice", code="dataset.many-repeats"))
-    return [Root(path, repeats, class_tokens_for(source, parsed[1]), named=True, inside=inside)], problems
+    return [Root(path, repeats, class_tokens_for(source, parsed[1]), named=True, subfolder=subfolder)], problems
 
 
 def _not_a_folder(path: Path, where: str) -> Problem | None:

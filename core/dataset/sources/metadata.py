@@ -15,7 +15,7 @@ from typing import Any
 
 from core.dataset.captions.encodings import decode_text
 from core.dataset.captions.files import join_texts
-from core.dataset.sources.files import ends_of, extension, printable
+from core.dataset.sources.files import extension, path_ends, printable
 from core.dataset.sources.image_info import about
 from core.dataset.sources.walk import File, file_at
 from core.record.allowed import may_reach
@@ -379,7 +379,7 @@ class Finder:
 
     def _name_outside(self, path: Path) -> str:
         """Return the shortest unique end of a path: the names in random draws contain no absolute paths."""
-        names = (name for name in ends_of(path) if name not in self._exact and name not in self._outside)
+        names = (name for name in path_ends(path) if name not in self._exact and name not in self._outside)
         name = next(names, str(path))
         self._outside.add(name)
         return name

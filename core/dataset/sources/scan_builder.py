@@ -115,27 +115,27 @@ class ScanBuilder:
         walks: list[tuple[str, Walk]] = []
         labels: list[File] = []
         images_read: list[ImageInfo] = []
-        inside: dict[str, str] = {}
+        subfolders: dict[str, str] = {}
         partners: dict[str, list[File]] = {}
         for root in roots:
             walked = walk(
                 root.path, self.cancel, root.left_out, caption_endings(concept), excluded, concept.source.recursive
             )
             self.problems += walked.problems
-            walks.append((root.inside, walked))
+            walks.append((root.subfolder, walked))
             images, sidecars, unused = self._split_sidecars(walked.files, concept)
             labels += unused
             if not images:
                 continue
             id = self.new_id(printable(root.path.name) or "images")
-            inside[id] = root.inside
+            subfolders[id] = root.subfolder
             partners[id] = sidecars
             images_read += self._read_folder(images, id, root, concept)
         advice = [*unused_files(path, walks), *unused_repeats(path, walks), *unused_labels(labels, concept, path)]
-        self.problems += [each for each in advice if inside or each.code == "dataset.ignored-names"]
-        if walks and not inside:
+        self.problems += [each for each in advice if subfolders or each.code == "dataset.ignored-names"]
+        if walks and not subfolders:
             self.problems.append(_empty_folder(path, [walked for _, walked in walks]))
-        self.finish(images_read, concept, inside, sidecar_partners(partners, printable(path)))
+        self.finish(images_read, concept, subfolders, sidecar_partners(partners, printable(path)))
 
     def _read_folder(self, files: list[File], id: str, root: Root, concept: Concept) -> list[ImageInfo]:
         """Return the images of one folder: all, or with cache_info those in an existing metadata_cache.json."""
@@ -285,15 +285,15 @@ class ScanBuilder:
         return images
 
     def finish(
-        self, images: list[ImageInfo], concept: Concept, inside: dict[str, str], sidecars: Partners | None = None
+        self, images: list[ImageInfo], concept: Concept, subfolders: dict[str, str], sidecars: Partners | None = None
     ) -> None:
         """Pair images with masks or control images, leave out small images, and add the others to the scan.
 
-        inside     source id -> its path below the folder of the settings
+        subfolders source id -> its path below the folder of the settings
         sidecars   masks or control images next to the images or listed in a metadata file, used without a folder setting
         """
         kind = CONTROL if concept.control else MASK
-        partners = self._partners(concept, inside, kind, sidecars)
+        partners = self._partners(concept, subfolders, kind, sidecars)
         if partners and images:
             alpha = kind is MASK and concept.images.alpha_mask
             paired = pair(images, partners, kind, memo=self.memo, cancel=self.cancel, level=self.level, alpha=alpha)
@@ -319,11 +319,11 @@ class ScanBuilder:
         self.images += images
 
     def _partners(
-        self, concept: Concept, inside: dict[str, str], kind: PartnerKind, sidecars: Partners | None
+        self, concept: Concept, subfolders: dict[str, str], kind: PartnerKind, sidecars: Partners | None
     ) -> Partners | None:
         """Return the files to pair a folder's images with; None if nothing is paired.
 
-        inside, sidecars   as in `finish`
+        subfolders, sidecars   as in `finish`
         """
         folder = conditioning_folder(concept.images.conditioning_data_dir)
         if folder is None:
@@ -331,7 +331,7 @@ class ScanBuilder:
             masked = kind is MASK and images.masked_loss and not images.alpha_mask
             wanted = masked or images.conditioning_suffix
             return sidecars if wanted or (sidecars and sidecars.files) else None
-        partners = folder_partners(folder, inside, kind, concept.images.conditioning_suffix, self.cancel)
+        partners = folder_partners(folder, subfolders, kind, concept.images.conditioning_suffix, self.cancel)
         if isinstance(partners, Problem):
             self.problems += [partners] if concept.reads_partners else []
             return None

@@ -15,16 +15,16 @@ from core.dataset.sources.files import (
     CAPTION_EXTENSIONS,
     MANY_REPEATS,
     extension,
+    format_if_other,
     has_quiet_name,
     identity_of,
     is_folder,
     is_image,
     is_junk,
     is_quiet_junk,
-    is_worth_naming,
+    is_reported_unused,
     printable,
     reachable,
-    real_kind,
     repeats_and_words,
     without_face,
 )
@@ -147,7 +147,7 @@ def note_unused(walk: Walk, path: str) -> None:
         return
     if junk is not None:
         walk.ignored.append("/".join(parts[: junk + 1]))
-    elif is_worth_naming(parts[-1]):
+    elif is_reported_unused(parts[-1]):
         walk.unread.append(path)
 
 
@@ -284,7 +284,7 @@ def _add_files(listing: _Listing, result: Walk) -> None:
             result.files.append(listing.file(entry, used, shared))
             continue
         result.others[extension(name) or name] += 1
-        result.unread += (listing.prefix + name,) if is_worth_naming(name) else ()
+        result.unread += (listing.prefix + name,) if is_reported_unused(name) else ()
         if entry.is_symlink() and not os.path.exists(entry):
             result.problems.append(_dead_link(listing.folder / name))
     captions = [entry.name for files in listing.captions.values() for entry in files]
@@ -423,7 +423,7 @@ def _header_or_reason(file: File) -> HeaderFacts | str:
         header = read_header(file.path)
     except BrokenImage as error:
         return str(error)
-    actual_format = real_kind(file.relative, header.format)
+    actual_format = format_if_other(file.relative, header.format)
     return HeaderFacts(header.width, header.height, header.rotated, header.animated, actual_format)
 
 
