@@ -33,6 +33,7 @@ class LayerNet(nn.Module):
     """
 
     def __init__(self, width: int, depth: int, cond_emb_dim: int, network_dim: int):
+        """Create the network with torch's default initialization; the arguments are described at the class."""
         super().__init__()
         self.shrinks = 4 * 2**depth
         layers: list[nn.Module] = []
@@ -77,6 +78,7 @@ class LLLite(nn.ModuleDict):
     """
 
     def __init__(self, modules: Mapping[str, LayerNet]):
+        """Create an LLLite, not attached and without a control image. modules: name of a layer in files -> its network"""
         super().__init__(dict(modules))
         self.multiplier = 1.0
         self.dropout: Dropout | None = None

@@ -471,7 +471,7 @@ def partners() -> Facts:
         )
         info = placed(path, 48, 32, conditioning=half).image
         for painted, readable in ((None, True), (mask, True), (None, False)):
-            start = painting.start_of(info, painted, lambda path, readable=readable: readable)
+            start = painting.initial_mask(info, painted, lambda path, readable=readable: readable)
             yield (
                 f"start {painted and painted.name} {readable}",
                 [start.origin, start.mask and [start.mask.size, sum(quarters(start.mask)) // 100]],

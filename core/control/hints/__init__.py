@@ -74,7 +74,7 @@ def black_hints(names: Sequence[str], where: str) -> Problem:
 
 
 def settings_of(name: str) -> tuple[str, ...]:
-    """Return the names of the settings that a preprocessor reads: ("hint_model",) for "model", () for "none"."""
+    """Return the names of the settings that a preprocessor reads: ("hint_model",) for "model", () for "none" or an unknown name."""
     preprocessor = preprocessors().get(name)
     return preprocessor.settings if preprocessor else ("hint_model",) if name == BY_MODEL else ()
 

@@ -161,10 +161,10 @@ def _too_narrow(image: ImageInfo, level: str) -> Problem:
 
 
 def merged(placed: Sequence[Placed], processes: int = 1) -> list[Placed]:
-    """Move the images of buckets with fewer views than a global batch to the nearest bucket of the same batch group.
+    """Move the images of buckets that have fewer views (images times repeats) than a global batch to the nearest bucket.
 
-    Nearest is by aspect ratio. The smallest bucket moves first; a bucket that has grown to a batch stays. All images of a
-    batch group count together. Images with bucket_no_upscale only go where none of them would be upscaled.
+    Nearest is by aspect ratio, in the same batch group. The smallest bucket moves first; a bucket that has grown to a batch stays.
+    All images of a batch group count together. Images with bucket_no_upscale only go where none of them would be upscaled.
 
     processes   GPUs that share a global batch
     """

@@ -30,6 +30,7 @@ class Epochs:
     """
 
     def __init__(self, placed: Sequence[Placed], dataset: DatasetSettings, accumulation: int = 1, processes: int = 1):
+        """Group `placed`, training and regularization images, by bucket; see the class for the other arguments."""
         self.placed = placed
         self.parts = parts_of(placed, dataset.reg_balance)
         self._short = dataset.short_batches
@@ -166,11 +167,14 @@ class Epochs:
 class Plan:
     """The batches and captions of a run, by step number alone.
 
-    total   number of steps in the run, for captions that change during it
-    begin   step of the run that gets the batches of step 0
+    placed   training and regularization images
+    seed     of the order of images and batches, and of captions
+    total    number of steps in the run, for captions that change during it
+    begin    step of the run that gets the batches of step 0
     """
 
     def __init__(self, placed: Sequence[Placed], job: TrainJob, seed: int, total_steps: int = 0):
+        """Plan the batches of `placed`, training and regularization images, by the job's settings. total_steps: steps of the run"""
         self.placed = list(placed)
         self.epochs = Epochs(
             self.placed, job.dataset, job.schedule.gradient_accumulation_steps, job.memory.num_processes

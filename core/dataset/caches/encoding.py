@@ -32,7 +32,7 @@ WRITES_WAITING = 64
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """An image as it is or flipped: one entry of the latent cache."""
+    """A side of an image: plain or flipped horizontally. Each has an entry in the latent cache."""
 
     placed: Placed
     flipped: bool = False
@@ -59,9 +59,9 @@ def encode_sides(
     check: Callable[[], None] | None = None,
     progress: Progress | None = None,
 ) -> int:
-    """Encode each side and pass mean and log variance to `keep`, on a separate thread; return the number of encoded sides.
+    """Encode image sides (plain or flipped) and pass the results to `keep`, on a separate thread; return their number.
 
-    keep        (side, mean, log variance, float32 [C, h, w] on the CPU)
+    keep        called with (side, mean, log variance), float32 [C, h, w] on the CPU
     threads     decode images ahead; at most threads + 2 * batch_size images wait in memory
     retry       encodes one image again, in fp32, if the first result is not finite (fp16 VAEs overflow)
     check       called between batches; may raise to cancel; results passed to `keep` so far stay
@@ -124,7 +124,7 @@ def _decoded_ahead(
 
 
 def side_pixels(side: Side, pixels: np.ndarray) -> np.ndarray:
-    """Return the pixels [3, H, W] of a side: the image's `pixels`, flipped horizontally if the side is."""
+    """Return the pixels [3, H, W] of an image side: those of the image, flipped horizontally if the side is."""
     return pixels[..., ::-1] if side.flipped else pixels
 
 
@@ -182,11 +182,7 @@ def _encoded_again(side: Side, pixels: np.ndarray, retry: Encode | None) -> Post
 
 
 class _Results:
-    """Passes encoded batches to `keep`, one batch late: the device already has the next batch while the CPU waits.
-
-    writer     thread on which `keep` runs
-    problems   list to which images without a finite posterior are appended
-    """
+    """Passes encoded batches to `keep`, one batch late: the device already has the next batch while the CPU waits."""
 
     def __init__(
         self,
@@ -195,6 +191,13 @@ class _Results:
         retry: Encode | None,
         problems: list[Problem],
     ):
+        """Start without results.
+
+        writer     thread on which `keep` runs
+        keep       called with (side, mean, log variance), float32 [C, h, w]
+        retry      encodes one image again, in fp32, if its result is not finite; None for no second attempt
+        problems   list to which images without a finite result are appended
+        """
         self._writer, self._keep, self._retry, self._problems = writer, keep, retry, problems
         self._pending: tuple | None = None
         self._writes: deque[Future] = deque()

@@ -62,6 +62,7 @@ class LatePosteriors:
         progress: Progress | None = None,
         finished: Callable[[], None] = lambda: None,
     ):
+        """Start the decoding threads; the arguments are described at the class."""
         self.seconds = 0.0
         self._cache, self._encode, self._retry, self._device, self._ahead = cache, encode, retry, device, ahead
         self._synchronize, self._progress, self._finished = synchronize, progress, finished
@@ -74,7 +75,7 @@ class LatePosteriors:
 
     @property
     def waiting(self) -> int:
-        """Number of sides not encoded yet."""
+        """Number of image sides (plain or flipped) not encoded yet."""
         return len(self._batches)
 
     def decode_ahead(self, sides: Iterable[Side]) -> None:
@@ -87,7 +88,10 @@ class LatePosteriors:
                     self._decoding[each.placed.key] = self._pool.submit(pixels_of, each.placed)
 
     def get(self, side: Side) -> Posterior:
-        """Return the posterior of a side, encoding it if necessary. Raises ProblemsError if the image cannot be read or encoded."""
+        """Return the posterior of an image side (plain or flipped), encoding it if necessary.
+
+        Raises ProblemsError if the image cannot be read or encoded.
+        """
         held = self._held.get(side.key)
         if held is not None:
             return held

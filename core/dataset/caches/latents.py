@@ -57,16 +57,17 @@ class LatentCache(Store):
     row = LATENTS
 
     def __post_init__(self) -> None:
+        """Start without hashes of image files and without entries in memory."""
         self._hashes: dict[tuple, str] = {}
         self._opaque: set[tuple] = set()
         self._held: dict[Path, Posterior] = {}  # encoded in this run and not written
 
     def missing(self, items: Sequence[Placed], check: Check | None = None) -> list[Placed]:
-        """Return items with a side that is not cached or damaged; of images with equal content and crop, only the first."""
+        """Return images of which a side (plain or flipped) is not cached or damaged; of equal content and crop, only the first."""
         return list({side.placed.key: side.placed for side in self.missing_sides(items, check)}.values())
 
     def missing_sides(self, items: Sequence[Placed], check: Check | None = None, *, reads: bool = True) -> list[Side]:
-        """Return sides that are not cached; of sides with equal content and crop, only the first.
+        """Return the image sides (plain or flipped) that are not cached; of equal content and crop, only the first.
 
         reads   read every entry, so that damaged ones are included and reported; False only tests whether files exist
         """
@@ -117,7 +118,7 @@ class LatentCache(Store):
                 self.warn(changed_advice(changed_images[0]))
 
     def read(self, side: Side) -> Posterior:
-        """Return the posterior of a cached side. Raises ProblemsError if it is not cached or damaged."""
+        """Return the posterior of an image side like `find`. Raises ProblemsError if it is not cached or damaged."""
         posterior = self.find(side)
         if posterior is None:
             what = "The latents of an image are missing from the cache or damaged"
@@ -126,7 +127,10 @@ class LatentCache(Store):
         return posterior
 
     def find(self, side: Side) -> Posterior | None:
-        """Return the posterior of a side, or None if it is not cached or damaged."""
+        """Return the posterior of an image side (plain or flipped): mean and log variance, float32 [C, h, w].
+
+        None if it is not cached or damaged.
+        """
         if self.other_programs is not None and (posterior := self.other_programs(side)) is not None:
             return posterior
         path = self.file(side)
@@ -136,7 +140,7 @@ class LatentCache(Store):
         return None if tensors is None else (tensors["mean"], tensors["logvar"])
 
     def store(self, side: Side, mean: Tensor, logvar: Tensor, *, writes: bool = True) -> None:
-        """Store the posterior of a side, mean and log variance [C, h, w].
+        """Store the posterior of an image side (plain or flipped): mean and log variance [C, h, w].
 
         writes   False holds it in memory even if the cache writes to disk
         """
@@ -147,7 +151,7 @@ class LatentCache(Store):
             self._held[path] = (mean, logvar)
 
     def file(self, side: Side) -> Path:
-        """Return the path of a side's cache file; sides of equal content and crop share one."""
+        """Return the path of the cache file of an image side (plain or flipped). Sides of equal content and crop share a file."""
         ((_, path),) = self._files_of([side], None)
         return path
 
@@ -171,7 +175,7 @@ class LatentCache(Store):
         return missing
 
     def _files_of(self, image_sides: Sequence[Side], check: Check | None) -> list[tuple[Side, Path]]:
-        """Return each side with the path of its cache file. Each image file is hashed once; with a memo, once for all runs."""
+        """Return each image side with the path of its cache file. Each image is hashed once; with a memo, once for all runs."""
         unread = {_file_state(side.placed): side.placed.image for side in image_sides}
         unread = {state: image for state, image in unread.items() if state not in self._hashes}
         hashes = content_hashes(list(unread.values()), self.memo_path, check) if unread else {}
@@ -182,7 +186,7 @@ class LatentCache(Store):
         return [(side, self._entry_path(side)) for side in image_sides]
 
     def _entry_path(self, side: Side) -> Path:
-        """Return the path of a side's cache file; its image must be hashed already."""
+        """Return the path of an image side's cache file; the image must be hashed already."""
         images, state = side.placed.concept.images, _file_state(side.placed)
         return self.path_of(
             self._hashes[state],
@@ -214,7 +218,7 @@ class LatentCache(Store):
 
 
 def _file_state(placed: Placed) -> tuple:
-    """Return the identity of an image file at the time of the scan: key, path, size and modification time."""
+    """Return the identity of an image file when it was scanned: (key, path, bytes, modification time in ns)."""
     image = placed.image
     return (image.key, image.path, image.bytes, image.mtime_ns)
 

@@ -55,6 +55,7 @@ class NpzCaches:
     """
 
     def __init__(self, items: Sequence[Placed], kind: str = "sd"):
+        """Prepare to read .npz files next to `items`, all images of the dataset. kind: suffix of newer file names, "sd" or "sdxl"."""
         self._kind = kind
         owners: dict[Path, set[Path]] = defaultdict(set)
         for placed in items:
@@ -121,7 +122,10 @@ def with_ending(stem: Path, ending: str) -> Path:
 
 
 def read_latents(path: Path, side: Side) -> np.ndarray:
-    """Return the sample of one side, unscaled float32 [4, h, w]. Raises Unfit if the file does not fit the image and bucket."""
+    """Return the sample of an image side (plain or flipped), unscaled float32 [4, h, w].
+
+    Raises Unfit if the file does not fit the image and bucket.
+    """
     placed = side.placed
     width, height = (length // LATENT_PIXELS for length in placed.placement.bucket)
     try:

@@ -148,6 +148,7 @@ class MaskCache(PartnerCache):
         return kind, *placed.placement.pixel_key, placed.concept.images.resize_interpolation, self.latent_pixels
 
     def _shapes(self, placed: Placed) -> Shapes:
+        """Return {"mask": (1, h, w)}, at latent size."""
         width, height = placed.placement.bucket
         return {"mask": (1, height // self.latent_pixels, width // self.latent_pixels)}
 
@@ -192,6 +193,7 @@ class ControlCache(PartnerCache):
     row = CONTROLS
 
     def __post_init__(self) -> None:
+        """Set the room in memory, in bytes."""
         self._room_bytes = memory_limit(self.writes) if self.held_bytes is None else self.held_bytes
 
     def fill(
@@ -252,6 +254,7 @@ class ControlCache(PartnerCache):
         return *placed.placement.pixel_key, *fit
 
     def _shapes(self, placed: Placed) -> Shapes:
+        """Return {"control": (None,)}: compressed bytes of any length."""
         return SHAPES
 
     def _compute(self, placed: Placed) -> dict[str, Tensor]:

@@ -26,7 +26,7 @@ class Change:
 
 
 def line_of(change: Change) -> dict[str, Any]:
-    """Return the line of a change's file for one caption file, as JSON values."""
+    """Return the line that records a file's change, as JSON values: path, old and new content, and a deleted link's target."""
     link = os.readlink(change.path) if change.new is None and os.path.islink(change.path) else change.link
     about = {"path": str(change.path.absolute()), "old": to_json(change.old), "new": to_json(change.new)}
     return about | ({"link": link} if link else {})

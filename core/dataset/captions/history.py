@@ -96,6 +96,7 @@ class History:
     """
 
     def __init__(self, folder: Path, person: str = ""):
+        """Open the history stored in `folder`. person: who makes changes here, if several people have a page each"""
         self._folder, self.person = folder, person
         self._opened = 0
         self._lock = threading.Lock()
@@ -422,6 +423,7 @@ class OpenChange:
     """
 
     def __init__(self, file: Path, resumed: str):
+        """Open a change's file. resumed: the id of an unfinished change that is continued; empty for a new one"""
         self.id, self._file, self.wrote = file.stem, file, bool(resumed)
         if resumed:  # a kill may have left an incomplete last line
             os.truncate(file, file.read_bytes().rfind(b"\n") + 1)

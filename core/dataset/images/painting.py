@@ -24,7 +24,7 @@ MAX_BYTES = 5 << 20  # of an uploaded mask: it comes as base64 in a message of a
 
 
 @dataclass(frozen=True)
-class Start:
+class InitialMask:
     """The mask that painting starts from.
 
     mask     L at the image's size, white trains; None for no mask
@@ -37,7 +37,7 @@ class Start:
     unread: str = ""
 
 
-def start_of(image: ImageInfo, painted: Path | None, may_read: Callable[[Path], bool]) -> Start:
+def initial_mask(image: ImageInfo, painted: Path | None, may_read: Callable[[Path], bool]) -> InitialMask:
     """Return the painted mask of an image, else that of its mask folder, else a sidecar mask, else the image's transparency.
 
     painted    file of the painted mask, if any
@@ -52,13 +52,13 @@ def start_of(image: ImageInfo, painted: Path | None, may_read: Callable[[Path], 
         try:
             mask = open_decoded(path, managed=False, enough=size).on(BLACK).getchannel("R")
         except BrokenImage as error:
-            return Start(origin=origin, unread=str(error))
-        return Start(mask if mask.size == size else mask.resize(size, Image.Resampling.BILINEAR), origin)
+            return InitialMask(origin=origin, unread=str(error))
+        return InitialMask(mask if mask.size == size else mask.resize(size, Image.Resampling.BILINEAR), origin)
     try:
         alpha = open_decoded(image.path, enough=size).alpha
     except BrokenImage:
-        return Start()
-    return Start(alpha, "alpha") if alpha is not None else Start()
+        return InitialMask()
+    return InitialMask(alpha, "alpha") if alpha is not None else InitialMask()
 
 
 def too_large(size: tuple[int, int], where: str) -> Problem | None:

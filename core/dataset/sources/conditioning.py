@@ -98,7 +98,7 @@ def folder_partners(
     at the same path, not images of the same name in other folders.
 
     subfolders   source id -> its path below the dataset folder ("10_fox"), which the partners' folder may mirror too
-    suffix   of the partners' names, after the image's name; None for none
+    suffix       of the partners' names, after the image's name; None for none
     """
     where = printable(folder)
     if not os.path.isdir(folder):
@@ -343,8 +343,8 @@ def _partners_by_name(
     They are at the image's path below the dataset folder, else (unless `painted`) at its path below its source folder, else have
     its file name.
 
-    subfolders    source id -> its path below the dataset folder
-    by_stem   see `_by_stem`
+    subfolders   source id -> its path below the dataset folder
+    by_stem      see `_by_stem`
     """
     stem = os.path.splitext(image.relative)[0]
     folder = subfolders.get(image.source, "")

@@ -25,9 +25,9 @@ _UPLOADS = re.compile(r"images(-\d+)?")
 class Root:
     """A folder to walk: the folder of a source, or one `<repeats>_<words>` folder in it.
 
-    named      whether its name sets repeats and class tokens
-    left_out   names of direct subfolders that are separate roots
-    subfolder  its path below the source's folder, "" for that folder itself
+    named       whether its name sets repeats and class tokens
+    left_out    names of direct subfolders that are separate roots
+    subfolder   its path below the source's folder, "" for that folder itself
     """
 
     path: Path

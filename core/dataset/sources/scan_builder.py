@@ -44,6 +44,7 @@ class ScanBuilder:
     """
 
     def __init__(self, memo: Memo, cancel: CancelToken | None, level: str):
+        """Start an empty scan. level: "error" or "advice", the severity of problems about single images"""
         self.memo, self.cancel, self.level = memo, cancel, level
         self.images: list[ImageInfo] = []
         self.broken: list[Broken] = []
@@ -289,8 +290,8 @@ class ScanBuilder:
     ) -> None:
         """Pair images with masks or control images, leave out small images, and add the others to the scan.
 
-        subfolders source id -> its path below the folder of the settings
-        sidecars   masks or control images next to the images or listed in a metadata file, used without a folder setting
+        subfolders   source id -> its path below the folder of the settings
+        sidecars     masks or control images next to the images or listed in a metadata file, used without a folder setting
         """
         kind = CONTROL if concept.control else MASK
         partners = self._partners(concept, subfolders, kind, sidecars)
