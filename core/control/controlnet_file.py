@@ -176,8 +176,8 @@ def file_problems(path: Path, unet: Shapes, family: str) -> list[Problem]:
 def load_control_net(path: Path, unet: Any, family: str, model: Path | None = None) -> ControlNetModel:
     """Load a ControlNet file or folder for this U-Net, in fp32 on the CPU.
 
-    model   file or folder of the base model, needed by a difference file: the U-Net weights read from it are added, because
-            `unet` in memory may contain merged LoRAs
+    model   file or folder of the base model, needed by a difference file: its U-Net weights are added to the stored difference
+            (not those of `unet`, which may contain merged LoRAs)
     Raises ProblemsError for another kind of file, another family, and NaN or infinite weights.
     """
     file = open_control_net(path)

@@ -115,7 +115,7 @@ class LLLite(nn.ModuleDict):
             self._tokens = {}
 
     def _tokens_of(self, name: str, module: LayerNet) -> Tensor:
-        """Return the hint's tokens for one layer: cached for a control image during inference, computed anew with gradients."""
+        """Return the hint's tokens for one layer: cached for a control image during inference, computed in each pass with gradients."""
         assert self._hint is not None
         if self.training or torch.is_grad_enabled():
             return module.tokens(self._hint)

@@ -25,18 +25,18 @@ AREA_BELOW = 0.5  # fraction of the area left after the crop below which an imag
 Key = tuple[str, str]
 
 
-def caption_advice(placed: Sequence[Placed], counted: Mapping[Key, int], limit: int) -> list[Problem]:
+def caption_advice(placed: Sequence[Placed], token_counts: Mapping[Key, int], limit: int) -> list[Problem]:
     """Return advice about missing, unused, badly encoded, partly unreadable and too long captions.
 
-    counted   image key -> number of tokens in its caption
-    limit     token limit of the text encoder
+    token_counts   image key -> number of tokens in its caption
+    limit          token limit of the text encoder
     """
     return [
         *_without_captions(placed),
         *_other_caption_files(placed),
         *_encodings(placed),
         *(each.caption.problem for each in placed if each.caption.problem and each.caption.missing),
-        *_too_long(placed, counted, limit),
+        *_too_long(placed, token_counts, limit),
     ]
 
 
@@ -126,10 +126,10 @@ def _encodings(placed: Sequence[Placed]) -> list[Problem]:
     return list(first.values())
 
 
-def _too_long(placed: Sequence[Placed], counted: Mapping[Key, int], limit: int) -> list[Problem]:
-    """Return advice about captions with more than `limit` tokens. counted: image key -> number of tokens"""
-    cut = [each.image for each in placed if counted.get(each.image.key, 0) > limit]
-    longest = max(counted.values(), default=0)
+def _too_long(placed: Sequence[Placed], token_counts: Mapping[Key, int], limit: int) -> list[Problem]:
+    """Return advice about captions with more than `limit` tokens. token_counts: image key -> number of tokens"""
+    cut = [each.image for each in placed if token_counts.get(each.image.key, 0) > limit]
+    longest = max(token_counts.values(), default=0)
     what = f"{{n}} {{is}} longer than {limit} tokens (the longest has {longest}) and cut: {{names}}"
     enough = next((length for length in LENGTHS if length >= longest), LENGTHS[-1])
     fix = f"shorten them, or raise the maximum caption length to {enough}" if enough > limit else "shorten them"

@@ -53,12 +53,12 @@ def control_advice(placed: Sequence[Placed], looks: Mapping[tuple[str, str], Loo
     return [*problems, *_control_problem(copies, len(decoded), what, fix, "control.is-the-image"), *_exchanged(decoded)]
 
 
-def _control_problem(images: Sequence[ImageInfo], compared: int, what: str, fix: str, code: str) -> list[Problem]:
-    """Return a problem that names these images, or [] for none: a warning if they are over half of those `compared`, else advice.
+def _control_problem(images: Sequence[ImageInfo], total: int, what: str, fix: str, code: str) -> list[Problem]:
+    """Return a problem that names these images, or [] for none: a warning if they are over half of `total`, else advice.
 
     what   template with {n} and {names}
     """
-    level = "warning" if 2 * len(images) > compared else "advice"
+    level = "warning" if 2 * len(images) > total else "advice"
     where = _location(images[0]) if images else ""
     return about(images, what, fix, code, level, where=where, noun="control image")
 

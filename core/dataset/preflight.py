@@ -21,7 +21,7 @@ from core.dataset.images.look import Look, look_at_all, reasons_of
 from core.dataset.images.look import looks as looks_of
 from core.dataset.images.opening import BrokenImage, problem_of
 from core.dataset.report import Report, Row, questions_of
-from core.dataset.sources.conditioning import blank_masks, mask_paths, unmasked, unreadable_masks
+from core.dataset.sources.conditioning import blank_mask_advice, mask_paths, unmasked_advice, unreadable_masks
 from core.dataset.sources.image_info import Folder, ImageInfo, Scan
 from core.dataset.sources.scan import scan_dataset
 from core.record.cancel import CancelToken
@@ -61,9 +61,9 @@ def preflight(
     token_counts = _count_tokens(placing, count_tokens)
     once = _each_once([*placing.placed, *placing.validation])
     problems += caption_advice(once, token_counts, job.captions.max_token_length)
-    problems += unmasked(once, looks)
+    problems += unmasked_advice(once, looks)
     if not job.noise.trains_unmasked:
-        problems += blank_masks(once, looks, memo)
+        problems += blank_mask_advice(once, looks, memo)
     problems += control_advice(once, looks, memo)
     problems += size_advice(once) + remark_advice(once, looks) + balance_advice(epochs)
     if not epochs.views and not errors(problems):

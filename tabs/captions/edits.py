@@ -177,7 +177,9 @@ class Edits:
             positions: dict[str, int] = self._positions if self._positions is not None else {}
             self._positions = positions
             news = [
-                (id, lines) for id, lines in self._history.news(positions) if not first and id not in self._local_ids
+                (id, lines)
+                for id, lines in self._history.new_lines(positions)
+                if not first and id not in self._local_ids
             ]
             paths = [Path(line["path"]) for _, lines in news for line in lines if "path" in line]
             if paths:
@@ -238,7 +240,7 @@ class Edits:
             if not step.id:
                 return None
             try:
-                with self._reading.undisturbed(self._history.count(step.id)):
+                with self._reading.undisturbed(self._history.file_count(step.id)):
                     result = self._history.undo(step.id, progress)
             except ProblemsError as error:
                 if NO_HISTORY in error.codes:

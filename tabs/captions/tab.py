@@ -269,7 +269,7 @@ class CaptionHandlers:
 
     def _revert(self, id: str) -> str:
         """Undo a change of the list of changes."""
-        files = self._history.count(id)
+        files = self._history.file_count(id)
 
         def work(progress: Progress) -> str:
             with self.reading.undisturbed(files):
@@ -290,7 +290,7 @@ class CaptionHandlers:
     def _latest(self) -> list[tuple[Entry, int, int]]:
         """[(change, number of its files, number of its damaged lines)] of the latest changes."""
         latest = islice(self._history.entries(), MAX_CHANGES)
-        return [(entry, self._history.count(entry.id), self._history.damaged(entry.id)) for entry in latest]
+        return [(entry, self._history.file_count(entry.id), self._history.damaged_lines(entry.id)) for entry in latest]
 
     def _earlier(self, key: str) -> dict[str, Any]:
         """The earlier texts of an image."""
@@ -328,7 +328,7 @@ class CaptionHandlers:
             return f"{message}; {skipped} changed since and skipped" if skipped else message
 
         title = f"{'Undo' if act == 'undo' else 'Redo'}: {next_step.name}"
-        message = self.rewriting.run(title, self._history.count(next_step.id), work)
+        message = self.rewriting.run(title, self._history.file_count(next_step.id), work)
         return opened[0], message
 
     def _steps(self) -> dict[str, str]:

@@ -57,7 +57,7 @@ class OneImageModel(OfProcess):
 
         pixels    float32 [H, W, 3]
         outputs   names of the outputs to compute
-        pick      (shapes of these outputs) -> indices of those to return; raises if they do not fit
+        pick      (shapes of the computed outputs) -> indices of those to return; raises for unexpected shapes
         """
         prepared = np.ascontiguousarray(pixels.transpose(2, 0, 1) if self.layout == "NCHW" else pixels)
         if self._input_shape != prepared.shape:

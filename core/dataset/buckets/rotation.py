@@ -139,12 +139,12 @@ def parts_of(placed: Iterable[Placed], reg_balance: str) -> list[Part]:
 
 
 def _variants_key(placed: Placed) -> tuple[str, ...]:
-    """Return a key that all resolutions of an image share if each view draws one of them, else a key of this resolution alone."""
+    """Return the image's key if each view draws one of its resolutions, else a key of the image at this resolution."""
     return placed.image.key if placed.concept.images.resolution_choice == "drawn" else placed.key
 
 
 def _part(placed: Sequence[Placed], make: MakePart) -> Part:
-    """Return `make(placed)`; if images draw their resolution, a `RandomResolution` of it in which each image counts once."""
+    """Return `make(placed)`; if images draw their resolution, a `RandomResolution` around it in which each image counts once."""
     variants: defaultdict[tuple[str, ...], list[Placed]] = defaultdict(list)
     for each in placed:
         variants[_variants_key(each)].append(each)

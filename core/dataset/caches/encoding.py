@@ -203,7 +203,7 @@ class _Results:
         self._writes: deque[Future] = deque()
 
     def put(self, batch: Sequence[tuple[Side, np.ndarray]], mean: Tensor, logvar: Tensor) -> None:
-        """Pass on the previous batch, and hold this one: sides with pixels, their mean and log variance [B, C, h, w]."""
+        """Pass on the batch of the last call, and hold `batch` (sides with pixels) with its mean and log variance [B, C, h, w]."""
         self._settle()
         self._pending = (batch, mean, logvar)
 

@@ -94,8 +94,8 @@ def _folder_of_all(placed: Sequence[Placed]) -> str | None:
 def _texts(placed: Placed) -> dict[str, str]:
     """Return an image's texts for the metadata file, by "caption" and "tags".
 
-    They come from the metadata file that the image was read from, else from caption files (see FILES), else from the caption
-    that it trains with.
+    They come from the metadata file that the image was read from, else from caption files (see FILES), else from the image's
+    training caption.
     """
     texts: dict[str, str] = {}
     if placed.image.metadata_texts is not None:

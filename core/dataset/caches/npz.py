@@ -202,7 +202,7 @@ def _numeric_array(file: zipfile.ZipFile, name: str, max_bytes: int) -> np.ndarr
 
 
 def _check_size(file: zipfile.ZipFile, name: str, placed: Placed) -> None:
-    """Raise Unfit if the file's array `name` gives another original size than the image has; files without it pass."""
+    """Raise Unfit if array `name` of the file gives another original size than the image's; files without that array pass."""
     if f"{name}.npy" not in file.namelist():
         return
     lengths = _numeric_array(file, name, HEADER_BYTES).reshape(-1)[:2]

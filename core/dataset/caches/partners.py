@@ -48,7 +48,7 @@ class PartnerCache(Store, ABC):
 
     @abstractmethod
     def _key_parts(self, placed: Placed) -> tuple[object, ...]:
-        """Return the parts of an entry's key besides the hash of its file."""
+        """Return the parts of an entry's key other than the hash of its file: settings and placement that change the content."""
 
     @abstractmethod
     def _shapes(self, placed: Placed) -> Shapes:

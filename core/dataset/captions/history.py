@@ -207,11 +207,11 @@ class History:
                     repaired += 1
         return repaired
 
-    def ended(self, id: str) -> bool:
+    def is_settled(self, id: str) -> bool:
         """Return whether a change was completed, or its interruption was reported."""
         return self._has(id, "finished", "told")
 
-    def end(self, id: str) -> None:
+    def mark_reported(self, id: str) -> None:
         """Record that the interruption of a change was reported."""
         OpenChange(self._file(id), id).append({"told": True})
 
@@ -223,11 +223,11 @@ class History:
         """Return a message if the newest change was interrupted after it wrote files, else "". Each is reported once."""
         self.repair()
         newest = next(self.entries(), None)
-        if newest is None or self.ended(newest.id):
+        if newest is None or self.is_settled(newest.id):
             return ""
         changes = self.changes(newest.id)
         written = sum(_has_new_text(each) for each in changes)
-        self.end(newest.id)
+        self.mark_reported(newest.id)
         if not written:
             return ""
         return (
@@ -309,7 +309,7 @@ class History:
                         if "path" in each.content:
                             index.lines.setdefault(str(each.content["path"]), []).append(each.begin)
 
-    def news(self, offsets: dict[str, int]) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    def new_lines(self, offsets: dict[str, int]) -> Iterator[tuple[str, list[dict[str, Any]]]]:
         """Yield (id, new lines) of each of the NEWEST changes that has grown, oldest first.
 
         offsets   id -> number of bytes read so far; updated here
@@ -322,11 +322,11 @@ class History:
                     offsets[file.stem] = lines[-1].end if lines else offset
                     yield file.stem, [each.content for each in lines]
 
-    def count(self, id: str) -> int:
+    def file_count(self, id: str) -> int:
         """Return the number of files of a change."""
         return len(self._index_of(id).lines)
 
-    def damaged(self, id: str) -> int:
+    def damaged_lines(self, id: str) -> int:
         """Return the number of damaged lines in a change's file; undo does not restore the caption files of these."""
         return self._index_of(id).damaged
 

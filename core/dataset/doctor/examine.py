@@ -105,5 +105,5 @@ def _images_of(dataset: Report | Sequence[Placed]) -> list[ExaminedImage]:
 
 
 def _partners(image: ImageInfo) -> list[Path]:
-    """Return the files of the image's mask and control image, those that it has."""
+    """Return the files of the image's mask and control image, without missing ones."""
     return [path for path in (image.conditioning, image.control) if path is not None]

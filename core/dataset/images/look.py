@@ -57,7 +57,7 @@ def measure(image: Image.Image, transparent: bool = False) -> Look:
 def looks(images: Sequence[ImageInfo], memo: Memo | Path | str | None) -> dict[tuple[str, str], Look]:
     """Return {image key: measurements} of the images that were decoded before (`look_at_all`); decodes nothing.
 
-    memo   where measurements are stored; None for none
+    memo   where measurements are stored; None: nowhere, so the result is empty
     """
     stored = known_looks(memo if isinstance(memo, Memo) else Memo(memo), images)
     return {image.key: stored[image.path] for image in images if image.path in stored}

@@ -78,7 +78,10 @@ def is_resized(size: Size, placed: Placed) -> bool:
 
 
 def control_in_view(hint: Image.Image, view: View, concept: Concept) -> Image.Image:
-    """Resize, crop and flip a control image like its image; with sd-scripts' compatibility as there (reference: section 1.3)."""
+    """Resize, crop and flip a control image like its image.
+
+    With sd-scripts' compatibility, as sd-scripts does (reference: section 1.3).
+    """
     method = control_filter(concept)
     if concept.control_fit != "stretched":
         return in_view(hint, view.placement, view.flip, method)

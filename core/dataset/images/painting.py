@@ -82,7 +82,7 @@ def decoded_mask(data: bytes, image: ImageInfo) -> Image.Image:
 
 
 def decoded_png(data: bytes, size: tuple[int, int], where: str) -> Image.Image:
-    """Decode an uploaded PNG to RGB, composited on black. Raises ProblemsError unless it has this (width, height).
+    """Decode an uploaded PNG to RGB, composited on black. Raises ProblemsError unless its size is `size` (width, height).
 
     where   the image's name, for problems
     """
@@ -121,7 +121,7 @@ def begin_folder(folder: Path, images: Path, copies: Mapping[str, Path]) -> None
 
 
 def add_missing(folder: Path, copies: Mapping[str, Path]) -> None:
-    """Copy masks into a folder of painted masks, for images that have none there. Raises ProblemsError.
+    """Copy masks into a folder of painted masks, for images without a mask in it. Raises ProblemsError.
 
     copies   name in the folder -> mask file
     """

@@ -79,7 +79,7 @@ Taps = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 def area_enlarged(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Resize uint8 [H, W, C] or [H, W] to `size` (width, height), with at least one side growing: OpenCV's INTER_AREA there.
+    """Resize uint8 [H, W, C] or [H, W] to `size` (width, height) as OpenCV's INTER_AREA does if a side grows.
 
     Linear interpolation, with each source pixel's color at the center of its area.
     """
@@ -96,7 +96,7 @@ def _area_taps(length: int, size: int) -> Taps:
 
 
 def taps(first: np.ndarray, distance: np.ndarray, length: int) -> Taps:
-    """Return the taps of linear interpolation between the pixels along a side of `length` pixels.
+    """Return the taps of linear interpolation along a side of `length` pixels: first and second source pixel, and their weights.
 
     first      for each new pixel, the source pixel before its position
     distance   float32, the distance of the position from that pixel
@@ -108,7 +108,7 @@ def taps(first: np.ndarray, distance: np.ndarray, length: int) -> Taps:
 
 
 def linear(pixels: np.ndarray, down: Taps, across: Taps) -> np.ndarray:
-    """Interpolate uint8 [H, W, C] or [H, W] linearly at the taps' positions; return uint8.
+    """Interpolate uint8 [H, W, C] or [H, W] linearly; return uint8. down, across: the taps along H and along W
 
     As in OpenCV, weights are integers of 11 bits, and rows are shifted before they are weighted and rounded once.
     """

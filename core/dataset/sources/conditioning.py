@@ -64,9 +64,9 @@ class Paired:
     matches: list[Sequence[File]]
 
 
-def conditioning_folder(typed: str | None) -> Path | None:
+def conditioning_folder(setting: str | None) -> Path | None:
     """Convert a folder setting to a path; None if it is empty."""
-    text = (typed or "").strip().strip("\"'")
+    text = (setting or "").strip().strip("\"'")
     return reachable(resolve_path(text)) if text else None
 
 
@@ -142,8 +142,9 @@ def without_suffix(files: Sequence[File], suffix: str) -> tuple[list[File], list
 
 
 def unused_labels(files: Sequence[File], concept: Concept, folder: Path) -> list[Problem]:
-    """Return advice about OneTrainer's masks and control images in image folders if they are not used.
+    """Return advice about OneTrainer's masks and control images (a-masklabel.png, a-condlabel.png) that are not used.
 
+    files    such files in an image folder
     folder   the image folder, for messages
     """
     problems = []
@@ -184,7 +185,7 @@ def pair(
     """Pair each image with its mask or control image.
 
     level   severity of the problems of an unreadable partner or a missing control image
-    alpha   whether transparency is a mask too; missing masks are then reported by `unmasked` once images are decoded
+    alpha   whether transparency is a mask too; missing masks are then reported by `unmasked_advice` once images are decoded
 
     A mask of another size is resized with its image, a control image of the same aspect ratio too. (sd-scripts refuses both;
     reference 7.2.)
@@ -242,7 +243,7 @@ def mask_paths(images: Sequence[ImageInfo]) -> list[Path]:
 
 
 def _partner_files(image: ImageInfo) -> list[tuple[Path, PartnerKind]]:
-    """Return (path, kind) of the image's mask and control image, those that it has."""
+    """Return (path, kind) of an image's mask and control image, without missing ones."""
     both = ((image.conditioning, MASK), (image.control, CONTROL))
     return [(path, kind) for path, kind in both if path is not None]
 
@@ -280,7 +281,7 @@ def unreadable_masks(
     return unreadable, len(with_header) - len(measured)
 
 
-def blank_masks(
+def blank_mask_advice(
     placed: Sequence[Placed], looks: Mapping[tuple[str, str], Look], memo_path: Path | str | None
 ) -> list[Problem]:
     """Return advice about images without any loss, as far as decoded: with an all-black mask, or fully transparent.
@@ -313,7 +314,7 @@ def blank_masks(
     ]
 
 
-def unmasked(placed: Sequence[Placed], looks: Mapping[tuple[str, str], Look]) -> list[Problem]:
+def unmasked_advice(placed: Sequence[Placed], looks: Mapping[tuple[str, str], Look]) -> list[Problem]:
     """Return advice about images with neither mask nor transparency, in folders that use both, as far as decoded.
 
     looks   image key -> measurements of the image

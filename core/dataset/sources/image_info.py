@@ -56,7 +56,7 @@ class ImageInfo:
 
     @property
     def key(self) -> tuple[str, str]:
-        """Identifies the image in random draws; without content or absolute path, so that both may change."""
+        """Identifies the image in random draws: source and relative path, so content and absolute path may change."""
         return (self.source, self.relative)
 
 

@@ -154,13 +154,13 @@ class ScanBuilder:
         self.problems += write_list(path, images, concept.captions)
         return images
 
-    def _add_listed(self, concept: Concept, path: Path, typed: str) -> None:
+    def _add_listed(self, concept: Concept, path: Path, file_setting: str) -> None:
         """Scan the images listed in a metadata file.
 
-        path    the image folder
-        typed   the setting with the metadata file
+        path           the image folder
+        file_setting   the setting with the metadata file
         """
-        metadata = read_metadata(reachable(resolve_path(typed.strip().strip("\"'"))))
+        metadata = read_metadata(reachable(resolve_path(file_setting.strip().strip("\"'"))))
         root = whole_root(concept.source, path)
         excluded = self._excluded_folders(concept, path)
         walked = walk(

@@ -249,7 +249,7 @@ def _listing(
 ) -> _Listing:
     """Return the entries of a folder, sorted by name; no entries if the folder was visited. Raises OSError.
 
-    visited             identities of folders; this one is added
+    visited             identities of folders; the identity of `folder` is added
     left_out, endings   as in `walk`
     """
     listing, identity = _Listing(folder, prefix), identity_of(folder)
@@ -300,7 +300,7 @@ def first_files(
     excluded: Sequence[Path] = (),
     recursive: bool = True,
 ) -> list[File]:
-    """Return the first `most` images of a `walk` without looking at others; other arguments as there.
+    """Return the first `most` images of a `walk`, with the same arguments, without looking at others.
 
     Unreadable folders are skipped. A caption a.txt is always preferred to a.png.txt, because a.jpg may not be known yet.
     """
