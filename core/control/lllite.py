@@ -26,7 +26,7 @@ class LayerNet(nn.Module):
     """LLLite's network for one layer: adds up(mid([hint, relu(down(x))])) to the layer's input x.
 
     width         features of the layer's input
-    depth         number of convolutions by level, see `LLLiteTarget`
+    depth         1, 2 or 3: how far the hint is shrunk, see `LLLiteTarget`
     cond_emb_dim  features of the hint's tokens
     network_dim   features of the hidden layers
     shrinks       pixels of the control image per token, along each side

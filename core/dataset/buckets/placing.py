@@ -161,10 +161,11 @@ def _too_narrow(image: ImageInfo, level: str) -> Problem:
 
 
 def merged(placed: Sequence[Placed], processes: int = 1) -> list[Placed]:
-    """Move the images of buckets that have fewer views (images times repeats) than a global batch to the nearest bucket.
+    """Return `placed`, with images of buckets that have fewer views (images times repeats) than a global batch moved to another.
 
-    Nearest is by aspect ratio, in the same batch group. The smallest bucket moves first; a bucket that has grown to a batch stays.
-    All images of a batch group count together. Images with bucket_no_upscale only go where none of them would be upscaled.
+    That is the nearest by aspect ratio in the same batch group. The smallest bucket moves first; a bucket that has grown to a
+    batch stays. All images of a batch group count together. Images with bucket_no_upscale only go where none of them would be
+    upscaled.
 
     processes   GPUs that share a global batch
     """

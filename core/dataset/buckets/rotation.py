@@ -74,7 +74,7 @@ class Rotation:
 
 
 class RandomResolution:
-    """Views of `part`, each at one of the image's resolutions, drawn by epoch, image and repeat.
+    """The views of `part`, each at one of the image's resolutions, drawn by epoch, image and repeat.
 
     part       the images, each at its first resolution
     variants   `_variants_key` -> the image at all its resolutions

@@ -25,7 +25,7 @@ def held_out(
     any of these, a few training images to find the best checkpoint (see `_automatic`).
 
     concepts    the folders, indexed by `ImageInfo.concept`
-    hashes_of   images -> {key: SHA-256 of the file's bytes}; called only where content decides
+    hashes_of   images -> {key: SHA-256 of the file's bytes}; called only for a validation split and for files of equal size
 
     A folder's subfolders are split one by one, as sd-scripts splits each subset and with its rounding, so that every concept is
     measured; if all are too small to give an image, the folder is split as a whole.

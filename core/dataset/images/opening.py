@@ -144,7 +144,7 @@ class DecodedImage:
 
     colors   RGB in sRGB, also where the image is transparent
     alpha    L, 0 transparent to 255 opaque; None if every pixel is opaque
-    whole    (width, height) of the file, upright, if `colors` were reduced; else None
+    whole    (width, height) of the file, upright, for a large image whose `colors` may be reduced; else None
     """
 
     colors: Image.Image

@@ -240,7 +240,10 @@ def reachable(path: Path) -> Path:
 
 
 def extended_form(absolute: str) -> str:
-    r"""C:\a -> \\?\C:\a and \\server\share -> \\?\UNC\server\share. (Microsoft: Maximum Path Length Limitation.)"""
+    r"""Convert a Windows path to its extended form: C:\a -> \\?\C:\a and \\server\share -> \\?\UNC\server\share.
+
+    Source: Microsoft, Maximum Path Length Limitation.
+    """
     if absolute.startswith(_EXTENDED):
         return absolute
     text = absolute.replace("/", "\\")
