@@ -246,7 +246,7 @@ def _entry(history: History, number: str) -> Entry:
 
 def _line(history: History, entry: Entry) -> str:
     """Return a line that describes a change: id, time, title and number of captions."""
-    files, done = entry.about.get("files"), history.count(entry.id)
+    files, done = entry.about.get("files"), history.file_count(entry.id)
     part = f"at most {done:,} of " if isinstance(files, int) and done < files else ""  # it was interrupted
     many = f", {part}{count(files, 'caption')}" if isinstance(files, int) else ""
     return f"{entry.id}  {time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(entry.at))}  {entry.title}{many}"

@@ -177,7 +177,7 @@ def _write_each(
     """Write each caption to its caption file as soon as it is ready. All of them are one change in the history, undone together."""
     history = History(context.workspace.captions, context.workspace.person)
     with only_one_writes(context), history.open(title, about, history.unfinished(about)) as opened:
-        files = _pending_changes(_selected_rows(job), opened.done(), tally)
+        files = _pending_changes(_selected_rows(job), opened.written_files(), tally)
         check_folders(file.path.parent for file in files.values())
         for row, caption, text in _texts_to_write(describe_rows(list(files)), job, tally):
             result = opened.write([replace(files[row], new=caption.caption_bytes(text))])

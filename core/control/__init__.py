@@ -1,1 +1,1 @@
-"""Models that follow a control image: ControlNet and ControlNet-LLLite, as networks and as files."""
+"""Models conditioned on a control image: ControlNet and ControlNet-LLLite, as networks and as files."""

@@ -1,4 +1,4 @@
-"""ControlNet (Zhang et al. 2023, arXiv:2302.05543): a copy of the U-Net's encoder, which reads a control image too."""
+"""ControlNet (Zhang et al. 2023, arXiv:2302.05543): a trainable copy of the U-Net's encoder that also reads a control image."""
 
 from __future__ import annotations
 
@@ -27,28 +27,31 @@ PIXELS = 8  # of a control image to each latent
 
 @dataclass(frozen=True)
 class Residuals:
-    """A ControlNet's residuals: one for each of the U-Net's n skip connections, outermost first, and one for its middle
-    block."""
+    """The outputs of a ControlNet.
+
+    down   a tensor for each of the U-Net's n skip connections, outermost first
+    mid    the tensor for the middle block
+    """
 
     down: tuple[Tensor, ...]
     mid: Tensor
 
     def scaled(self, weight: float | Sequence[float] | Tensor) -> Residuals:
-        """The residuals times `weight`: one factor for all, or n + 1 of them, the middle block's last."""
+        """Return the residuals multiplied by `weight`: one factor for all, or n + 1 factors, for `down` in order and then `mid`."""
         factors = list(weight) if isinstance(weight, (Sequence, Tensor)) else [weight] * (len(self.down) + 1)
         assert len(factors) == len(self.down) + 1, "one weight for each residual"
         down = tuple(each * factor for each, factor in zip(self.down, factors, strict=False))
         return Residuals(down, self.mid * factors[-1])
 
     def plus(self, other: Residuals) -> Residuals:
-        """The sum of both, as several ControlNets act together."""
+        """Return the elementwise sum of two ControlNets' residuals, as if both acted together."""
         down = tuple(one + more for one, more in zip(self.down, other.down, strict=True))
         return Residuals(down, self.mid + other.mid)
 
     def added(self, *, into_mid: bool = False) -> dict[str, Any]:
-        """The arguments for the U-Net's forward pass (`Conditioning.added`).
+        """Return the residuals as keyword arguments of the diffusers U-Net's forward pass (for `Conditioning.added`).
 
-        into_mid   the last residual also enters the middle block, as sd-scripts trains SD 1.x and 2.x
+        into_mid   also add the last tensor of `down` to the middle block's input, as sd-scripts trains SD 1.x and 2.x
         """
         if not into_mid:
             return {"down_block_additional_residuals": list(self.down), "mid_block_additional_residual": self.mid}
@@ -62,23 +65,26 @@ class Residuals:
 
 
 class ControlNet(nn.Module):
-    """A ControlNet for passes of the U-Net: (noisy latents, timesteps, Conditioning with a control image) -> `added`.
+    """A diffusers ControlNet that runs before each forward pass of the U-Net.
 
-    strength       multiplies all residuals
-    kohya          as sd-scripts trains SD 1.x and 2.x: control images in -1..1, the last residual also enters the
-                   middle block
-    signed         whether the net reads control images in -1..1, else in 0..1
+    Its forward pass takes noisy latents [B, C, H, W], timesteps [B] and a Conditioning with a control image, and returns
+    keyword arguments for the U-Net (`Residuals.added`).
+
+    strength   factor for all residuals
+    kohya      as sd-scripts trains SD 1.x and 2.x: control images in -1..1, the last residual also enters the middle block
+    signed     whether `net` expects control images in -1..1 instead of 0..1
     """
 
     def __init__(self, net: ControlNetModel, *, kohya: bool = False):
+        """Wrap a diffusers ControlNet at full strength. kohya: see the class"""
         super().__init__()
         self.net, self.strength, self.kohya, self.signed = net, 1.0, kohya, kohya
 
     def residuals(self, noisy_latents: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Residuals:
-        """The residuals at full strength."""
+        """Run the ControlNet and return its residuals, not yet multiplied by `strength`."""
         assert conditioning.control is not None, "a ControlNet reads a control image"
         dtype, texts, sdxl = self.net.dtype, conditioning.texts, {}
-        hints = for_rows(conditioning.control, len(noisy_latents)).to(dtype)
+        hints = repeat_for_batch(conditioning.control, len(noisy_latents)).to(dtype)
         if self.net.config.addition_embed_type == "text_time":
             assert texts.pooled is not None and conditioning.sizes is not None
             sdxl["added_cond_kwargs"] = {"text_embeds": texts.pooled.to(dtype), "time_ids": conditioning.sizes.float()}
@@ -94,14 +100,17 @@ class ControlNet(nn.Module):
         return Residuals(tuple(down), mid)
 
     def forward(self, noisy_latents: Tensor, timesteps: Tensor, conditioning: Conditioning) -> dict[str, Any]:
+        """Return the keyword arguments for the U-Net: the residuals times `strength` (see `Residuals.added`)."""
         residuals = self.residuals(noisy_latents, timesteps, conditioning)
         return (residuals if self.strength == 1 else residuals.scaled(self.strength)).added(into_mid=self.kohya)
 
 
 @contextmanager
 def _embedded_at(net: ControlNetModel, hints: Tensor, latents: Tensor) -> Iterator[None]:
-    """Within this context, the embedding of a control image of another size is resized to the latents, as in
-    sd-scripts' generator."""
+    """While the context is open, resize (bicubic) the hint embedding to the latents' H x W where `hints` have another size.
+
+    sd-scripts' generator does the same.
+    """
     size = latents.shape[-2:]
     if hints.shape[-1] == PIXELS * size[-1] and hints.shape[-2] == PIXELS * size[-2]:
         yield
@@ -117,15 +126,15 @@ def _embedded_at(net: ControlNetModel, hints: Tensor, latents: Tensor) -> Iterat
         handle.remove()
 
 
-def for_rows(control: Tensor, rows: int) -> Tensor:
-    """Control images [B, ...] for a batch of `rows`, a multiple of B: repeated in order, as CFG repeats latents."""
+def repeat_for_batch(control: Tensor, rows: int) -> Tensor:
+    """Return control images [B, ...] repeated in order to [rows, ...], as CFG repeats latents. `rows` is a multiple of B."""
     times, remainder = divmod(rows, len(control))
     assert not remainder, f"{len(control)} control images for {rows} rows"
     return control.repeat(times, *[1] * (control.dim() - 1)) if times > 1 else control
 
 
 def controlnet_config(unet_config: Mapping[str, Any], **changes: Any) -> dict[str, Any]:
-    """The config of a ControlNet for a U-Net with this config, with `changes`."""
+    """Return arguments for ControlNetModel: the entries of a U-Net's config that it accepts, overridden by `changes`."""
     from diffusers.models.controlnets.controlnet import ControlNetModel
 
     parameters = inspect.signature(ControlNetModel.__init__).parameters
@@ -133,7 +142,7 @@ def controlnet_config(unet_config: Mapping[str, Any], **changes: Any) -> dict[st
 
 
 def empty(config: Mapping[str, Any]) -> ControlNetModel:
-    """A ControlNet on the "meta" device: shapes without weights."""
+    """Create a ControlNetModel with this config on the "meta" device: shapes without weights."""
     from diffusers.models.controlnets.controlnet import ControlNetModel
 
     with torch.device("meta"):
@@ -141,9 +150,9 @@ def empty(config: Mapping[str, Any]) -> ControlNetModel:
 
 
 def from_unet(unet: Any, seed: int) -> ControlNetModel:
-    """A new ControlNet in fp32 on the U-Net's device, initialized from copies of the U-Net's weights.
+    """Create a ControlNet in fp32 on the U-Net's device, initialized from copies of the U-Net's weights.
 
-    seed   for the hint embedding, initialized as torch initializes convolutions
+    seed   of the hint embedding's random weights
     """
     net = empty(controlnet_config(unet.config)).to_empty(device=unet.device)
     _initialize_hint(net, seed)
@@ -158,7 +167,7 @@ def from_unet(unet: Any, seed: int) -> ControlNetModel:
 
 
 def weights_of(unet: Any) -> Iterator[tuple[str, Tensor]]:
-    """(name, tensor) of a U-Net's weights; fp8 weights are dequantized."""
+    """Yield (name, tensor) of each of a U-Net's parameters; fp8 weights are dequantized."""
     for path, module in unet.named_modules():
         factors = getattr(module, "factors", None)
         for name, weight in module.named_parameters(recurse=False):
@@ -167,7 +176,7 @@ def weights_of(unet: Any) -> Iterator[tuple[str, Tensor]]:
 
 
 def _initialize_hint(net: ControlNetModel, seed: int) -> None:
-    """Initialize the hint embedding as torch initializes convolutions, with the same values on every device."""
+    """Initialize the hint embedding's convolutions as torch does by default, with the same values on every device."""
     for path, module in net.controlnet_cond_embedding.named_modules():
         if not isinstance(module, nn.Conv2d):
             continue

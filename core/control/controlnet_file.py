@@ -1,7 +1,7 @@
-"""ControlNet files of every program: read, checked against a U-Net from headers alone, and written.
+"""ControlNet files of every program: reading, checking against a U-Net by the headers alone, and writing.
 
-Forms: the original's names, with the prefix `control_model.` or without (sd-scripts); the same as a difference to the base
-model; diffusers' names in one file; diffusers' folder.
+Supported forms: the original (ldm) names with the prefix `control_model.` or without it (sd-scripts); the same as a
+difference to the base model; diffusers' names in one file; a diffusers folder.
 """
 
 from __future__ import annotations
@@ -43,13 +43,13 @@ OTHER = "a ControlNet", "control.other-tensors"
 
 @dataclass(frozen=True)
 class ControlNetFile:
-    """A ControlNet on disk, described by its header.
+    """A ControlNet file or diffusers folder, described by its headers.
 
-    locations   diffusers' name of each tensor -> (its file, its key)
-    shapes   of each, by diffusers' names
-    relative whether the weights shared with the U-Net are stored as a difference to the base model
-    config   of a diffusers folder; None: the config follows from the base model's U-Net
-    pooled   whether the residuals are averaged over the image (the "shuffle" net)
+    locations   diffusers' tensor name -> (file, key in the file)
+    shapes      diffusers' tensor name -> shape
+    relative    whether the weights copied from the U-Net are stored as a difference to the base model
+    config      config.json of a diffusers folder; None for a single file, whose config follows from the base model's U-Net
+    pooled      whether the residuals are averaged over the image (the "shuffle" ControlNet)
     """
 
     path: Path
@@ -61,11 +61,12 @@ class ControlNetFile:
 
     @property
     def has_sd_scripts_names(self) -> bool:
-        """Whether it has the original's names without their prefix, as only sd-scripts writes them."""
+        """Whether the keys are the original (ldm) names without `control_model.`, as only sd-scripts writes them."""
         return any(key.startswith("zero_convs.") for _, key in self.locations.values())
 
     @property
     def pooled(self) -> bool:
+        """Whether the residuals are averaged over the image: by the config, without one by "shuffle" in the file name."""
         config = self.config or {}
         return bool(config.get("global_pool_conditions", self.config is None and "shuffle" in self.path.stem.lower()))
 
@@ -84,8 +85,11 @@ def open_control_net(path: Path) -> ControlNetFile:
 
 
 def _tensor_names(keys: list[str]) -> Iterator[tuple[str, str]]:
-    """Yield (diffusers' name, key) of each tensor, without the key that marks a difference file. If any key starts with
-    `control_model.`, only those keys: the file may contain the base model too."""
+    """Yield (diffusers' name, key) of each ControlNet tensor among a file's `keys`.
+
+    The key that marks a difference file is left out. If any key starts with `control_model.`, only such keys count: the file
+    may contain the base model too.
+    """
     if any(key.startswith("controlnet_cond_embedding.") for key in keys):
         yield from ((key, key) for key in keys)
         return
@@ -96,8 +100,10 @@ def _tensor_names(keys: list[str]) -> Iterator[tuple[str, str]]:
 
 
 def to_diffusers(name: str, family: str) -> str:
-    """Convert a tensor's name in the original's files, without `control_model.`, to diffusers' name:
-    `input_hint_block.2.weight` -> `controlnet_cond_embedding.blocks.0.weight`."""
+    """Convert a ControlNet tensor's original (ldm) name, without `control_model.`, to diffusers' name.
+
+    Example: `input_hint_block.2.weight` -> `controlnet_cond_embedding.blocks.0.weight`.
+    """
     module, _, kind = name.rpartition(".")
     if (zero := ZERO_CONV.fullmatch(module)) is not None:
         return f"controlnet_down_blocks.{zero[1]}.{kind}"
@@ -106,7 +112,7 @@ def to_diffusers(name: str, family: str) -> str:
 
 
 def to_ldm(name: str, family: str) -> str:
-    """Convert diffusers' name of a tensor to the original's, without `control_model.`."""
+    """Convert diffusers' name of a ControlNet tensor to the original (ldm) name, without `control_model.`."""
     module, _, kind = name.rpartition(".")
     if module.startswith("controlnet_down_blocks."):
         return f"zero_convs.{module.rpartition('.')[2]}.0.{kind}"
@@ -118,7 +124,10 @@ def to_ldm(name: str, family: str) -> str:
 
 
 def net_for_file(file: ControlNetFile, unet_config: Mapping[str, Any], family: str) -> ControlNetModel:
-    """A ControlNet of the file's shapes on the "meta" device. Raises ProblemsError if it was made for another model."""
+    """Create the file's ControlNetModel, without weights on the "meta" device, for a model of this U-Net config and family.
+
+    Raises ProblemsError if the file is for another family or its shapes do not fit.
+    """
     from core.control.controlnet import empty
 
     check_control(file.kind, file.path, (CONTROLNET,), family)
@@ -129,7 +138,10 @@ def net_for_file(file: ControlNetFile, unet_config: Mapping[str, Any], family: s
 
 
 def _config(file: ControlNetFile, unet_config: Mapping[str, Any]) -> dict[str, Any]:
-    """The U-Net's config with the attention layers that the file has: SDXL's small and mid ControlNets have fewer."""
+    """Return the ControlNetModel config of a file: the U-Net's config with as many attention layers as the file contains.
+
+    SDXL's small and mid ControlNets have fewer layers than the U-Net.
+    """
     from core.control.controlnet import controlnet_config
 
     extra: dict[str, Any] = {"global_pool_conditions": file.pooled}
@@ -147,7 +159,11 @@ def _config(file: ControlNetFile, unet_config: Mapping[str, Any]) -> dict[str, A
 
 
 def file_problems(path: Path, unet: Shapes, family: str) -> list[Problem]:
-    """Problems of using this file as a ControlNet for the model with this U-Net, from its header."""
+    """Return the problems of using a file as a ControlNet for a model, found by its headers; [] if it fits.
+
+    unet     tensor shapes of the model's U-Net, by diffusers' names
+    family   of the model
+    """
     try:
         file = open_control_net(path)
         check_control(file.kind, file.path, (CONTROLNET,), family)
@@ -158,11 +174,11 @@ def file_problems(path: Path, unet: Shapes, family: str) -> list[Problem]:
 
 
 def load_control_net(path: Path, unet: Any, family: str, model: Path | None = None) -> ControlNetModel:
-    """Load the ControlNet of a file or folder for this U-Net, in fp32 on the CPU.
+    """Load a ControlNet file or folder for this U-Net, in fp32 on the CPU.
 
-    model   the base model's file or folder, whose U-Net a difference is added to: LoRAs may be merged into the weights
-            in memory
-    Raises ProblemsError for another kind or family, and for NaN or infinite weights.
+    model   file or folder of the base model, needed by a difference file: its U-Net weights are added to the stored difference
+            (not those of `unet`, which may contain merged LoRAs)
+    Raises ProblemsError for another kind of file, another family, and NaN or infinite weights.
     """
     file = open_control_net(path)
     net = net_for_file(file, unet.config, family).to_empty(device="cpu")
@@ -195,13 +211,13 @@ def write_control_net(
     config: Mapping[str, Any] | None = None,
     pickled: bool = False,
 ) -> list[Problem]:
-    """Write a ControlNet atomically; returns advice. If `dtype` would overflow, the file is in fp32. Raises ProblemsError for
-    weights that are not finite.
+    """Write a ControlNet atomically and return advice; in fp32 if a value would overflow `dtype`.
 
     tensors   by diffusers' names, on any device
-    family    SD 1.x and 2.x files get the original's names with their prefix, SDXL diffusers': what other programs read
+    family    SD 1.x and 2.x files get the original (ldm) names with `control_model.`, SDXL files and folders diffusers' names
     config, pickled, metadata   see `write_tensors`
+    Raises ProblemsError for NaN and infinite weights.
     """
     diffusers = traits_of(family).diffusers_controlnets or config is not None
-    named = {name if diffusers else PREFIX + to_ldm(name, family): value for name, value in tensors.items()}
-    return write_tensors(path, named, metadata, dtype, config, pickled)
+    stored = {name if diffusers else PREFIX + to_ldm(name, family): value for name, value in tensors.items()}
+    return write_tensors(path, stored, metadata, dtype, config, pickled)

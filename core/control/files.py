@@ -33,10 +33,11 @@ def fill(
     locations: Mapping[str, tuple[Path, str]],
     convert: Callable[[str, torch.Tensor], torch.Tensor],
 ) -> None:
-    """Load a net's weights from a file or folder. Raises ProblemsError for NaN and infinite values.
+    """Load a network's weights from files. Raises ProblemsError for NaN and infinite values.
 
-    locations    name of each of the net's tensors -> (its file, its key)
-    convert   (name, tensor of the file) -> the tensor that is loaded
+    path        the file or folder to name in problems
+    locations   name of a tensor of `net` -> (file, key in the file)
+    convert     (name, tensor of the file in fp32) -> the tensor to load
     """
     non_finite = []
     with ExitStack() as opened, torch.no_grad():
@@ -60,11 +61,11 @@ def write_tensors(
     config: Mapping[str, Any] | None = None,
     pickled: bool = False,
 ) -> list[Problem]:
-    """Write a file atomically; returns advice. If `dtype` would overflow, the file is in fp32. Raises ProblemsError for weights
-    that are not finite.
+    """Write tensors atomically and return advice; in fp32 if a value would overflow `dtype`.
 
-    metadata  for safetensors; .ckpt and .pt have none
-    config    writes a diffusers folder with this config in place of a file; `pickled`: with a .bin
+    path       .safetensors, or another suffix for a pickled file, which has no metadata
+    config     write a diffusers folder with this config instead of a file; `pickled`: with a .bin
+    Raises ProblemsError for NaN and infinite values.
     """
     sizes = largest_by_name(tensors)
     refuse_not_finite(not_finite_names(sizes), path)

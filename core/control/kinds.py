@@ -1,4 +1,4 @@
-"""Checks whether a detected file is a ControlNet or a ControlNet-LLLite for a model family. Without torch."""
+"""Check that a detected file is a ControlNet or a ControlNet-LLLite for a model family. Imports no torch."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +16,10 @@ UNUSED = {"union": "ControlNet Union", "Control-LoRA": "Control-LoRA"}  # varian
 
 
 def check_control(detected: ModelKind, path: Path, kinds: Sequence[str], family: str = "") -> None:
-    """Raise ProblemsError unless a file is of one of these kinds, supported and of this family."""
+    """Raise ProblemsError unless a detected file is of one of `kinds`, a supported variant, and for `family` ("" for any).
+
+    kinds   CONTROLNET, LLLITE or both, the usual one first
+    """
     kind = detected.kind if detected.kind in kinds else kinds[0]
     name, where = KIND_NAMES[kind], display_path(path)
     if detected.kind != kind:

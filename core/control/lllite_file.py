@@ -1,4 +1,4 @@
-"""ControlNet-LLLite files: tensors `lllite_unet_<layer>.<module>`, as ComfyUI and A1111 read them."""
+"""ControlNet-LLLite files with tensors `lllite_unet_<layer>.<module>`, as ComfyUI and A1111 read them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,10 @@ SIZES = (".conditioning1.0.weight", ".down.0.weight")
 
 
 def sizes_of(path: Path, family: str = "") -> tuple[int, int]:
-    """(cond_emb_dim, network_dim) of a file. Raises ProblemsError if it is no LLLite, or for another family."""
+    """Return (cond_emb_dim, network_dim) of an LLLite file, from its header.
+
+    Raises ProblemsError for other files and, unless `family` is "", for other families.
+    """
     check_control(identify(path), path, (LLLITE,), family)
     entries, _ = read_header(path)
     half_embeddings = {entry.side(0) for name, entry in entries.items() if name.endswith(SIZES[0])}
@@ -34,7 +37,11 @@ def sizes_of(path: Path, family: str = "") -> tuple[int, int]:
 
 
 def file_problems(path: Path, unet: Shapes, family: str) -> list[Problem]:
-    """Problems of using this file as an LLLite for the model with this U-Net, from its header."""
+    """Return the problems of using a file as an LLLite for a model, found by its header; [] if it fits.
+
+    unet     tensor shapes of the model's U-Net, by diffusers' names
+    family   of the model
+    """
     try:
         if family not in FAMILIES:
             what = f"ControlNet-LLLite is for SD 1.x and SDXL; the model is {FAMILY_NAMES.get(family, family)}"
@@ -46,13 +53,17 @@ def file_problems(path: Path, unet: Shapes, family: str) -> list[Problem]:
 
 
 def _check_tensors(path: Path, expected: Shapes, family: str) -> None:
+    """Raise ProblemsError unless the file's tensors have the expected names and shapes."""
     shapes = {name: tuple(entry.shape) for name, entry in read_header(path)[0].items()}
     check_shapes(path, shapes, expected, OTHER, family)
 
 
 def load_lllite(path: Path, targets: list[LLLiteTarget], family: str) -> LLLite:
-    """Load an LLLite file, in fp32 on the CPU, not attached. Raises ProblemsError if it does not fit the U-Net, or has NaN or
-    infinite values."""
+    """Load an LLLite file in fp32 on the CPU, not yet attached.
+
+    targets   the U-Net's layers, see `lllite_targets`
+    Raises ProblemsError if the file does not fit the U-Net or has NaN or infinite values.
+    """
     from core.control.lllite import empty
 
     net = empty(targets, *sizes_of(path, family))

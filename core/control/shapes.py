@@ -1,4 +1,4 @@
-"""Expected tensor names and shapes of a ControlNet or an LLLite for a U-Net, for checking files. Without torch."""
+"""Expected tensor names and shapes of a ControlNet or LLLite for a U-Net, to check files by their headers. Imports no torch."""
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -27,15 +27,17 @@ READERS = ("attn1.to_q", "attn1.to_k", "attn1.to_v", "attn2.to_q")
 
 
 def unet_shapes(model: Path, family: str) -> Shapes:
-    """{diffusers' name: shape} of a model's U-Net, from its header; empty for a model without a U-Net."""
+    """Return {diffusers' name: shape} of a model's U-Net, from its header; {} for a model without a U-Net."""
     part = open_checkpoint(model, family).parts.get("unet")
     return {} if part is None else {name: tuple(location.entry.shape) for name, location in part.locations.items()}
 
 
 def check_shapes(path: Path, shapes: Shapes, expected: Shapes, problem: tuple[str, str], family: str) -> None:
-    """Raise ProblemsError if a file's tensors are not those of a net for the model.
+    """Raise ProblemsError unless a file's tensors have the expected names and shapes.
 
-    problem   (what to choose instead, code)
+    shapes, expected   tensor name -> shape, of the file and of a net for the model
+    problem            (noun with article for the fix, such as "an LLLite"; the problem's code)
+    family             of the model, for the fix
     """
     different = sorted(
         name
@@ -49,7 +51,7 @@ def check_shapes(path: Path, shapes: Shapes, expected: Shapes, problem: tuple[st
 
 
 def _same_values(shape: tuple[int, ...], expected: tuple[int, ...]) -> bool:
-    """Whether two shapes hold the same values, as those of a 1x1 convolution and a Linear do."""
+    """Return whether two shapes are equal apart from trailing 1s, as those of a 1x1 convolution and a Linear are."""
     shorter, longer = sorted((tuple(shape), tuple(expected)), key=len)
     return longer[: len(shorter)] == shorter and set(longer[len(shorter) :]) <= {1}
 
@@ -58,9 +60,10 @@ def _same_values(shape: tuple[int, ...], expected: tuple[int, ...]) -> bool:
 
 
 def control_net_shapes(unet: Shapes, names: Iterable[str]) -> Shapes:
-    """The tensors of a ControlNet for such a U-Net; {} if it has no input blocks.
+    """Return {diffusers' name: shape} of a ControlNet for this U-Net; {} if the U-Net has no input blocks.
 
-    names   of the file's tensors: SDXL's small and mid ControlNets have fewer attention layers
+    unet    tensor name -> shape
+    names   tensor names of the ControlNet file: SDXL's small and mid ControlNets have fewer attention layers
     """
     shapes = {name: shape for name, shape in unet.items() if not name.startswith(NOT_IN_CONTROL_NETS)}
     if "add_embedding.linear_1.weight" in unet:
@@ -76,7 +79,10 @@ def control_net_shapes(unet: Shapes, names: Iterable[str]) -> Shapes:
 
 
 def depths_of(names: Iterable[str]) -> dict[str, int]:
-    """{block with attention: transformer layers} of a ControlNet."""
+    """Return {block with attention: number of transformer layers} of a ControlNet with these tensor names.
+
+    Blocks are "down_blocks.N" and "mid_block".
+    """
     depths: dict[str, int] = {}
     for match in filter(None, map(ATTENTION.match, names)):
         if match[2]:
@@ -85,15 +91,17 @@ def depths_of(names: Iterable[str]) -> dict[str, int]:
 
 
 def _is_included(name: str, depths: Mapping[str, int]) -> bool:
-    """Whether a ControlNet with these attention layers has the U-Net's parameter of this name."""
+    """Return whether a ControlNet with attention `depths` (see `depths_of`) copies the U-Net's parameter `name`."""
     if match := ATTENTION.match(name):
         return int(match[2] or 0) < depths.get(match[1], 0)
     return "mid_block" in depths or not name.startswith("mid_block.resnets.1.")
 
 
 def _hint_shapes(width: int) -> dict[str, tuple[int, ...]]:
-    """{layer: shape of its weight} of the hint embedding, which shrinks a control image to an eighth of its size. width: of
-    its output"""
+    """Return {layer: shape of its weight} of the hint embedding, which shrinks a control image to 1/8 along each side.
+
+    width   channels of its output
+    """
     pairs = enumerate(pairwise(HINT_CHANNELS))
     shapes: dict[str, tuple[int, ...]] = {
         f"{HINT}blocks.{number}": (after, before, 3, 3) for number, (before, after) in pairs
@@ -103,6 +111,7 @@ def _hint_shapes(width: int) -> dict[str, tuple[int, ...]]:
 
 
 def _with_biases(weights: Shapes) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Yield (name, shape) of the weight and bias of each module, by module -> shape of the weight."""
     for module, shape in weights.items():
         yield f"{module}.weight", shape
         yield f"{module}.bias", shape[:1]
@@ -113,7 +122,13 @@ def _with_biases(weights: Shapes) -> Iterator[tuple[str, tuple[int, ...]]]:
 
 @dataclass(frozen=True)
 class LLLiteTarget:
-    """A layer that an LLLite changes. depth: 1, 2 or 3, for hints shrunk by 8, 16 or 32."""
+    """A layer of the U-Net that an LLLite changes.
+
+    name    of its module in LLLite files
+    path    of the layer in the U-Net, by diffusers' names
+    depth   1, 2 or 3, for hints shrunk by 8, 16 or 32 along each side
+    width   features of the layer's input
+    """
 
     name: str
     path: str
@@ -122,10 +137,12 @@ class LLLiteTarget:
 
 
 def targets_among(widths: Mapping[str, int], family: str) -> list[LLLiteTarget]:
-    """The layers that an LLLite changes: query, key and value of self-attention and query of cross-attention, in the
-    encoder and, for SDXL, the middle block: that of SD 1.x is at 1/64 of the image, for which the format has no depth.
+    """Return the layers that an LLLite changes: query, key and value of self-attention and query of cross-attention.
 
-    widths   {path of a Linear in the U-Net: its input features}
+    They are in the encoder and, for SDXL, in the middle block. SD 1.x's middle block is at 1/64 of the image, for which the
+    format has no depth.
+
+    widths   path of each Linear in the U-Net -> its input features
     """
     targets = []
     for path, width in widths.items():
@@ -140,16 +157,23 @@ def targets_among(widths: Mapping[str, int], family: str) -> list[LLLiteTarget]:
 
 
 def conditioning_layers(depth: int, emb: int) -> list[tuple[int, int, int]]:
-    """(input channels, output channels, kernel and stride) of the convolutions of a hint, each followed by a ReLU but the last."""
+    """Return (input channels, output channels, kernel size = stride) of each convolution of an LLLite's hint embedding.
+
+    A ReLU follows each but the last.
+
+    depth   see `LLLiteTarget`
+    emb     channels of the output (cond_emb_dim)
+    """
     half = emb // 2
     following = {1: [(half, emb, 2)], 2: [(half, emb, 4)], 3: [(half, half, 4), (half, emb, 2)]}
     return [(3, half, 4), *following[depth]]
 
 
 def lllite_shapes(unet: Shapes, family: str, emb: int, hidden: int) -> Shapes:
-    """{name in the file: shape} of an LLLite for a U-Net.
+    """Return {name in the file: shape} of the tensors of an LLLite for a U-Net.
 
-    unet   see `unet_shapes`      emb, hidden   cond_emb_dim and network_dim of `core.control.lllite.LayerNet`
+    unet          tensor shapes of the U-Net, see `unet_shapes`
+    emb, hidden   cond_emb_dim and network_dim of `core.control.lllite.LayerNet`
     """
     weights: dict[str, tuple[int, ...]] = {}
     widths = {name.removesuffix(".weight"): shape[-1] for name, shape in unet.items() if name.endswith(".weight")}

@@ -1,1 +1,1 @@
-"""From a folder to images that train: scan, captions, buckets, images, caches, preflight, batches."""
+"""From a folder to training images: scan, captions, buckets, images, caches, preflight, batches."""

@@ -1,4 +1,4 @@
-"""Warnings that do not block a start: captions, image sizes, regularization balance."""
+"""Warnings about a dataset that do not block a start: captions, image sizes, regularization balance."""
 
 import os
 from collections import Counter, defaultdict
@@ -25,19 +25,26 @@ AREA_BELOW = 0.5  # fraction of the area left after the crop below which an imag
 Key = tuple[str, str]
 
 
-def caption_advice(placed: Sequence[Placed], counted: Mapping[Key, int], limit: int) -> list[Problem]:
-    """Advice on captions. counted: number of tokens by image key; limit: the text encoder's token limit."""
+def caption_advice(placed: Sequence[Placed], token_counts: Mapping[Key, int], limit: int) -> list[Problem]:
+    """Return advice about missing, unused, badly encoded, partly unreadable and too long captions.
+
+    token_counts   image key -> number of tokens in its caption
+    limit          token limit of the text encoder
+    """
     return [
         *_without_captions(placed),
         *_other_caption_files(placed),
         *_encodings(placed),
         *(each.caption.problem for each in placed if each.caption.problem and each.caption.missing),
-        *_too_long(placed, counted, limit),
+        *_too_long(placed, token_counts, limit),
     ]
 
 
 def _without_captions(placed: Sequence[Placed]) -> list[Problem]:
-    """Advice on images without a caption of their own: empty files, metadata without one, the folder's default caption, none."""
+    """Return advice about images without a caption, grouped by cause.
+
+    Causes are an empty caption file, a metadata file without a caption, the folder's default caption, and no caption at all.
+    """
     groups: dict[tuple[str, str], list[ImageInfo]] = defaultdict(list)
     for each in placed:
         if each.caption.source != "file" and not (each.caption.source == "metadata" and each.caption.text):
@@ -67,14 +74,14 @@ def _without_captions(placed: Sequence[Placed]) -> list[Problem]:
 
 
 def _trained_as(placed: Placed) -> str:
-    """What an image is trained as, with the trigger word, prefix and suffix: "as 'fox'"; "" for an empty caption."""
+    """Return how an image's caption trains, with trigger word, prefix and suffix, such as "as 'fox'"; "" if it is empty."""
     settings = placed.concept.captions
     text = plain_caption(placed.caption.text, settings, placed.image.class_tokens)
     return text and f"{'as' if settings.caption_template == 'none' else 'by templates such as'} '{text}'"
 
 
 def _other_caption_files(placed: Sequence[Placed]) -> list[Problem]:
-    """Advice on caption files with an extension that the settings do not select."""
+    """Return advice about caption files that are not read because the settings select another file extension."""
     unread = [
         each.image
         for each in placed
@@ -100,11 +107,12 @@ def _other_caption_files(placed: Sequence[Placed]) -> list[Problem]:
 
 
 def _counts_text(counts: Counter[str]) -> str:
+    """Return counts of file extensions as text, such as "2 .caption and 5 .txt"; "none" if empty."""
     return listed([f"{number} {ending}" for ending, number in sorted(counts.items())]) or "none"
 
 
 def _encodings(placed: Sequence[Placed]) -> list[Problem]:
-    """Advice on captions that are not UTF-8, one for each encoding."""
+    """Return advice about caption files that are not UTF-8, one problem for each encoding."""
     groups: dict[str, list[ImageInfo]] = defaultdict(list)
     first: dict[str, Problem] = {}
     for each in placed:
@@ -118,9 +126,10 @@ def _encodings(placed: Sequence[Placed]) -> list[Problem]:
     return list(first.values())
 
 
-def _too_long(placed: Sequence[Placed], counted: Mapping[Key, int], limit: int) -> list[Problem]:
-    cut = [each.image for each in placed if counted.get(each.image.key, 0) > limit]
-    longest = max(counted.values(), default=0)
+def _too_long(placed: Sequence[Placed], token_counts: Mapping[Key, int], limit: int) -> list[Problem]:
+    """Return advice about captions with more than `limit` tokens. token_counts: image key -> number of tokens"""
+    cut = [each.image for each in placed if token_counts.get(each.image.key, 0) > limit]
+    longest = max(token_counts.values(), default=0)
     what = f"{{n}} {{is}} longer than {limit} tokens (the longest has {longest}) and cut: {{names}}"
     enough = next((length for length in LENGTHS if length >= longest), LENGTHS[-1])
     fix = f"shorten them, or raise the maximum caption length to {enough}" if enough > limit else "shorten them"
@@ -128,8 +137,12 @@ def _too_long(placed: Sequence[Placed], counted: Mapping[Key, int], limit: int) 
 
 
 def remark_advice(placed: Sequence[Placed], looks: Mapping[Key, Look]) -> list[Problem]:
-    """Advice on images that decode although part of the file is damaged, one problem for each of the first MOST_REMARKS remarks
-    of the decoder."""
+    """Return advice about images that decode although part of the file is damaged.
+
+    One problem for each different remark of the decoder, at most MOST_REMARKS.
+
+    looks   image key -> result of decoding it
+    """
     groups: dict[str, list[ImageInfo]] = defaultdict(list)
     for each in placed:
         look = looks.get(each.image.key)
@@ -145,8 +158,7 @@ def remark_advice(placed: Sequence[Placed], looks: Mapping[Key, Look]) -> list[P
 
 
 def size_advice(placed: Sequence[Placed]) -> list[Problem]:
-    """Advice on images that are rotated by EXIF, have the extension of another format, are upscaled, or lose more than half to
-    the crop."""
+    """Return advice about images that EXIF rotates, that have another format's extension, are upscaled, or lose over half to the crop."""
     rotated = [each.image for each in placed if each.image.rotated]
     what = "{n} {is} rotated upright according to the EXIF orientation: {names}"
     problems = about(rotated, what, "no action needed; describe them upright in captions", "image.exif-rotation")
@@ -179,20 +191,20 @@ def size_advice(placed: Sequence[Placed]) -> list[Problem]:
 
 
 def balance_advice(epochs: Epochs) -> list[Problem]:
-    """Advice on regularization images without training images, and on images that no epoch uses."""
+    """Return advice about regularization images without training images in their batch group, and images that no epoch uses."""
     problems = []
     for part in epochs.parts:
         if isinstance(part, Rotation | RandomResolution) and part.pool_size and not len(part):
             what = f"{part.pool_size} regularization images are not used: their batch group has no training images"
             fix = "add training images, or put both into the same batch group"
             problems.append(Problem(what, "dataset.sources", fix, "advice", code="dataset.regularization-alone"))
-    unused = [each.image for each in epochs.not_needed()] if not problems else []
+    unused = [each.image for each in epochs.unneeded()] if not problems else []
     what = f"{len(unused)} regularization images are never used: as in sd-scripts, they are taken in"
     what += " order until there are as many as training images: {names}"
     fix, code = "set compatibility to none to use all in turn, or add training images", "dataset.regularization-unused"
     problems += about(unused, what, fix, code, where="model.compatibility")
-    never_shown = [each.image for each in epochs.never_shown()]
-    what = f"{len(never_shown)} images are never used: their buckets do not fill a batch, and incomplete batches are dropped: "
+    never_used = [each.image for each in epochs.never_used()]
+    what = f"{len(never_used)} images are never used: their buckets do not fill a batch, and incomplete batches are dropped: "
     fix = f"choose another option for '{DatasetSettings.title_of('short_batches')}', or lower the batch size"
-    problems += about(never_shown, what + "{names}", fix, "dataset.never-used", where="dataset.short_batches")
+    problems += about(never_used, what + "{names}", fix, "dataset.never-used", where="dataset.short_batches")
     return problems

@@ -1,4 +1,4 @@
-"""Advice on decoded control images: blank ones, copies of their images, exchanged folders."""
+"""Advice about decoded control images: blank ones, copies of their training images, exchanged folders."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -28,15 +28,21 @@ GRAY, COLORED = 6.0, 20.0  # mean difference between the highest and the lowest 
 
 
 def control_advice(placed: Sequence[Placed], looks: Mapping[tuple[str, str], Look], memo: Path | str) -> list[Problem]:
-    """Advice on the control images decoded so far. looks: measurements of the training images."""
+    """Return advice about the control images decoded so far.
+
+    looks   image key -> measurements of the training image
+    memo    where measurements of the control images are stored
+    """
     pairs = {each.image.key: (each.image, path) for each in placed if (path := each.image.control)}
     if not pairs:
         return []
     files = {path: file_at(path, "") for _, path in pairs.values()}
-    known = known_looks(Memo(memo), list(files.values()))
-    decoded = [(image, path) for image, path in pairs.values() if path in known and image.key in looks]
-    blank = [image for image, path in decoded if _one_color(known[path])]
-    same_hash = [(image, path) for image, path in decoded if looks[image.key].dhash == known[path].dhash][:MAX_COMPARED]
+    measured = known_looks(Memo(memo), list(files.values()))
+    decoded = [(image, path) for image, path in pairs.values() if path in measured and image.key in looks]
+    blank = [image for image, path in decoded if _one_color(measured[path])]
+    same_hash = [(image, path) for image, path in decoded if looks[image.key].dhash == measured[path].dhash][
+        :MAX_COMPARED
+    ]
     copies = [image for image, path in same_hash if image not in blank and _is_copy(image, path)]
     copies = [] if _mostly_softer(copies) else copies
     what = f"{{n}} {'shows' if len(blank) == 1 else 'show'} nothing but one color, such as black: {{names}}"
@@ -47,19 +53,23 @@ def control_advice(placed: Sequence[Placed], looks: Mapping[tuple[str, str], Loo
     return [*problems, *_control_problem(copies, len(decoded), what, fix, "control.is-the-image"), *_exchanged(decoded)]
 
 
-def _control_problem(images: Sequence[ImageInfo], compared: int, what: str, fix: str, code: str) -> list[Problem]:
-    """A problem that names these images: a warning if they are more than half of those compared, else advice."""
-    level = "warning" if 2 * len(images) > compared else "advice"
+def _control_problem(images: Sequence[ImageInfo], total: int, what: str, fix: str, code: str) -> list[Problem]:
+    """Return a problem that names these images, or [] for none: a warning if they are over half of `total`, else advice.
+
+    what   template with {n} and {names}
+    """
+    level = "warning" if 2 * len(images) > total else "advice"
     where = _location(images[0]) if images else ""
     return about(images, what, fix, code, level, where=where, noun="control image")
 
 
 def _one_color(look: Look) -> bool:
+    """Return whether an image was decoded and shows a single color."""
     return not look.reason and look.blur == 0 and look.border == 1
 
 
 def _exchanged(decoded: Sequence[tuple[ImageInfo, Path]]) -> list[Problem]:
-    """The problem of exchanged folders: gray images with colored control images."""
+    """Return a warning that the folders are exchanged, if images are gray and their control images (the paths) colored; else []."""
     step = max(1, len(decoded) // MAX_SAMPLED)
     colors = [(_chroma(image.path), _chroma(path)) for image, path in decoded[::step]]
     if len(colors) < 2 or not all(of_image < GRAY and of_control > COLORED for of_image, of_control in colors):
@@ -70,25 +80,27 @@ def _exchanged(decoded: Sequence[tuple[ImageInfo, Path]]) -> list[Problem]:
 
 
 def _location(image: ImageInfo) -> str:
+    """Return the folder of the image's control image, or the image itself without one, as text."""
     return printable(image.control.parent if image.control else image.path)
 
 
 def _is_copy(image: ImageInfo, control: Path) -> bool:
+    """Return whether a control image is the same file as the image, or looks the same at 16 x 16 pixels."""
     if os.path.realpath(image.path) == os.path.realpath(control):
         return True
-    one, other = _small_or_none(image.path), _small_or_none(control)
-    return one is not None and other is not None and float(np.abs(one - other).mean()) <= SAME
+    first, second = _small_or_none(image.path), _small_or_none(control)
+    return first is not None and second is not None and float(np.abs(first - second).mean()) <= SAME
 
 
 def _mostly_softer(images: Sequence[ImageInfo]) -> bool:
-    """Whether most of these control images are blurrier than their images (blur and tile preprocessors), not copies of them."""
+    """Return whether most control images are blurrier than their images (blur and tile preprocessors), so not copies of them."""
     sampled = images[:: max(1, len(images) // MAX_SAMPLED)][:MAX_SAMPLED]
     soft = [each for each in sampled if each.control and _sharpness(each.control) < SOFT * _sharpness(each.path)]
     return 2 * len(soft) > len(sampled)
 
 
 def _sharpness(path: Path) -> float:
-    """The sharpness of an image's center at full resolution; 0 for an unreadable image."""
+    """Return the Laplacian variance of an image's center at full resolution; 0 for an unreadable image."""
     try:
         return _center_sharpness(path)
     except (OSError, BrokenImage):
@@ -97,6 +109,7 @@ def _sharpness(path: Path) -> float:
 
 @cached_until_changed(512, missing=0.0)
 def _center_sharpness(path: Path) -> float:
+    """Return the Laplacian variance of the central 512 x 512 pixels, cached until the file changes."""
     image = open_decoded(path).on(BLACK).convert("L")
     left, top = (max(0, (side - DETAIL) // 2) for side in image.size)
     middle = image.crop((left, top, min(left + DETAIL, image.width), min(top + DETAIL, image.height)))
@@ -104,11 +117,13 @@ def _center_sharpness(path: Path) -> float:
 
 
 def _chroma(path: Path) -> float:
+    """Return the mean difference between the highest and the lowest channel (0 to 255): 0 for gray or unreadable images."""
     small = _small_or_none(path)
     return 0.0 if small is None else float(np.ptp(small, axis=2).mean())
 
 
 def _small_or_none(path: Path) -> np.ndarray | None:
+    """Return the image at 16 x 16 pixels, float32 [16, 16, 3]; None if it cannot be read."""
     try:
         return _small(path)
     except (OSError, BrokenImage):
@@ -117,6 +132,6 @@ def _small_or_none(path: Path) -> np.ndarray | None:
 
 @cached_until_changed(512, missing=None)
 def _small(path: Path) -> np.ndarray | None:
-    """The image at 16 x 16 pixels, float32 [16, 16, 3]."""
+    """Return the image at 16 x 16 pixels, float32 [16, 16, 3], levels 0 to 255."""
     image = open_decoded(path, enough=(4 * SIDE, 4 * SIDE)).on(BLACK)
     return np.asarray(image.resize((SIDE, SIDE), Image.Resampling.BOX), dtype=np.float32)

@@ -1,4 +1,4 @@
-"""The first images of a dataset, for the page to show while all of it is read."""
+"""The first images of a dataset, for the page to show while all images are read."""
 
 from collections.abc import Iterator
 
@@ -16,8 +16,10 @@ from core.settings.job import TrainJob
 
 
 def first_rows(job: TrainJob, most: int, cancel: CancelToken | None = None) -> list[Row]:
-    """The first `most` images in the order of the report, with size and caption, without bucket and usability, which are not
-    known yet. Stops at a folder whose images are listed in a metadata file; none with a dataset class."""
+    """Return rows for the first `most` images, in the report's order, with size and caption.
+
+    Bucket and tokens are not known yet. Stops at a folder whose images are listed in a metadata file; [] with a dataset class.
+    """
     rows: list[Row] = []
     for concept in () if job.dataset.dataset_class else concepts_of(job):
         source, (path, _) = concept.source, folder_of(concept.source)
@@ -34,7 +36,7 @@ def first_rows(job: TrainJob, most: int, cancel: CancelToken | None = None) -> l
 
 
 def _rows(files: list[File], root: Root, concept: Concept, cancel: CancelToken | None) -> Iterator[Row]:
-    """Yield the row of each file, without bucket and tokens; of an unreadable one with the reason."""
+    """Yield the row of each file, without bucket and tokens; for an unreadable file with the reason."""
     id = printable(root.path.name) or "images"
     for file, header in headers(files, cancel=cancel):
         if isinstance(header, str):

@@ -1,4 +1,4 @@
-"""Check and plan a dataset before the start, without a model: what trains, how long, and all problems."""
+"""Check and plan a dataset before the start, without a model: what trains, for how long, and all problems."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -21,7 +21,7 @@ from core.dataset.images.look import Look, look_at_all, reasons_of
 from core.dataset.images.look import looks as looks_of
 from core.dataset.images.opening import BrokenImage, problem_of
 from core.dataset.report import Report, Row, questions_of
-from core.dataset.sources.conditioning import blank_masks, mask_paths, unmasked, unreadable_masks
+from core.dataset.sources.conditioning import blank_mask_advice, mask_paths, unmasked_advice, unreadable_masks
 from core.dataset.sources.image_info import Folder, ImageInfo, Scan
 from core.dataset.sources.scan import scan_dataset
 from core.record.cancel import CancelToken
@@ -42,10 +42,10 @@ def preflight(
     cancel: CancelToken | None = None,
     progress: Progress | None = None,
 ) -> Report:
-    """Read the dataset of a job and plan it. Problems are returned, all at once; only a cancel raises.
+    """Read and plan a job's dataset. Problems are part of the report, all at once; only a cancel raises.
 
     count_tokens   caption -> number of tokens without start and end tokens
-    decode         also decode every image (cached, see `look_at_all`); without it, cached results still count
+    decode         also decode every image (cached, see `look_at_all`); without it, cached results are still used
     progress       called with (done, total) images and masks while decoding
     """
     concepts = concepts_of(job)
@@ -53,17 +53,17 @@ def preflight(
     scan = scan_dataset(job.dataset, concepts, cancel, memo)
     problems = [*scan.problems]
     unused = {each.number for each in concepts if not each.reads_partners}
-    read = [replace(each, conditioning=None) if each.concept in unused else each for each in scan.images]
-    looks, masks, undecoded = _measure_images(read, memo, decode, cancel, progress)
+    images = [replace(each, conditioning=None) if each.concept in unused else each for each in scan.images]
+    looks, masks, undecoded = _measure_images(images, memo, decode, cancel, progress)
     placing = _place(job, concepts, scan, {**masks, **reasons_of(looks)}, memo, cancel)
     problems += placing.problems
     epochs = Epochs(placing.placed, job.dataset, job.schedule.gradient_accumulation_steps, job.memory.num_processes)
     token_counts = _count_tokens(placing, count_tokens)
     once = _each_once([*placing.placed, *placing.validation])
     problems += caption_advice(once, token_counts, job.captions.max_token_length)
-    problems += unmasked(once, looks)
+    problems += unmasked_advice(once, looks)
     if not job.noise.trains_unmasked:
-        problems += blank_masks(once, looks, memo)
+        problems += blank_mask_advice(once, looks, memo)
     problems += control_advice(once, looks, memo)
     problems += size_advice(once) + remark_advice(once, looks) + balance_advice(epochs)
     if not epochs.views and not errors(problems):
@@ -80,7 +80,10 @@ def preflight(
 def _measure_images(
     images: Sequence[ImageInfo], memo: Path, decode: bool, cancel: CancelToken | None, progress: Progress | None
 ) -> tuple[dict[Key, Look], dict[Key, str], int]:
-    """(measurements of the images, {image key: why its mask cannot be used}, number of both not decoded yet)."""
+    """Measure images and masks by decoding, or return what was measured before if `decode` is False.
+
+    Returns (image key -> measurements, image key -> why its mask cannot be used, number of images and masks not decoded yet).
+    """
     report = progress or (lambda done, total: None)
     total = len(images) + len(mask_paths(images))
     looks = look_at_all(images, cancel, lambda done, _: report(done, total), memo) if decode else looks_of(images, memo)
@@ -96,7 +99,10 @@ def _place(
     memo: Path,
     cancel: CancelToken | None,
 ) -> Placing:
-    """Place every image. Images that cannot be decoded, or whose mask cannot, are refused."""
+    """Assign every image to buckets. Images in `broken` are refused.
+
+    broken   image key -> why the image or its mask cannot be decoded
+    """
     level = "advice" if job.dataset.skip_broken else "error"
     check = cancel.check if cancel else None
     readable = [image for image in scan.images if image.key not in broken]
@@ -119,7 +125,7 @@ def _place(
 
 
 def _each_once(placed: Iterable[Placed]) -> list[Placed]:
-    """Each image once, however many resolutions it trains at."""
+    """Return each image once, at the first of the resolutions at which it trains."""
     return list({each.image.key: each for each in reversed(list(placed))}.values())[::-1]
 
 
@@ -133,12 +139,16 @@ def _report(
     all_once: Sequence[Placed],
     looks: Mapping[Key, Look],
 ) -> Report:
-    """The report of a planned dataset. token_counts: tokens of each image's longest caption; looks: measurements of the decoded
-    images; all_once: each placed image, of training and validation, at one of its resolutions"""
+    """Return the report of a planned dataset.
+
+    token_counts   image key -> tokens of its longest caption
+    all_once       training and validation images, each at one of its resolutions
+    looks          image key -> measurements of the decoded images
+    """
     placed = placing.placed
     length = length_of(job.schedule, epochs)
-    unused = _never_shown(epochs)
-    once = [each for each in _each_once(placed) if each.image.key not in unused]
+    unused = _unused_images(epochs)
+    training_images = [each for each in _each_once(placed) if each.image.key not in unused]
     return Report(
         problems=tuple(problems),
         placed=tuple(placed),
@@ -147,10 +157,10 @@ def _report(
         folders=_folders(scan, placing.refused),
         buckets=_buckets(placed, epochs),
         views=dict(Counter(each.concept.number for each, _ in epochs.views_of(0))),
-        captions_found=sum(each.caption.source in IMAGE_SOURCES for each in once),
+        captions_found=sum(each.caption.source in IMAGE_SOURCES for each in training_images),
         batches_per_epoch=epochs.batches_in(0),
         length=length,
-        sentence=length_sentence(length, epochs, len(once), job.schedule.gradient_accumulation_steps),
+        sentence=length_sentence(length, epochs, len(training_images), job.schedule.gradient_accumulation_steps),
         longest_tokens=max(token_counts.values(), default=None),
         token_limit=job.captions.max_token_length,
         questions=questions_of(all_once, looks),
@@ -158,25 +168,25 @@ def _report(
 
 
 def _buckets(placed: Sequence[Placed], epochs: Epochs) -> dict[Size, tuple[int, int]]:
-    """{bucket: (images, views in the first epoch)}, sorted."""
+    """Return {bucket size: (images, views in the first epoch)}, sorted."""
     images = Counter(each.placement.bucket for each in placed)
     views = Counter(each.placement.bucket for each, _ in epochs.views_of(0))
     return {size: (images[size], views[size]) for size in sorted(images)}
 
 
 def _folders(scan: Scan, refused: Mapping[Key, str]) -> tuple[Folder, ...]:
-    """The folders with their number of usable images."""
-    left = Counter(image.source for image in scan.images if image.key not in refused)
-    return tuple(replace(folder, images=left[folder.id]) for folder in scan.folders)
+    """Return the folders with their number of usable images."""
+    usable = Counter(image.source for image in scan.images if image.key not in refused)
+    return tuple(replace(folder, images=usable[folder.id]) for folder in scan.folders)
 
 
-def _never_shown(epochs: Epochs) -> dict[Key, str]:
-    """{image key: why no epoch uses it, at any of its resolutions}."""
-    why = {each.key: "is not needed to balance the training images" for each in epochs.not_needed()}
+def _unused_images(epochs: Epochs) -> dict[Key, str]:
+    """Return {image key: reason} of the images that no epoch uses at any of their resolutions."""
+    why = {each.key: "is not needed to balance the training images" for each in epochs.unneeded()}
     unfilled = "is in a bucket that never fills a batch, and incomplete batches are dropped"
-    why |= {each.key: unfilled for each in epochs.never_shown()}
-    shown = {each.image.key for each in epochs.placed if each.key not in why}
-    return {each.image.key: why[each.key] for each in epochs.placed if each.image.key not in shown}
+    why |= {each.key: unfilled for each in epochs.never_used()}
+    used = {each.image.key for each in epochs.placed if each.key not in why}
+    return {each.image.key: why[each.key] for each in epochs.placed if each.image.key not in used}
 
 
 def _rows(
@@ -186,7 +196,10 @@ def _rows(
     unused: Mapping[Key, str],
     looks: Mapping[Key, Look],
 ) -> list[Row]:
-    """Every image, including broken ones, by folder and path."""
+    """Return a row for every image, including broken ones, by folder and path.
+
+    unused   image key -> why no epoch uses the image
+    """
     placed_of: dict[Key, list[Placed]] = {}
     for each in [*placing.placed, *placing.validation]:
         placed_of.setdefault(each.image.key, []).append(each)
@@ -209,7 +222,11 @@ def _rows(
 
 
 def _row(image: ImageInfo, placed: Sequence[Placed], why: str, token_counts: Mapping[Key, int]) -> Row:
-    """The row of a readable image. placed: its resolutions, [] if it is not placed; why: the reason not to train, else ""."""
+    """Return the row of a readable image.
+
+    placed   the image at each of its resolutions, [] if it has no bucket
+    why      the reason why it does not train, else empty
+    """
     size = (image.width, image.height)
     if not placed:
         return Row(image.key, image.path, size, repeats=image.repeats, why=why, concept=image.concept)
@@ -237,7 +254,7 @@ def _row(image: ImageInfo, placed: Sequence[Placed], why: str, token_counts: Map
 
 
 def _count_tokens(placing: Placing, count_tokens: Callable[[str], int] | None) -> dict[Key, int]:
-    """Tokens by image, of the longest caption it may have (shuffling keeps the number, dropout lowers it)."""
+    """Return {image key: tokens of its longest possible caption} (shuffling keeps the number, dropout lowers it)."""
     if count_tokens is None:
         return {}
     counts: dict[str, int] = {}

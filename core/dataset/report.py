@@ -1,4 +1,4 @@
-"""The preflight report as plain data: every image with its bucket, the length, the problems."""
+"""The preflight report as plain data: every image with its bucket, the length of the training, the problems."""
 
 from __future__ import annotations
 
@@ -25,14 +25,20 @@ MOST_NAMED = 16  # validation images in a line: as many as are ever held out aut
 class Row:
     """One image in the page's list.
 
-    caption   with prefix and suffix, before randomness  source    as in Caption
-    frame     the crop as fractions of the image: (left, top, right, bottom)
-    scale     above 1 it is upscaled                     tokens    of its longest possible caption; None: not counted
-    trains    False: `why` has the reason, worded to follow "it"   role   "train", "regularization" or "validation"
-    concept   number of its folder's settings            more      its buckets at the other resolutions
-    actual_format, transparent   its format where the extension is another; whether it has transparency (once decoded)
-    mask      whether a mask limits its loss: its transparency with alpha_mask too      control   its control image
-    readable  False: the image file cannot be read or decoded
+    frame           the crop as fractions of the image: (left, top, right, bottom)
+    scale           resize factor; above 1 the image is upscaled
+    caption         with prefix and suffix, before random changes
+    source          of the caption, as in `Caption`
+    tokens          of its longest possible caption; None if not counted
+    trains          whether the image trains; if not, `why` has the reason, as predicate of a sentence
+    role            "train", "regularization" or "validation"
+    concept         number of its folder's settings
+    more            its buckets at the other resolutions
+    mask            whether a mask, or its transparency with alpha_mask, weights its loss
+    control         its control image
+    actual_format   the image format if the extension is another one's
+    transparent     whether it has transparency, if decoded
+    readable        False: the file cannot be read or decoded
     """
 
     key: tuple[str, str]
@@ -62,8 +68,12 @@ class Row:
 class Report:
     """The result of the preflight.
 
-    placed      the training and regularization images      problems   errors (blocking) and advice
-    undecoded   number of images and masks of which only the header was read so far
+    problems         errors, which block a start, and advice
+    placed           training and regularization images
+    validation       held-out images
+    captions_found   number of training images with a caption of their own
+    sentence         the arithmetic of the length
+    undecoded        number of images and masks of which only the header has been read
     """
 
     problems: tuple[Problem, ...]
@@ -84,25 +94,29 @@ class Report:
 
     @property
     def ok(self) -> bool:
+        """Whether no problem blocks a start."""
         return not errors(self.problems)
 
     @property
     def trained(self) -> int:
-        """Number of training and regularization images, each counted once however many resolutions it trains at."""
+        """Number of training and regularization images; an image at several resolutions counts once."""
         return sum(row.trains for row in self.rows)
 
     @property
     def skipped(self) -> int:
+        """Number of images that do not train."""
         return sum(not row.trains for row in self.rows)
 
     @property
     def held_out(self) -> str:
-        """The number of validation images and the first MOST_NAMED names, in one line, with the training folders that give
-        none where others do; "" for none."""
+        """The number and first MOST_NAMED names of the validation images, in one line; "" without any.
+
+        Also names the training folders that give none if others do.
+        """
         names = list(dict.fromkeys("/".join(each.image.key) for each in self.validation))
         split, trained = ({row.key[0] for row in self.rows if row.role == role} for role in ("validation", "train"))
-        without = sorted(trained - split) if trained & split else []
-        more = f"; none of {listed(without, MOST_NAMED)}" if without else ""
+        folders_without = sorted(trained - split) if trained & split else []
+        more = f"; none of {listed(folders_without, MOST_NAMED)}" if folders_without else ""
         return (
             f"{count(len(names), 'image')} held out for validation: {listed(names, MOST_NAMED)}{more}" if names else ""
         )
@@ -112,7 +126,7 @@ class Report:
     total_steps = property(lambda self: self.length.total_steps)
 
     def summary(self) -> dict[str, Any]:
-        """The report without its rows, as plain JSON."""
+        """Return the report without its rows as JSON values."""
         return {
             "sentence": self.sentence,
             "trained": self.trained,
@@ -135,10 +149,12 @@ EXAMPLES = 4
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A question to the user about the dataset. kind: "transparency", "sidecars" or "lines".
+    """A question to the user about the dataset.
 
-    images   number of images concerned    examples   names of some
-    counts   number of images for each answer (".txt": 24, ".caption": 20)
+    kind       "transparency", "sidecars" or "lines"
+    images     number of images concerned
+    examples   names of some
+    counts     number of images for each answer, such as {".txt": 24, ".caption": 20}
     """
 
     kind: str
@@ -148,7 +164,11 @@ class Question:
 
 
 def questions_of(placed: Sequence[Placed], looks: Mapping[tuple[str, str], Look]) -> tuple[Question, ...]:
-    """The questions of a dataset. placed: each image once; looks: measurements of the images decoded so far."""
+    """Return the questions about a dataset.
+
+    placed   each image once
+    looks    image key -> measurements of the images decoded so far
+    """
     not_decoded = Look()
     transparent = [each for each in placed if looks.get(each.image.key, not_decoded).transparent]
     endings = {each.key: {extension(name) for name in each.image.sidecars} for each in placed}
@@ -164,5 +184,6 @@ def questions_of(placed: Sequence[Placed], looks: Mapping[tuple[str, str], Look]
 
 
 def _question(kind: str, about: Sequence[Placed], counts: dict[str, int]) -> Question:
+    """Return a question about images, with the first names as examples."""
     names = tuple(printable(each.image.relative) for each in about[:EXAMPLES])
     return Question(kind, len(about), names, counts)

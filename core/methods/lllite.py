@@ -47,7 +47,7 @@ class LLLiteMethod(SideMethod):
         return [Trainable("unet", list(net.parameters()))]
 
     def conditioned(self, conditioning: Conditioning, noisy_latents: Tensor, timesteps: Tensor) -> Conditioning:
-        self.net.show(conditioning.control if self.acts else None)
+        self.net.set_control(conditioning.control if self.acts else None)
         return conditioning
 
     def before_micro_batch(self, step: int, number: int, images: Sequence[object]) -> None:
@@ -75,7 +75,7 @@ class _AttachedLLLite(nn.Module):
         self.net = net
 
     def forward(self, noisy_latents: Tensor, timesteps: Tensor, conditioning: Conditioning) -> dict[str, Any]:
-        self.net.show(conditioning.control)
+        self.net.set_control(conditioning.control)
         return {}
 
 

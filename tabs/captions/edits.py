@@ -170,7 +170,7 @@ class Edits:
                 return
             change = caption_change(placed.image.path, text, placed.concept.captions.caption_extension)
             given_up = Change(change.path, change.new, change.old)
-            id = self._history.keep("Typed here, then another program's was used", given_up)
+            id = self._history.record("Typed here, then another program's was used", given_up)
             self._local_ids.add(id)
             self._push(placed, printable(placed.image.relative), id)
 
@@ -183,7 +183,9 @@ class Edits:
             positions: dict[str, int] = self._positions if self._positions is not None else {}
             self._positions = positions
             new_changes = [
-                (id, lines) for id, lines in self._history.news(positions) if not first and id not in self._local_ids
+                (id, lines)
+                for id, lines in self._history.new_lines(positions)
+                if not first and id not in self._local_ids
             ]
             paths = [Path(line["path"]) for _, lines in new_changes for line in lines if "path" in line]
             if paths:
@@ -248,7 +250,7 @@ class Edits:
             if not step.id:
                 return None
             try:
-                with self._reading.paused_for_writing(self._history.count(step.id)):
+                with self._reading.paused_for_writing(self._history.file_count(step.id)):
                     result = self._history.undo(step.id, progress)
             except ProblemsError as error:
                 if NO_HISTORY in error.codes:

@@ -121,10 +121,10 @@ class Masks:
         "mask" is a data URL of a gray PNG of the image's size, "" for none; "version" is sent back when saving.
         """
         image, painted = spot.image, painting.mask_in(spot.folder, spot.stem)
-        start = painting.start_of(image, painted, self.page.roots.holds)
-        note = ORIGINS[start.origin]
-        if start.unread:
-            note = f"The mask that is there {start.unread}. Saving a painted one replaces it for training."
+        initial = painting.initial_mask(image, painted, self.page.roots.holds)
+        note = ORIGINS[initial.origin]
+        if initial.unread:
+            note = f"The mask that is there {initial.unread}. Saving a painted one replaces it for training."
         return {
             "title": f"Mask of {printable(image.relative)}",
             "note": note,
@@ -134,7 +134,7 @@ class Masks:
                 "width": image.width,
                 "height": image.height,
             },
-            "mask": png_url(start.mask) if start.mask is not None else "",
+            "mask": png_url(initial.mask) if initial.mask is not None else "",
             "version": spot.version,
         }
 

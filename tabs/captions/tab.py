@@ -287,7 +287,7 @@ class CaptionHandlers:
 
     def _revert(self, id: str) -> str:
         """Undo the change `id` of the history and return a message."""
-        files = self._history.count(id)
+        files = self._history.file_count(id)
 
         def work(progress: Progress) -> str:
             with self.reading.paused_for_writing(files):
@@ -309,12 +309,12 @@ class CaptionHandlers:
     def _latest(self) -> list[tuple[Entry, int, int]]:
         """Return [(change, number of its files, number of its damaged lines)] of the latest MAX_CHANGES changes."""
         latest = islice(self._history.entries(), MAX_CHANGES)
-        return [(entry, self._history.count(entry.id), self._history.damaged(entry.id)) for entry in latest]
+        return [(entry, self._history.file_count(entry.id), self._history.damaged_lines(entry.id)) for entry in latest]
 
     def _earlier(self, key: str) -> dict[str, Any]:
         """Return {"texts": HTML of the image's earlier captions}."""
         placed = self.edits.image(key)
-        texts = self._history.of(self.edits.caption(placed).path, MAX_EARLIER) if placed else []
+        texts = self._history.changes_of(self.edits.caption(placed).path, MAX_EARLIER) if placed else []
         return {"texts": view.earlier(texts)}
 
     def _changed(self, result: ChangeResult, title: str) -> str:
@@ -347,7 +347,7 @@ class CaptionHandlers:
             return f"{message}; {skipped} changed since and skipped" if skipped else message
 
         title = f"{'Undo' if act == 'undo' else 'Redo'}: {next_step.name}"
-        message = self.rewriting.run(title, self._history.count(next_step.id), work)
+        message = self.rewriting.run(title, self._history.file_count(next_step.id), work)
         return opened[0], message
 
     def _steps(self) -> dict[str, str]:

@@ -52,7 +52,7 @@ def test_one_module(depth, recorded, facts):
         net = LLLite({"one": module})
         net.multiplier = wanted["multiplier"]
         net.attach(torch.nn.ModuleDict({"layer": layer}), [LLLiteTarget("one", "layer", depth, 48)])
-        net.show(hint)
+        net.set_control(hint)
         close(module.tokens(2 * hint - 1), recorded[f"module{depth}.cond_emb"])
         close(layer(x), recorded[f"module{depth}.y"])
         net.detach()
@@ -111,7 +111,7 @@ def test_in_a_unet_alone_and_at_half_strength(passes, net_on, recorded, facts):
     net, hint = net_on(), recorded["unet.hint_u8"].float() / 255
     assert list(net) == [each["name"] for each in facts["tiny_modules"]]
     assert torch.equal(passes(), plain)
-    net.show(hint)
+    net.set_control(hint)
     close(passes(), recorded["unet.one"])
     net.multiplier = 0.5
     close(passes(), recorded["unet.one_mult05"])
@@ -121,15 +121,15 @@ def test_in_a_unet_alone_and_at_half_strength(passes, net_on, recorded, facts):
 
 def test_of_two_the_last_acts_first(passes, net_on, recorded):
     first, second, hint = net_on(), net_on("lllite.second."), recorded["unet.hint_u8"].float() / 255
-    first.show(hint)
-    second.show(hint.flip(3))
+    first.set_control(hint)
+    second.set_control(hint.flip(3))
     close(passes(), recorded["unet.two_second_flipped"])
-    second.show(None)
+    second.set_control(None)
     close(passes(), recorded["unet.one"])
 
 
 def test_one_control_image_for_both_rows_of_guidance(passes, net_on, recorded):
-    net_on().show(recorded["unet.hint_u8"][:1].float() / 255)
+    net_on().set_control(recorded["unet.hint_u8"][:1].float() / 255)
     twice = recorded["unet.x"][:1].repeat(2, 1, 1, 1)
     close(passes(twice, [37, 37]), recorded["unet.cfg_one_hint"])
 
@@ -142,7 +142,7 @@ def test_a_control_image_is_read_once_for_all_steps(passes, net_on, recorded, mo
     def of_two_steps(*shown):
         made.clear()
         for each in shown:
-            net.show(each)
+            net.set_control(each)
             passes()
         return len(made)
 
@@ -159,7 +159,7 @@ def test_a_fresh_one_changes_nothing_unless_its_bias_is_drawn(zero_bias, unets, 
     assert all(torch.equal(one, other) for one, other in zip(net.parameters(), again.parameters(), strict=True))
     plain = passes()
     net.attach(unets["sdxl"], places)
-    net.show(recorded["unet.hint_u8"].float() / 255)
+    net.set_control(recorded["unet.hint_u8"].float() / 255)
     assert torch.equal(passes(), plain) == zero_bias
     net.detach()
 
@@ -171,7 +171,7 @@ def test_gradients_reach_every_weight_and_repeated_passes_too(unets, recorded):
     for checkpointed in (False, True):
         net = filled(LLLite.create(places, EMB, HIDDEN, 3), "lllite.").requires_grad_(True)
         net.attach(unet, places)
-        net.show(recorded["unet.hint_u8"].float() / 255)
+        net.set_control(recorded["unet.hint_u8"].float() / 255)
         unet.enable_gradient_checkpointing() if checkpointed else unet.disable_gradient_checkpointing()
         unet.train(checkpointed)
         more = {"text_embeds": torch.zeros(2, 32), "time_ids": torch.zeros(2, 6)}
@@ -206,7 +206,7 @@ def test_of_sd1_the_middle_block_is_left_out(unets):
     assert not any("middle_block" in each.name for each in places)
     net = LLLite.create(places, EMB, HIDDEN, 0)
     net.attach(unets["sd1"], places)
-    net.show(torch.rand(1, 3, 128, 192))
+    net.set_control(torch.rand(1, 3, 128, 192))
     with torch.no_grad():
         unets["sd1"](torch.zeros(1, 4, 16, 24), torch.tensor([5]), torch.zeros(1, 77, 64))
     net.detach()

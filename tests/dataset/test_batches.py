@@ -173,7 +173,7 @@ def test_short_batches_are_filled_up_from_their_bucket():
 def test_short_batches_are_left_out_and_what_never_trains_is_known():
     epochs = epochs_of(five_and_one(), short_batches="drop")
     assert sizes_of(epochs) == [((512, 512), 2)] * 2
-    assert [each.image.relative for each in epochs.never_shown()] == ["9.png"]
+    assert [each.image.relative for each in epochs.never_used()] == ["9.png"]
     left_out = [
         {each.image.relative for each in five_and_one()}
         - {item.image.relative for batch in epochs.batches(1, epoch) for item, _ in batch.items}
@@ -278,7 +278,7 @@ def test_each_view_shows_an_image_at_all_its_resolutions_or_at_one_that_is_drawn
     assert 0.45 < large / 1200 < 0.55
     again = epochs_of(at_resolutions(20, "drawn", repeats=3))
     assert names_of(drawn.batches(7, 3)) == names_of(again.batches(7, 3)) != names_of(again.batches(7, 4))
-    assert drawn.never_shown() == drawn.not_needed() == []
+    assert drawn.never_used() == drawn.unneeded() == []
 
 
 def test_a_drawn_resolution_goes_with_rotation_and_filled_batches():

@@ -111,13 +111,13 @@ def test_the_history_of_one_image_is_its_texts_newest_first(tmp_path, history):
     for text in ("one", "two"):
         history.apply("Edit", [Change(path, path.read_bytes(), text.encode())])
     history.apply("Other", [Change(tmp_path / "other.txt", None, b"x")])
-    assert [change.new for _, change in history.of(path, 20)] == [b"two", b"one"]
-    assert [change.new for _, change in history.of(path, 1)] == [b"two"]
-    (entry, _), *_ = history.of(path, 1)
+    assert [change.new for _, change in history.changes_of(path, 20)] == [b"two", b"one"]
+    assert [change.new for _, change in history.changes_of(path, 1)] == [b"two"]
+    (entry, _), *_ = history.changes_of(path, 1)
     history.apply("Edit", [Change(path, b"two", b"three")], resume=entry.id)  # the same change has grown
     history.apply("Edit", [Change(other := path.with_name("another.txt"), None, b"new")])
-    assert [change.new for _, change in history.of(path, 20)] == [b"three", b"one"]
-    assert [change.new for _, change in history.of(other, 20)] == [b"new"]
+    assert [change.new for _, change in history.changes_of(path, 20)] == [b"three", b"one"]
+    assert [change.new for _, change in history.changes_of(other, 20)] == [b"new"]
 
 
 def test_a_change_that_is_not_kept_says_so(tmp_path, history):
@@ -188,7 +188,7 @@ def test_a_killed_change_leaves_each_caption_whole_is_undone_and_is_resumed(tmp_
         if not (id := history.unfinished({"job": 1})):
             continue  # killed before its first line, or after its last
         with history.open("", resume=id) as opened:
-            done = opened.done()
+            done = opened.written_files()
             assert done == {path for path in paths if path.read_text().startswith("new")}
             opened.write(
                 [Change(path, path.read_bytes(), b"new " + path.stem.encode()) for path in paths if path not in done]
@@ -226,14 +226,14 @@ def test_files_that_a_power_failure_left_empty_get_their_text(tmp_path, history)
 
 def test_a_text_that_comes_between_look_and_write_stays(tmp_path, history, monkeypatch):
     paths = files(tmp_path)
-    whole = module.OpenChange.note
+    whole = module.OpenChange.append
 
     def note(self, *lines):
         whole(self, *lines)
         if any("path" in line for line in lines):
             paths[1].write_text("typed")
 
-    monkeypatch.setattr(module.OpenChange, "note", note)
+    monkeypatch.setattr(module.OpenChange, "append", note)
     done = history.apply("Replace", changed(paths))
     assert done.changed_since == (paths[1],) and paths[1].read_text() == "typed"
     assert len(done.written) == len(paths) - 1
@@ -297,12 +297,12 @@ def test_a_damaged_line_is_left_out_and_stops_nothing_else(tmp_path, history, na
         path = history._folder / f"{10**18 + number}.jsonl"
         text = "".join(json.dumps(each) + "\n" for each in said) + "[" * 5000 + "\n"
         path.write_bytes(text.encode() + b"\xff\n")
-        assert history.damaged(path.stem) >= 2
+        assert history.damaged_lines(path.stem) >= 2
         with suppress(ProblemsError):
             history.undo(path.stem)
-    assert history.unfinished({"undoes": []}) == "" and history.count(good.id) == 3
-    assert [change.path for _, change in history.of(paths[1], 5)] == [paths[1]]
-    assert list(history.news({})) and history.repair() == 0
+    assert history.unfinished({"undoes": []}) == "" and history.file_count(good.id) == 3
+    assert [change.path for _, change in history.changes_of(paths[1], 5)] == [paths[1]]
+    assert list(history.new_lines({})) and history.repair() == 0
     assert len(history.apply("Next", [Change(path, path.read_bytes(), b"next") for path in paths]).written) == 3
 
 
@@ -385,16 +385,16 @@ def test_of_the_newest_changes_only_what_was_added_is_read_again(tmp_path, histo
     monkeypatch.setattr(module, "NEWEST", 2)
     ids = [history.apply(f"Edit {n}", [Change(tmp_path / f"{n}.txt", None, b"x")]).id for n in range(3)]
     offsets = {}
-    assert [id for id, _ in history.news(offsets)] == ids[1:] and list(history.news(offsets)) == []
-    assert [history.count(id) for id in ids] == [1, 1, 1]
+    assert [id for id, _ in history.new_lines(offsets)] == ids[1:] and list(history.new_lines(offsets)) == []
+    assert [history.file_count(id) for id in ids] == [1, 1, 1]
     for id in (ids[0], ids[2]):
         with open(history._file(id), "ab") as file:
             file.write(b'no json\n{"told"')
-    assert list(history.news(offsets)) == [(ids[2], [{}])], "the line that is not whole yet comes later"
+    assert list(history.new_lines(offsets)) == [(ids[2], [{}])], "the line that is not whole yet comes later"
     with open(history._file(ids[2]), "ab") as file:
         file.write(b": true}\n")
-    assert list(history.news(offsets)) == [(ids[2], [{"told": True}])]
-    assert [history.damaged(id) for id in ids] == [0, 0, 1]
+    assert list(history.new_lines(offsets)) == [(ids[2], [{"told": True}])]
+    assert [history.damaged_lines(id) for id in ids] == [0, 0, 1]
 
 
 @pytest.mark.parametrize(("seconds", "repaired"), [(60, 1), (61, 0)])
@@ -438,14 +438,14 @@ def test_a_change_is_unfinished_until_it_ends_or_is_undone(tmp_path, history):
     about = {"by": "a test"}
     assert history.unfinished(about) == ""
     id = cut_off(history, changed(files(tmp_path)), about)
-    assert history.unfinished(about) == id and history.unfinished({}) == "" and not history.ended(id)
-    history.end(id)
-    assert history.ended(id) and history.unfinished(about) == id, "that it was reported does not finish it"
+    assert history.unfinished(about) == id and history.unfinished({}) == "" and not history.is_settled(id)
+    history.mark_reported(id)
+    assert history.is_settled(id) and history.unfinished(about) == id, "that it was reported does not finish it"
     history.undo(id)
     assert history.unfinished(about) == ""
     with history.open("Whole", about) as opened:
         opened.write([Change(tmp_path / "new.txt", None, b"x")])
-    assert history.ended(opened.id) and history.unfinished(about) == ""
+    assert history.is_settled(opened.id) and history.unfinished(about) == ""
 
 
 def test_a_line_that_a_kill_cut_off_goes_before_the_next_is_added(tmp_path, history):
@@ -453,7 +453,7 @@ def test_a_line_that_a_kill_cut_off_goes_before_the_next_is_added(tmp_path, hist
     with open(history._file(id), "ab") as file:
         file.write(b'{"path": "x')
     history.apply("", [Change(tmp_path / "new.txt", None, b"x")], resume=id)
-    assert (history.damaged(id), history.count(id), history.ended(id)) == (0, 4, True)
+    assert (history.damaged_lines(id), history.file_count(id), history.is_settled(id)) == (0, 4, True)
 
 
 @pytest.mark.parametrize(("at", "read"), [(0, True), (-0.5, False), (99_999_999_999, True), (1e11, False)])
@@ -478,7 +478,7 @@ def test_undo_and_redo_alternate(tmp_path, history):
 
 def test_a_text_that_is_only_kept_comes_back_by_undo(tmp_path, history):
     path = tmp_path / "a.txt"
-    history.undo(history.keep("Delete", Change(path, b"old", None)))
+    history.undo(history.record("Delete", Change(path, b"old", None)))
     assert path.read_bytes() == b"old"
 
 

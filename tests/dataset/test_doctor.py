@@ -20,12 +20,12 @@ from core.dataset.doctor.finding import ExaminedImage
 from core.dataset.doctor.images import (
     CloserLook,
     Reading,
+    appearance_findings,
     close_pairs,
-    copies,
     difference,
+    duplicate_findings,
     frame_share,
-    looks_wrong,
-    wrong_size,
+    size_findings,
 )
 from core.dataset.images.look import Look
 from core.dataset.preflight import preflight
@@ -394,17 +394,17 @@ def test_a_file_name_with_a_number_is_no_caption(stem, text, found):
     + [((300, 100), None, []), ((301, 100), None, ["long"]), ((100, 301), None, ["long"])],
 )
 def test_sizes_are_found_from_their_limits_on(size, bucket, found):
-    assert kinds(wrong_size([examined(size=size, bucket=bucket)])) == found
+    assert kinds(size_findings([examined(size=size, bucket=bucket)])) == found
 
 
 def test_the_most_enlarged_the_longest_and_the_most_blurred_come_first(monkeypatch):
     items = [examined(n, size=(100, 100), bucket=(side, side)) for n, side in enumerate((160, 300, 200))]
     items += [examined(3 + n, size=(width, 100)) for n, width in enumerate((400, 900, 500))]
-    found = {finding.kind: names(finding) for finding in wrong_size(items)}
+    found = {finding.kind: names(finding) for finding in size_findings(items)}
     assert found == {"enlarged": [["1.png"], ["2.png"], ["0.png"]], "long": [["4.png"], ["5.png"], ["3.png"]]}
     blurs = (50, 1, 20, 100, 100, 100)
     items = [replace(item, look=Look(blur=blur)) for item, blur in zip(items, blurs, strict=True)]
-    (finding,) = looks_wrong(items, Reading())
+    (finding,) = appearance_findings(items, Reading())
     assert names(finding) == [["1.png"], ["2.png"], ["0.png"]]
 
 
@@ -423,7 +423,7 @@ def test_the_most_enlarged_the_longest_and_the_most_blurred_come_first(monkeypat
 def test_looks_are_found_from_their_limits_on(monkeypatch, look, frame, found):
     closer = lambda images, *_: {each.key: CloserLook(np.zeros((16, 16)), frame) for each in images}  # noqa: E731
     monkeypatch.setattr(doctor_images, "second_look", closer)
-    assert kinds(looks_wrong([replace(examined(), look=Look(**look))], Reading())) == found
+    assert kinds(appearance_findings([replace(examined(), look=Look(**look))], Reading())) == found
 
 
 def test_of_duplicates_the_trained_captioned_largest_is_kept():
@@ -452,7 +452,7 @@ def test_near_copies_differ_by_so_much(monkeypatch, bits, gray, found):
     }
     monkeypatch.setattr(doctor_images, "second_look", closer)
     items = [replace(item, look=Look(dhash=f"{1 ^ (bits * n):016x}")) for n, item in enumerate(items)]
-    assert kinds(copies(items, Reading())) == found
+    assert kinds(duplicate_findings(items, Reading())) == found
 
 
 def test_the_difference_of_two_grays_is_measured_by_the_smaller_contrast():

@@ -25,10 +25,10 @@ from core.dataset.images.look import Look
 from core.dataset.sources import files
 from core.dataset.sources.files import (
     begins_like_image,
+    format_if_other,
     is_image,
     is_image_name,
     is_junk,
-    real_kind,
     repeats_and_words,
     without_face,
 )
@@ -115,7 +115,7 @@ def test_of_a_caption_the_newest_changes_are_listed_newest_first(tmp_path):
     history, path = History(tmp_path / "history"), tmp_path / "a.txt"
     for old, new in ((None, b"1"), (b"1", b"2"), (b"2", b"3")):
         history.apply("Edit", [Change(path, old, new)])
-    assert [(change.old, change.new) for _, change in history.of(path, 2)] == [(b"2", b"3"), (b"1", b"2")]
+    assert [(change.old, change.new) for _, change in history.changes_of(path, 2)] == [(b"2", b"3"), (b"1", b"2")]
 
 
 @pytest.mark.parametrize(("keep", "left"), [(0, "c"), (299, "cd"), (300, "bcd"), (399, "bcd"), (400, "abcd")])
@@ -161,7 +161,7 @@ def test_folders_of_systems_and_the_trash_are_no_folders_of_a_dataset(name):
     + [("a.png", "JPEG", "JPEG"), ("a.png", "MPO", "JPEG"), ("a.jpg", "WEBP", "WEBP"), ("a.png", "DIB", "BMP")],
 )
 def test_an_ending_that_is_not_the_formats_is_told(name, held, told):
-    assert real_kind(name, held) == told
+    assert format_if_other(name, held) == told
 
 
 @pytest.mark.parametrize(

@@ -124,7 +124,7 @@ def test_an_image_that_is_turned_by_exif_is_not_taken_from_a_cache_that_is_not(a
 def test_the_latent_cache_encodes_only_what_no_file_has(tmp_path, add, place):
     with_file, without = place(add("fox/a.png", 100, 60)), place(add("fox/bb.png", 100, 60))
     np.savez(with_file.image.path.with_suffix(".npz"), **whole(with_file))
-    cache = LatentCache(tmp_path / "cache", "vae", others=NpzCaches([with_file, without]))
+    cache = LatentCache(tmp_path / "cache", "vae", other_programs=NpzCaches([with_file, without]))
     assert [placed.key for placed in cache.missing([with_file, without])] == [without.key]
     assert torch.equal(cache.read(Side(with_file))[0], torch.from_numpy(latents(with_file)))
 

@@ -400,7 +400,7 @@ def small_parts() -> Facts:
             ("a", None, "masks/a", "masks/a"),
         ):
             info = replace(placed(root / f"{image}.png", 16, 12).image, conditioning=paired and root / f"{paired}.png")
-            start = painting.start_of(
+            start = painting.initial_mask(
                 info, painted and root / f"{painted}.png", lambda path, closed=closed: path.stem != Path(closed).name
             )
             yield (

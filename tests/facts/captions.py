@@ -290,11 +290,11 @@ def histories() -> Facts:
         yield "states", states
         yield (
             "changes",
-            [[each.title, len(history.changes(each.id)), history.count(each.id)] for each in history.entries()],
+            [[each.title, len(history.changes(each.id)), history.file_count(each.id)] for each in history.entries()],
         )
-        yield "of", [[entry.title, change.old, change.new] for entry, change in history.of(names[0], 3)]
+        yield "of", [[entry.title, change.old, change.new] for entry, change in history.changes_of(names[0], 3)]
         yield "gone", refused(lambda: history.undo("123"))
-        yield "ended", [history.ended(first.id), history.unfinished({"files": 1}), history.damaged(first.id)]
+        yield "ended", [history.is_settled(first.id), history.unfinished({"files": 1}), history.damaged_lines(first.id)]
 
 
 @producer

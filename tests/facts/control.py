@@ -96,7 +96,7 @@ def nets() -> Facts:
         for multiplier in (1.0, 0.5):
             net.multiplier = multiplier
             net.attach(torch.nn.ModuleDict({"layer": linear}), [lllite.LLLiteTarget("one", "layer", 2, 48)])
-            net.show(torch.ones(2, 3, 64, 64) * 0.7)
+            net.set_control(torch.ones(2, 3, 64, 64) * 0.7)
             answers.append(linear(x))
             net.detach()
         answers.append(linear(x))

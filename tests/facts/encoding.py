@@ -65,7 +65,7 @@ def encoded() -> Facts:
             made = _inputs("cuda", [], memory={"cache_latents": kept, "vae_precision": precision, "npz_caches": npz})
             with patch.object(latents, "LatentCache", dict):
                 cache = latents.latent_cache(made, items)
-            cache["others"] = type(cache["others"]).__name__
+            cache["others"] = type(cache.pop("other_programs")).__name__
             yield f"cache {kept} {precision} {npz}", [cache, latents.on_disk(made)]
         for size, kept, device in product((50, 51), ("auto", "memory", "device"), ("cpu", "cuda")):
             one: Any = SimpleNamespace(bytes_of=lambda placed, size=size: size)
@@ -100,7 +100,7 @@ def _late(device: str, batch: int, todo: list[Side], items: Any, at_once: bool, 
     made = _inputs(device, heard, memory={"vae_batch_size": batch})
     models: Any = SimpleNamespace(vae=lambda: "vae", offload_vae=partial(heard.append, "offloaded"))
     cache: Any = SimpleNamespace(
-        others=None,
+        other_programs=None,
         missing_sides=lambda placed, check, reads: heard.append(["lacking", reads]) or todo,
         require_room=lambda sides: heard.append(["room", len(sides)]),
         fill=_filled(heard),

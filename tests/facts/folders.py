@@ -184,7 +184,7 @@ def names() -> Facts:
             files.has_quiet_name,
             files.is_image_name,
             files.may_be_image,
-            files.is_worth_naming,
+            files.is_reported_unused,
             files.is_label,
         )
         texts = (
@@ -205,7 +205,7 @@ def names() -> Facts:
         ("a.jfif", "JPEG"),
         ("a.dib", "BMP"),
     ]
-    yield "kinds", [files.real_kind(*each) for each in kinds]
+    yield "kinds", [files.format_if_other(*each) for each in kinds]
     starts = (
         b"\x89PNG\r\n\x1a\n",
         b"\xff\xd8\xff",

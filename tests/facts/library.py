@@ -268,7 +268,7 @@ def saved() -> Facts:
             unet = UNet2DConditionModel.from_config(UNet2DConditionModel.load_config(root / "tiny" / "unet"))
         attached = attached_lllite(unet, LLLiteSettings())
         seen: list[Any] = []
-        attached.net.show = seen.append
+        attached.net.set_control = seen.append
 
         class Conditioning:
             control = torch.ones(1)

@@ -166,7 +166,7 @@ def orders() -> Facts:
                     [made.views, made.batch_sizes, made.steady, [made.batches_in(n) for n in range(3)]],
                     [[made.steps_in(n), made.first_step(n)] for n in range(4)],
                     [made.epoch_of(step) for step in range(0, 40, 3)] if made.steps_in(0) else [],
-                    [[each.key[1] for each in part] for part in (made.never_shown(), made.not_needed())],
+                    [[each.key[1] for each in part] for part in (made.never_used(), made.unneeded())],
                     shown[0] if shown else [],
                     digest([[batch.bucket for each in batches for batch in each], shown]),
                     [len(each) for each in made.groups(7, 1)] if made.views else [],
@@ -471,7 +471,7 @@ def partners() -> Facts:
         )
         info = placed(path, 48, 32, conditioning=half).image
         for painted, readable in ((None, True), (mask, True), (None, False)):
-            start = painting.start_of(info, painted, lambda path, readable=readable: readable)
+            start = painting.initial_mask(info, painted, lambda path, readable=readable: readable)
             yield (
                 f"start {painted and painted.name} {readable}",
                 [start.origin, start.mask and [start.mask.size, sum(quarters(start.mask)) // 100]],

@@ -149,7 +149,7 @@ def epochs() -> Facts:
                 "shown": shown[:6],
                 "all": digest([[_name(placed), repeat] for batch in batches for placed, repeat in batch.items]),
                 "views": plan.epochs.views,
-                "never": [len(plan.epochs.never_shown()), len(plan.epochs.not_needed())],
+                "never": [len(plan.epochs.never_used()), len(plan.epochs.unneeded())],
                 "weights": sorted({each.loss_weight(job.dataset) for each in placing.placed}),
             },
         )

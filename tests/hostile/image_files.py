@@ -198,13 +198,13 @@ def read_texts(path: Path) -> None:
 
 def read_painted(path: Path) -> None:
     """As a mask that was sent to the page for an image of 64 x 64, and as what painting starts from."""
-    from core.dataset.images.painting import MAX_BYTES, decoded_mask, start_of
+    from core.dataset.images.painting import MAX_BYTES, decoded_mask, initial_mask
     from core.dataset.sources.image_info import ImageInfo
     from core.record.problems import ProblemsError
     from core.record.regular import open_regular
 
     info = ImageInfo("set", path.name, path, 64, 64, 1, 1)
-    start = start_of(info, path, lambda each: True)
+    start = initial_mask(info, path, lambda each: True)
     assert start.unread or start.mask is None or start.mask.size == (64, 64)
     try:
         with open_regular(path) as file:

@@ -1,4 +1,4 @@
-"""Detectors of faces, hands or persons in an image. Registered ones are choices of the detailer."""
+"""Detectors of faces, hands or people in an image; registered ones are choices of the detailer."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -22,9 +22,9 @@ FILE_CONFIDENCE = 0.3  # usual confidence, ADetailer's
 class Detector:
     """A registered detector.
 
-    open         () -> a context with its function
-    check        raises ProblemsError if it cannot run on this machine
-    confidence   its usual lowest confidence
+    open         opens the detector: a context manager that gives its `Find` function
+    check        raises ProblemsError if the detector cannot run on this machine
+    confidence   default lowest confidence, 0 to 1
     """
 
     name: str
@@ -38,19 +38,20 @@ DETECTORS: dict[str, Detector] = {}
 
 
 def register(detector: Detector) -> None:
-    """Register a detector as a choice of the detailer."""
+    """Register a detector and add it to the choices of the detailer's `ad_model`."""
     DETECTORS[detector.name] = detector
     add_choice(DetailerSettings, "ad_model", detector.name, detector.title)
 
 
 def lowest_confidence(settings: DetailerSettings) -> float:
-    """The confidence that is set, else the detector's usual one."""
+    """Return the lowest confidence of boxes to use, 0 to 1: `ad_confidence`, or the detector's default if that is None."""
     default = FILE_CONFIDENCE if settings.ad_model_file else DETECTORS[settings.ad_model].confidence
     return default if settings.ad_confidence is None else settings.ad_confidence
 
 
 @contextmanager
 def _faces() -> Iterator[Find]:
+    """Open the MTCNN face detector as a `Find` function."""
     from core.control.detectors.mtcnn import FaceDetector
 
     detector = FaceDetector()

@@ -1,7 +1,7 @@
-"""Faces and their eyes in an image, by MTCNN (Zhang et al. 2016, arXiv:1604.02878) on the CPU, without a network.
+"""Face and eye detection by MTCNN (Zhang et al. 2016, arXiv:1604.02878), offline and on the CPU.
 
 The weights (2 MB, MIT license) come with the package `mtcnn`, whose code needs TensorFlow; here its three small networks
-run in torch. It was trained on photographs: drawn faces are mostly missed.
+(P-Net, R-Net, O-Net) run in torch. They were trained on photographs: drawn faces are mostly missed.
 """
 
 from __future__ import annotations
@@ -29,7 +29,10 @@ _AT_ONCE = 512  # candidates in one forward pass
 
 @dataclass(frozen=True, slots=True)
 class Face:
-    """A face in pixels of the image. Eyes: (x, y), left and right as seen in the image."""
+    """A detected face: its box and eye centers in pixels of the image, and its score from 0 to 1.
+
+    Eyes are (x, y), left and right as seen in the image.
+    """
 
     left: float
     top: float
@@ -41,21 +44,26 @@ class Face:
 
     @property
     def center(self) -> tuple[float, float]:
+        """(x, y) of the box's center in pixels."""
         return (self.left + self.right) / 2, (self.top + self.bottom) / 2
 
     @property
     def size(self) -> tuple[float, float]:
+        """(width, height) of the box in pixels."""
         return self.right - self.left, self.bottom - self.top
 
     @property
     def tilt(self) -> float:
-        """Clockwise tilt of the line between the eyes, in degrees."""
+        """Clockwise angle of the line from the left to the right eye, in degrees; 0 is level."""
         (x1, y1), (x2, y2) = self.left_eye, self.right_eye
         return math.degrees(math.atan2(y2 - y1, x2 - x1))
 
 
 def weights_folder() -> Path:
-    """Folder of the package's weights; does not import the package. Raises ProblemsError if it is not installed."""
+    """Return the folder of the weights in the package `mtcnn`, without importing it.
+
+    Raises ProblemsError if the package, or one needed to read the weights, is not installed.
+    """
     if find_spec("lz4") and find_spec("joblib"):
         spec = find_spec("mtcnn")
         for location in (spec.submodule_search_locations or []) if spec else []:
@@ -67,9 +75,10 @@ def weights_folder() -> Path:
 
 
 class FaceDetector:
-    """Detects faces. Loading takes a second, an image of one megapixel about a quarter of a second."""
+    """MTCNN face detector. Loading takes about a second, an image of one megapixel about a quarter of a second."""
 
     def __init__(self) -> None:
+        """Load the weights of the three networks. Raises ProblemsError if they are not installed."""
         import joblib
 
         def tensor(array: np.ndarray) -> torch.Tensor:
@@ -83,7 +92,7 @@ class FaceDetector:
         self._weights = {name: [tensor(array) for array in joblib.load(folder / f"{name}.lz4")] for name in _NETWORKS}
 
     def find(self, image: Image.Image, min_score: float = 0.9) -> list[Face]:
-        """The faces in an RGB image with at least this score, the largest first."""
+        """Return the faces in an RGB image with a score of at least `min_score` (0 to 1), the largest first."""
         with torch.inference_mode():
             pixels = (torch.from_numpy(np.array(image.convert("RGB"), dtype=np.float32)) - 127.5) / 128
             pixels = pixels.permute(2, 0, 1)[None]
@@ -93,7 +102,11 @@ class FaceDetector:
         return sorted(faces, key=lambda face: (-max(face.size), face.left, face.top))
 
     def _proposals(self, pixels: torch.Tensor) -> np.ndarray:
-        """Run the first network on an image pyramid: float [N, 5] left, top, right, bottom, score; squares."""
+        """Run P-Net on an image pyramid and return candidate boxes, enlarged to squares.
+
+        pixels    float [1, 3, H, W], (value - 127.5) / 128
+        returns   float [N, 5]: left, top, right, bottom in pixels, score
+        """
         from torch.nn.functional import interpolate
 
         height, width = pixels.shape[-2:]
@@ -117,7 +130,7 @@ class FaceDetector:
         return _squares(all_boxes[_nms(all_boxes, _OVERLAP)])
 
     def _first(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """[1, 3, H, W] -> offsets [4, h, w] in cells, scores [h, w]."""
+        """Run P-Net on an image [1, 3, H, W]; return box offsets [4, h, w] in units of 12 pixels, and face scores [h, w]."""
         from torch.nn.functional import conv2d, max_pool2d, prelu
 
         w = self._weights["pnet"]
@@ -127,7 +140,7 @@ class FaceDetector:
         return conv2d(x, w[9], w[10])[0], conv2d(x, w[11], w[12])[0].softmax(0)[1]
 
     def _refined(self, pixels: torch.Tensor, boxes: np.ndarray) -> np.ndarray:
-        """Run the second network: the boxes that it accepts, refined, in the form of `_proposals`."""
+        """Run R-Net on candidate boxes [N, 5] (see `_proposals`) and return those it accepts, refined, in the same form."""
         from torch.nn.functional import conv2d, linear, max_pool2d, prelu
 
         if not len(boxes):
@@ -145,7 +158,7 @@ class FaceDetector:
         return _squares(boxes[_nms(boxes, _OVERLAP)])
 
     def _faces(self, pixels: torch.Tensor, boxes: np.ndarray, min_score: float) -> list[Face]:
-        """Run the third network: the faces with at least this score, with their eyes."""
+        """Run O-Net on boxes [N, 5] (see `_proposals`) and return the faces with a score of at least `min_score`."""
         from torch.nn.functional import conv2d, linear, max_pool2d, prelu
 
         if not len(boxes):
@@ -176,53 +189,54 @@ class FaceDetector:
 
 
 def _flat(x: torch.Tensor) -> torch.Tensor:
-    """[N, C, H, W] -> [N, W * H * C], columns first, the order of the weights."""
+    """Flatten [N, C, H, W] to [N, W * H * C], columns first, as the weights expect."""
     return x.permute(0, 3, 2, 1).reshape(len(x), -1)
 
 
 def _patches(pixels: torch.Tensor, boxes: np.ndarray, side: int) -> torch.Tensor:
-    """Crops of an image [1, 3, H, W] resized to [N, 3, side, side]; black outside the image."""
+    """Crop boxes [N, 5] from an image [1, 3, H, W] and resize them to [N, 3, side, side]; black outside the image."""
     from torch.nn.functional import interpolate, pad
 
     height, width = pixels.shape[-2:]
     patches = []
     for left, top, right, bottom in np.rint(boxes[:, :4]).astype(int):
         right, bottom = max(right, left + 1), max(bottom, top + 1)
-        inside = pixels[..., max(top, 0) : max(min(bottom, height), 0), max(left, 0) : max(min(right, width), 0)]
+        visible = pixels[..., max(top, 0) : max(min(bottom, height), 0), max(left, 0) : max(min(right, width), 0)]
         edges = (max(-left, 0), max(right - width, 0), max(-top, 0), max(bottom - height, 0))
-        patch = pad(inside, edges, value=-127.5 / 128) if any(edges) else inside
-        if 0 in inside.shape or patch.shape[-2:] != (bottom - top, right - left):
+        patch = pad(visible, edges, value=-127.5 / 128) if any(edges) else visible
+        if 0 in visible.shape or patch.shape[-2:] != (bottom - top, right - left):
             patch = torch.full((1, 3, 1, 1), -127.5 / 128)
         patches.append(interpolate(patch, (side, side), mode="area" if right - left >= side else "bilinear"))
     return torch.cat(patches)
 
 
 def _shifted(boxes: np.ndarray, offsets: np.ndarray, scores: np.ndarray) -> np.ndarray:
-    """[N, 5]: boxes with each edge moved by its offset, a share of the box's side, and with new scores."""
+    """Return boxes [N, 5] with each edge moved by `offsets` [N, 4], fractions of the box's side, and with new `scores` [N]."""
     sides = boxes[:, 2:4] - boxes[:, :2] + 1
     return np.concatenate([boxes[:, :4] + offsets * np.tile(sides, 2), scores[:, None]], 1)
 
 
 def _squares(boxes: np.ndarray) -> np.ndarray:
-    """Each box enlarged to a square with the same center."""
+    """Return boxes [N, 5] enlarged to squares with the same centers."""
     sides = boxes[:, 2:4] - boxes[:, :2]
     middle, half = boxes[:, :2] + sides / 2, sides.max(1, keepdims=True, initial=0) / 2
     return np.concatenate([middle - half, middle + half, boxes[:, 4:]], 1)
 
 
 def _nms(boxes: np.ndarray, overlap: float, smaller: bool = False) -> Sequence[int]:
-    """Non-maximum suppression: indices of the boxes that no higher-scoring one overlaps by more than `overlap`.
+    """Non-maximum suppression: return the indices of the boxes [N, 5] to keep, highest score first.
 
-    smaller   overlap as a fraction of the smaller box, not of the union
+    overlap   a box that overlaps a better one by more than this is dropped, 0 to 1
+    smaller   measure overlap as a fraction of the smaller box instead of the union
     """
     area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
     order, chosen = np.argsort(-boxes[:, 4]), []
     while len(order):
-        best, rest = order[0], order[1:]
+        best, others = order[0], order[1:]
         chosen.append(int(best))
-        low = np.maximum(boxes[best, :2], boxes[rest, :2])
-        high = np.minimum(boxes[best, 2:4], boxes[rest, 2:4])
+        low = np.maximum(boxes[best, :2], boxes[others, :2])
+        high = np.minimum(boxes[best, 2:4], boxes[others, 2:4])
         common = np.prod(np.clip(high - low, 0, None), axis=1)
-        reference = np.minimum(area[best], area[rest]) if smaller else area[best] + area[rest] - common
-        order = rest[common <= overlap * reference]
+        reference = np.minimum(area[best], area[others]) if smaller else area[best] + area[others] - common
+        order = others[common <= overlap * reference]
     return chosen

@@ -1,4 +1,4 @@
-"""Boxes by an ONNX detector: YOLOX (arXiv:2107.08430), and Ultralytics' YOLOv8 to YOLO26, exported as they are."""
+"""Object detection by an ONNX model: YOLOX (arXiv:2107.08430) or Ultralytics' YOLOv8 to YOLO26, as their exporters write it."""
 
 from __future__ import annotations
 
@@ -37,20 +37,24 @@ MASK_NUMBERS = 32  # of each box of a segmentation model, whose second output ha
 
 
 class YoloDetector(OneImageModel):
-    """Detects objects, on the CPU.
+    """Detects objects with an ONNX model on the CPU.
 
-    The first output is [N, 4 + classes, M] with centers, sizes and class scores (YOLOv8, YOLO11; masks and their numbers
-    are left out), [N, M, 6] with corners, score and class (YOLOv10, YOLO26), or YOLOX's raw head, of which persons are read.
+    The first output is one of: [N, 4 + classes, M] with centers, sizes and class scores (YOLOv8, YOLO11; mask coefficients
+    are ignored); [N, M, 6] with corners, score and class (YOLOv10, YOLO26); YOLOX's raw head, of which only people are read.
     """
 
     def __init__(self, file: Path, where: str, cancel: CancelToken, classes: str = ""):
-        """classes: names or numbers, separated by commas; "" are all"""
+        """Load the model. Raises ProblemsError.
+
+        where     the setting that names the model, for problems
+        classes   names or numbers of the classes to detect, separated by commas; "" for all
+        """
         self._classes = class_numbers(file, classes)
         super().__init__(file, file.name, where, [CPU], "cpu", cancel, USUAL_SIZE)
         self._profile = ULTRALYTICS
 
     def find(self, image: Image, lowest: float) -> list[Box]:
-        """Boxes in an RGB image with at least this confidence, the surest first. Raises ProblemsError."""
+        """Return the boxes in an RGB image with a confidence of at least `lowest` (0 to 1), highest first. Raises ProblemsError."""
         size = self.fixed or USUAL_SIZE
         pixels, scale = letterboxed(np.asarray(image.convert("RGB")), size, PAD_LEVEL)
         values = self._values(pixels)
@@ -64,10 +68,11 @@ class YoloDetector(OneImageModel):
         return [(float(left), float(top), float(right), float(bottom)) for left, top, right, bottom in boxes]
 
     def _values(self, pixels: np.ndarray) -> np.ndarray:
+        """Run the model on an RGB image, uint8 [H, W, 3], and return its first output without the batch dimension."""
         return self.run(normalized(pixels, self._profile), self.outputs, self._boxes)[0]
 
     def _boxes(self, shapes: Sequence[Sequence[int]]) -> list[int]:
-        """`pick` of `run`: the first output. Raises ProblemsError if its shape is not that of boxes."""
+        """Select the first output (a `Pick` function). Raises ProblemsError if its shape is not that of YOLO boxes."""
         shape = shapes[0]
         if (
             len(shape) != 3
@@ -79,8 +84,11 @@ class YoloDetector(OneImageModel):
         return [0]
 
     def _decoded(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Corners [M, 4] in the pixels of the input, and scores [M] of the wanted classes. Raises ProblemsError for an
-        output of other shape."""
+        """Decode one image's Ultralytics output.
+
+        Returns corners [M, 4] in pixels of the model's input, and scores [M], 0 for classes that are not wanted. Raises
+        ProblemsError for an output of another shape.
+        """
         if values.shape[1] == 6:
             return values[:, :4], np.where(_wanted(values[:, 5], self._classes), values[:, 4], 0)
         by_class = values[4 : len(values) - (MASK_NUMBERS if len(self.outputs) > 1 else 0)].T
@@ -92,22 +100,26 @@ class YoloDetector(OneImageModel):
 
 
 def class_numbers(file: Path, classes: str) -> list[int]:
-    """The numbers of classes that are named or numbered, separated by commas; [] for "", all. Raises ProblemsError."""
+    """Return the numbers of the classes in `classes`, names or numbers separated by commas; [] for "", which means all.
+
+    Raises ProblemsError for a class that the model file does not name.
+    """
     numbers = {name.casefold(): number for number, name in NAME.findall(onnx_property(file, "names"))}
-    wanted = [each.strip().casefold() for each in classes.split(",") if each.strip()]
-    numbered = [numbers.get(each, each) for each in wanted]
+    requested = [each.strip().casefold() for each in classes.split(",") if each.strip()]
+    numbered = [numbers.get(each, each) for each in requested]
     for each in numbered:
         if not (each in numbers.values() if numbers else NUMBER.fullmatch(each)):
-            what, known = f"The model {file.name} has no class '{each}'", ", ".join(numbers)[:200]
-            fix = f"choose from {known}" if known else "write numbers: it names no classes"
+            what, choices = f"The model {file.name} has no class '{each}'", ", ".join(numbers)[:200]
+            fix = f"choose from {choices}" if choices else "write numbers: it names no classes"
             raise ProblemsError.one(what, "detailer.ad_model_classes", fix, f"{ABOUT}.class")
     return [int(each) for each in numbered]
 
 
 def is_yolox(values: np.ndarray, size: tuple[int, int]) -> bool:
-    """Whether an output is YOLOX's raw head for an input of (width, height)."""
+    """Return whether an output [M, C] is YOLOX's raw head for a model input of (width, height)."""
     return values.shape[1] > 5 and len(values) == len(grid(size)[0])
 
 
 def _wanted(classes: np.ndarray, chosen: Collection[int]) -> np.ndarray:
+    """Return which of the classes are in `chosen`, a bool array; all of them if `chosen` is empty."""
     return np.isin(classes.round(), list(chosen)) if chosen else np.ones(classes.shape, bool)

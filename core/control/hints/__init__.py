@@ -1,4 +1,4 @@
-"""The preprocessors: functions from an image to its control image (its hint), in one table. Without torch."""
+"""The table of preprocessors: functions that make a control image (hint) from an image. Imports no torch."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ Make = Callable[["ndarray", HintSettings], "ndarray"]
 
 @dataclass(frozen=True)
 class Preprocessor:
-    """Makes control images.
+    """A registered way to make control images.
 
-    make       (RGB uint8 [H, W, 3], settings) -> RGB uint8 [H, W, 3]
-    settings   names of the settings in `HintSettings` that it reads
+    make       (image, settings) -> control image, both RGB uint8 [H, W, 3]
+    settings   names of the fields of `HintSettings` that `make` reads
     """
 
     name: str
@@ -37,33 +37,36 @@ PREPROCESSORS: dict[str, Preprocessor] = {}
 
 
 def register(preprocessor: Preprocessor) -> None:
-    """Register a preprocessor: it can then be chosen wherever there is a choice."""
+    """Register a preprocessor and add it to the choices of every `preprocessor` setting."""
     PREPROCESSORS[preprocessor.name] = preprocessor
     for group in groups_of(HintSettings):
         add_choice(group, "preprocessor", preprocessor.name, preprocessor.title)
 
 
 def groups_of(group: type[HintSettings]) -> Iterator[type[HintSettings]]:
-    """The class of a settings group and its subclasses."""
+    """Yield a settings class and, recursively, its subclasses."""
     yield group
     for each in group.__subclasses__():
         yield from groups_of(each)
 
 
 def preprocessors() -> dict[str, Preprocessor]:
-    """All registered preprocessors, by name."""
+    """Return all registered preprocessors by name, after loading extensions."""
     extensions.load()
     return PREPROCESSORS
 
 
 def make_hint(image: ndarray, settings: HintSettings) -> ndarray:
-    """The control image of an image, both RGB uint8 [H, W, 3]."""
+    """Return the control image of `image` by the chosen preprocessor, both RGB uint8 [H, W, 3]."""
     return preprocessors()[settings.preprocessor].make(image, settings)
 
 
 def black_hints(names: Sequence[str], where: str) -> Problem:
-    """Advice about control images that are all black because nothing was detected. names: of the images; where: a
-    setting"""
+    """Return advice about control images that are all black because nothing was detected.
+
+    names   of the images
+    where   the setting to point to
+    """
     subject = "control image is" if len(names) == 1 else "control images are"
     what = f"Nothing was found in {listed(names, MOST_NAMES)}: {len(names)} {subject} all black"
     fix = "leave these images out, or try other settings or another model"
@@ -71,12 +74,12 @@ def black_hints(names: Sequence[str], where: str) -> Problem:
 
 
 def settings_of(name: str) -> tuple[str, ...]:
-    """Names of the settings that a preprocessor reads. name: may be "model" too, or "none" where that can be chosen"""
+    """Return the names of the settings that a preprocessor reads: ("hint_model",) for "model", () for "none" or an unknown name."""
     preprocessor = preprocessors().get(name)
     return preprocessor.settings if preprocessor else ("hint_model",) if name == BY_MODEL else ()
 
 
 def unused_settings(values: Mapping[str, Any]) -> set[str]:
-    """The settings in `values` that the preprocessor chosen there does not read."""
+    """Return the names of the hint settings that have no effect with the preprocessor in `values`."""
     name = values.get("preprocessor", HintSettings.model_fields["preprocessor"].default)
     return set(AnyHintSettings.model_fields) - {"preprocessor", *settings_of(name)}

@@ -1,4 +1,4 @@
-"""Control images by a loaded ONNX model (image to image, or pose estimation), and by any preprocessor."""
+"""Control images by an ONNX model (image to image, or pose estimation), or by any other preprocessor."""
 
 from collections.abc import Callable, Sequence
 from typing import Self
@@ -20,15 +20,16 @@ from core.settings.hints import BY_MODEL, AnyHintSettings
 
 
 class HintModel(ProfiledModel):
-    """Makes control images with an image-to-image model."""
+    """An image-to-image ONNX model that makes control images."""
 
     def prepare(self) -> None:
+        """Raise ProblemsError unless the model has exactly one output."""
         if len(self.outputs) != 1:
             names = ", ".join(self.outputs)[:200]
             raise self.refused(f"returns {len(self.outputs)} outputs ({names}) in place of one image")
 
     def make(self, image: np.ndarray) -> np.ndarray:
-        """The control image of an image at its size, both RGB uint8 [H, W, 3]. Raises ProblemsError."""
+        """Return the control image of `image` in the same size, both RGB uint8 [H, W, 3]. Raises ProblemsError."""
         height, width = image.shape[:2]
         size = self.size_for(width, height, self.profile)
         resized = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC))
@@ -39,12 +40,13 @@ class HintModel(ProfiledModel):
         return np.asarray(Image.fromarray(levels).resize((width, height), Image.Resampling.BILINEAR))
 
     def _one_image(self, shapes: Sequence[Sequence[int]]) -> list[int]:
+        """Select the only output (a `Pick` function). Raises ProblemsError if its shape is not that of an image."""
         if why := not_an_image(shapes[0], self.batch):
             raise self.refused(f"returns {[*shapes[0]]}: {why}")
         return [0]
 
     def _levels(self, values: np.ndarray) -> np.ndarray:
-        """The output as RGB uint8, by the profile's `values` and `invert`."""
+        """Convert the model's output, float [H, W] or [H, W, 3], to RGB uint8 as the profile's `values` and `invert` say."""
         match self.profile.values:
             case "range":
                 low, high = float(values.min()), float(values.max())
@@ -67,26 +69,28 @@ MODELS: dict[str, Callable[[ModelFile, Sequence[str], str, CancelToken], HintMod
 
 
 def open_model(model: ModelFile, providers: Sequence[str], device: str, cancel: CancelToken) -> HintModel | PoseModel:
-    """Load a model; returns a context manager whose `make` makes control images. Raises ProblemsError.
+    """Load an ONNX model; returns a context manager whose `make` returns control images. Raises ProblemsError.
 
-    providers   execution providers in the order of preference
+    providers   execution providers, the preferred one first
     """
     return MODELS[model.kind](model, providers, device, cancel)
 
 
 class HintMaker:
-    """Makes control images with any preprocessor. ONNX models run on the CPU, each in its own process until this is
-    closed.
+    """Makes control images with any preprocessor, as a context manager.
 
-    where   the setting that names a model
+    Each ONNX model is loaded at its first use and runs on the CPU in a process that ends with the context.
+
+    where   the setting that names the model, for problems
     """
 
     def __init__(self, workspace: Workspace, where: str, cancel: CancelToken):
+        """Start without a loaded model. where: the setting that names models, for problems"""
         self._workspace, self._where, self._cancel = workspace, where, cancel
         self._models: dict[str, HintModel | PoseModel] = {}
 
     def make(self, image: np.ndarray, settings: AnyHintSettings) -> np.ndarray:
-        """The control image of an image, both RGB uint8 [H, W, 3]. Raises ProblemsError."""
+        """Return the control image of `image` by the chosen preprocessor, both RGB uint8 [H, W, 3]. Raises ProblemsError."""
         if settings.preprocessor != BY_MODEL:
             return make_hint(image, settings)
         if settings.hint_model not in self._models:
@@ -103,7 +107,7 @@ class HintMaker:
 
 
 def not_an_image(shape: Sequence[int], batch: int) -> str:
-    """Why an output of this shape is not a batch of images with 1 or 3 channels; "" if it is."""
+    """Return why an output of this shape is not `batch` images with 1 or 3 channels; "" if it is."""
     if len(shape) not in (3, 4) or not all(shape) or shape[0] != batch:
         return f"not {batch} of images" if batch > 1 else "not one image"
     if len(shape) == 4 and shape[1] not in (1, 3) and shape[3] not in (1, 3):
@@ -112,7 +116,7 @@ def not_an_image(shape: Sequence[int], batch: int) -> str:
 
 
 def as_image(values: np.ndarray) -> np.ndarray:
-    """[H, W], [C, H, W] or [H, W, C] -> [H, W] or [H, W, 3]."""
+    """Convert an image [H, W], [C, H, W] or [H, W, C] with 1 or 3 channels to [H, W] (1 channel) or [H, W, 3]."""
     if values.ndim == 3:
         values = values if values.shape[0] not in (1, 3) else values.transpose(1, 2, 0)
         values = values[..., 0] if values.shape[2] == 1 else values

@@ -1,4 +1,4 @@
-"""Lines: Canny edges, soft edges and scribbles, white on black."""
+"""Edge preprocessors: Canny edges, soft edges and scribbles, white on black."""
 
 import math
 
@@ -11,20 +11,21 @@ _TAN_22 = 0.4142135623730951
 
 
 def canny_lines(image: np.ndarray, settings: HintSettings) -> np.ndarray:
-    """cv2.Canny of Pillow's gray levels: 255 on edges, 0 elsewhere."""
+    """Return Canny edges (as cv2.Canny, on Pillow's gray levels): RGB uint8 [H, W, 3], 255 on edges, else 0."""
     return as_rgb(_white(canny(gray_levels(image).astype(np.float32), settings.edge_low, settings.edge_high)))
 
 
 def has_lines(image: np.ndarray) -> bool:
-    """Whether an image, uint8 [H, W, 3], is finished lines: nearly all of it black or white, most of it black."""
+    """Return whether an image, uint8 [H, W, 3], already shows white lines on black: over 95% black or white, over 50% black."""
     dark, light = (image < 32).all(axis=-1), (image > 223).all(axis=-1)
     return bool((dark | light).mean() > 0.95 and dark.mean() > 0.5 and light.any())
 
 
 def soft_edges(image: np.ndarray, settings: HintSettings) -> np.ndarray:
-    """The gradient's size in the blurred gray image; the middle of an edge of 255 / `edge_gain` levels is white.
+    """Return the gradient magnitude of the blurred gray image: RGB uint8 [H, W, 3].
 
-    An edge of h levels, smoothed by a Gaussian of deviation s, rises by at most h / (s sqrt(2 pi)) per pixel.
+    The middle of an edge of 255 / `edge_gain` levels becomes white: an edge of h levels, smoothed by a Gaussian of deviation s,
+    rises by at most h / (s sqrt(2 pi)) per pixel.
     """
     dx, dy = _sobel(gaussian(gray_levels(image).astype(np.float32), settings.edge_blur))
     rise = np.hypot(dx, dy) / 8  # the kernel's sum times the two pixels that it spans
@@ -32,17 +33,18 @@ def soft_edges(image: np.ndarray, settings: HintSettings) -> np.ndarray:
 
 
 def scribble(image: np.ndarray, settings: HintSettings) -> np.ndarray:
-    """Canny edges of the blurred gray image, `line_width` thick."""
+    """Return Canny edges of the blurred gray image, `line_width` pixels thick: RGB uint8 [H, W, 3]."""
     gray = np.rint(gaussian(gray_levels(image).astype(np.float32), settings.edge_blur))
     return as_rgb(_white(_thick(canny(gray, settings.edge_low, settings.edge_high), settings.line_width)))
 
 
 def _white(mask: np.ndarray) -> np.ndarray:
+    """Return uint8 [H, W]: 255 where `mask` is True, else 0."""
     return np.where(mask, np.uint8(255), np.uint8(0))
 
 
 def _thick(lines: np.ndarray, width: int) -> np.ndarray:
-    """Lines of one pixel, widened with a round brush."""
+    """Widen lines of one pixel, bool [H, W], to `width` pixels with a round brush."""
     height, columns = lines.shape
     reach = width // 2
     padded = np.pad(lines, reach)
@@ -55,9 +57,10 @@ def _thick(lines: np.ndarray, width: int) -> np.ndarray:
 
 
 def canny(gray_HW: np.ndarray, low: float, high: float) -> np.ndarray:
-    """bool [H, W] edges, by the steps of cv2.Canny: Sobel 3 x 3, |dx| + |dy|, non-maximum suppression, hysteresis.
+    """Return edges, bool [H, W], by the steps of cv2.Canny: Sobel 3 x 3, |dx| + |dy|, non-maximum suppression, hysteresis.
 
-    gray_HW   float32, levels 0 to 255      low, high   thresholds: a brightness step times the kernel's sum of 4
+    gray_HW     float32, levels 0 to 255
+    low, high   thresholds of |dx| + |dy|: a brightness step times the kernel's sum of 4
     """
     low, high = min(low, high), max(low, high)
     dx, dy = _sobel(gray_HW)
@@ -67,7 +70,7 @@ def canny(gray_HW: np.ndarray, low: float, high: float) -> np.ndarray:
 
 
 def _sobel(gray: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Gradients to the right and down; edge pixels are repeated outside."""
+    """Return the Sobel gradients (to the right, down) of a gray image [H, W], each [H, W]; border pixels are repeated outside."""
     p = np.pad(gray, 1, mode="edge")
     smooth_down = p[:-2] + 2 * p[1:-1] + p[2:]
     smooth_right = p[:, :-2] + 2 * p[:, 1:-1] + p[:, 2:]
@@ -75,8 +78,11 @@ def _sobel(gray: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _ridge(size: np.ndarray, dx: np.ndarray, dy: np.ndarray) -> np.ndarray:
-    """Non-maximum suppression: pixels that no neighbor along the gradient (one of four directions) exceeds; of two
-    equal ones the first."""
+    """Non-maximum suppression: bool [H, W], whether the gradient magnitude `size` is a maximum along the gradient.
+
+    The gradient (dx, dy) is rounded to one of four directions. Of two equal neighbors in a row or column the first is the
+    maximum; of two on a diagonal neither is.
+    """
     padded = np.pad(size, 1)
     height, width = size.shape
 
@@ -96,7 +102,7 @@ def _ridge(size: np.ndarray, dx: np.ndarray, dy: np.ndarray) -> np.ndarray:
 
 
 def _connected(strong: np.ndarray, weak: np.ndarray) -> np.ndarray:
-    """The strong pixels and every weak one connected to them by weak ones, over eight neighbors."""
+    """Hysteresis: return the strong pixels and the weak ones connected to them through weak ones (8 neighbors), bool [H, W]."""
     height, width = strong.shape
     edges, waiting = np.pad(strong, 1).ravel(), np.pad(weak & ~strong, 1).ravel()
     step = width + 2

@@ -1,4 +1,4 @@
-"""ONNX models that make control images: their files, their kinds, and the profile.json next to them."""
+"""ONNX models that make control images: their files, kinds, and the profile.json next to them."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -27,18 +27,17 @@ Deviations = tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)],
 
 
 class Profile(BaseModel):
-    """A model's properties that its file does not contain.
+    """profile.json: properties of an ONNX model that its file does not contain.
 
-    kind       "image" makes an image of an image, "dwpose" and "openpose" find poses; "" detects it from the outputs
+    kind       "image" (image to image), "dwpose" or "openpose" (pose estimation); "" detects the kind by the outputs
     size       shorter side of the input in pixels, if the model leaves it open
-    multiple   sides of the input are multiples of it, if the model leaves them open
-    scale      "255": values unchanged; "1": divided by 255, then (value - mean) / std
-    values     of the output: "range" from the lowest to the highest of each image, "1" from 0 to 1, "-1" from -1 to 1,
-               "255"
-    invert     swaps black and white: for models that draw black on white, or return distances instead of depth
-    detector   of "dwpose": the file next to it that detects people; "" detects it from the outputs of the files there
-    score      of "dwpose": the lowest score of a keypoint that is drawn
-    hands, face   whether they are drawn, for models that find them
+    multiple   sides of the input are multiples of this number of pixels, if the model leaves them open
+    scale      of the input: "255" for 0 to 255; "1" divides by 255, then computes (value - mean) / std
+    values     range of the output: "1" for 0 to 1, "-1" for -1 to 1, "255", "range" for the minimum to the maximum of each image
+    invert     swap black and white, for models that draw black on white, or return distances instead of depth
+    detector   for "dwpose": name of the person detector's file in the same folder; "" finds it by the files' outputs
+    score      for "dwpose": the lowest score of keypoints to draw
+    hands, face   whether to draw them, for models that find them
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -59,13 +58,18 @@ class Profile(BaseModel):
     face: bool = True
 
     def over(self, defaults: Mapping[str, Any]) -> Self:
-        """The profile with `usual` in place of the defaults, for fields that the file leaves out."""
+        """Return the profile with `defaults` for the fields that profile.json leaves out."""
         return type(self).model_validate({**defaults, **self.model_dump(exclude_unset=True)})
 
 
 @dataclass(frozen=True)
 class ModelFile:
-    """A model's file and its profile. where: the setting that names it; detector: detects people for it, or None"""
+    """An ONNX model file with its profile.
+
+    where      the setting that names the model
+    kind       IMAGE, DWPOSE or OPENPOSE
+    detector   file of the person detector that a DWPOSE model uses, or None
+    """
 
     file: Path
     profile: Profile
@@ -75,12 +79,16 @@ class ModelFile:
 
     @property
     def title(self) -> str:
+        """Name for messages: the profile's title, else the file's name, or for model.onnx its folder's."""
         return self.profile.title or (self.file.parent.name if self.file.stem == "model" else self.file.stem)
 
 
 def checked_model(name: str, workspace: Workspace, where: str) -> ModelFile:
-    """The .onnx file of a setting, or the one in a folder: a path, or a name below models/preprocessors. Raises
-    ProblemsError for `where` if it is missing, damaged or too large."""
+    """Return the ONNX model that the setting `where` names, with its profile.
+
+    name   path of an .onnx file or a folder with one, or a name below models/preprocessors
+    Raises ProblemsError for `where` if the model is missing, damaged, too large or a person detector.
+    """
     if not name:
         fix = "choose an .onnx file, or a folder with one"
         raise ProblemsError.one("No model is chosen", where, fix, f"{ABOUT}.none")
@@ -103,7 +111,7 @@ def checked_model(name: str, workspace: Workspace, where: str) -> ModelFile:
 
 
 def kind_of(outputs: Mapping[str, Sequence[int]]) -> str:
-    """The kind of a model by the names and shapes of its outputs; 0 is an open dimension."""
+    """Return a model's kind (IMAGE, DWPOSE, OPENPOSE or DETECTOR) by its outputs: name -> shape; 0 is an open dimension."""
     names, shapes = [*outputs], [*outputs.values()]
     if len(shapes) == 2 and (
         all(name.startswith("simcc") for name in names)
@@ -117,47 +125,53 @@ def kind_of(outputs: Mapping[str, Sequence[int]]) -> str:
 
 
 def known_models(workspace: Workspace) -> list[str]:
-    """The names below models/preprocessors: files, and folders with a model."""
+    """Return the names of the .onnx files, and folders with one, in models/preprocessors, sorted."""
     entries = sorted(workspace.preprocessors.glob("*")) if workspace.preprocessors.is_dir() else []
     return [each.name for each in entries if each.suffix.lower() == ".onnx" or any(each.glob("*.onnx"))]
 
 
 def portable_model(name: str, workspace: Workspace) -> str:
-    """The model's name below models/preprocessors, else the last part of its path, so that no folder of this machine
-    appears."""
+    """Return the model's name below models/preprocessors, else the last part of its path: no other folder names appear."""
     path, root = real_path(_model_path(name, workspace)), real_path(workspace.preprocessors)
     return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name
 
 
 def _model_path(name: str, workspace: Workspace) -> Path:
+    """Return the path below models/preprocessors if the name exists there, else `name` as a path."""
     path = workspace.preprocessors / name
     return path if not leads_out(name) and os.path.lexists(path) else resolve_path(name)
 
 
 def _models_in(folder: Path) -> list[Path]:
+    """Return the .onnx files of a folder, sorted by name."""
     return [folder / name for name in sorted(os.listdir(folder)) if name.lower().endswith(".onnx")]
 
 
 def _kind_of_file(file: Path) -> str:
+    """Return the kind of an .onnx file (see `kind_of`). Raises ProblemsError if it is damaged or too large."""
     return kind_of(check_onnx(file, ABOUT))
 
 
 def _only_model(folder: Path) -> Path:
-    """model.onnx, or the folder's only model that is not a person detector. Raises ProblemsError where there are several or
-    none."""
+    """Return the folder's model.onnx, else its only .onnx file apart from person detectors.
+
+    Raises ProblemsError if there are several or none.
+    """
     files = _models_in(folder)
-    named = [file for file in files if file.name == "model.onnx"]
-    if len(files) > 1 and not named:
+    preferred = [file for file in files if file.name == "model.onnx"]
+    if len(files) > 1 and not preferred:
         files = [file for file in files if _kind_of_file(file) != DETECTOR] or files
-    if named or len(files) == 1:
-        return (named or files)[0]
+    if preferred or len(files) == 1:
+        return (preferred or files)[0]
     what = f"The folder contains {len(files)} ONNX models" if files else "The folder contains no ONNX model"
     raise ProblemsError.one(what, str(folder), "choose the .onnx file itself", f"{ABOUT}.none")
 
 
 def _detector_of(file: Path, profile: Profile) -> Path | None:
-    """The model next to a pose model that detects people for it; None without one. Raises ProblemsError where there are
-    several."""
+    """Return the person detector for a pose model: the file that the profile names, else the only one in its folder, or None.
+
+    Raises ProblemsError if there are several.
+    """
     if profile.detector:
         detector = file.with_name(profile.detector)
         check_regular(detector)

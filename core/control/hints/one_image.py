@@ -1,4 +1,4 @@
-"""An ONNX model that reads one image at a time: checks its input and returns its outputs as floats."""
+"""ONNX models with one image as input: checks of the input, and outputs as float32 arrays."""
 
 from collections.abc import Callable, Mapping, Sequence
 from math import prod
@@ -22,18 +22,22 @@ Pick = Callable[[Sequence[Sequence[int]]], Sequence[int]]  # shapes of the outpu
 
 
 class OneImageModel(UsesModelProcess):
-    """A loaded model.
+    """A loaded ONNX model whose input is one RGB image.
 
-    provider, preferred   of onnxruntime: the one in use, and the first choice
-    layout, fixed         of its input: "NCHW" or "NHWC"; (width, height), or None where both are open
-    outputs, batch        names of its outputs; images per call, which all are the same image here
+    provider, preferred   execution providers of onnxruntime: the one in use, and the first choice
+    layout, fixed         of the input: "NCHW" or "NHWC"; (width, height), or None where both are open
+    outputs, batch        names of the outputs; images per call, all copies of the same image
     """
 
     def __init__(
         self, file: Path, name: str, where: str, providers: Sequence[str], device: str, cancel: CancelToken, usual: Size
     ):
-        """name, where: for problems; providers: execution providers, best first; usual: (width, height) for open sides
-        of the input"""
+        """Load the model in a process of its own. Raises ProblemsError.
+
+        name, where   title of the model, and the setting that names it, for problems
+        providers     execution providers, the preferred one first
+        usual         (width, height) for open sides of the input
+        """
         self._title, self._where = name, where
         self._model = ModelProcess(file, providers, device, cancel, self.refused)
         self.provider, self.preferred, self.outputs = self._model.provider, providers[0], self._model.outputs
@@ -46,13 +50,14 @@ class OneImageModel(UsesModelProcess):
             raise
 
     def prepare(self) -> None:
-        """Check the outputs and load what else is needed; the model is closed if that raises."""
+        """Check the outputs and load further parts, in subclasses; the model is closed if this raises."""
 
     def run(self, pixels: np.ndarray, outputs: Sequence[str], pick: Pick) -> list[np.ndarray]:
-        """The outputs for an image: float32, the first of the batch each. Raises ProblemsError.
+        """Run the model on an image; return the selected outputs in float32, without the batch dimension. Raises ProblemsError.
 
-        pixels   float32 [H, W, 3]
-        pick     (shapes of all outputs) -> indices of those to return; raises for outputs that do not fit
+        pixels    float32 [H, W, 3]
+        outputs   names of the outputs to compute
+        pick      (shapes of the computed outputs) -> indices of those to return; raises for unexpected shapes
         """
         prepared = np.ascontiguousarray(pixels.transpose(2, 0, 1) if self.layout == "NCHW" else pixels)
         if self._input_shape != prepared.shape:
@@ -64,7 +69,10 @@ class OneImageModel(UsesModelProcess):
         return [self._read(number, results[number][0]) for number in pick([shape for _, shape in results])]
 
     def _read(self, number: int, dtype: str) -> np.ndarray:
-        """An output as float32, of the first image in the batch. Raises ProblemsError for integers, NaN and infinity."""
+        """Return the output with index `number` in float32, for the first image of the batch.
+
+        dtype   the output's type by name. Raises ProblemsError for integers, NaN and infinity.
+        """
         if not dtype.startswith("float"):
             raise self.refused(f"returns {dtype} in place of floats")
         values: np.ndarray = self._model.values(number).astype(np.float32)
@@ -73,8 +81,11 @@ class OneImageModel(UsesModelProcess):
         return values[0]
 
     def size_for(self, width: int, height: int, profile: Profile) -> Size:
-        """(width, height) of the input for an image: the model's if fixed, else with a shorter side near the profile's size,
-        both multiples of its `multiple`. Raises ProblemsError if that is too large."""
+        """Return the input's (width, height) for an image of `width` x `height` pixels.
+
+        The model's size if it is fixed; else the image's, scaled so that the shorter side is about `profile.size`, with both sides
+        multiples of `profile.multiple`. Raises ProblemsError if a side exceeds MAX_SIDE.
+        """
         if self.fixed:
             return self.fixed
         scale, step = profile.size / min(width, height), profile.multiple
@@ -84,8 +95,10 @@ class OneImageModel(UsesModelProcess):
         return input_width, input_height
 
     def _input(self, usual: Size) -> tuple[str, int, Size | None]:
-        """(layout, batch, size or None where both sides are open) of the input; `usual` for one open side. Raises
-        ProblemsError unless it takes one RGB image as floats."""
+        """Check the model's input; return (layout, batch size, (width, height) or None if both sides are open).
+
+        usual   (width, height); replaces an open side. Raises ProblemsError unless the input is one RGB image as floats.
+        """
         inputs = self._model.inputs
         shape = inputs[0][2] if inputs else []
         if len(inputs) != 1 or len(shape) != 4 or inputs[0][1] not in FLOATS:
@@ -105,28 +118,40 @@ class OneImageModel(UsesModelProcess):
         return layout, batch or 1, size if width or height else None
 
     def refused(self, why: str, code: str = "model") -> ProblemsError:
-        """The error for a model that cannot be used. code: the end of its code"""
+        """Return the ProblemsError for a model that cannot be used.
+
+        why    predicate of the sentence "The model X ..."
+        code   the last part of the problem's code
+        """
         fix = "choose a model of a kind that docs/control_images.md names, or correct its profile.json"
         return ProblemsError.one(f"The model {self._title} {why}", self._where, fix, f"{ABOUT}.{code}")
 
 
 class ProfiledModel(OneImageModel):
-    """A model with a profile. defaults: values for what a profile leaves out"""
+    """A OneImageModel with a profile.
+
+    defaults   values of this class for fields that profile.json leaves out
+    """
 
     defaults: ClassVar[Mapping[str, Any]] = {}
 
     def __init__(self, model: ModelFile, providers: Sequence[str], device: str, cancel: CancelToken):
+        """Load a model file with its profile. Raises ProblemsError.
+
+        providers   execution providers, the preferred one first
+        """
         self.source, self.opened_with = model, (providers, device, cancel)
         self.profile = model.profile.over(self.defaults)
         super().__init__(model.file, model.title, model.where, providers, device, cancel, self.usual_size)
 
     @property
     def usual_size(self) -> Size:
+        """(width, height) for open sides of the input."""
         return self.profile.size, self.profile.size
 
 
 def normalized(pixels: np.ndarray, profile: Profile) -> np.ndarray:
-    """uint8 RGB -> float32 [H, W, 3] with the profile's channels and scale."""
+    """Convert RGB uint8 [H, W, 3] to float32 with the profile's channel order, scale, mean and std."""
     values: np.ndarray = pixels.astype(np.float32)
     if profile.channels == "BGR":
         values = values[:, :, ::-1]
@@ -136,7 +161,10 @@ def normalized(pixels: np.ndarray, profile: Profile) -> np.ndarray:
 
 
 def letterboxed(image: np.ndarray, size: Size, level: int) -> tuple[np.ndarray, float]:
-    """An image scaled to fit into (width, height), upper left on gray `level`: uint8 [H, W, 3]; and the scale."""
+    """Scale an image to fit into `size` (width, height), in the upper left corner; the rest has gray `level`.
+
+    Returns uint8 [H, W, 3] and the scale.
+    """
     height, width = image.shape[:2]
     scale = min(size[0] / width, size[1] / height)
     inner = Image.fromarray(image).resize(
@@ -148,4 +176,5 @@ def letterboxed(image: np.ndarray, size: Size, level: int) -> tuple[np.ndarray, 
 
 
 def _fixed_size(side: Any) -> int | None:
+    """Return a dimension of an ONNX shape, or None if it is open."""
     return side if isinstance(side, int) and side > 0 else None

@@ -1,4 +1,4 @@
-"""The built-in preprocessors, a line each. Listed in core/extensions.py."""
+"""Registers the built-in preprocessors. Listed in core/extensions.py."""
 
 import core.settings.generation.controls
 import core.settings.tools.hints  # noqa: F401  choices are added to the settings of both

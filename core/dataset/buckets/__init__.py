@@ -1,1 +1,1 @@
-"""Sizes, batches, and what each step sees."""
+"""Buckets (training sizes), batches, and the plan of which images each step uses."""

@@ -1,7 +1,7 @@
-"""Aspect ratio buckets: the training sizes, which one an image gets, how it is resized and cropped to it.
+"""Aspect ratio buckets: the training sizes, the bucket of each image, and how the image is resized and cropped to it.
 
-The rules and their numbers are sd-scripts' (reference: sections 3.1 to 3.3), so that an image trains at the size it
-would have there. Sizes are (width, height) in pixels.
+The rules and numbers are sd-scripts' (reference: sections 3.1 to 3.3), so that an image trains at the same size as there.
+Sizes are (width, height) in pixels.
 """
 
 import math
@@ -18,10 +18,12 @@ MIN_AREA_AFTER_CROP = 0.05  # an image that keeps less than this fraction after 
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """How an image is fitted to its bucket: resized to cover it, then center-cropped.
+    """How an image is fitted to its bucket: resized to cover it, then center-cropped. Sizes in pixels.
 
-    image    original size           bucket  training size
-    resized  size before the crop    crop    (left, top) of the bucket in the resized image
+    image     original size
+    bucket    training size
+    resized   size before the crop
+    crop      (left, top) of the bucket in the resized image
     """
 
     image: Size
@@ -31,12 +33,12 @@ class Placement:
 
     @property
     def pixel_key(self) -> tuple[Size, tuple[int, int], Size]:
-        """(resized, crop, bucket): what the pixels depend on besides the image, for keys of caches."""
+        """(resized, crop, bucket), the part of a cache key that says how the image's pixels are resized and cropped."""
         return self.resized, self.crop, self.bucket
 
     @property
     def scale(self) -> float:
-        """Resize factor, the larger of both sides: above 1 the image is upscaled."""
+        """The resize factor, of the side with the larger one; above 1 the image is upscaled."""
         return max(self.resized[0] / self.image[0], self.resized[1] / self.image[1])
 
     @property
@@ -46,17 +48,20 @@ class Placement:
 
     @property
     def frame(self) -> tuple[float, float, float, float]:
-        """The crop as fractions of the image: (left, top, right, bottom), 0 to 1; drawn on thumbnails."""
+        """The crop as (left, top, right, bottom), fractions of the image's width and height."""
         (width, height), (left, top) = self.resized, self.crop
         return (left / width, top / height, (left + self.bucket[0]) / width, (top + self.bucket[1]) / height)
 
 
 @dataclass(frozen=True)
 class BucketPlan:
-    """The buckets of one dataset, and the rule that assigns images to them.
+    """The buckets of a dataset, and the rule that assigns images to them.
 
-    sizes   sorted by (width, height); empty with no_upscale, where the image's size decides
-    area    max pixels of a bucket        step    sides are multiples of it
+    sizes        of the buckets, sorted by (width, height); empty with `no_upscale`, where the image's size decides
+    area         highest number of pixels of a bucket
+    step         sides are multiples of this number of pixels
+    no_upscale   never enlarge images (bucket_no_upscale)
+    advice       about the settings of the buckets
     """
 
     sizes: tuple[Size, ...]
@@ -67,14 +72,14 @@ class BucketPlan:
     _placements: dict[Size, Placement | None] = field(default_factory=dict, compare=False, repr=False)
 
     def assign(self, width: int, height: int) -> Placement | None:
-        """The bucket and crop for an image of this size; None when it is too narrow for any bucket."""
+        """Return the bucket and crop for an image of `width` x `height` pixels, or None if it is too narrow for any bucket."""
         if (width, height) not in self._placements:
             find = self._without_upscaling if self.no_upscale else self._nearest
             self._placements[width, height] = find(width, height)
         return self._placements[width, height]
 
     def _nearest(self, width: int, height: int) -> Placement:
-        """The bucket with the nearest aspect ratio (absolute difference of width / height; the first of equals)."""
+        """Fit an image to the bucket of the same size, else to the one with the nearest width / height (the first of equals)."""
         ratio = width / height
         if (width, height) in self.sizes:
             bucket = (width, height)
@@ -83,7 +88,7 @@ class BucketPlan:
         return fit_to_bucket((width, height), bucket)
 
     def _without_upscaling(self, width: int, height: int) -> Placement | None:
-        """The placement without upscaling: downscaled to the area if larger, then cropped to multiples of the step."""
+        """Downscale an image to the area if larger, then crop to multiples of the step; None if a side would be 0."""
         resized = (width, height)
         if width * height > self.area:
             shrunk = _shrink_to_area(width / height, self.area, self.step)
@@ -95,19 +100,23 @@ class BucketPlan:
 
 
 def fit_to_bucket(image: Size, bucket: Size) -> Placement:
-    """The placement that resizes the image to cover the bucket and crops its center."""
+    """Return the placement that resizes an image to cover a bucket and crops the center."""
     width, height = image
     scale = bucket[1] / height if width / height > bucket[0] / bucket[1] else bucket[0] / width
     return _placement(image, bucket, (int(width * scale + 0.5), int(height * scale + 0.5)))
 
 
 def _placement(image: Size, bucket: Size, resized: Size) -> Placement:
+    """Return the placement of an image resized to `resized` with its center cropped to `bucket`."""
     return Placement(image, bucket, resized, ((resized[0] - bucket[0]) // 2, (resized[1] - bucket[1]) // 2))
 
 
 def _shrink_to_area(ratio: float, area: int, step: int) -> Size | None:
-    """The size of this aspect ratio near `area` with one side a multiple of the step; of both candidates the one whose
-    bucket has the nearer ratio (the height on the step when equal). None where a side would be 0."""
+    """Return the size of an aspect ratio (width / height) near `area` pixels, with one side a multiple of `step`.
+
+    Of the two candidates, the one whose bucket has the nearer ratio; if equal, the one with the height on the step. None if a
+    side would be 0.
+    """
 
     def on_step(length: float) -> int:
         whole = int(length + 0.5)
@@ -127,7 +136,7 @@ def _shrink_to_area(ratio: float, area: int, step: int) -> Size | None:
 
 
 def plan_buckets(settings: ImageSettings) -> BucketPlan:
-    """The buckets that the settings ask for. Raises ProblemsError where they contradict each other."""
+    """Return the buckets for these settings. Raises ProblemsError for settings that contradict each other."""
     resolution = settings.resolution
     width, height = resolution if isinstance(resolution, tuple) else (resolution, resolution)
     step = settings.bucket_reso_steps
@@ -162,7 +171,10 @@ def plan_buckets(settings: ImageSettings) -> BucketPlan:
 
 
 def _rounding_advice(settings: ImageSettings, limits: Size, rounded: Size) -> list[Problem]:
-    """Advice on limits that were set and are no multiples of the step."""
+    """Return advice about min and max bucket resolutions that the user set and that are not multiples of the step.
+
+    limits, rounded   (min, max) in pixels, before and after rounding
+    """
     problems = []
     for name, limit, used in zip(("min", "max"), limits, rounded, strict=True):
         setting = f"{name}_bucket_reso"
@@ -175,7 +187,7 @@ def _rounding_advice(settings: ImageSettings, limits: Size, rounded: Size) -> li
 
 
 def _without_bucketing(width: int, height: int) -> BucketPlan:
-    """The plan without bucketing: every image is cropped to one size."""
+    """Return a plan with a single bucket, the resolution rounded down to multiples of SIDE_STEP."""
     fitting = (width - width % SIDE_STEP, height - height % SIDE_STEP)
     advice: tuple[Problem, ...] = ()
     if fitting != (width, height):
@@ -186,19 +198,20 @@ def _without_bucketing(width: int, height: int) -> BucketPlan:
 
 
 def rounded_limits(lowest: int, highest: int, step: int) -> tuple[int, int]:
-    """Min side rounded down and max side rounded up to multiples of the step; the min is at least one step."""
+    """Round the shortest side down (to at least one step) and the longest side up to multiples of `step`; return both."""
     return max(lowest // step * step, step), -(-highest // step) * step
 
 
 def _square_side(area: int, step: int) -> int:
-    """Side of the largest square within the area whose side is a multiple of the step."""
+    """Return the side of the largest square of at most `area` pixels with a side that is a multiple of `step`; 0 if there is none."""
     return int(math.sqrt(area) // step) * step
 
 
 def bucket_sizes(resolution: Size, lowest: int, highest: int, step: int) -> list[Size]:
-    """Every bucket of at most the resolution's area: for each width the tallest, in both orientations, sorted.
+    """Return the sizes of all buckets, sorted: the largest square, and for each width the tallest, in both orientations.
 
-    lowest, highest   limits of a side, multiples of the step
+    resolution        (width, height); no bucket has more pixels, apart from the limits' rounding
+    lowest, highest   limits of a side, multiples of `step`
     """
     area = resolution[0] * resolution[1]
     square = _square_side(area, step)

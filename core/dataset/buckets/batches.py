@@ -12,11 +12,12 @@ from core.settings.dataset.dataset import DatasetSettings
 
 @dataclass(frozen=True, slots=True)
 class Placed:
-    """An image at one training size: bucket, crop, and caption (before the caption pipeline).
+    """An image at one training size, with its caption as read (before the caption pipeline).
 
-    concept   its folder with the settings in force
-    variant   which of several resolutions this is ("1024x1024"); empty for the first
-    key       the address in random draws
+    placement   bucket and crop
+    concept     the image's folder with the settings in effect for it
+    variant     resolution such as "1024x1024" if the image trains at several, "" for the first
+    key         identifies image and variant, for random draws
     """
 
     image: ImageInfo
@@ -36,18 +37,21 @@ class Placed:
 
     @property
     def bucket(self) -> tuple[str, Size]:
-        """Batch group and bucket size: images with equal values can share a batch."""
+        """(batch group, bucket size): images with equal values can share a batch."""
         return (self.concept.batch_group, self.placement.bucket)
 
     def loss_weight(self, dataset: DatasetSettings) -> float:
-        """Factor on this image's loss."""
+        """Return the factor on this image's loss: the folder's weight, times prior_loss_weight for regularization images."""
         prior = dataset.prior_loss_weight if self.concept.source.role == "regularization" else 1.0
         return prior * self.concept.source.loss_weight
 
 
 @dataclass(frozen=True, slots=True)
 class PlannedBatch:
-    """A batch of the plan: images of one size. items: (image, number of the repeat, from 0)."""
+    """A planned batch of images of one bucket size.
+
+    items   (image, number of the repeat from 0) each
+    """
 
     bucket: Size
     items: tuple[tuple[Placed, int], ...]
@@ -57,5 +61,5 @@ class PlannedBatch:
 
 
 def accumulation_groups(batches: Sequence[PlannedBatch], accumulation: int) -> list[list[PlannedBatch]]:
-    """The batches of each optimizer step, in order; the epoch's last group may be short."""
+    """Split an epoch's batches into those of each optimizer step, `accumulation` each; the last step may have fewer."""
     return [list(batches[start : start + accumulation]) for start in range(0, len(batches), accumulation)]

@@ -1,4 +1,4 @@
-"""Length of a training: batches, steps, epochs, and a sentence with the arithmetic."""
+"""Length of a training run: batches, steps, epochs, and a sentence with the arithmetic."""
 
 from __future__ import annotations
 
@@ -19,9 +19,11 @@ LEAST_STEPS = 100
 
 @dataclass(frozen=True)
 class Length:
-    """epochs: epochs started, the last may be partial. chosen_by: "steps", "epochs" or "advice".
+    """The length of a training run.
 
     steps_per_epoch   of the first epoch; others may differ a little where regularization images rotate
+    epochs            number of epochs, of which the last may be partial
+    chosen_by         what determines the length: "steps", "epochs" or "advice" (the recommended number of epochs)
     """
 
     steps_per_epoch: int
@@ -31,12 +33,13 @@ class Length:
 
 
 def advised_epochs(views: int, batch_size: int = 1, batches: int | None = None) -> int:
-    """Recommended number of epochs for a first LoRA.
+    """Return the recommended number of epochs for a first LoRA.
 
-    100 for up to 15 images, then falling as the views grow linearly from 1500 to 3000 at 300 images, never below 10.
-    With a large batch, epochs are added until there are 100 steps.
+    100 for up to 15 images, then falling as the total views grow linearly from 1500 to 3000 at 300 images, never below 10.
+    Epochs are added until there are 100 steps, for large batches.
+
     views     images times repeats in one epoch
-    batches   of one epoch; ceil(views / batch_size) by default
+    batches   of one epoch; None for ceil(views / batch_size)
     """
     if views <= 0:
         return LEAST_EPOCHS
@@ -48,7 +51,7 @@ def advised_epochs(views: int, batch_size: int = 1, batches: int | None = None) 
 
 
 def length_of(schedule: ScheduleSettings, epochs: Epochs) -> Length:
-    """The length from steps, else epochs (with compatibility the other way round), else the recommended number of epochs."""
+    """Return the length by the number of steps if set, else by the set number of epochs, else by the recommended one."""
     steps = epochs.steps_in(0)
     if not steps:
         return Length(0, 0, 0, "steps" if schedule.steps_in_force is not None else "epochs")
@@ -64,10 +67,12 @@ def length_of(schedule: ScheduleSettings, epochs: Epochs) -> Length:
 
 
 def length_sentence(length: Length, epochs: Epochs, images: int, accumulation: int) -> str:
-    """The arithmetic of a length: "24 images x 66 epochs / batch 4 = 396 steps"; "40 steps, about 2.5 epochs of 58 images,
-    batch 4" if the last epoch is partial.
+    """Return the arithmetic of a length, such as "24 images x 66 epochs / batch 4 = 396 steps".
 
-    images   number of training images, without repeats
+    If the last epoch is partial: "40 steps, about 2.67 epochs of 60 images / batch 4".
+
+    images         number of training images, without repeats
+    accumulation   batches per optimizer step
     """
     views, batches = epochs.views, epochs.batches_in(0)
     if not batches:

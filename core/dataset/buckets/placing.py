@@ -1,4 +1,4 @@
-"""Assign images to buckets at each resolution."""
+"""Assigning images to buckets at each resolution, and merging buckets that cannot fill a batch."""
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -36,7 +36,12 @@ SIZE_SETTINGS = (
 
 @dataclass
 class Placing:
-    """The placed training and regularization images, and the validation images. refused: image key -> why it does not train."""
+    """Images with their buckets.
+
+    placed       training and regularization images
+    validation   held-out images
+    refused      image key -> why the image cannot train
+    """
 
     placed: list[Placed] = field(default_factory=list)
     validation: list[Placed] = field(default_factory=list)
@@ -54,13 +59,14 @@ def place(
     processes: int = 1,
     level: str = "error",
 ) -> Placing:
-    """Assign every image a bucket at each resolution of its folder; those that get none are in the result's `refused`.
+    """Assign every image a bucket at each resolution of its folder; images that get none are in the result's `refused`.
 
-    captions    image -> its caption
-    held_out    keys of validation images (validation_split.py)
-    merge       move images of buckets that cannot fill one global batch to the nearest bucket
-    processes   GPUs that share a global batch
-    level       of the problem about images that are too narrow
+    concepts     the folders, indexed by `ImageInfo.concept`
+    caption_of   returns the caption of an image
+    held_out     keys of validation images (validation_split.py)
+    merge        move images of buckets that cannot fill one global batch to the nearest bucket
+    processes    GPUs that share a global batch
+    level        "error" or "advice": severity of problems about images that are too narrow
     """
     result = Placing()
     plans = _BucketPlans(result.problems)
@@ -89,14 +95,17 @@ def place(
 
 
 class _BucketPlans:
-    """Bucket plans, one for each distinct set of size settings; problems are reported once."""
+    """Bucket plans, one for each distinct set of size settings; their problems are appended to `problems` once."""
 
     def __init__(self, problems: list[Problem]):
         self._problems = problems
         self._known: dict[tuple, BucketPlan | None] = {}
 
     def placements(self, image: ImageInfo, concept: Concept) -> list[tuple[Placement | None, str]] | None:
-        """[(placement, variant's name)] for each resolution; None if the settings are invalid."""
+        """Return (placement, variant) at each resolution of an image; None if the bucket settings are invalid.
+
+        A placement is None if the image is too narrow; the variant is "" for the first resolution, else such as "1024x1024".
+        """
         size = (image.width, image.height)
         if image.metadata_bucket is not None:
             return [(fit_to_bucket(size, image.metadata_bucket), "")]
@@ -112,7 +121,7 @@ class _BucketPlans:
         return placements
 
     def _plan(self, settings: ImageSettings) -> BucketPlan | None:
-        """The plan of these sizes, made once; None if they are invalid. Its problems are recorded."""
+        """Return the bucket plan for the settings, computed once; None if they are invalid. Records problems."""
         key = tuple(getattr(settings, name) for name in SIZE_SETTINGS)
         if key not in self._known:
             self._known[key] = None
@@ -127,17 +136,19 @@ class _BucketPlans:
 
 
 def _at_each_resolution(settings: ImageSettings) -> list[ImageSettings]:
-    """The settings once for each resolution."""
-    wanted = [settings.resolution, *settings.more_resolutions]
-    return [settings.model_copy(update={"resolution": each}) for each in dict.fromkeys(wanted)]
+    """Return a copy of the settings for each different resolution, in order."""
+    resolutions = [settings.resolution, *settings.more_resolutions]
+    return [settings.model_copy(update={"resolution": each}) for each in dict.fromkeys(resolutions)]
 
 
 def _resolution_name(resolution: int | Size) -> str:
+    """Return a resolution as text, such as "768x512"; a single number is both sides."""
     width, height = resolution if isinstance(resolution, tuple) else (resolution, resolution)
     return f"{width}x{height}"
 
 
 def _too_narrow(image: ImageInfo, level: str) -> Problem:
+    """Return the problem of an image that is too narrow for any bucket; with level "advice" the image is skipped."""
     skipped = " (skipped)" if level == "advice" else ""
     what = (
         f"The image {printable(image.relative)} ({image.width} x {image.height}) is too narrow for any bucket{skipped}"
@@ -150,10 +161,13 @@ def _too_narrow(image: ImageInfo, level: str) -> Problem:
 
 
 def merged(placed: Sequence[Placed], processes: int = 1) -> list[Placed]:
-    """Move images of buckets with fewer views than a batch to the nearest bucket by aspect ratio in the same group.
+    """Return `placed`, with images of buckets that have fewer views (images times repeats) than a global batch moved to another.
 
-    The smallest bucket moves first; a bucket that has grown to a batch stays. Regularization and other folders that
-    share batches count together. Images with bucket_no_upscale only go where none of them would be upscaled.
+    That is the nearest by aspect ratio in the same batch group. The smallest bucket moves first; a bucket that has grown to a
+    batch stays. All images of a batch group count together. Images with bucket_no_upscale only go where none of them would be
+    upscaled.
+
+    processes   GPUs that share a global batch
     """
     views: Counter[Bucket] = Counter()
     members: defaultdict[Bucket, list[int]] = defaultdict(list)
@@ -180,19 +194,25 @@ def merged(placed: Sequence[Placed], processes: int = 1) -> list[Placed]:
 
 
 def _max_size(placed: Placed) -> Size:
-    """The largest size the image may get: the image's size with bucket_no_upscale, else unlimited."""
+    """Return the largest size to which an image may be resized: its own with bucket_no_upscale, else UNLIMITED."""
     settings = placed.concept.images
     limited = settings.enable_bucket and settings.bucket_no_upscale
     return (placed.image.width, placed.image.height) if limited else UNLIMITED
 
 
-def _smaller_of_both(one: Size | None, other: Size) -> Size:
-    return other if one is None else (min(one[0], other[0]), min(one[1], other[1]))
+def _smaller_of_both(size: Size | None, other: Size) -> Size:
+    """Return the smaller width and the smaller height of two sizes; `other` if `size` is None."""
+    return other if size is None else (min(size[0], other[0]), min(size[1], other[1]))
 
 
 def _nearest(bucket: Bucket, members: Mapping[Bucket, object], max_size: Size) -> tuple[Bucket, Bucket] | None:
-    """(bucket, the nearest other bucket of the group by aspect ratio, with at least half and at most twice its area); None
-    without one. most: (width, height) that its images fill without upscaling"""
+    """Return (`bucket`, the bucket to merge it into): the nearest of its group by aspect ratio, or None if there is none.
+
+    The area of the other bucket is at least half and at most twice as large.
+
+    members    all buckets, as keys
+    max_size   (width, height) that the images of `bucket` fill without upscaling
+    """
     group, (width, height) = bucket
     others = [
         other

@@ -1,4 +1,4 @@
-"""Which images and captions each step sees: determined for a whole run by the dataset, the settings and the seed."""
+"""The images and captions of each step, determined for a whole run by the dataset, the settings and the seed."""
 
 from __future__ import annotations
 
@@ -24,12 +24,13 @@ EPOCHS_CHECKED = 8  # epochs to check for buckets that never fill a batch, where
 class Epochs:
     """How the epochs of a dataset are split into batches and optimizer steps. Epochs, steps and batches count from 0.
 
-    placed          training and regularization images
-    accumulation    batches per optimizer step
-    processes       data parallel processes: the global batch is that many times as large, and each takes its part
+    placed         training and regularization images
+    accumulation   batches per optimizer step
+    processes      data parallel processes: global batches are this many times the batch size, and each process takes its part
     """
 
     def __init__(self, placed: Sequence[Placed], dataset: DatasetSettings, accumulation: int = 1, processes: int = 1):
+        """Group `placed`, training and regularization images, by bucket; see the class for the other arguments."""
         self.placed = placed
         self.parts = parts_of(placed, dataset.reg_balance)
         self._short = dataset.short_batches
@@ -51,11 +52,12 @@ class Epochs:
 
     @property
     def views(self) -> int:
-        """Images in an epoch, repeats counted."""
+        """Number of images in an epoch, repeats counted."""
         return sum(len(part) for part in self.parts)
 
     @property
     def batch_sizes(self) -> list[int]:
+        """The different global batch sizes of the dataset, ascending."""
         return sorted(set(self._sizes.values()))
 
     @property
@@ -64,7 +66,7 @@ class Epochs:
         return all(isinstance(part, AllImages) for part in self.parts)
 
     def batches_in(self, epoch: int) -> int:
-        """The number of batches of an epoch, without building them."""
+        """Return the number of batches in an epoch, without building them."""
         epoch = 0 if self.steady else epoch
         if epoch not in self._counts:
             filled = Counter(each.bucket for each, _ in self.views_of(epoch))
@@ -72,14 +74,15 @@ class Epochs:
         return self._counts[epoch]
 
     def _batch_count(self, count: int, size: int) -> int:
+        """Return how many batches of `size` a bucket with `count` views gives; incomplete ones count unless dropped."""
         return count // size if self._short == "drop" else -(-count // size)
 
     def steps_in(self, epoch: int) -> int:
-        """Optimizer steps in an epoch. An accumulation still open at the end is closed there."""
+        """Return the number of optimizer steps in an epoch; the last one may accumulate fewer batches."""
         return -(-self.batches_in(epoch) // self._accumulation)
 
     def first_step(self, epoch: int) -> int:
-        """The number of optimizer steps before this epoch."""
+        """Return the index of the first optimizer step of an epoch, which is the number of steps before it."""
         if self.steady:
             return epoch * self.steps_in(0)
         while len(self._first_steps) <= epoch:
@@ -87,16 +90,18 @@ class Epochs:
         return self._first_steps[epoch]
 
     def epoch_of(self, step: int) -> int:
-        """The epoch of optimizer step `step`."""
+        """Return the epoch of an optimizer step."""
         if self.steady:
             return step // self.steps_in(0)
         while self._first_steps[-1] <= step:
             self.first_step(len(self._first_steps))
         return bisect_right(self._first_steps, step) - 1
 
-    def never_shown(self) -> list[Placed]:
-        """Images that no epoch uses, because their bucket never fills a batch and incomplete ones are dropped. If the epochs
-        differ, only the first EPOCHS_CHECKED are checked."""
+    def never_used(self) -> list[Placed]:
+        """Return images that no epoch uses, because their bucket never fills a batch and incomplete batches are dropped.
+
+        If epochs differ, only the first EPOCHS_CHECKED are checked.
+        """
         if self._short != "drop":
             return []
         filled: Counter[Bucket] = Counter()
@@ -109,19 +114,19 @@ class Epochs:
             for each in members
         ]
 
-    def not_needed(self) -> list[Placed]:
-        """Regularization images that no epoch uses: there are no training images, or sd-scripts' balancing stops before."""
-        shown = {each.key for part in self.parts for each in part.images}
-        return [each for members in self._members.values() for each in members if each.key not in shown]
+    def unneeded(self) -> list[Placed]:
+        """Return regularization images in no epoch: there are no training images, or sd-scripts' balancing needs fewer."""
+        used = {each.key for part in self.parts for each in part.images}
+        return [each for members in self._members.values() for each in members if each.key not in used]
 
     # -- building
 
     def views_of(self, epoch: int) -> list[View]:
-        """The views of an epoch, unordered."""
+        """Return the views (image, number of the repeat) of an epoch, unordered."""
         return [view for part in self.parts for view in part.of_epoch(epoch)]
 
     def batches(self, seed: int, epoch: int) -> list[PlannedBatch]:
-        """All batches of an epoch, in order. Time grows with the number of views."""
+        """Return all batches of an epoch, shuffled by `seed`. Takes time proportional to the number of views."""
         buckets: defaultdict[Bucket, list[View]] = defaultdict(list)
         for view in self.views_of(epoch):
             buckets[view[0].bucket].append(view)
@@ -139,11 +144,11 @@ class Epochs:
         return batches
 
     def groups(self, seed: int, epoch: int) -> list[list[PlannedBatch]]:
-        """The batches of each optimizer step of an epoch."""
+        """Return the batches of each optimizer step of an epoch."""
         return accumulation_groups(self.batches(seed, epoch), self._accumulation)
 
     def _fill_up(self, bucket: Bucket, views: Sequence[View], seed: int, epoch: int) -> list[View]:
-        """Extra views of the bucket's images to fill its last batch."""
+        """Return extra views of a bucket's images that fill its last batch, with repeat numbers not in `views`."""
         lacking = -len(views) % self._sizes[bucket]
         next_repeat: Counter[tuple[str, ...]] = Counter()  # of each image
         for each, repeat in views:
@@ -160,9 +165,16 @@ class Epochs:
 
 
 class Plan:
-    """The batches of a run by step number only. total: number of steps."""
+    """The batches and captions of a run, by step number alone.
+
+    placed   training and regularization images
+    seed     of the order of images and batches, and of captions
+    total    number of steps in the run, for captions that change during it
+    begin    step of the run that gets the batches of step 0
+    """
 
     def __init__(self, placed: Sequence[Placed], job: TrainJob, seed: int, total_steps: int = 0):
+        """Plan the batches of `placed`, training and regularization images, by the job's settings. total_steps: steps of the run"""
         self.placed = list(placed)
         self.epochs = Epochs(
             self.placed, job.dataset, job.schedule.gradient_accumulation_steps, job.memory.num_processes
@@ -176,41 +188,46 @@ class Plan:
         self._variants: list[str] = []
 
     def epoch_of(self, step: int) -> int:
-        """The epoch (from 0) that optimizer step `step` (from 0) belongs to."""
+        """Return the epoch (from 0) of optimizer step `step` (from 0), without the offset of `begin`."""
         return self.epochs.epoch_of(step)
 
     def ends_epoch(self, step: int) -> bool:
-        """Whether an epoch is over after `step` steps."""
+        """Return whether an epoch ends after `step` steps."""
         return step > 0 and self.epochs.first_step(self.epoch_of(step)) == step
 
     def step_batches(self, step: int) -> tuple[int, list[PlannedBatch]]:
-        """Epoch (from 0) and batches of optimizer step `step` (from 0)."""
+        """Return the epoch (from 0) and the batches of optimizer step `step` (from 0)."""
         step -= self.begin
         epoch = self.epoch_of(step)
         return epoch, self._groups_of(epoch)[step - self.epochs.first_step(epoch)]
 
     def next_batches(self, step: int) -> list[PlannedBatch]:
-        """The batches of this step and the next one of the epoch, to prepare them ahead."""
+        """Return the batches of `step` and of the next step of the same epoch, to prepare them ahead."""
         step -= self.begin
         epoch = self.epoch_of(step)
         index = step - self.epochs.first_step(epoch)
         return [batch for group in self._groups_of(epoch)[index : index + 2] for batch in group]
 
     def _groups_of(self, epoch: int) -> list[list[PlannedBatch]]:
+        """Return the batches of each optimizer step of an epoch; the latest epoch is cached."""
         if epoch != self._epoch:
             self._groups, self._epoch = self.epochs.groups(self.seed, epoch), epoch
         return self._groups
 
     def caption(self, placed: Placed, epoch: int, repeat: int, step: int) -> str:
+        """Return the caption for one view of an image at optimizer step `step`. repeat: number of the repeat from 0"""
         return training_caption(self._image_use(placed, repeat, step), self.seed, epoch, self.total)
 
     def _image_use(self, placed: Placed, repeat: int, step: int) -> ImageUse:
+        """Return the use of an image at optimizer step `step`, for the caption pipeline."""
         class_tokens = placed.image.class_tokens
         return ImageUse(placed.key, repeat, placed.caption, placed.concept.captions, class_tokens, step)
 
     def first_captions(self, epochs: int) -> dict[tuple[str, ...], list[str]]:
-        """{image key: captions of its first use in each of the first `epochs` epochs}. Images that rotation has not reached have
-        fewer, or none."""
+        """Return {image key: captions of its first use in each of the first `epochs` epochs}.
+
+        Images that rotation does not reach in an epoch have fewer captions, or none.
+        """
         captions: dict[tuple[str, ...], list[str]] = {each.key: [] for each in self.placed}
         for epoch in range(epochs):
             used: set[tuple[str, ...]] = set()
@@ -222,18 +239,18 @@ class Plan:
         return captions
 
     def captions(self, epoch: int) -> list[str]:
-        """Every caption that an epoch uses, each once; if captions do not vary, those of all images."""
+        """Return every caption that an epoch uses, each once; if captions do not vary, those of all images."""
         if self._variants_epoch == epoch or (self._variants_epoch >= 0 and not self._captions_vary):
             return self._variants
         first = self.epochs.first_step(epoch) + self.begin
         groups = self._groups_of(epoch) if self._captions_vary else []
-        shown = [
+        uses = [
             self._image_use(each, repeat, step)
             for step, group in enumerate(groups, first)
             for batch in group
             for each, repeat in batch.items
         ]
         if not self._captions_vary:  # all of them, also those whose turn comes later
-            shown = [self._image_use(each, 0, 0) for each in self.placed]
-        self._variants, self._variants_epoch = caption_variants_of_epoch(shown, self.seed, epoch, self.total), epoch
+            uses = [self._image_use(each, 0, 0) for each in self.placed]
+        self._variants, self._variants_epoch = caption_variants_of_epoch(uses, self.seed, epoch, self.total), epoch
         return self._variants

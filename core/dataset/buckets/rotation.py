@@ -1,6 +1,6 @@
-"""Which images of a folder an epoch uses: all, a fixed number in rotation, or as many as balance the training images.
+"""Images of a folder that an epoch uses: all, a fixed number in rotation, or enough to balance the training images.
 
-This depends on the settings only, not on the seed, so the steps counted before a start are exact.
+The choice depends on the settings only, not on the seed, so the number of steps is known before a start.
 """
 
 from collections import defaultdict
@@ -14,30 +14,36 @@ View = tuple[Placed, int]  # an image, and which of its repeats in the epoch, fr
 
 
 class AllImages:
-    """All images in every epoch, each as often as its repeats."""
+    """All images in every epoch, each as often as its repeats.
+
+    views   (image, number of the repeat from 0) each
+    """
 
     def __init__(self, placed: Sequence[Placed]):
         self.views: list[View] = [(each, repeat) for each in placed for repeat in range(each.repeats)]
 
     @property
     def images(self) -> list[Placed]:
-        """Images that some epoch uses."""
+        """Images that some epoch uses, once for each repeat."""
         return [each for each, _ in self.views]
 
     def __len__(self) -> int:
         return len(self.views)
 
     def of_epoch(self, epoch: int) -> list[View]:
+        """Return the views of an epoch, the same in every epoch."""
         return self.views
 
 
 class Rotation:
-    """A fixed number of views; each epoch continues where the last one ended, so that all images are used in rotation.
+    """A fixed number of views per epoch; each epoch continues where the last one ended, so that all images are used in turn.
 
-    pool    in shuffled order, each image as often as its repeats      count   views per epoch
+    count   views per epoch
+    name    seeds the shuffled order of the images, in which each occurs as often as its repeats
     """
 
     def __init__(self, placed: Sequence[Placed], count: int, name: str):
+        """Shuffle the images, each as often as its repeats, by a seed from `name`. count: views per epoch"""
         self._pool = [each for each in placed for _ in range(each.repeats)]
         draws.python_random(0, "turn", name).shuffle(self._pool)
         self._count = count if self._pool else 0
@@ -47,28 +53,31 @@ class Rotation:
 
     @property
     def images(self) -> list[Placed]:
-        """Images that some epoch uses."""
+        """Images that some epoch uses, once for each repeat; [] if no view is needed."""
         return self._pool if self._count else []
 
     @property
     def pool_size(self) -> int:
+        """Number of images, repeats counted."""
         return len(self._pool)
 
     def of_epoch(self, epoch: int) -> list[View]:
+        """Return the views of an epoch: the next `count` images of the shuffled order."""
         pool, begin = self._pool, epoch * self._count
-        shown: defaultdict[tuple[str, ...], int] = defaultdict(int)
+        next_repeat: defaultdict[tuple[str, ...], int] = defaultdict(int)
         views: list[View] = []
         for index in range(begin, begin + self._count):
             each = pool[index % len(pool)]
-            views.append((each, shown[each.key]))
-            shown[each.key] += 1
+            views.append((each, next_repeat[each.key]))
+            next_repeat[each.key] += 1
         return views
 
 
 class RandomResolution:
-    """A part whose views show each image at one of its resolutions, drawn by epoch, image and repeat.
+    """The views of `part`, each at one of the image's resolutions, drawn by epoch, image and repeat.
 
-    part    of each image at its first resolution      variants   {`_variants_key`: the image at all its resolutions}
+    part       the images, each at its first resolution
+    variants   `_variants_key` -> the image at all its resolutions
     """
 
     def __init__(self, part: AllImages | Rotation, variants: Mapping[tuple[str, ...], Sequence[Placed]]):
@@ -76,7 +85,7 @@ class RandomResolution:
 
     @property
     def images(self) -> list[Placed]:
-        """Images that some epoch uses."""
+        """Images that some epoch uses, at every resolution."""
         return [variant for each in self._part.images for variant in self._variants[_variants_key(each)]]
 
     def __len__(self) -> int:
@@ -84,12 +93,15 @@ class RandomResolution:
 
     @property
     def pool_size(self) -> int:
+        """Number of images, without repeats."""
         return len(self._variants)
 
     def of_epoch(self, epoch: int) -> list[View]:
+        """Return the views of an epoch, each at a resolution drawn for it."""
         return [(self._draw_size(each, epoch, repeat), repeat) for each, repeat in self._part.of_epoch(epoch)]
 
     def _draw_size(self, each: Placed, epoch: int, repeat: int) -> Placed:
+        """Return the image at one of its resolutions, drawn by epoch, image and repeat."""
         variants = self._variants[_variants_key(each)]
         return variants[draws.address(0, "resolution", epoch, *each.image.key, repeat) % len(variants)]
 
@@ -99,7 +111,11 @@ MakePart = Callable[[Sequence[Placed]], AllImages | Rotation]
 
 
 def parts_of(placed: Iterable[Placed], reg_balance: str) -> list[Part]:
-    """The parts that make up each epoch. Regularization images balance the training images of their batch group."""
+    """Return the parts that together make up each epoch: one for each training folder and one for each group's regularization.
+
+    reg_balance   "kohya" repeats regularization images as sd-scripts; other values rotate them. In both, their number balances
+                  that of the training images in the same batch group.
+    """
     folders: defaultdict[int, list[Placed]] = defaultdict(list)
     for each in placed:
         folders[each.concept.number].append(each)
@@ -111,8 +127,8 @@ def parts_of(placed: Iterable[Placed], reg_balance: str) -> list[Part]:
         if source.role == "regularization":
             regularization[source.batch_group] += images
         elif source.role == "train":
-            wanted = source.samples_per_epoch
-            make: MakePart = AllImages if wanted is None else partial(Rotation, count=wanted, name=f"folder {number}")
+            samples = source.samples_per_epoch
+            make: MakePart = AllImages if samples is None else partial(Rotation, count=samples, name=f"folder {number}")
             parts.append(_part(images, make))
             trained[source.batch_group] += len(parts[-1])
     for group, images in regularization.items():
@@ -123,12 +139,12 @@ def parts_of(placed: Iterable[Placed], reg_balance: str) -> list[Part]:
 
 
 def _variants_key(placed: Placed) -> tuple[str, ...]:
-    """Key that an image's resolutions share if each view shows one of them at random; else the key of this one."""
+    """Return the image's key if each view draws one of its resolutions, else a key of the image at this resolution."""
     return placed.image.key if placed.concept.images.resolution_choice == "drawn" else placed.key
 
 
 def _part(placed: Sequence[Placed], make: MakePart) -> Part:
-    """Return `make(placed)`; if images choose their resolution at random, a `RandomResolution` of them in which each image counts once."""
+    """Return `make(placed)`; if images draw their resolution, a `RandomResolution` around it in which each image counts once."""
     variants: defaultdict[tuple[str, ...], list[Placed]] = defaultdict(list)
     for each in placed:
         variants[_variants_key(each)].append(each)
@@ -138,8 +154,11 @@ def _part(placed: Sequence[Placed], make: MakePart) -> Part:
 
 
 def sd_scripts_balanced(images: Sequence[Placed], wanted: int) -> AllImages:
-    """sd-scripts' balancing, the same in every epoch: images in order with their repeats until `wanted` is reached, then
-    once more each, round after round. The last image of the first round may overshoot; the rest is never used."""
+    """Return sd-scripts' selection of regularization images, equal in every epoch, with `wanted` views or slightly more.
+
+    Images are used in order with their repeats until there are `wanted` views, then once more each, round after round. The last
+    image of the first round may exceed `wanted`; images after it are never used.
+    """
     repeats: dict[int, int] = {}
     count = 0
     while count < wanted and images:

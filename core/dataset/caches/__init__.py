@@ -1,1 +1,1 @@
-"""Caches: latents, text encoder outputs, masks, control images, hashes."""
+"""Caches on disk: latents, text encoder outputs, masks, control images, hashes."""

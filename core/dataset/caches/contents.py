@@ -1,4 +1,4 @@
-"""Cached SHA-256 hashes of image files, which are part of cache keys, and the fingerprint of a run's dataset."""
+"""SHA-256 hashes of image files, which are part of cache keys, and the fingerprint of a run's dataset."""
 
 import hashlib
 from collections.abc import Callable, Sequence
@@ -19,7 +19,7 @@ def content_hashes(
     memo_path: Path | str | None = None,
     check: Callable[[], None] | None = None,
 ) -> dict[tuple[str, str], str]:
-    """{image key: SHA-256 of the file's bytes, hex}; see `file_hashes`."""
+    """Return {image key: SHA-256 of the file's bytes, hex}; arguments and errors as in `file_hashes`."""
     hashes = file_hashes(images, memo_path, check)
     return {image.key: hashes[image.path] for image in images}
 
@@ -29,9 +29,10 @@ def file_hashes(
     memo_path: Path | str | None = None,
     check: Callable[[], None] | None = None,
 ) -> dict[Path, str]:
-    """{path: SHA-256 of the file's bytes, hex}. Files of unchanged size and time are not read again.
+    """Return {path: SHA-256 of the file's bytes, hex}.
 
-    check   called between chunks of files; may raise to cancel; hashes so far are kept
+    memo_path   where hashes are stored: files with unchanged size and time are not read again; None stores nothing
+    check       called between groups of files; may raise to cancel; hashes computed so far stay stored
 
     Raises ProblemsError with the files that cannot be read.
     """
@@ -47,6 +48,7 @@ def file_hashes(
 
 
 def _sha256(file: FileFacts) -> str | OSError:
+    """Return the SHA-256 of a file's bytes in hex, or the error of a file that cannot be read."""
     try:
         with open(file.path, "rb") as handle:
             return hashlib.file_digest(handle, "sha256").hexdigest()
@@ -60,8 +62,10 @@ def dataset_fingerprint(
     memo_path: Path | str | None = None,
     cancel: CancelToken | None = None,
 ) -> dict[str, Any]:
-    """The content of a run's dataset.json: every image with its caption, bucket and the SHA-256 of the file's bytes. Raises
-    ProblemsError with the files that cannot be read."""
+    """Return the content of a run's dataset.json: each image with caption, bucket and the SHA-256 of the file's bytes.
+
+    Raises ProblemsError with the files that cannot be read.
+    """
     hashes = content_hashes([each.image for each in placed], memo_path, cancel.check if cancel else None)
     images = [
         {
@@ -82,7 +86,7 @@ def dataset_fingerprint(
 
 
 def _caption(placed: Placed) -> str:
-    """The caption as written; with a caption template, which replaces it, by the first one."""
+    """Return the caption as written, or filled into the first caption template if templates replace captions."""
     caption, settings = placed.caption, placed.concept.captions
     templated = settings.caption_template != "none"
     return plain_caption(caption.text, settings, placed.image.class_tokens) if templated else caption.whole

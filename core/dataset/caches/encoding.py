@@ -1,4 +1,4 @@
-"""VAE encoding of images: decoded ahead by threads, encoded in batches of one size, each result checked for NaN."""
+"""VAE encoding of images: threads decode images ahead, the VAE encodes batches of one size, results are checked for NaN."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ WRITES_WAITING = 64
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """An image, plain or flipped: one entry of a cache."""
+    """A side of an image: plain or flipped horizontally. Each has an entry in the latent cache."""
 
     placed: Placed
     flipped: bool = False
@@ -43,7 +43,7 @@ class Side:
 
 
 def sides(placed: Placed) -> tuple[Side, ...]:
-    """The plain image, and the flipped one with random flips on."""
+    """Return the unflipped side of an image and, with random flips on, the flipped one."""
     plain = Side(placed)
     return (plain, Side(placed, True)) if placed.concept.images.flip_aug else (plain,)
 
@@ -59,14 +59,15 @@ def encode_sides(
     check: Callable[[], None] | None = None,
     progress: Progress | None = None,
 ) -> int:
-    """Encode each side and pass the result to `keep` (called on a separate thread); returns the number of results. `threads`
-    threads decode images ahead; at most threads + 2 batches wait in memory.
+    """Encode image sides (plain or flipped) and pass the results to `keep`, on a separate thread; return their number.
 
-    retry     encodes one image again, in fp32, when the first result is not finite (fp16 VAEs overflow)
-    check     called between batches; may raise to cancel; results kept so far stay
-    progress  called with (done, total)
+    keep        called with (side, mean, log variance), float32 [C, h, w] on the CPU
+    threads     decode images ahead; at most threads + 2 * batch_size images wait in memory
+    retry       encodes one image again, in fp32, if the first result is not finite (fp16 VAEs overflow)
+    check       called between batches; may raise to cancel; results passed to `keep` so far stay
+    progress    called with (done, total)
 
-    Raises ProblemsError at the end with every image that could not be read or encoded; the others are kept.
+    Raises ProblemsError at the end with every image that could not be read or encoded; `keep` has got all others.
     """
     problems: list[Problem] = []
     done = 0
@@ -90,7 +91,7 @@ def encode_sides(
 
 
 def _by_image(todo: Sequence[Side]) -> list[list[Side]]:
-    """Sides by image, so that each is decoded once; images of one size together."""
+    """Group sides by image, so that each is decoded once, and sort the groups by bucket."""
     groups: dict[tuple, list[Side]] = {}
     for side in todo:
         groups.setdefault(side.placed.key, []).append(side)
@@ -100,7 +101,11 @@ def _by_image(todo: Sequence[Side]) -> list[list[Side]]:
 def _decoded_ahead(
     images: Iterable[list[Side]], pool: ThreadPoolExecutor, ahead: int, problems: list[Problem]
 ) -> Iterator[tuple[Side, np.ndarray]]:
-    """Sides with their pixels [3, H, W], in order, at most `ahead` images waiting; those that fail go to `problems`."""
+    """Yield (side, its pixels [3, H, W]) in order. Images that fail are appended to `problems`.
+
+    images   the sides of each image
+    ahead    number of images that are decoded or decoding in `pool`
+    """
     waiting: deque[tuple[list[Side], Future]] = deque()
     remaining = iter(images)
     while True:
@@ -119,23 +124,26 @@ def _decoded_ahead(
 
 
 def side_pixels(side: Side, pixels: np.ndarray) -> np.ndarray:
-    """The pixels [3, H, W] of a side, flipped if it is, from those of its image."""
+    """Return the pixels [3, H, W] of an image side: those of the image, flipped horizontally if the side is."""
     return pixels[..., ::-1] if side.flipped else pixels
 
 
 def pixels_of(placed: Placed) -> np.ndarray:
-    """The image in its bucket, without random augmentation: float32 [3, H, W] in [-1, 1]."""
+    """Decode an image and fit it to its bucket, without random augmentation: float32 [3, H, W] in [-1, 1]."""
     return load_pixels(placed.image.path, View(placed.placement), placed.concept.images)
 
 
 def batches_of(todo: Sequence[Side], size: int) -> list[list[Side]]:
-    """The batches in which `encode_sides` encodes these sides, if all images can be read."""
+    """Return the batches in which `encode_sides` encodes these sides if all images can be read."""
     ordered = (side for group in _by_image(todo) for side in group)
     return list(_batched(ordered, size, lambda side: side))
 
 
 def _batched(items: Iterable[T], size: int, side_of: Callable[[T], Side]) -> Iterator[list[T]]:
-    """Consecutive items of one bucket, at most `size` in a batch."""
+    """Yield batches of consecutive items with the same bucket, at most `size` each.
+
+    side_of   returns the side of an item
+    """
     for _, run in groupby(items, key=lambda each: side_of(each).placed.placement.bucket):
         batch: list[T] = []
         for each in run:
@@ -148,7 +156,7 @@ def _batched(items: Iterable[T], size: int, side_of: Callable[[T], Side]) -> Ite
 
 
 def encode_pixels(batch: Sequence[tuple[Side, np.ndarray]], encode: Encode) -> tuple[Tensor, Tensor]:
-    """(mean, log variance) [B, C, h, w] of a batch of sides with their pixels, on the device of the VAE."""
+    """Encode sides with their pixels; return (mean, log variance) [B, C, h, w] on the VAE's device."""
     import numpy as np
 
     return encode(torch.from_numpy(np.stack([pixels for _, pixels in batch])))
@@ -157,7 +165,7 @@ def encode_pixels(batch: Sequence[tuple[Side, np.ndarray]], encode: Encode) -> t
 def posteriors_of(
     batch: Sequence[tuple[Side, np.ndarray]], mean: Tensor, logvar: Tensor, retry: Encode | None = None
 ) -> Iterator[tuple[Side, Posterior | None]]:
-    """Each side with its posterior on the CPU; None where it is not finite even after `retry`."""
+    """Yield each side with its posterior, float32 on the CPU; None if it is not finite, even after `retry`."""
     mean, logvar = mean.detach().float().cpu(), logvar.detach().float().cpu()
     for index, (side, pixels) in enumerate(batch):
         first = (mean[index].clone(), logvar[index].clone())
@@ -165,7 +173,7 @@ def posteriors_of(
 
 
 def _encoded_again(side: Side, pixels: np.ndarray, retry: Encode | None) -> Posterior | None:
-    """The posterior of one side by `retry`; None without it, and where the result is not finite either."""
+    """Return the posterior of a side by `retry`; None if `retry` is None or the result is not finite either."""
     if retry is None:
         return None
     mean, logvar = encode_pixels([(side, pixels)], retry)
@@ -174,7 +182,7 @@ def _encoded_again(side: Side, pixels: np.ndarray, retry: Encode | None) -> Post
 
 
 class _Results:
-    """Reads results one batch late, so that the device already has the next batch while the CPU waits."""
+    """Passes encoded batches to `keep`, one batch late: the device already has the next batch while the CPU waits."""
 
     def __init__(
         self,
@@ -183,21 +191,30 @@ class _Results:
         retry: Encode | None,
         problems: list[Problem],
     ):
+        """Start without results.
+
+        writer     thread on which `keep` runs
+        keep       called with (side, mean, log variance), float32 [C, h, w]
+        retry      encodes one image again, in fp32, if its result is not finite; None for no second attempt
+        problems   list to which images without a finite result are appended
+        """
         self._writer, self._keep, self._retry, self._problems = writer, keep, retry, problems
         self._pending: tuple | None = None
         self._writes: deque[Future] = deque()
 
     def put(self, batch: Sequence[tuple[Side, np.ndarray]], mean: Tensor, logvar: Tensor) -> None:
+        """Pass on the batch of the last call, and hold `batch` (sides with pixels) with its mean and log variance [B, C, h, w]."""
         self._settle()
         self._pending = (batch, mean, logvar)
 
     def finish(self) -> None:
+        """Pass on the last batch, and wait until `keep` has returned for all sides. Raises errors of `keep`."""
         self._settle()
         while self._writes:
             self._writes.popleft().result()
 
     def _settle(self) -> None:
-        """Check the results of the waiting batch and pass the finite ones to `keep`; re-raises its errors."""
+        """Check the pending batch and pass finite posteriors to `keep`; re-raise errors of earlier calls of `keep`."""
         if self._pending is None:
             return
         (batch, mean, logvar), self._pending = self._pending, None
@@ -211,11 +228,12 @@ class _Results:
 
 
 def _finite(parts: Iterable[Tensor]) -> bool:
+    """Return whether all values of all tensors are finite."""
     return all(bool(part.isfinite().all()) for part in parts)
 
 
 def not_finite_problem(placed: Placed) -> Problem:
-    """The problem of an image whose posterior has NaN or infinite values."""
+    """Return the problem of an image whose posterior has NaN or infinite values."""
     name = printable(placed.image.relative)
     what = f"The VAE returns NaN or infinity for the image {name}"
     return Problem(what, printable(placed.image.path), "remove the image, or choose another VAE", code="image.vae-nan")

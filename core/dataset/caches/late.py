@@ -32,19 +32,19 @@ if TYPE_CHECKING:
 
 
 class LatePosteriors:
-    """Posteriors by image side, encoded on demand.
+    """Posteriors of image sides, encoded on demand.
 
     Sides are encoded in the same batches as `LatentCache.fill` would use before the training, so posteriors and cache entries
-    are equal to the bit, whatever the order of steps and however often the run is killed.
+    are bitwise equal, whatever the order of steps and however often the run is killed.
 
-    todo         sides that are not cached; a cached side that proves damaged or deleted is encoded as well
-    device       where posteriors are held after their first use; None reads them from disk each time
-    threads      decode images of the next steps; at most `ahead` decoded images wait in memory
-    retry        encodes one image again, in fp32, when its posterior is not finite
-    synchronize  waits for the device before encoding is timed
-    progress     called with (encoded, total)
-    finished     called when no side is left to encode
-    seconds      time spent on encoding so far
+    todo          sides that are not cached; a cached side that proves damaged or deleted is encoded as well
+    device        where posteriors are held after their first use; None reads them from disk each time
+    threads       decode images of the next steps; at most `ahead` decoded images wait in memory
+    retry         encodes one image again, in fp32, if its posterior is not finite
+    synchronize   waits for the device before encoding is timed
+    progress      called with (encoded, total) sides
+    finished      called when all sides are encoded
+    seconds       time spent on encoding so far
     """
 
     def __init__(
@@ -62,6 +62,7 @@ class LatePosteriors:
         progress: Progress | None = None,
         finished: Callable[[], None] = lambda: None,
     ):
+        """Start the decoding threads; the arguments are described at the class."""
         self.seconds = 0.0
         self._cache, self._encode, self._retry, self._device, self._ahead = cache, encode, retry, device, ahead
         self._synchronize, self._progress, self._finished = synchronize, progress, finished
@@ -74,11 +75,11 @@ class LatePosteriors:
 
     @property
     def waiting(self) -> int:
-        """Number of sides that are not encoded yet."""
+        """Number of image sides (plain or flipped) not encoded yet."""
         return len(self._batches)
 
     def decode_ahead(self, sides: Iterable[Side]) -> None:
-        """Start decoding the images that have to be encoded for these sides, in order, up to the limit."""
+        """Start decoding the images of the batches that these sides will be encoded in, in order, at most `ahead`."""
         for side in sides:
             for each in self._batches.get(self._cache.file(side), ()):
                 if len(self._decoding) >= self._ahead:
@@ -87,7 +88,10 @@ class LatePosteriors:
                     self._decoding[each.placed.key] = self._pool.submit(pixels_of, each.placed)
 
     def get(self, side: Side) -> Posterior:
-        """Posterior of a side. ProblemsError names an image that cannot be read or encoded."""
+        """Return the posterior of an image side (plain or flipped), encoding it if necessary.
+
+        Raises ProblemsError if the image cannot be read or encoded.
+        """
         held = self._held.get(side.key)
         if held is not None:
             return held
@@ -98,12 +102,15 @@ class LatePosteriors:
         return posterior
 
     def close(self) -> None:
+        """Stop decoding; posteriors can no longer be encoded ahead."""
         self._pool.shutdown(wait=False, cancel_futures=True)
         self._decoding.clear()
 
     def _read_or_encode(self, side: Side) -> Posterior:
-        """The cached posterior, after encoding the batch that the side waits in. A side whose entry is damaged or deleted is
-        encoded alone."""
+        """Encode the side's batch if it is not encoded yet, and return the cached posterior.
+
+        A side whose cache entry is damaged or deleted is encoded alone.
+        """
         batch = self._batches.get(self._cache.file(side))
         if batch is not None:
             self._encode_batch(batch)
@@ -115,7 +122,7 @@ class LatePosteriors:
         return self._cache.read(side)
 
     def _encode_batch(self, batch: Sequence[Side]) -> None:
-        """Encode the sides, store their posteriors and report progress."""
+        """Encode sides, store their posteriors and report progress. Raises ProblemsError for posteriors that are not finite."""
         self._synchronize()
         started = time.monotonic()
         images = {side.placed.key: side.placed for side in batch}  # both sides of an image share one decode
@@ -136,6 +143,7 @@ class LatePosteriors:
             self._finished()
 
     def _pixels(self, placed: Placed) -> np.ndarray:
+        """Return an image's pixels [3, H, W], decoded ahead or now. Raises ProblemsError if it cannot be read."""
         decoding = self._decoding.pop(placed.key, None)
         try:
             return decoding.result() if decoding is not None else pixels_of(placed)
@@ -143,19 +151,19 @@ class LatePosteriors:
             raise ProblemsError([problem_of(placed.image.path, error)]) from error
 
     def _store(self, side: Side, posterior: Posterior) -> None:
-        """Write a cache entry; hold it in memory where the disk is full, or where the image file changed after it was hashed."""
+        """Write a cache entry. Hold it in memory if writing fails, or if the image file changed after it was hashed."""
         if is_changed(side.placed):
             self._warn(changed_advice(side.placed))
-            self._cache.keep(side, *posterior, writes=False)
+            self._cache.store(side, *posterior, writes=False)
             return
         try:
-            self._cache.keep(side, *posterior)
+            self._cache.store(side, *posterior)
         except ProblemsError as error:
             self._warn(self._cache.not_cached(error.problems[0]))
-            self._cache.keep(side, *posterior, writes=False)
+            self._cache.store(side, *posterior, writes=False)
 
     def _warn(self, problem: Problem) -> None:
-        """Report each code once: a faulty disk affects many files."""
+        """Report a problem, only once for each code: a faulty disk affects many files."""
         if problem.code not in self._reported and self._cache.warn is not None:
             self._cache.warn(problem)
         self._reported.add(problem.code)

@@ -1,7 +1,7 @@
 """The latent cache: VAE posteriors of images, encoded once, on disk by content and in memory during a run.
 
-A stale entry is never used, whatever the image or its folder is called. Mean and log variance are cached, not a sample:
-each epoch samples again.
+Entries are named by the image's content, so a stale entry is never used, whatever the image or its folder is called. Mean and
+log variance are cached, not a sample: each epoch samples again.
 """
 
 from __future__ import annotations
@@ -33,41 +33,43 @@ NO_COLOR = ImageSettings().alpha_color  # used in the key of opaque images, what
 
 
 def sd_latent_shape(size: Size) -> tuple[int, int, int]:
-    """(channels, height, width) of the latents of an image of this size in Stable Diffusion."""
+    """Return Stable Diffusion's latent shape (channels, height, width) for an image of `size` (width, height) pixels."""
     width, height = size
     return 4, height // 8, width // 8
 
 
 @dataclass(eq=False)
 class LatentCache(Store):
-    """Posteriors of images under one VAE. What is not written stays in memory.
+    """Cache of the posteriors of images under one VAE. Posteriors that are not written to disk are held in memory.
 
-    vae_id     hash of the VAE's weights      dtype   the dtype it computes in ("fp32")
-    shape_of   (size of an image) -> (C, h, w) of its latents
-    others     reads a side from another program's cache, None where there is none; tried first
+    vae_id     hash of the VAE's weights
+    dtype      dtype in which the VAE computes, such as "fp32"
+    other_programs     reads a side's posterior from another program's cache, tried first; None if it has none
+    shape_of   (width, height) of an image -> (C, h, w) of its latents
     """
 
     vae_id: str
     dtype: str = "fp32"
     _: KW_ONLY
-    others: Callable[[Side], Posterior | None] | None = None
+    other_programs: Callable[[Side], Posterior | None] | None = None
     shape_of: Callable[[Size], tuple[int, int, int]] = sd_latent_shape
 
     row = LATENTS
 
     def __post_init__(self) -> None:
+        """Start without hashes of image files and without entries in memory."""
         self._hashes: dict[tuple, str] = {}
         self._opaque: set[tuple] = set()
         self._held: dict[Path, Posterior] = {}  # encoded in this run and not written
 
     def missing(self, items: Sequence[Placed], check: Check | None = None) -> list[Placed]:
-        """Items with a side that is not cached yet, or damaged; of images with equal content and crop, only the first."""
+        """Return images of which a side (plain or flipped) is not cached or damaged; of equal content and crop, only the first."""
         return list({side.placed.key: side.placed for side in self.missing_sides(items, check)}.values())
 
     def missing_sides(self, items: Sequence[Placed], check: Check | None = None, *, reads: bool = True) -> list[Side]:
-        """Sides that are not cached; of equal content and crop only the first.
+        """Return the image sides (plain or flipped) that are not cached; of equal content and crop, only the first.
 
-        reads   read every entry, so that damaged ones are included and reported; False only looks whether files exist
+        reads   read every entry, so that damaged ones are included and reported; False only tests whether files exist
         """
         missing = self._missing_sides(items, check, reads)
         self.report_damaged()
@@ -84,18 +86,21 @@ class LatentCache(Store):
         check: Check | None = None,
         progress: Progress | None = None,
     ) -> int:
-        """Encode and store missing entries; return their number. Stored entries stay stored if it is interrupted, so the next
-        call continues from there (see `encode_sides`, also for errors). Raises ProblemsError if the disk has no room."""
+        """Encode and store the missing entries; return their number.
+
+        After an interruption the next call continues, because stored entries stay. Other arguments and errors are those of
+        `encode_sides`; raises ProblemsError if the disk has too little space.
+        """
         todo = list(self._missing_sides(items, check).values())
         self._damaged.clear()  # `missing` reports them
         changed_images: list[Placed] = []  # images that are no longer those that were hashed
         self.require_room(todo)
 
         def keep(side: Side, mean: Tensor, logvar: Tensor) -> None:
-            is_new = is_changed(side.placed)
-            if is_new:
+            changed = is_changed(side.placed)
+            if changed:
                 changed_images.append(side.placed)
-            self.keep(side, mean, logvar, writes=not is_new)
+            self.store(side, mean, logvar, writes=not changed)
 
         try:
             return encode_sides(
@@ -113,7 +118,7 @@ class LatentCache(Store):
                 self.warn(changed_advice(changed_images[0]))
 
     def read(self, side: Side) -> Posterior:
-        """Posterior of a cached side. Raises ProblemsError where `find` has none."""
+        """Return the posterior of an image side like `find`. Raises ProblemsError if it is not cached or damaged."""
         posterior = self.find(side)
         if posterior is None:
             what = "The latents of an image are missing from the cache or damaged"
@@ -122,8 +127,11 @@ class LatentCache(Store):
         return posterior
 
     def find(self, side: Side) -> Posterior | None:
-        """Posterior of a side; None where it is not cached or damaged."""
-        if self.others is not None and (posterior := self.others(side)) is not None:
+        """Return the posterior of an image side (plain or flipped): mean and log variance, float32 [C, h, w].
+
+        None if it is not cached or damaged.
+        """
+        if self.other_programs is not None and (posterior := self.other_programs(side)) is not None:
             return posterior
         path = self.file(side)
         if path in self._held:
@@ -131,8 +139,11 @@ class LatentCache(Store):
         tensors = self.read_entry(path, self._shapes(side.placed))
         return None if tensors is None else (tensors["mean"], tensors["logvar"])
 
-    def keep(self, side: Side, mean: Tensor, logvar: Tensor, *, writes: bool = True) -> None:
-        """Store the posterior of a side. writes: False holds it in memory, whatever the settings are"""
+    def store(self, side: Side, mean: Tensor, logvar: Tensor, *, writes: bool = True) -> None:
+        """Store the posterior of an image side (plain or flipped): mean and log variance [C, h, w].
+
+        writes   False holds it in memory even if the cache writes to disk
+        """
         path = self.file(side)
         if self.writes and writes:
             write_tensors(path, {"mean": mean, "logvar": logvar})
@@ -140,16 +151,20 @@ class LatentCache(Store):
             self._held[path] = (mean, logvar)
 
     def file(self, side: Side) -> Path:
-        """The cache file of a side; sides of equal content and crop share one."""
+        """Return the path of the cache file of an image side (plain or flipped). Sides of equal content and crop share a file."""
         ((_, path),) = self._files_of([side], None)
         return path
 
     def _missing_sides(self, items: Sequence[Placed], check: Check | None, reads: bool = True) -> dict[Path, Side]:
-        """{cache file: its side} of the sides that are not cached; see `missing_sides`."""
+        """Return {cache file: side} of the sides that are not cached; arguments as in `missing_sides`."""
         missing: dict[Path, Side] = {}
         cached = set(self._held)
         for side, path in self._files_of([side for placed in items for side in sides(placed)], check):
-            if path in missing or path in cached or (self.others is not None and self.others(side) is not None):
+            if (
+                path in missing
+                or path in cached
+                or (self.other_programs is not None and self.other_programs(side) is not None)
+            ):
                 continue
             if check:
                 check()
@@ -159,19 +174,19 @@ class LatentCache(Store):
                 missing[path] = side
         return missing
 
-    def _files_of(self, wanted: Sequence[Side], check: Check | None) -> list[tuple[Side, Path]]:
-        """Each side with the path of its entry. Images are hashed once per object, and only once ever with a memo."""
-        unread = {_file_state(side.placed): side.placed.image for side in wanted}
+    def _files_of(self, image_sides: Sequence[Side], check: Check | None) -> list[tuple[Side, Path]]:
+        """Return each image side with the path of its cache file. Each image is hashed once; with a memo, once for all runs."""
+        unread = {_file_state(side.placed): side.placed.image for side in image_sides}
         unread = {state: image for state, image in unread.items() if state not in self._hashes}
         hashes = content_hashes(list(unread.values()), self.memo_path, check) if unread else {}
         self._hashes |= {state: hashes[image.key] for state, image in unread.items()}
         measured = looks(list(unread.values()), self.memo_path) if unread else {}
         solid = {key for key, look in measured.items() if not look.reason and not look.transparent}
         self._opaque |= {state for state, image in unread.items() if image.key in solid}
-        return [(side, self._entry_path(side)) for side in wanted]
+        return [(side, self._entry_path(side)) for side in image_sides]
 
     def _entry_path(self, side: Side) -> Path:
-        """The file of a side whose image is hashed already."""
+        """Return the path of an image side's cache file; the image must be hashed already."""
         images, state = side.placed.concept.images, _file_state(side.placed)
         return self.path_of(
             self._hashes[state],
@@ -184,14 +199,15 @@ class LatentCache(Store):
         )
 
     def _shapes(self, placed: Placed) -> Shapes:
+        """Return the expected shapes of an entry's tensors by name."""
         return dict.fromkeys(("mean", "logvar"), self.shape_of(placed.placement.bucket))
 
     def bytes_of(self, placed: Placed) -> int:
-        """Bytes of the posterior of one side: mean and log variance in float32."""
+        """Return the size in bytes of the posterior of one side: mean and log variance in float32."""
         return prod(self.shape_of(placed.placement.bucket)) * 4 * 2
 
     def require_room(self, todo: Sequence[Side]) -> None:
-        """Raise ProblemsError if the disk has no room for them."""
+        """Raise ProblemsError if the disk has too little space for the entries of these sides."""
         if not self.writes:
             return
         need = sum(self.bytes_of(side.placed) for side in todo)
@@ -202,17 +218,17 @@ class LatentCache(Store):
 
 
 def _file_state(placed: Placed) -> tuple:
-    """Identity of an image file at the time of the scan."""
+    """Return the identity of an image file when it was scanned: (key, path, bytes, modification time in ns)."""
     image = placed.image
     return (image.key, image.path, image.bytes, image.mtime_ns)
 
 
 def is_changed(placed: Placed) -> bool:
-    """Whether the image file differs from the scanned one in size or modification time, or is gone."""
+    """Return whether an image file is gone, or differs from the scanned one in size or modification time."""
     return stamp_or_none(placed.image.path) != (placed.image.bytes, placed.image.mtime_ns)
 
 
 def changed_advice(placed: Placed) -> Problem:
-    """Advice for an image that changed after it was hashed: its posterior is used and not cached."""
+    """Return advice about an image that changed after it was hashed: its posterior is used but not cached."""
     what, where = "An image changed after the dataset was read; the new one is used", printable(placed.image.path)
     return Problem(what, where, "start again if all steps should see it", "advice", code="image.changed")

@@ -1,4 +1,4 @@
-"""Write a dataset as fine-tuning metadata JSON with buckets, for sd-scripts and compatible programs.
+"""Writing a dataset as fine-tuning metadata JSON with buckets, for sd-scripts and compatible programs.
 
 Does what merge_captions_to_metadata, merge_dd_tags_to_metadata and the bucketing of prepare_buckets_latents do
 (reference: sections 2.3, 6.1, 6.2, 6.4).
@@ -23,25 +23,26 @@ FILES = {"caption": ".caption", "tags": ".txt"}  # entry of an image -> extensio
 
 
 def write_metadata(path: Path, placed: Sequence[Placed], *, full_path: bool = False) -> int:
-    """Write caption, tags and bucket of each image and return their number; an existing file of that name goes to the trash
-    folder next to it.
+    """Write caption, tags and bucket of each image to a metadata JSON file; return the number of images.
 
-    full_path    keys are absolute paths; else paths without extension below the images' common folder (in a flat
-                 folder the stem), which is the image_dir to use with the file
+    An existing file of that name is copied to the trash folder next to it.
 
-    Raises ProblemsError, with nothing written, when two images share a key.
+    full_path   keys are absolute paths; else paths without extension below the images' common folder, which is then the
+                image_dir to use with the file
+
+    Raises ProblemsError if the file cannot be written, and without writing if two images would share a key.
     """
     if not may_reach(path):
         what, fix = "A shared page may not write the metadata file there", "choose a path inside outputs"
         raise ProblemsError.one(what, printable(path), fix, code="path.no-access")
-    once = list({each.image.path: each for each in reversed(placed)}.values())[::-1]  # one size of each image
-    keys = _keys(once, full_path, path)
+    images = list({each.image.path: each for each in reversed(placed)}.values())[::-1]  # one size of each image
+    keys = _keys(images, full_path, path)
     content = {
         keys[each.image.path]: {
             **_texts(each),
             "train_resolution": [side - side % BUCKET_UNIT for side in each.placement.bucket],
         }
-        for each in once
+        for each in images
     }
     try:
         _copy_to_trash(path)
@@ -50,11 +51,14 @@ def write_metadata(path: Path, placed: Sequence[Placed], *, full_path: bool = Fa
         what = f"The metadata file could not be written ({error.strerror}); an existing one is unchanged"
         fix = "check that the folder is writable and the disk is not full"
         raise ProblemsError.one(what, printable(path), fix, code="metadata.unwritten") from error
-    return len(once)
+    return len(images)
 
 
 def _keys(placed: Sequence[Placed], full_path: bool, path: Path) -> dict[Path, str]:
-    """{image: its key}."""
+    """Return {image path: key in the metadata file}. Raises ProblemsError if two images would share a key.
+
+    path   the metadata file, for the problem
+    """
     folder = _folder_of_all(placed)
     absolute = {each.image.path: os.path.abspath(each.image.path) for each in placed}
     relative = {
@@ -79,7 +83,7 @@ def _keys(placed: Sequence[Placed], full_path: bool, path: Path) -> dict[Path, s
 
 
 def _folder_of_all(placed: Sequence[Placed]) -> str | None:
-    """The common parent folder of all images; None where there is none (two Windows drives)."""
+    """Return the common parent folder of all images, or None without one (two Windows drives)."""
     folders = {os.path.abspath(each.image.path.parents[each.image.relative.count("/")]) for each in placed}
     try:
         return os.path.commonpath(sorted(folders)) if folders else None
@@ -87,22 +91,25 @@ def _folder_of_all(placed: Sequence[Placed]) -> str | None:
         return None
 
 
-def _texts(each: Placed) -> dict[str, str]:
-    """{"caption", "tags"}, those that the image has: from its metadata, else from FILES, else its caption (metadata, the
-    folder's default)."""
+def _texts(placed: Placed) -> dict[str, str]:
+    """Return an image's texts for the metadata file, by "caption" and "tags".
+
+    They come from the metadata file that the image was read from, else from caption files (see FILES), else from the image's
+    training caption.
+    """
     texts: dict[str, str] = {}
-    if each.image.metadata_texts is not None:
-        return dict(zip(("caption", "tags"), each.image.metadata_texts, strict=True))
-    if each.image.metadata_caption is None:
+    if placed.image.metadata_texts is not None:
+        return dict(zip(("caption", "tags"), placed.image.metadata_texts, strict=True))
+    if placed.image.metadata_caption is None:
         for name, ending in FILES.items():
-            read = read_caption_file(each.image, ending)
-            if read.source == "file":
-                texts[name] = read.text
-    return texts or {"caption": each.caption.text}
+            caption = read_caption_file(placed.image, ending)
+            if caption.source == "file":
+                texts[name] = caption.text
+    return texts or {"caption": placed.caption.text}
 
 
 def _copy_to_trash(path: Path) -> None:
-    """Copy the file into the trash folder next to it. The file itself stays until the new one replaces it."""
+    """Copy a file into the trash folder next to it, if it exists; the file itself stays until the new one replaces it."""
     if path.exists():
         with atomic.open_atomic(path.parent / TRASH_FOLDER / f"{path.name}.{time.time_ns()}.bak") as temporary:
             shutil.copyfile(path, temporary)

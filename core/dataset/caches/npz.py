@@ -1,4 +1,4 @@
-"""sd-scripts' latent caches (.npz) next to the images: read where they fit, exported for other programs.
+"""sd-scripts' latent caches (.npz) next to the images: read if they fit, and exported for other programs.
 
 They contain one unscaled sample of the posterior, and no hash of the VAE or the image. Layouts (reference:
 sections 5.1 and 5.2): `<stem>.npz` with the keys below; `<stem>_<width>x<height>_sd.npz` or `_sdxl.npz`; keys with the
@@ -43,16 +43,19 @@ SHOWN = 5  # names in a line of the log
 
 
 class Unfit(Exception):
-    """A file that is not used. The message follows the file's name."""
+    """An .npz file that cannot be used for an image. The message continues a sentence that starts with the file's name."""
 
 
 class NpzCaches:
-    """Posteriors from .npz files next to images, for LatentCache's `others`.
+    """Reader of posteriors from .npz files next to images; for `other_programs` of LatentCache.
 
-    kind   "sd" or "sdxl": the suffix in newer file names
+    items     all images of the dataset: a file whose name fits several of them is not used
+    kind      "sd" or "sdxl": suffix of newer file names
+    refused   name of an unused file -> reason
     """
 
     def __init__(self, items: Sequence[Placed], kind: str = "sd"):
+        """Prepare to read .npz files next to `items`, all images of the dataset. kind: suffix of newer file names, "sd" or "sdxl"."""
         self._kind = kind
         owners: dict[Path, set[Path]] = defaultdict(set)
         for placed in items:
@@ -62,14 +65,17 @@ class NpzCaches:
         self.refused: dict[str, str] = {}  # name of a file -> why
 
     def __call__(self, side: Side) -> Posterior | None:
-        """The sample as a posterior without variance; None without a matching file. The choice of file is cached for each side."""
+        """Return a side's cached sample as a posterior without variance, or None without a usable file.
+
+        Which file is used is decided once for each side.
+        """
         if side.key not in self._chosen:
             self._chosen[side.key] = self._choose(side)
         path = self._chosen[side.key]
         return None if path is None else _as_posterior(read_latents(path, side))
 
     def _choose(self, side: Side) -> Path | None:
-        """The first file that has all sides of the image; None without one. Files that do not fit are noted in `refused`."""
+        """Return the first .npz file with usable latents of all sides of the image, or None. Others are noted in `refused`."""
         for path in self._candidates(side.placed):
             name = printable(path.name)
             try:
@@ -84,13 +90,13 @@ class NpzCaches:
         return None
 
     def _candidates(self, placed: Placed) -> list[Path]:
-        """The old name first, as sd-scripts does."""
+        """Return the existing .npz files with a name for this image, the old name first, as in sd-scripts."""
         stem, image = _stem(placed), placed.image
         sized = f"{stem.name}_{image.width:04d}x{image.height:04d}_{self._kind}.npz"
         return [path for path in (with_ending(stem, ".npz"), stem.parent / sized) if path.is_file()]
 
     def log_lines(self) -> list[str]:
-        """Lines for the log: the number of files used, and files that were not used, with the reason."""
+        """Return lines for the log about the files that are used, and about those that are not, with the reason."""
         used = {path for path in self._chosen.values() if path is not None}
         lines = []
         if used:
@@ -103,12 +109,12 @@ class NpzCaches:
 
 
 def _stem(placed: Placed) -> Path:
-    """The image's path without its extension."""
+    """Return the image's path without its extension."""
     return placed.image.path.with_suffix("")
 
 
 def with_ending(stem: Path, ending: str) -> Path:
-    """The stem with an extension; with_suffix would cut a name such as `fox.v2`."""
+    """Append an extension to a path without one; with_suffix would cut a name such as `fox.v2`."""
     return stem.parent / (stem.name + ending)
 
 
@@ -116,7 +122,10 @@ def with_ending(stem: Path, ending: str) -> Path:
 
 
 def read_latents(path: Path, side: Side) -> np.ndarray:
-    """The sample of one side, float32 [4, h, w]. Raises Unfit where the file does not fit this image at this size."""
+    """Return the sample of an image side (plain or flipped), unscaled float32 [4, h, w].
+
+    Raises Unfit if the file does not fit the image and bucket.
+    """
     placed = side.placed
     width, height = (length // LATENT_PIXELS for length in placed.placement.bucket)
     try:
@@ -135,13 +144,13 @@ def read_latents(path: Path, side: Side) -> np.ndarray:
 
 
 def _key_suffix(names: set[str], size: Size) -> str:
-    """Suffix of the keys for this size: the latents' height x width, or ""."""
+    """Return the suffix of the keys for latents of `size` (width, height): "_HEIGHTxWIDTH", or "" if the file has no such keys."""
     width, height = size
     return next((end for end in (f"_{height}x{width}", "") if f"latents{end}" in names), "")
 
 
 def _unnamed_array(path: Path, side: Side, size: Size) -> np.ndarray:
-    """The oldest layout: one array per file."""
+    """Read a side's latents [4, h, w] from the oldest layout: one array per file. size: (w, h). Raises Unfit."""
     where = with_ending(path.with_suffix(""), "_flip.npz") if side.flipped else path
     if not where.is_file():
         raise Unfit(f"lacks the flipped image ({printable(where.name)})")
@@ -150,8 +159,10 @@ def _unnamed_array(path: Path, side: Side, size: Size) -> np.ndarray:
 
 
 def _array(file: zipfile.ZipFile, name: str, size: Size) -> np.ndarray:
-    """Latents from a zip member as float32 [4, h, w], `size` (w, h). Raises Unfit for another size or values that are not
-    finite."""
+    """Read latents from an array of the .npz file, float32 [4, h, w]. size: (w, h).
+
+    Raises Unfit for another size or values that are not finite.
+    """
     import numpy as np
 
     width, height = size
@@ -168,7 +179,11 @@ def _array(file: zipfile.ZipFile, name: str, size: Size) -> np.ndarray:
 
 
 def _numeric_array(file: zipfile.ZipFile, name: str, max_bytes: int) -> np.ndarray:
-    """A numeric array. Its header is validated first: numpy allocates whatever it claims."""
+    """Read a numeric array from an .npz file. Raises ValueError for others.
+
+    max_bytes   limit of its size
+    The header is validated first, because numpy allocates whatever size a header claims.
+    """
     import numpy as np
 
     data = read_member(file, file.getinfo(f"{name}.npy"), max_bytes)
@@ -176,9 +191,9 @@ def _numeric_array(file: zipfile.ZipFile, name: str, max_bytes: int) -> np.ndarr
     version = np.lib.format.read_magic(stream)
     if version not in ((1, 0), (2, 0)):
         raise ValueError(f"an array of version {version}")
-    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     try:
-        shape, _, dtype = read(stream, max_header_size=HEADER_BYTES)
+        shape, _, dtype = read_header(stream, max_header_size=HEADER_BYTES)
     except Exception as error:  # the header is a Python expression; parsing it can raise TokenError, MemoryError ...
         raise ValueError("an array with a damaged header") from error
     if dtype.kind not in "fiu" or prod(shape) * dtype.itemsize > len(data) or any(side < 0 for side in shape):
@@ -187,7 +202,7 @@ def _numeric_array(file: zipfile.ZipFile, name: str, max_bytes: int) -> np.ndarr
 
 
 def _check_size(file: zipfile.ZipFile, name: str, placed: Placed) -> None:
-    """Raise Unfit if the file has another original image size."""
+    """Raise Unfit if array `name` of the file gives another original size than the image's; files without that array pass."""
     if f"{name}.npy" not in file.namelist():
         return
     lengths = _numeric_array(file, name, HEADER_BYTES).reshape(-1)[:2]
@@ -203,6 +218,7 @@ def _check_size(file: zipfile.ZipFile, name: str, placed: Placed) -> None:
 
 
 def _as_posterior(sample: np.ndarray) -> Posterior:
+    """Return a posterior (mean, log variance) whose samples are `sample` itself."""
     mean = torch.from_numpy(sample)
     return mean, torch.full_like(mean, NO_VARIANCE)
 
@@ -212,7 +228,11 @@ def _as_posterior(sample: np.ndarray) -> Posterior:
 
 @dataclass
 class Exported:
-    """Result of an export. skipped: files left out because they exist or belong to several images; nothing is overwritten."""
+    """Result of an export.
+
+    written   number of files
+    skipped   names of files that were not written, because they exist or belong to several images
+    """
 
     written: int = 0
     skipped: list[str] = field(default_factory=list)
@@ -224,13 +244,16 @@ def export_npz(
     mask: Callable[[Placed], np.ndarray],
     check: Callable[[], None] | None = None,
 ) -> Exported:
-    """Write `<stem>.npz` next to each image, for sd-scripts and tools that read its caches. Existing files, and those that two
-    images would share, are skipped.
+    """Write `<stem>.npz` next to each image, for sd-scripts and tools that read its caches.
 
-    sample   the latents of a side, float32 [4, h, w], not scaled
-    mask     the loss mask of an image, [1, H, W] in 0..1 at its bucket's size; called with alpha_mask on
+    Existing files, and files that two images would share, are skipped. More resolutions of an image go into the same file under
+    keys with their size.
 
-    More resolutions of an image go into the same file under keys with their size. Raises ProblemsError for a failed write.
+    sample   returns the latents of a side, float32 [4, h, w], not scaled
+    mask     returns an image's loss mask, [1, H, W] in 0..1 at bucket size; called with alpha_mask on
+    check    called before each file; may raise to cancel
+
+    Raises ProblemsError for a failed write.
     """
     done = Exported()
     files: dict[Path, list[Placed]] = defaultdict(list)
@@ -258,8 +281,10 @@ def export_npz(
 
 
 def _arrays(placed: Placed, sample: Callable[[Side], Tensor], mask: Callable[[Placed], np.ndarray]) -> dict[str, Any]:
-    """{sd-scripts' name: array} of one image at one size: "latents", "original_size", "crop_ltrb", with flip_aug
-    "latents_flipped", with alpha_mask "alpha_mask"."""
+    """Return {sd-scripts' key: array} of one image at one size.
+
+    Keys are "latents", "original_size" and "crop_ltrb", with flip_aug "latents_flipped", and with alpha_mask "alpha_mask".
+    """
     import numpy as np
 
     arrays: dict[str, Any] = {
@@ -275,7 +300,7 @@ def _arrays(placed: Placed, sample: Callable[[Side], Tensor], mask: Callable[[Pl
 
 
 def write_npz(path: Path, arrays: dict[str, Any]) -> None:
-    """Write atomically and uncompressed, as sd-scripts does."""
+    """Write arrays to an .npz file, atomically and uncompressed, as sd-scripts does."""
     import numpy as np
 
     with open_atomic(path) as temporary, open(temporary, "wb") as out:

@@ -1,4 +1,4 @@
-"""The store of cached tensors: small safetensors files named by a hash of all that their content depends on.
+"""Storage of cached tensors: small safetensors files named by a hash of everything that their content depends on.
 
 Each kind of content has a row (`LATENTS`, `TEXTS`, `MASKS`, `CONTROLS`) and a subclass of `Store` that computes it. An entry has a checksum
 of its tensors in the header; a damaged one is reported and computed again.
@@ -32,10 +32,13 @@ Warn = Callable[[Problem], None]
 class Row(NamedTuple):
     """A kind of cached content.
 
-    folder       its folder in the cache of a workspace
-    name         first part of the keys     version   second part; raised when the code that computes the content changes
-    dtypes       of the tensors             titles    names it in a warning of entries that cannot be written
-    otherwise    what happens to content that is not cached     keeps_room   not written where the disk is nearly full
+    folder       name of its folder in a workspace's cache folder
+    name         first part of the keys
+    version      second part of the keys; raised when the code that computes the content changes
+    titles       plural noun for it in a warning of entries that cannot be written
+    otherwise    clause for that warning: what happens instead
+    keeps_room   do not write to a disk that is nearly full
+    dtypes       allowed safetensors dtypes of the tensors
     """
 
     folder: str
@@ -55,14 +58,13 @@ CONTROLS = Row("controls", "control", 1, "some control images", "they are decode
 
 @dataclass(eq=False)
 class Store:
-    """Entries of one row.
+    """Cache entries of one kind of content.
 
     folder      the cache folder, shared by all datasets and models
-    memo_path   where hashes and measurements of image files are cached, so that a warm start reads no image
+    memo_path   where hashes and measurements of image files are stored, so that a warm start reads no image
     writes      False: nothing is written
-    warn        called with problems: damaged entries, which are computed again, and a failed write that does not end the run
-
-    After a failed write by `try_write` nothing more is written; `unwritten` is then the problem.
+    warn        called with advice: damaged entries, which are computed again, and a failed write that does not end the run
+    unwritten   the problem of the first failed write by `try_write`, after which nothing more is written; else None
     """
 
     folder: Path
@@ -77,15 +79,21 @@ class Store:
     row: ClassVar[Row]
 
     def path_of(self, *parts: object) -> Path:
-        """Path of the entry whose content depends on `parts`."""
+        """Return the path of the entry whose content depends on `parts`."""
         return file_of(self.folder, key_of(self.row.name, self.row.version, *parts))
 
     def read_entry(self, path: Path, shapes: Shapes) -> dict[str, Tensor] | None:
-        """An entry's tensors; None without one, and for a damaged one, which `report_damaged` reports."""
+        """Return an entry's tensors by name; None if it is missing or damaged. Damaged ones are noted for `report_damaged`.
+
+        shapes   expected shapes by name
+        """
         return read_tensors(path, shapes, self._damaged, self.row.dtypes)
 
     def report_damaged(self, *, once: bool = False) -> None:
-        """Warn of the damaged entries read since the last call. once: at most one warning by all such calls"""
+        """Warn of the damaged entries read since the last call.
+
+        once   do not warn if an earlier call with `once` has warned
+        """
         reported, self._reported = self._reported, self._reported or (once and bool(self._damaged))
         if self._damaged and self.warn is not None and not (once and reported):
             what = f"{count(len(self._damaged), 'cached file')} failed the checksum; computing again"
@@ -94,7 +102,10 @@ class Store:
         self._damaged.clear()
 
     def try_write(self, path: Path, tensors: dict[str, Tensor]) -> int:
-        """Write an entry and return its size in bytes; 0 if nothing is or can be written."""
+        """Write an entry and return its size in bytes, or 0 if it is not written.
+
+        An error is stored in `unwritten` instead of raised.
+        """
         if not self.writes or self.unwritten is not None:
             return 0
         try:
@@ -107,25 +118,27 @@ class Store:
             return 0
 
     def not_cached(self, problem: Problem) -> Problem:
-        """The advice that entries are not cached, because of a problem of writing them."""
+        """Return advice that entries are not cached, from the problem of writing one."""
         what, fix = f"{problem.what}: {self.row.titles} are not cached", f"{problem.fix}; {self.row.otherwise}"
         return replace(problem, what=what, fix=fix, level="advice")
 
 
 def key_of(*parts: object) -> str:
-    """Hash of everything that a cached value depends on: 40 hex digits of SHA-256."""
+    """Return the key of a cached value: SHA-256 (first 40 hex digits) of all `parts` that the value depends on."""
     text = "\x1f".join(str(part) for part in parts)
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:40]
 
 
 def file_of(folder: Path, key: str) -> Path:
-    """Path of an entry, spread over 256 subfolders: file systems slow down with many names in one."""
+    """Return the path of an entry. Keys are spread over 256 subfolders: file systems slow down with many files in one."""
     return folder / key[:2] / f"{key}.safetensors"
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor]) -> int:
-    """Write an entry and return its size in bytes. No fsync: an entry damaged by a power cut fails its checksum. Raises
-    ProblemsError if it cannot be written."""
+    """Write an entry and return its size in bytes. Raises ProblemsError if it cannot be written.
+
+    Without fsync: an entry that a power cut damages fails its checksum.
+    """
     from safetensors.torch import save
 
     data = _with_checksum(save({name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}))
@@ -139,12 +152,13 @@ def write_tensors(path: Path, tensors: dict[str, Tensor]) -> int:
         finally:
             atomic.remove(temporary)
     except OSError as error:
-        rest = "entries cached so far are kept"
-        raise unwritten(error, "The cache cannot be written", str(path.parent), rest) from error
+        consequence = "entries cached so far are kept"
+        raise unwritten(error, "The cache cannot be written", str(path.parent), consequence) from error
     return len(data)
 
 
 def _with_checksum(data: bytes) -> bytes:
+    """Return the bytes of a safetensors file with a checksum of the tensors in its metadata."""
     start = 8 + int.from_bytes(data[:8], "little")
     header = {"__metadata__": {CHECKSUM: _checksum(data, start)}} | json.loads(data[8:start])
     text = json.dumps(header, separators=(",", ":")).encode()
@@ -153,15 +167,17 @@ def _with_checksum(data: bytes) -> bytes:
 
 
 def _checksum(data: bytes, start: int) -> str:
+    """Return the CRC-32 in hex of the bytes from `start` on."""
     return f"{crc32(memoryview(data)[start:]):08x}"
 
 
 def read_tensors(
     path: Path, shapes: Shapes, damaged: list[Path] | None = None, dtypes: Sequence[str] = FLOATS
 ) -> dict[str, Tensor] | None:
-    """Read the tensors, checked for shapes and dtypes. None for a missing file, and for a damaged one, which is added to `damaged`.
+    """Read an entry's tensors by name; None if the file is missing or damaged. Damaged files are appended to `damaged`.
 
-    They are copied: a mapped file cannot be replaced on Windows. Reading updates the file's time, for `prune`.
+    shapes, dtypes   the expected shapes by name, and the allowed safetensors dtypes
+    Tensors are copied, because a mapped file cannot be replaced on Windows. Reading sets the file's time, for `prune`.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load
@@ -189,7 +205,7 @@ def read_tensors(
 
 
 def _checked_bytes(path: Path, shapes: Shapes, dtypes: Sequence[str]) -> bytes:
-    """The bytes of an entry with a valid header and checksum. Raises any exception for another."""
+    """Return the bytes of an entry after checking header, shapes, dtypes and checksum. Raises any exception if damaged."""
     data = read_regular(path, MAX_BYTES)
     start = 8 + int.from_bytes(data[:8], "little")
     if not 10 <= start <= min(len(data), 1 << 16):
@@ -204,14 +220,18 @@ def _checked_bytes(path: Path, shapes: Shapes, dtypes: Sequence[str]) -> bytes:
 
 
 def _fits(entry: dict[str, Any], shape: tuple[int | None, ...], dtypes: Sequence[str]) -> bool:
-    """Whether a tensor's entry in the header has this shape and one of these dtypes."""
+    """Return whether a tensor's header entry has this shape and one of these dtypes."""
     sides = entry["shape"]
     same = len(sides) == len(shape) and all(want in (None, side) for side, want in zip(sides, shape, strict=True))
     return same and entry["dtype"] in dtypes
 
 
 class Entry(NamedTuple):
-    """A cache file. Sorts by `used`, the time of its last use. bytes: its size."""
+    """A cache file; sorts by the time of its last use.
+
+    used    time of the last use, seconds since 1970
+    bytes   size of the file
+    """
 
     used: float
     bytes: int
@@ -219,7 +239,7 @@ class Entry(NamedTuple):
 
 
 def entries(folder: Path) -> Iterator[Entry]:
-    """Every entry of a cache folder, unsorted."""
+    """Yield every entry of a cache folder, unsorted."""
     for path in folder.glob("??/*.safetensors"):
         with suppress(OSError):
             status = os.stat(path)

@@ -1,7 +1,7 @@
-"""The text encoder cache: hidden states of captions, the most recently used in memory, the rest on disk.
+"""The text encoder cache: hidden states of captions, the most recently used in memory, the others on disk.
 
-An entry's key covers everything it depends on (caption, encoder weights, clip skip, token length, dtype), so an edited
-caption or another model never gets a stale entry. The captions at the start of a run are kept on disk for the next run;
+An entry's key covers everything that the states depend on (caption, encoder weights, clip skip, token length, dtype), so an
+edited caption or another model never gets a stale entry. The captions at the start of a run are kept on disk for the next run;
 later shuffled variants are written only when memory runs short.
 """
 
@@ -24,12 +24,14 @@ DISK_BYTES = 8 << 30
 
 @dataclass(eq=False)
 class TextCache(Store):
-    """Hidden states by caption, for the text encoders of a model and their settings.
+    """Hidden states of captions, for the text encoders of a model and their settings.
 
-    encoder_id  hash of the encoders' weights     room_bytes   limit in memory
-    at_once     captions encoded together         disk_bytes   limit of the folder
+    encoder_id   hash of the encoders' weights
+    room_bytes   limit in memory
+    disk_bytes   limit of the folder
+    at_once      number of captions encoded together
 
-    A failed write does not end the run: what is not cached is encoded again when needed; `warn` is called once.
+    A failed write does not end the run: captions that are not cached are encoded again when needed, and `warn` is called once.
     """
 
     encoder_id: str
@@ -44,6 +46,7 @@ class TextCache(Store):
     row = TEXTS
 
     def __post_init__(self) -> None:
+        """Start with no states in memory and no expected captions."""
         self._waiting: dict[str, None] = {}  # for `get` to encode
         self._first_expected: frozenset[str] | None = None  # of the first `expect`: written for later runs
         self._held: OrderedDict[str, TextStates] = OrderedDict()  # least recently used first
@@ -55,10 +58,10 @@ class TextCache(Store):
         self._needed: set[str] = set()
 
     def ensure(self, captions: Sequence[str], encode: EncodeText) -> int:
-        """Encode the captions that are not cached, so that `get` needs no encoder; return how many.
+        """Encode the captions that are not cached, so that `get` needs no encoder; return their number.
 
-        A call with the list object of the last one, which must not have changed, costs nothing; of another list only captions that
-        the last one lacked are looked up. The first call also writes them to disk for later runs.
+        For the same list object as in the last call, which must not have changed, nothing is done; of another list, only captions
+        that the last one lacked are looked up. The first call also writes the captions to disk for later runs.
         """
         if captions is self._ensured:
             return 0
@@ -76,26 +79,28 @@ class TextCache(Store):
 
     @property
     def waiting(self) -> int:
-        """Number of expected captions that `get` has to encode."""
+        """Number of expected captions that `get` has yet to encode."""
         return len(self._waiting)
 
     def missing(self, captions: Sequence[str]) -> list[str]:
-        """The captions that are not cached, each once. Whether files exist is checked; they are not read."""
-        known = self._held.keys() | self._on_disk
-        return [each for each in dict.fromkeys(captions) if each not in known and not self._file(each).is_file()]
+        """Return the captions that are not cached, each once. Files are only tested for existence, not read."""
+        cached = self._held.keys() | self._on_disk
+        return [each for each in dict.fromkeys(captions) if each not in cached and not self._file(each).is_file()]
 
     def expect(self, captions: Sequence[str]) -> None:
-        """Instead of `ensure`: let `get` encode captions that are not cached, filling its batches with waiting ones.
+        """Set the captions that `get` encodes on demand: its batches are filled up with those not yet cached. Replaces `ensure`.
 
-        Captions of the first call are also written to disk; they wait to be encoded even if a later call names others.
+        Captions of the first call are also written to disk when encoded; they stay expected even if a later call omits them.
         """
         self._first_expected = frozenset(captions) if self._first_expected is None else self._first_expected
-        rest = [caption for caption in self._waiting if caption in self._first_expected]
-        self._needed, self._waiting = set(captions), dict.fromkeys([*self.missing(captions), *rest])
+        still_waiting = [caption for caption in self._waiting if caption in self._first_expected]
+        self._needed, self._waiting = set(captions), dict.fromkeys([*self.missing(captions), *still_waiting])
 
     def get(self, captions: Sequence[str], encode: EncodeText | None = None) -> TextStates:
-        """The captions' states on the CPU, in order. What is neither in memory nor on disk goes through `encode`; without it
-        KeyError."""
+        """Return the hidden states of the captions, in order, on the CPU.
+
+        Captions neither in memory nor on disk are encoded by `encode`; raises KeyError for them if `encode` is None.
+        """
         states_of: dict[str, TextStates] = {}
         missing: list[str] = []
         for caption in dict.fromkeys(captions):
@@ -118,30 +123,31 @@ class TextCache(Store):
         return stack_texts([states_of[caption] for caption in captions])
 
     def _filled(self, missing: Sequence[str]) -> Sequence[str]:
-        """The captions, filled up to whole batches with others that wait."""
+        """Return `missing`, filled up to whole batches with other captions that wait to be encoded."""
         others = (caption for caption in self._waiting if caption not in missing)
         return [*missing, *islice(others, -len(missing) % self.at_once)]
 
     def _encoded(self, captions: Sequence[str], encode: EncodeText | None) -> Iterator[tuple[str, TextStates]]:
-        """Each caption with its states; a batch is encoded when the iteration reaches it."""
+        """Yield each caption with its states; a batch is encoded when its first caption is requested."""
         for start in range(0, len(captions), self.at_once):
             part = captions[start : start + self.at_once]
             assert encode is not None
             yield from zip(part, self._encode(part, encode), strict=True)
 
     def _encode(self, captions: Sequence[str], encode: EncodeText) -> Iterable[TextStates]:
-        """States of each caption on the CPU, encoded in a batch of fixed size."""
+        """Return the states of each caption on the CPU, encoded in one batch padded to `at_once` captions."""
         filled = [*captions, *[captions[-1]] * (self.at_once - len(captions))]
         states = encode(filled).each(lambda tensor: tensor.detach().cpu())
         return (states.each(lambda tensor, row=index: tensor[row].clone()) for index in range(len(captions)))  # type: ignore[misc]
 
     def _file(self, caption: str) -> Path:
+        """Return the path of a caption's cache entry."""
         return self.path_of(self.encoder_id, self.clip_skip or 1, self.max_token_length, self.dtype, caption)
 
     # -- memory
 
     def _load(self, caption: str) -> bool:
-        """Whether the entry is in memory, loading it from disk if needed; marks it as most recently used."""
+        """Load an entry into memory if it is only on disk, and mark it as most recently used; return whether it is cached."""
         if caption in self._held:
             self._held.move_to_end(caption)
             return True
@@ -154,8 +160,7 @@ class TextCache(Store):
         return True
 
     def _hold(self, caption: str, states: TextStates) -> None:
-        """Hold the states in memory; drop the least recently used beyond `room_bytes`, after writing those that are needed
-        again."""
+        """Hold the states in memory. Beyond `room_bytes`, drop the least recently used ones, after writing those still needed."""
         self._held[caption] = states
         self._held_bytes += _bytes(states)
         while self._held_bytes > self.room_bytes and len(self._held) > 1:
@@ -167,7 +172,7 @@ class TextCache(Store):
     # -- disk
 
     def _write(self, caption: str, states: TextStates) -> None:
-        """Write the states unless they are on disk or an earlier write failed; `warn` is called for the first failure."""
+        """Write the states, unless they are on disk or an earlier write failed; call `warn` for the first failure."""
         if caption in self._on_disk or self.unwritten is not None:
             return
         if self._disk_used is None:
@@ -179,10 +184,11 @@ class TextCache(Store):
             self.warn(self.not_cached(self.unwritten))
 
     def _prune(self) -> None:
-        """Delete the least recently used entries that are not needed now while the folder exceeds its limit."""
+        """If the folder exceeds its limit, delete the least recently used entries that are not needed now."""
         if self._disk_used is not None and self._disk_used > self.disk_bytes:
             self._disk_used -= prune(self.folder, self.disk_bytes, {self._file(each).stem for each in self._needed})
 
 
 def _bytes(states: TextStates) -> int:
+    """Return the size of the states in bytes."""
     return sum(tensor.nbytes for tensor in states.tensors.values())

@@ -1,4 +1,4 @@
-"""Decode caption files: byte order marks and valid UTF-8 are certain, legacy encodings are guessed."""
+"""Decoding of caption files: byte order marks and valid UTF-8 are certain, legacy encodings are guessed."""
 
 import re
 from dataclasses import dataclass, replace
@@ -6,7 +6,10 @@ from dataclasses import dataclass, replace
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """Text of a file. guessed: the encoding is not certain."""
+    """The text of a file, and its encoding by name.
+
+    guessed   whether the encoding is uncertain
+    """
 
     text: str
     encoding: str
@@ -14,8 +17,10 @@ class Decoded:
 
 
 def decode_text(data: bytes) -> Decoded:
-    """Bytes -> text without zero characters. Byte order marks and valid UTF-8 are certain; the rest is a guess among legacy
-    encodings."""
+    """Decode a file's bytes to text without zero characters.
+
+    Byte order marks and valid UTF-8 are certain; other bytes are decoded by the best guess of a legacy encoding.
+    """
     decoded = _decoded(data)
     return replace(decoded, text=decoded.text.replace("\0", ""))
 
@@ -45,32 +50,32 @@ def _decoded(data: bytes) -> Decoded:
 
 
 def _damaged(data: bytes) -> Decoded | None:
-    """UTF-8 that was cut off or has a few wrong bytes, which are left out; None for other encodings."""
+    """Decode UTF-8 that was cut off or has a few wrong bytes, leaving these out; return None for other encodings."""
     text = data.decode("utf-8", errors="replace")
-    wrong = text.count("\ufffd")
-    right = sum(not letter.isascii() for letter in text) - wrong
-    return Decoded(text.replace("\ufffd", ""), DAMAGED, True) if right >= MOSTLY * wrong else None
+    invalid = text.count("\ufffd")
+    valid = sum(not letter.isascii() for letter in text) - invalid
+    return Decoded(text.replace("\ufffd", ""), DAMAGED, True) if valid >= MOSTLY * invalid else None
 
 
 def _with_zeros(data: bytes) -> Decoded:
-    """Decode text with zero bytes: UTF-16 has many, other encodings a few by accident, which are removed.
+    """Decode text with zero bytes: UTF-16 has many; other encodings have a few by accident, which are removed.
 
-    Latin text in UTF-16 has a zero in every second byte: in the odd ones when little-endian.
+    Latin text in UTF-16 has a zero in every second byte, at odd positions when little-endian.
     """
-    rest = data.replace(b"\0", b"")
-    zeros = len(data) - len(rest)
-    stray = zeros == 1 or rest == data.rstrip(b"\0") or zeros * STRAY_SHARE <= len(data)
-    if stray and not _CONTROL_CHARACTERS.search(rest):  # UTF-16 of Cyrillic has few zeros, but control characters
-        plain = decode_text(rest)
-        if plain.encoding == "utf-8":
-            return plain
+    nonzero = data.replace(b"\0", b"")
+    zeros = len(data) - len(nonzero)
+    stray = zeros == 1 or nonzero == data.rstrip(b"\0") or zeros * STRAY_SHARE <= len(data)
+    if stray and not _CONTROL_CHARACTERS.search(nonzero):  # UTF-16 of Cyrillic has few zeros, but control characters
+        decoded = decode_text(nonzero)
+        if decoded.encoding == "utf-8":
+            return decoded
     if len(data) % 2:
-        return decode_text(rest)
+        return decode_text(nonzero)
     encoding = "utf-16-le" if data[1::2].count(0) >= data[0::2].count(0) else "utf-16-be"
     try:
         return Decoded(data.decode(encoding), encoding, guessed=True)
     except UnicodeDecodeError:
-        return decode_text(rest)
+        return decode_text(nonzero)
 
 
 DAMAGED, MOSTLY = "damaged utf-8", 3  # as many right letters as wrong bytes: other encodings have hardly one by chance
@@ -84,7 +89,7 @@ _HIGH_RUNS = re.compile(rb"[\x80-\xff]+")
 
 
 def _old_encoding(data: bytes) -> Decoded:
-    """Guess between Shift-JIS, EUC-JP, EUC-KR, GBK and Windows-1251; anything else is Windows-1252."""
+    """Decode bytes that are not UTF-8 by a guess: Shift-JIS, EUC-JP, EUC-KR, GBK or Windows-1251, else Windows-1252 or Latin-1."""
     runs = _HIGH_RUNS.findall(data)
     text = _decode_or_none(data, "cp932")
     if text and _KANA.search(text) and not _HALF_KANA.search(text):
@@ -103,10 +108,10 @@ def _old_encoding(data: bytes) -> Decoded:
             return Decoded(text, "euc-kr", guessed=True)
     high = sum(map(len, runs))
     letters = high + sum(1 for byte in data if chr(byte).isascii() and chr(byte).isalpha())
-    words_in_high = high >= 0.6 * letters and longest >= 3
+    mostly_high = high >= 0.6 * letters and longest >= 3
     if in_pairs and (text := _decode_or_none(data, "gbk")):
         return Decoded(text, "gbk", guessed=True)
-    if words_in_high:
+    if mostly_high:
         for encoding in ("cp932", "gbk", "cp1251"):  # Kanji without kana; GBK beyond GB2312; Cyrillic
             text = _decode_or_none(data, encoding)
             if text and not _HALF_KANA.search(text) and (encoding != "cp1251" or _mostly_cyrillic(text)):
@@ -116,6 +121,7 @@ def _old_encoding(data: bytes) -> Decoded:
 
 
 def _decode_or_none(data: bytes, encoding: str) -> str | None:
+    """Decode bytes with an encoding; None if they are not valid in it."""
     try:
         return data.decode(encoding)
     except UnicodeDecodeError:
@@ -123,5 +129,6 @@ def _decode_or_none(data: bytes, encoding: str) -> str | None:
 
 
 def _mostly_cyrillic(text: str) -> bool:
+    """Return whether at least 90% of the letters outside ASCII are Cyrillic."""
     letters = [letter for letter in text if not letter.isascii() and letter.isalpha()]
     return bool(letters) and sum("\u0400" <= letter <= "\u04ff" for letter in letters) >= 0.9 * len(letters)

@@ -1,4 +1,4 @@
-"""Caption files next to images: finds them, reads any encoding, saves and rewrites them with undo.
+"""Caption files next to images: finding, reading in any encoding, saving and rewriting with undo.
 
 A sentence (`.caption`) next to tags (`.txt`) is the usual result of a captioner plus a tagger; settings choose which is
 used.
@@ -28,12 +28,13 @@ IMAGE_SOURCES = ("file", "metadata")  # sources of a caption written for the ima
 class Caption:
     """An image's caption before the caption pipeline.
 
-    source    "file", "blank" (an empty caption file), "metadata" (from a metadata file), "words" (the folder's default
-              caption) or "none"
-    path      the caption file, or where one would be written
-    encoding  of the file ("utf-8" when there is none)
-    sentence, tags   texts of both files, or of both metadata entries, where settings join them or pick one at random;
-              `text` is then what is displayed: both joined, or the tags
+    source     "file", "blank" (an empty caption file), "metadata" (a metadata file), "words" (the folder's default caption) or
+               "none"
+    path       the caption file, or the path where one would be written
+    encoding   of the file; "utf-8" without a file
+    problem    advice about the caption file or metadata entry, or None
+    sentence, tags   texts of both files, or of both metadata entries, if the settings join them or pick one at random; `text` is
+               then the text to display: both joined, or the tags
     """
 
     text: str
@@ -46,12 +47,12 @@ class Caption:
 
     @property
     def missing(self) -> bool:
-        """Whether the image has neither a caption file (even an empty one) nor a metadata entry."""
+        """Whether the image has no caption file (an empty one counts as one) and no metadata entry."""
         return self.source in ("words", "none")
 
     @property
     def whole(self) -> str:
-        """All text that training may use."""
+        """All text that training may use: `text`, or sentence and tags on two lines."""
         return self.text if self.sentence is None else f"{self.sentence}\n{self.tags}"
 
 
@@ -59,7 +60,7 @@ class Caption:
 
 
 def read_caption(image: ImageInfo, settings: CaptionSettings) -> Caption:
-    """An image's caption: from its metadata, else the files next to it, else its folder's default caption."""
+    """Return an image's caption: from its metadata, else the files next to it, else its folder's default caption."""
     if image.metadata_caption is not None:
         return _from_metadata(image, settings)
     if settings.sidecars == "one":
@@ -78,17 +79,20 @@ def read_caption(image: ImageInfo, settings: CaptionSettings) -> Caption:
 
 
 def editable_caption(image: ImageInfo, settings: CaptionSettings) -> Caption:
-    """The caption that an edit replaces: the metadata's, else that of the one file that would be written, even if training joins
-    several."""
+    """Return the caption that an edit replaces: of the metadata, else of the caption file that would be written.
+
+    Only that file is read, even if training joins several.
+    """
     if image.metadata_caption is not None:
         return _from_metadata(image, settings)
     return read_caption_file(image, settings.caption_extension)
 
 
 def read_caption_file(image: ImageInfo, caption_extension: str = "auto") -> Caption:
-    """The caption to edit: of the only caption file next to an image, else its folder's default caption.
+    """Return the caption in the preferred caption file of an image, else its folder's default caption.
 
-    Line ends become \n; surrounding whitespace is stripped.
+    caption_extension   ".txt", ".caption" or "auto"
+    Line ends become LF; surrounding whitespace is stripped.
     """
     files = caption_files(image.path, caption_extension, image.sidecars)
     for path in dict.fromkeys((*files, *_shared_files(image.path, caption_extension))):
@@ -105,10 +109,10 @@ def read_caption_file(image: ImageInfo, caption_extension: str = "auto") -> Capt
 
 
 def join_texts(sentence: str, tags: str, settings: CaptionSettings, glue: str | None = None) -> str:
-    """A sentence and tags as one caption: sentence, separator (or `glue`), tags, without added spaces (reference: 2.3).
+    """Join a sentence and tags to one caption: sentence, separator (or `glue`), tags, without added spaces (reference: 2.3).
 
-    Each of several lines gets the tags, unless `caption_lines` joins them; sd-scripts does that for random lines only, and
-    loses the tags where it takes the first line.
+    If the sentence has several lines, each gets the tags, unless `caption_lines` joins the lines. sd-scripts does that for
+    random lines only, and loses the tags if it takes the first line.
     """
     if not sentence or not tags:
         return sentence or tags
@@ -122,12 +126,15 @@ def join_texts(sentence: str, tags: str, settings: CaptionSettings, glue: str | 
 
 
 def lines_of(text: str) -> list[str]:
-    """The stripped lines that are not blank."""
+    """Return the lines of a text that are not blank, stripped."""
     return [line.strip() for line in text.split("\n") if line.strip()]
 
 
 def caption_files(image: Path, caption_extension: str, sidecars: Sequence[str] = ()) -> list[Path]:
-    """Candidate paths of an image's caption file, best first. sidecars: names of existing files (A.TXT counts too)."""
+    """Return the possible paths of an image's caption file, best first.
+
+    sidecars   names of existing files next to the image, for extensions in any case (A.TXT)
+    """
     candidates: list[Path] = []
     for ending in _endings(caption_extension):
         candidates += [image.parent / name for name in sidecars if name.lower().endswith(ending.lower())]
@@ -136,23 +143,24 @@ def caption_files(image: Path, caption_extension: str, sidecars: Sequence[str] =
 
 
 def _shared_files(image: Path, caption_extension: str) -> list[Path]:
-    """For a face crop: caption files of the image it came from (read only; reference: 2.2, 6.8)."""
+    """Return, for a face crop, the possible caption files of the image it was cut from (read only; reference: 2.2, 6.8)."""
     whole = without_face(os.path.splitext(image.name)[0])
     return [image.parent / (whole + ending) for ending in _endings(caption_extension)] if whole else []
 
 
 def _endings(caption_extension: str) -> tuple[str, ...]:
+    """Return the extensions of caption files to look for, best first."""
     return CAPTION_EXTENSIONS if caption_extension == "auto" else (caption_extension,)
 
 
 def caption_path(image: Path, caption_extension: str, sidecars: Sequence[str] = ()) -> Path:
-    """The existing caption file, else the one to write."""
+    """Return the path of the existing caption file, else of the one to write."""
     candidates = caption_files(image, caption_extension, sidecars)
     return next((path for path in candidates if path.is_file()), candidates[0])
 
 
 def _from_metadata(image: ImageInfo, settings: CaptionSettings) -> Caption:
-    """The caption in the image's metadata entry; an empty one has advice as its problem."""
+    """Return the caption in the image's metadata entry; if it is empty, with advice as its `problem`."""
     text = _normalized(image.metadata_caption or "")
     path = caption_path(image.path, settings.caption_extension, image.sidecars)
     if image.metadata_texts is not None and settings.sidecars != "one":
@@ -168,7 +176,7 @@ def _from_metadata(image: ImageInfo, settings: CaptionSettings) -> Caption:
 
 
 def _from_file(path: Path, data: bytes) -> Caption:
-    """The caption in a file's bytes; an empty file and another encoding than UTF-8 have advice as its problem."""
+    """Return the caption in a file's bytes; if they are empty or not UTF-8, with advice as its `problem`."""
     decoded = decode_text(data)
     text = _normalized(decoded.text)
     if not text:
@@ -186,15 +194,21 @@ def _from_file(path: Path, data: bytes) -> Caption:
 
 
 def _normalized(text: str) -> str:
+    """Return the text with LF line ends and without surrounding whitespace."""
     return text.replace("\r\n", "\n").replace("\r", "\n").strip()
 
 
 def _from_default(image: ImageInfo, path: Path, problem: Problem | None) -> Caption:
+    """Return the folder's default caption for an image. path: where a caption file would be written"""
     text = image.class_tokens.strip()
     return Caption(text, "words" if text else "none", path, problem=problem)
 
 
 def _unreadable(path: Path, reason: str) -> Problem:
+    """Return advice about a caption file that cannot be read.
+
+    reason   predicate of the sentence "The caption file ...".
+    """
     what = f"The caption file {reason}; the folder's default caption is used"
     return Problem(what, printable(path), "replace or remove it", "advice", code="caption.unreadable")
 
@@ -203,14 +217,16 @@ def _unreadable(path: Path, reason: str) -> Problem:
 
 
 class SidecarIndex:
-    """Looks up the files next to an image with its stem (in any case, as `walk` pairs them). Each folder is listed once: a listing
-    takes as long as a thousand writes."""
+    """Looks up the files next to an image with its stem, in any case, as `walk` pairs them.
+
+    Each folder is listed once: a listing takes as long as a thousand writes.
+    """
 
     def __init__(self) -> None:
         self._folders: dict[Path, dict[str, list[str]]] = {}
 
     def of(self, image: Path) -> list[str]:
-        """Names of the files with the image's stem, itself included, in the order in which `walk` prefers them."""
+        """Return the names of the files with the image's stem, the image included, in the order in which `walk` prefers them."""
         if image.parent not in self._folders:
             names: dict[str, list[str]] = {}
             for name in _names_in(image.parent):
@@ -231,10 +247,10 @@ def caption_change(
     over: str | None = None,
     sidecars: SidecarIndex | None = None,
 ) -> Change:
-    """The change that writes a caption: UTF-8, \n line ends, one at the end.
+    """Return the change that writes a caption file: UTF-8, LF line ends, one at the end.
 
     extension   ".txt", ".caption" or "auto": the existing file, else .txt
-    over        the text to replace: if the file has another one, the change is not made
+    over        the text that the file must have for the change to be made; None for any
     sidecars    an index shared by many images
     """
     image_path = Path(image_path)
@@ -246,7 +262,7 @@ def caption_change(
 
 
 def caption_bytes(text: str) -> bytes:
-    """The bytes of a caption file; an empty caption is an empty file."""
+    """Return the content of a caption file: UTF-8 with a final line end; empty for an empty caption."""
     text = _normalized(text)
     return text.encode("utf-8") + b"\n" if text else b""
 
@@ -256,14 +272,16 @@ def save_caption(
 ) -> ChangeResult:
     """Write one image's caption if the file still has the text `over` ("" for no file). Raises ProblemsError.
 
-    resume   the id of an earlier save: both are undone together
+    resume   the id of an earlier save, which is then undone together with this one; "" for none
     """
     return history.apply("Edit", [caption_change(image_path, text, extension, over=over)], resume=resume)
 
 
 def write_captions(context: JobContext, title: str, changes: Sequence[Change]) -> tuple[ChangeResult, list[str]]:
-    """Write a task's changes as one entry of the caption history, while no other task writes captions. Returns (the entry, a
-    message for each file that was left unchanged). Raises ProblemsError."""
+    """Write a task's changes as one entry of the caption history, while no other task writes captions. Raises ProblemsError.
+
+    Returns the result, and a message for each file that was left unchanged because another program changed it.
+    """
     with only_one_writes(context):
         history = History(context.workspace.captions, context.workspace.person)
         done = history.apply(title, changes, progress=partial(context.stage, "writing captions"))
@@ -271,8 +289,10 @@ def write_captions(context: JobContext, title: str, changes: Sequence[Change]) -
 
 
 def rewrite_as_utf8(history: History, paths: Iterable[Path | str]) -> ChangeResult:
-    """Convert caption files of any encoding to UTF-8 without a BOM and with \n line ends; all of them or none. Raises
-    ProblemsError with the files that cannot be read."""
+    """Convert caption files of any encoding to UTF-8 without a BOM and with LF line ends; all of them or none.
+
+    Raises ProblemsError with the files that cannot be read.
+    """
     changes: list[Change] = []
     problems: list[Problem] = []
     for path in map(Path, paths):
@@ -290,6 +310,7 @@ def rewrite_as_utf8(history: History, paths: Iterable[Path | str]) -> ChangeResu
 
 
 def _names_in(folder: Path) -> list[str]:
+    """Return the names in a folder, sorted; [] if it cannot be listed."""
     try:
         return sorted(os.listdir(folder))
     except OSError:

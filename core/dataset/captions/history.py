@@ -1,13 +1,12 @@
-"""The history of caption files, metadata and painted masks: a change of many files has one undo.
+"""The history of caption files, metadata and painted masks: a change of many files is undone as one.
 
-Each change is a file below `outputs/.atelier/captions`: a line with its title, then a line with old and new text for each caption
-file, written before that file. So after a kill each caption has its old or its new text, and what was done is known. Caption
-files that another program has changed since are never overwritten.
+Each change is a file below `outputs/.atelier/captions`: a line with its title, then for each caption file a line with its old
+and new text, written before the caption file. So after a kill each caption has its old or its new text, and the history knows
+which were written. Caption files that another program has changed since are never overwritten.
 """
 
 from __future__ import annotations
 
-import base64
 import json
 import os
 import threading
@@ -16,8 +15,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
+from core.dataset.captions.change_file import Change, from_json, line_of, read_lines
 from core.dataset.sources.files import printable
 from core.record import atomic
 from core.record.allowed import may_reach
@@ -39,7 +39,6 @@ WRITTEN_WITHIN = 60.0  # seconds from the line of a file's change until the file
 NEWEST = 500  # changes whose files may still grow
 # Resolution of the clock of some disks: within it a folder may change again without a new time.
 CLOCK_NANOSECONDS = 5_000_000_000
-LATEST = 1e11  # seconds since 1970; a later time is invalid
 PRUNE_EVERY = 100  # changes; looking for old ones lists the folder
 
 
@@ -48,22 +47,12 @@ NOT_SAVED, UNCHANGED = "The file could not be saved", "the previous one is uncha
 
 
 @dataclass(frozen=True)
-class Change:
-    """A caption file before and after, as bytes; None for no file. link: target of a deleted link, whose file stays; undo restores
-    the link."""
-
-    path: Path
-    old: bytes | None
-    new: bytes | None
-    link: str | None = None
-
-
-@dataclass(frozen=True)
 class ChangeResult:
     """The result of a change.
 
-    id        for undo; "" if nothing changed
-    written   files changed      changed_since   files with another text than expected, which were left alone
+    id              for undo; "" if nothing changed
+    written         files changed
+    changed_since   files that had another text than expected and were left unchanged
     """
 
     id: str = ""
@@ -73,7 +62,11 @@ class ChangeResult:
 
 @dataclass(frozen=True)
 class Entry:
-    """A change without its texts. at: seconds since 1970; about: facts of the task."""
+    """A change of the history without its texts.
+
+    at      time, seconds since 1970
+    about   facts about the task that made the change, by name
+    """
 
     id: str
     title: str
@@ -83,7 +76,12 @@ class Entry:
 
 @dataclass
 class _Index:
-    """The index of a change's file. size: in bytes, when it was read; lines: {path of a caption file: where its lines begin}"""
+    """Byte positions in a change's file.
+
+    size      size of the file in bytes when it was indexed
+    damaged   number of damaged lines
+    lines     path of a caption file -> positions where its lines begin
+    """
 
     size: int
     damaged: int = 0
@@ -91,10 +89,14 @@ class _Index:
 
 
 class History:
-    """The changes of one outputs folder. Safe for several threads and processes. person: whose changes are made here, where
-    several have a page each"""
+    """The changes of one outputs folder. Safe for several threads and processes.
+
+    folder   where the changes are stored
+    person   who makes changes here, if several people have a page each; "" otherwise
+    """
 
     def __init__(self, folder: Path, person: str = ""):
+        """Open the history stored in `folder`. person: who makes changes here, if several people have a page each"""
         self._folder, self.person = folder, person
         self._opened = 0
         self._lock = threading.Lock()
@@ -114,7 +116,9 @@ class History:
     ) -> ChangeResult:
         """Make all changes or none: files written before an error are restored. Raises ProblemsError.
 
-        resume   the id of an earlier change to add to, so that one undo reverts both
+        about      facts about the task, for the entry
+        resume     the id of an earlier change to add to, so that one undo reverts both
+        progress   called with (done, total) files
         """
         changes = [each for each in changes if each.old != each.new]
         if not changes:
@@ -138,8 +142,12 @@ class History:
     def write_file(
         self, title: str, change: Change, kind: str, code: str, about: Mapping[str, Any] | None = None
     ) -> str:
-        """Make a task's change of one file (`kind`, for messages) and return its id, "" if nothing changed. Raises ProblemsError,
-        with `code` for a file that was changed since."""
+        """Make a change of a single file and return its id, or "" if nothing changed.
+
+        kind   noun for the file, for messages
+        code   code of the problem if another program has changed the file
+        Raises ProblemsError.
+        """
         where = printable(change.path)
         try:
             change.path.parent.mkdir(parents=True, exist_ok=True)
@@ -151,18 +159,19 @@ class History:
             raise ProblemsError.one(what, where, "run it again", code)
         return done.id
 
-    def keep(self, title: str, change: Change) -> str:
-        """Add an unwritten text to the history, for undo to restore, and return the id."""
+    def record(self, title: str, change: Change) -> str:
+        """Record a text that was not written, so that undo can restore it; return the id."""
         with self.open(title) as opened:
-            opened.note(_line(change))
+            opened.append(line_of(change))
             opened.wrote = True
         return opened.id
 
     @contextmanager
     def open(self, title: str, about: Mapping[str, Any] | None = None, resume: str = "") -> Iterator[OpenChange]:
-        """Context for a change in several steps. After an exception it stays unfinished; if it wrote nothing, it is removed.
+        """Open a change that is made in several steps. After an exception it stays unfinished; it is removed if it wrote nothing.
 
-        resume   the id of an unfinished change to continue
+        about    facts about the task, for the entry
+        resume   the id of an unfinished change to continue; "" for a new one
         """
         resume = resume if self._file(resume).exists() else ""  # it may have been deleted as one of the oldest
         opened = OpenChange(self._file(resume) if resume else self._new(), resume)
@@ -171,17 +180,17 @@ class History:
                 self._prune()
             self._opened += 1
             person = {"person": self.person} if self.person else {}
-            opened.note({"title": title, "at": time.time(), "about": dict(about or {}) | person})
+            opened.append({"title": title, "at": time.time(), "about": dict(about or {}) | person})
         try:
             yield opened
             if opened.wrote:
-                opened.note({"finished": True})
+                opened.append({"finished": True})
         finally:
             if not opened.wrote:
                 atomic.remove(self._file(opened.id))  # nothing to undo
 
     def repair(self) -> int:
-        """Repair after a power failure: empty files of the newest change get its new text. Returns their number.
+        """Repair after a power failure: write the new text again to files of the newest change that are empty; return their number.
 
         A kill does not cause this: the system still writes what the process passed to it.
         """
@@ -198,26 +207,27 @@ class History:
                     repaired += 1
         return repaired
 
-    def ended(self, id: str) -> bool:
-        """Whether a change was completed, or its interruption was reported."""
+    def is_settled(self, id: str) -> bool:
+        """Return whether a change was completed, or its interruption was reported."""
         return self._has(id, "finished", "told")
 
-    def end(self, id: str) -> None:
+    def mark_reported(self, id: str) -> None:
         """Record that the interruption of a change was reported."""
-        OpenChange(self._file(id), id).note({"told": True})
+        OpenChange(self._file(id), id).append({"told": True})
 
     def _has(self, id: str, *names: str) -> bool:
-        return any(name in each.line for each in _lines_of(self._file(id)) for name in names)
+        """Return whether a line of the change's file has one of these keys."""
+        return any(name in each.content for each in read_lines(self._file(id)) for name in names)
 
     def interruption(self) -> str:
-        """The message on the newest change if it was interrupted after it wrote files, which is reported once; else ""."""
+        """Return a message if the newest change was interrupted after it wrote files, else "". Each is reported once."""
         self.repair()
         newest = next(self.entries(), None)
-        if newest is None or self.ended(newest.id):
+        if newest is None or self.is_settled(newest.id):
             return ""
         changes = self.changes(newest.id)
         written = sum(_has_new_text(each) for each in changes)
-        self.end(newest.id)
+        self.mark_reported(newest.id)
         if not written:
             return ""
         return (
@@ -226,8 +236,9 @@ class History:
         )
 
     def undo(self, id: str, progress: Callable[[int, int], None] = lambda done, total: None) -> ChangeResult:
-        """Restore the old texts of a change in files that still have its new text. The undo can be undone.
+        """Restore the old texts of a change, in files that still have its new text. The undo is a change that can be undone.
 
+        progress   called with (done, total) files
         Raises ProblemsError if the change is no longer stored.
         """
         entry = self.entry(id)
@@ -240,31 +251,31 @@ class History:
     # -- what was changed
 
     def entry(self, id: str) -> Entry:
-        """The change with this id. Raises ProblemsError if it is no longer stored."""
-        first = next((each.line for each in _lines_of(self._file(id))), {})
+        """Return the entry of a change by its id. Raises ProblemsError if it is no longer stored."""
+        first = next((each.content for each in read_lines(self._file(id))), {})
         if "title" not in first:
             what = "The earlier captions are no longer available; nothing was changed"
             raise ProblemsError.one(what, "caption history", "write the captions again", "caption.no-history")
         return Entry(id, str(first["title"]), float(first.get("at", 0)), first.get("about") or {})
 
     def entries(self) -> Iterator[Entry]:
-        """All changes, newest first."""
+        """Yield the entries of all changes, newest first."""
         for path in reversed(self._files()):
             with suppress(ProblemsError):
                 yield self.entry(path.stem)
 
     def changes(self, id: str) -> list[Change]:
-        """The files of a change, each from its first text to its last."""
+        """Return the change of each file by the change `id`, from its first old text to its last new text."""
         changes: dict[Path, Change] = {}
-        for line, _, _ in _lines_of(self._file(id)):
+        for line, _, _ in read_lines(self._file(id)):
             if "path" in line:
                 path = Path(line["path"])
-                first = changes.get(path) or Change(path, _bytes(line.get("old")), None)
-                changes[path] = Change(path, first.old, _bytes(line.get("new")), first.link or line.get("link"))
+                first = changes.get(path) or Change(path, from_json(line.get("old")), None)
+                changes[path] = Change(path, first.old, from_json(line.get("new")), first.link or line.get("link"))
         return list(changes.values())
 
     def unfinished(self, about: Mapping[str, Any]) -> str:
-        """The id of the newest change with these facts; "" without one, and if it is finished or undone."""
+        """Return the id of the newest change with exactly these facts, or "" if there is none or it is finished or undone."""
         undone = set()
         for entry in self.entries():
             undone.add(entry.about.get("undoes"))
@@ -272,20 +283,20 @@ class History:
                 return "" if entry.id in undone or self._has(entry.id, "finished") else entry.id
         return ""
 
-    def of(self, path: Path, most: int) -> list[tuple[Entry, Change]]:
-        """The newest changes of one caption file, newest first."""
+    def changes_of(self, path: Path, limit: int) -> list[tuple[Entry, Change]]:
+        """Return the newest changes of one caption file, newest first, at most `limit`."""
         with self._lock:
             self._update_indexes()
             indexed = [(id, index.lines[str(path)]) for id, index in self._indexes.items() if str(path) in index.lines]
         newest = []
-        for id, begins in sorted(indexed, reverse=True)[:most]:
+        for id, begins in sorted(indexed, reverse=True)[:limit]:
             with suppress(ProblemsError, StopIteration, KeyError):  # pruned since, or damaged
-                first, last = [next(_lines_of(self._file(id), each)).line for each in (begins[0], begins[-1])]
-                newest.append((self.entry(id), Change(path, _bytes(first["old"]), _bytes(last["new"]))))
+                first, last = [next(read_lines(self._file(id), each)).content for each in (begins[0], begins[-1])]
+                newest.append((self.entry(id), Change(path, from_json(first["old"]), from_json(last["new"]))))
         return newest
 
     def _update_indexes(self) -> None:
-        """Index the lines of each caption file. A change's file is read once, and again after it has grown."""
+        """Index the lines of each caption file in the changes' files. Each is read once, and again after it has grown."""
         files = self._files()
         unread = [each for each in files[:-NEWEST] if each.stem not in self._indexes]
         for file in unread + files[-NEWEST:]:
@@ -293,31 +304,34 @@ class History:
                 size = file.stat().st_size
                 if file.stem not in self._indexes or self._indexes[file.stem].size != size:
                     index = self._indexes[file.stem] = _Index(size)
-                    for each in _lines_of(file):
-                        index.damaged += not each.line
-                        if "path" in each.line:
-                            index.lines.setdefault(str(each.line["path"]), []).append(each.begin)
+                    for each in read_lines(file):
+                        index.damaged += not each.content
+                        if "path" in each.content:
+                            index.lines.setdefault(str(each.content["path"]), []).append(each.begin)
 
-    def news(self, offsets: dict[str, int]) -> Iterator[tuple[str, list[dict[str, Any]]]]:
-        """Yield (id, new lines) of those of the NEWEST changes that have grown, oldest first. offsets: {id: bytes read
-        so far}, which is updated."""
+    def new_lines(self, offsets: dict[str, int]) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+        """Yield (id, new lines) of each of the NEWEST changes that has grown, oldest first.
+
+        offsets   id -> number of bytes read so far; updated here
+        """
         for file in self._files()[-NEWEST:]:
-            known = offsets.get(file.stem, 0)
+            offset = offsets.get(file.stem, 0)
             with suppress(OSError):
-                if file.stat().st_size > known:
-                    lines = list(_lines_of(file, known))
-                    offsets[file.stem] = lines[-1].end if lines else known
-                    yield file.stem, [each.line for each in lines]
+                if file.stat().st_size > offset:
+                    lines = list(read_lines(file, offset))
+                    offsets[file.stem] = lines[-1].end if lines else offset
+                    yield file.stem, [each.content for each in lines]
 
-    def count(self, id: str) -> int:
-        """The number of files of a change."""
+    def file_count(self, id: str) -> int:
+        """Return the number of files of a change."""
         return len(self._index_of(id).lines)
 
-    def damaged(self, id: str) -> int:
-        """The number of damaged lines of a change, whose files undo leaves alone."""
+    def damaged_lines(self, id: str) -> int:
+        """Return the number of damaged lines in a change's file; undo does not restore the caption files of these."""
         return self._index_of(id).damaged
 
     def _index_of(self, id: str) -> _Index:
+        """Return the updated index of a change; an empty one for an unknown id."""
         with self._lock:
             self._update_indexes()
             return self._indexes.get(id) or _Index(0)
@@ -325,10 +339,11 @@ class History:
     # -- files
 
     def _file(self, id: str) -> Path:
+        """Return the path of a change's file."""
         return self._folder / f"{Path(id).name}.jsonl"
 
     def _new(self) -> Path:
-        """Create the empty file of a new change; returns its path."""
+        """Create the empty file of a new change and return its path."""
         atomic.make_folders(self._folder)
         while True:
             path = self._file(f"{time.time_ns()}")
@@ -338,7 +353,7 @@ class History:
                 return path
 
     def _files(self) -> list[Path]:
-        """The files of changes, oldest first. Listed again only after the folder changes: 20,000 names take 140 ms."""
+        """Return the files of changes, oldest first. The folder is listed only after it changed: 20,000 names take 140 ms."""
         try:
             changed = os.stat(self._folder).st_mtime_ns
             if changed != self._folder_time or time.time_ns() - changed < CLOCK_NANOSECONDS:
@@ -348,8 +363,11 @@ class History:
         return self._listed
 
     def _prune(self) -> None:
-        """Delete the oldest changes beyond the limits, never the newest. Changes above LARGE_CHANGE bytes (whole metadata files) are
-        counted separately: a few of them would push out all changes of captions."""
+        """Delete the oldest changes beyond the limits, never the newest.
+
+        Changes above LARGE_CHANGE bytes (whole metadata files) are counted separately: a few of them would push out all changes of
+        captions.
+        """
         sizes = {path: path.stat().st_size for path in self._files()}
         for large in (False, True):
             files = [path for path, size in sizes.items() if (size > LARGE_CHANGE) == large]
@@ -363,7 +381,7 @@ class History:
 
 @contextmanager
 def only_one_writes(context: JobContext) -> Iterator[None]:
-    """Context that only one task at a time enters; another one that writes captions waits."""
+    """Hold the lock of caption writing while the context is open; waits for another task that holds it."""
     folder = context.workspace.captions
     folder.mkdir(parents=True, exist_ok=True)
     lock = Lock(folder / "writing.lock")
@@ -382,8 +400,10 @@ def only_one_writes(context: JobContext) -> Iterator[None]:
 
 
 def interruption_message(folder: Path) -> str:
-    """The message on a last change of captions that a power cut or kill interrupted, once; "" if it was completed, if nothing was
-    written, or while another task writes."""
+    """Return a message, once, if a power cut or kill interrupted the newest change of captions.
+
+    "" if that change was completed or wrote nothing, and while another task writes.
+    """
     with suppress(HeldElsewhere, OSError, ProblemsError):
         if folder.is_dir():
             lock = Lock(folder / "writing.lock")
@@ -396,15 +416,20 @@ def interruption_message(folder: Path) -> str:
 
 
 class OpenChange:
-    """A change in progress. id: for undo."""
+    """A change in progress.
+
+    id      for undo
+    wrote   whether files were written; also True for a resumed change
+    """
 
     def __init__(self, file: Path, resumed: str):
+        """Open a change's file. resumed: the id of an unfinished change that is continued; empty for a new one"""
         self.id, self._file, self.wrote = file.stem, file, bool(resumed)
         if resumed:  # a kill may have left an incomplete last line
             os.truncate(file, file.read_bytes().rfind(b"\n") + 1)
 
-    def note(self, *lines: Mapping[str, Any]) -> None:
-        """Append lines and wait until they are on disk. Raises ProblemsError."""
+    def append(self, *lines: Mapping[str, Any]) -> None:
+        """Append lines to the change's file and wait until they are on disk. Raises ProblemsError."""
         try:
             with open(self._file, "ab") as handle:
                 handle.write(b"".join(json.dumps(line).encode() + b"\n" for line in lines))
@@ -415,8 +440,10 @@ class OpenChange:
             raise unwritten(error, NOT_SAVED, printable(self._file), UNCHANGED) from error
 
     def write(self, changes: Sequence[Change]) -> ChangeResult:
-        """Make these changes, except for files without the expected old text. Raises ProblemsError for a file that cannot be written:
-        the files before it are changed, it and those after it are not."""
+        """Make these changes, except for files that do not have the expected old text.
+
+        Raises ProblemsError for a file that cannot be written; the files before it are then changed, the others not.
+        """
         to_write: list[Change] = []
         changed: list[Path] = []
         written: list[Path] = []
@@ -429,7 +456,7 @@ class OpenChange:
         check_links(each.path for each in to_write)
         if to_write:
             self.wrote = True
-            self.note(*(_line(each) for each in to_write))
+            self.append(*(line_of(each) for each in to_write))
             with _temporary_files(to_write if len(to_write) > 1 else []) as aside:
                 for each in to_write:
                     (written if _try_write(each, aside.get(each.path)) else changed).append(each.path)
@@ -437,12 +464,12 @@ class OpenChange:
                 atomic.sync_all(written)
         return ChangeResult(self.id, tuple(written), tuple(changed))
 
-    def done(self) -> set[Path]:
-        """The files that this change has written, or that were changed after it listed them."""
+    def written_files(self) -> set[Path]:
+        """Return the files that this change has written, and those changed by others after they were listed here."""
         return {each.path for each in self._listed() if content_of(each.path) != each.old}
 
     def restore(self) -> list[Problem]:
-        """Restore the old texts. Returns a problem for each file where that fails."""
+        """Restore the old texts; return a problem for each file that cannot be restored."""
         problems = []
         for each in self._listed():
             try:
@@ -455,26 +482,24 @@ class OpenChange:
         return problems
 
     def _listed(self) -> list[Change]:
+        """Return the changes recorded in this change's file so far."""
         return History(self._file.parent).changes(self.id)
 
 
 def _has_new_text(change: Change) -> bool:
+    """Return whether a file has the change's new content; False if it cannot be read."""
     try:
         return content_of(change.path) == change.new
     except ProblemsError:
         return False
 
 
-def _line(change: Change) -> dict[str, Any]:
-    link = os.readlink(change.path) if change.new is None and os.path.islink(change.path) else change.link
-    about = {"path": str(change.path.absolute()), "old": _text(change.old), "new": _text(change.new)}
-    return about | ({"link": link} if link else {})
-
-
 @contextmanager
 def _temporary_files(changes: Sequence[Change]) -> Iterator[dict[Path, Path]]:
-    """Context with {path: temporary file with its new text}, all synced to disk, so that a power cut between the renames leaves no
-    empty caption."""
+    """Write each new text to a temporary file; gives {path: temporary file} and removes the files at the end.
+
+    All are synced to disk, so that a power cut between the renames leaves no empty caption.
+    """
     temporary: dict[Path, Path] = {}
     try:
         for each in changes:
@@ -492,8 +517,11 @@ def _temporary_files(changes: Sequence[Change]) -> Iterator[dict[Path, Path]]:
 
 
 def _try_write(change: Change, aside: Path | None) -> bool:
-    """Write a change if the file has its old text; returns whether it did. No other thread writes meanwhile; another process
-    could, between check and write. aside: a synced temporary file with the new text"""
+    """Write a change if the file has its old text; return whether it was written.
+
+    aside   a synced temporary file with the new text, or None
+    Other threads are kept from writing meanwhile; another process could write between check and write.
+    """
     with _WRITING:
         if content_of(change.path) != change.old:
             return False
@@ -509,8 +537,11 @@ def _try_write(change: Change, aside: Path | None) -> bool:
 
 
 def _write_or_remove(path: Path, content: bytes | None, link: str | None = None, *, aside: Path | None = None) -> None:
-    """Write the file; without content remove it; with `link` restore that link if nothing is in its place. aside: a synced
-    temporary file to move there instead."""
+    """Write the file, or remove it if `content` is None.
+
+    link    target of a symbolic link to restore, if nothing exists at `path`
+    aside   a synced temporary file to move to `path` instead
+    """
     if aside is not None:
         atomic.replace_by_temporary(aside, path)
     elif content is None:
@@ -522,65 +553,12 @@ def _write_or_remove(path: Path, content: bytes | None, link: str | None = None,
 
 
 def content_of(path: Path) -> bytes | None:
-    """A file's bytes; None for no file. Raises ProblemsError for anything but a regular file, and for a too large one."""
+    """Return a file's bytes, or None if it does not exist. Raises ProblemsError if it is not a regular file or too large."""
     return read_regular(path, MAX_BYTES) if os.path.lexists(path) else None
 
 
-def _text(data: bytes | None) -> Any:
-    """A file's bytes for JSON: text if they are UTF-8, else {"base64": ...}; None for no file."""
-    if data is None:
-        return None
-    try:
-        return data.decode("utf-8")
-    except UnicodeDecodeError:
-        return {"base64": base64.b64encode(data).decode("ascii")}
-
-
-def _bytes(value: Any) -> bytes | None:
-    """The content that `_text` made into JSON. Raises ValueError, KeyError or TypeError for anything else."""
-    if isinstance(value, dict):
-        return base64.b64decode(value["base64"])
-    return None if value is None else str.encode(value)
-
-
-def _is_valid(line: Any) -> bool:
-    """Whether a line has the format that this program writes."""
-    try:
-        title, at, about = line.get("title", ""), line.get("at", 0), line.get("about") or {}
-        names = [os.fsencode(line[name]) for name in ("path", "link") if name in line]
-        for name in ("old", "new"):
-            _bytes(line.get(name))
-        simple = all(isinstance(each, str | int | float | None) for each in about.values())
-        return isinstance(title, str) and 0 <= at < LATEST and simple and not any(b"\0" in name for name in names)
-    except (AttributeError, KeyError, TypeError, ValueError):
-        return False
-
-
-class Line(NamedTuple):
-    """A line of a change's file with its byte range."""
-
-    line: dict[str, Any]
-    begin: int
-    end: int
-
-
-def _lines_of(path: Path, begin: int = 0) -> Iterator[Line]:
-    """Yield the lines of a change's file from a byte on: {} for a damaged line; an incomplete last line is skipped. Nothing for a
-    missing file."""
-    with suppress(OSError, ValueError), open(path, "rb") as handle:  # ValueError: a name that no file can have
-        handle.seek(begin)
-        for text in handle:
-            if text.endswith(b"\n"):
-                try:
-                    line = json.loads(text)
-                except (ValueError, RecursionError):
-                    line = None
-                yield Line(line if _is_valid(line) else {}, begin, begin + len(text))
-            begin += len(text)
-
-
 def check_links(paths: Iterable[Path]) -> None:
-    """Raise ProblemsError with one problem for each link to a place where this process may not write."""
+    """Raise ProblemsError with one problem for each symbolic link whose target this process may not write."""
     what = "This caption is a link to a file outside the open folders, so it is not changed"
     fix = "edit the target file, or replace the link with a copy"
     outside = [path for path in paths if os.path.islink(path) and not may_reach(path)]
@@ -588,8 +566,12 @@ def check_links(paths: Iterable[Path]) -> None:
 
 
 def check_folders(folders: Iterable[Path], workspace: Workspace | None = None) -> None:
-    """Raise ProblemsError for folders that are read-only or in a run of somebody else. Removes temporary files of processes killed
-    more than an hour ago. workspace: None is that of the job"""
+    """Raise ProblemsError for folders that are read-only or belong to another user's run.
+
+    Also removes temporary files of processes that were killed more than an hour ago.
+
+    workspace   None for the job's workspace
+    """
     folders = sorted(set(folders))
     raise_if_errors(filter(None, (others_run_problem(each, printable(each), workspace) for each in folders)))
     for folder in folders:

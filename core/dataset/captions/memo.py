@@ -1,4 +1,4 @@
-"""Captions of many images, cached until a caption file changes, so that a folder reopens without reading them."""
+"""Captions of many images, cached until a caption file changes, so that reopening a folder reads no caption files."""
 
 import hashlib
 import json
@@ -30,7 +30,11 @@ _CHUNK = 1000
 
 @dataclass(frozen=True, slots=True)
 class _State:
-    """An image with the state of its caption files, in the memo's form."""
+    """An image with the state of its caption files, in the form of the memo's FileFacts.
+
+    bytes      total size of the caption files
+    mtime_ns   a hash in place of a time, see `_state`
+    """
 
     path: Path
     bytes: int
@@ -43,9 +47,10 @@ def captions_of(
     memo: Memo | Path | str | None = None,
     check: Callable[[], None] | None = None,
 ) -> dict[tuple[str, str], Caption]:
-    """{image key: its caption, as `read_caption`}. Reads only images whose caption files changed.
+    """Return {image key: caption, see `read_caption`}. Reads only images whose caption files changed.
 
     settings_by_concept   concept number -> its caption settings
+    memo    where captions are cached; None caches nothing
     check   called now and then; may raise to cancel
     """
     memo = memo if isinstance(memo, Memo) else Memo(memo)
@@ -64,13 +69,13 @@ def captions_of(
 def _captions_of_chunk(
     group: Sequence[ImageInfo], settings: CaptionSettings, memo: Memo
 ) -> dict[tuple[str, str], Caption]:
-    """Captions of one concept's images. Images without caption files are not cached: there is nothing to read again."""
+    """Return {image key: caption} for images of one concept. Images without caption files are not cached."""
     states = {image.key: _state(image, settings) for image in group if _can_be_cached(image)}
-    known = memo.known(_KIND, list(states.values()))
+    cached = memo.known(_KIND, list(states.values()))
     captions: dict[tuple[str, str], Caption] = {}
     new: dict[Path, str] = {}
     for image in group:
-        text = known.get(image.path) if image.key in states else None
+        text = cached.get(image.path) if image.key in states else None
         caption = _parsed(text, image) if text else None
         if caption is None:
             caption = read_caption(image, settings)
@@ -82,25 +87,29 @@ def _captions_of_chunk(
 
 
 def _can_be_cached(image: ImageInfo) -> bool:
+    """Return whether an image's caption comes from caption files that can all be read."""
     return image.metadata_caption is None and bool(image.sidecar_states) and (-1, -1) not in image.sidecar_states
 
 
 def _state(image: ImageInfo, settings: CaptionSettings) -> _State:
-    """Hash of the caption files' names, sizes and times, the folder's default caption and the settings. It is not part of
-    the memo's key, so the memo has one caption for each image, the latest."""
+    """Return the state of an image's caption files, with a hash of everything that its caption depends on.
+
+    That is the files' names, sizes and times, the folder's default caption and the settings. The hash is not part of the memo's
+    key, so the memo has one caption for each image, the latest.
+    """
     values = [getattr(settings, name) for name in READ_SETTINGS]
     digest = _digest([_NAMES, image.sidecars, image.sidecar_states, image.class_tokens, values])
     return _State(image.path, sum(size for size, _ in image.sidecar_states), digest)
 
 
 def _digest(value: Any) -> int:
-    """63 bits, which fit the memo's column."""
+    """Return a 63-bit hash of a JSON value, which fits the memo's column."""
     text = json.dumps(value)
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
 
 
 def _to_json(caption: Caption) -> str:
-    """The caption as JSON; of its path only the file name, since it is next to the image."""
+    """Return the caption as JSON, with only the file name of its path, since it is next to the image."""
     values = {name: getattr(caption, name) for name in _NAMES}
     values["path"] = caption.path.name
     values["problem"] = asdict(caption.problem) if caption.problem else None
@@ -108,7 +117,7 @@ def _to_json(caption: Caption) -> str:
 
 
 def _parsed(text: str, image: ImageInfo) -> Caption | None:
-    """The caption from its cached JSON; None if another version wrote it."""
+    """Return the caption from its cached JSON, or None if another version wrote it."""
     try:
         values = dict(zip(_NAMES, json.loads(text), strict=True))
         values["path"] = image.path.parent / values["path"]

@@ -1,7 +1,7 @@
-"""The caption pipeline: lines, prefix and suffix, wildcards, kept and shuffled tags, dropout, templates.
+"""The caption pipeline: lines, prefix and suffix, wildcards, fixed and shuffled tags, dropout, templates.
 
-The order of the steps and of their draws is sd-scripts' (reference: section 4.1), so the same Python generator gives the
-same captions. Draws are addressed by (seed, epoch, image, repeat), so a preview shows what an epoch will use.
+The order of the steps and of their random draws is sd-scripts' (reference: section 4.1), so the same Python generator gives
+the same captions. Draws are addressed by (seed, epoch, image, repeat), so a preview shows what an epoch will use.
 """
 
 import math
@@ -23,22 +23,26 @@ AFTER_WARMUP = 1 << 62  # a step at which token warmup uses all tags
 
 
 class _NotRandom(Random):
-    """No randomness: everything is kept in order, and the first of several is taken."""
+    """A random generator without randomness: keeps the order, drops nothing, and chooses the first of several."""
 
     def random(self) -> float:
+        """Return 1.0, which no probability below 1 exceeds: nothing is dropped."""
         return 1.0
 
     def choice(self, seq: Any) -> Any:
+        """Return the first of `seq`."""
         return seq[0]
 
     def shuffle(self, x: MutableSequence[Any]) -> None:
+        """Keep the order of `x`."""
         return
 
 
 class _Longest(_NotRandom):
-    """Keeps everything and takes the longest of several."""
+    """Like `_NotRandom`, but chooses the longest of several."""
 
     def choice(self, seq: Any) -> Any:
+        """Return the longest of `seq`."""
         return max(seq, key=len)
 
 
@@ -46,10 +50,12 @@ NOT_RANDOM, LONGEST = _NotRandom(), _Longest()
 
 
 class ImageUse(NamedTuple):
-    """One use of an image in training, with everything its caption depends on.
+    """One use of an image in training, with everything that its caption depends on.
 
-    key    the image's address in draws                  repeat   which of its repeats, from 0
-    class_tokens  its folder's default caption, for templates   step     optimizer step (from 0) that uses it; for token warmup
+    key            identifies the image in random draws
+    repeat         number of the repeat in the epoch, from 0
+    class_tokens   the folder's default caption, for templates
+    step           optimizer step (from 0) that uses the image; for token warmup
     """
 
     key: Sequence[str]
@@ -61,7 +67,7 @@ class ImageUse(NamedTuple):
 
 
 class PreviewCaption(NamedTuple):
-    """A caption that training will use. epoch and repeat count from 1."""
+    """A caption that training will use. `epoch` and `repeat` count from 1."""
 
     epoch: int
     repeat: int
@@ -72,8 +78,10 @@ class PreviewCaption(NamedTuple):
 
 
 def training_caption(use: ImageUse, seed: int, epoch: int, total_steps: int = 0) -> str:
-    """The caption of one use of an image in an epoch (from 0); "" if it is dropped. total_steps: needed with token warmup (see
-    `needs_steps`)."""
+    """Return the caption of one use of an image in an epoch (from 0); "" if it is dropped.
+
+    total_steps   steps of the run, needed with token warmup (see `needs_steps`)
+    """
     settings = use.settings
     raw, is_sentence = _text_of(use, seed, epoch)
     random = draws.python_random(seed, "caption", epoch, *use.key, use.repeat) if is_random(settings) else NOT_RANDOM
@@ -83,7 +91,10 @@ def training_caption(use: ImageUse, seed: int, epoch: int, total_steps: int = 0)
 
 
 def _text_of(use: ImageUse, seed: int, epoch: int) -> tuple[str, bool]:
-    """The pipeline's input, and whether it is a sentence without tags. Of two files: one at random, or both joined."""
+    """Return the pipeline's input text, and whether it is a sentence without tags.
+
+    Of a sentence and tags, one is drawn, or both are joined.
+    """
     caption, settings = use.caption, use.settings
     if isinstance(caption, str):
         return caption, False
@@ -98,7 +109,7 @@ def _text_of(use: ImageUse, seed: int, epoch: int) -> tuple[str, bool]:
 
 
 def caption_variants_of_epoch(uses: Iterable[ImageUse], seed: int, epoch: int, total_steps: int = 0) -> list[str]:
-    """The distinct captions an epoch will use, in order of first use: what must be encoded at its start."""
+    """Return the distinct captions that an epoch (from 0) uses, in order of first use, for encoding at its start."""
     return list(dict.fromkeys(training_caption(use, seed, epoch, total_steps) for use in uses))
 
 
@@ -114,10 +125,10 @@ def caption_preview(
     total_steps: int = 0,
     step_of: Callable[[int, int], int] | None = None,
 ) -> list[PreviewCaption]:
-    """The captions that epochs 1 to `epochs` use for an image, in order.
+    """Return the captions that epochs 1 to `epochs` use for an image, in order.
 
-    step_of   (epoch from 0, repeat from 0) -> the step that uses it; only token warmup needs it, which counts as
-              finished without it
+    step_of   (epoch from 0, repeat from 0) -> the optimizer step that uses the caption; only token warmup needs it, which
+              counts as finished without it
     """
     after_warmup = max(total_steps, math.ceil(settings.token_warmup_step))
     previews = []
@@ -130,7 +141,7 @@ def caption_preview(
 
 
 def is_random(settings: CaptionSettings) -> bool:
-    """Whether an image's caption can differ between repeats, epochs or steps."""
+    """Return whether an image's caption can differ between repeats, epochs or steps."""
     if settings.caption_dropout_rate >= 1 or settings.caption_dropout_every_n_epochs == 1:
         return False  # always empty
     return (
@@ -147,7 +158,7 @@ def is_random(settings: CaptionSettings) -> bool:
 
 
 def needs_steps(settings: CaptionSettings) -> bool:
-    """Whether captions depend on the step (token warmup)."""
+    """Return whether captions depend on the step (token warmup)."""
     return settings.token_warmup_step > 0
 
 
@@ -155,19 +166,22 @@ def needs_steps(settings: CaptionSettings) -> bool:
 
 
 def plain_caption(raw: str, settings: CaptionSettings, class_tokens: str = "") -> str:
-    """The caption without randomness: nothing shuffled or dropped; the first wildcard option, line and template."""
+    """Return the caption without randomness: nothing shuffled or dropped; the first wildcard options, line and template."""
     return _processed(raw, settings, NOT_RANDOM, AFTER_WARMUP, 0, class_tokens, False)
 
 
 def longest_captions(caption: Caption, settings: CaptionSettings, class_tokens: str = "") -> list[str]:
-    """The longest possible captions: nothing dropped, the longest wildcard options, lines and templates, both files."""
+    """Return the longest possible captions: nothing dropped, the longest wildcard options, lines and templates.
+
+    One caption, or two (of the sentence and of the tags) if one of both files is drawn at random.
+    """
     drawn = caption.sentence is not None and settings.sidecars == "drawn"
     texts = [caption.sentence or "", caption.tags] if drawn else [caption.text]
     return [_processed(text, settings, LONGEST, AFTER_WARMUP, 0, class_tokens, False) for text in texts]
 
 
 def _is_dropped(settings: CaptionSettings, rng: Random, epoch: int) -> bool:
-    """Whether the caption is dropped: at random, and in every n-th epoch (counted from 1)."""
+    """Return whether the caption is dropped, at random or in every n-th epoch. epoch: from 0"""
     rate, every = settings.caption_dropout_rate, settings.caption_dropout_every_n_epochs
     randomly = rate > 0 and (rate >= 1 or rng.random() < rate)
     return randomly or (every > 0 and (epoch + 1) % every == 0)
@@ -176,15 +190,17 @@ def _is_dropped(settings: CaptionSettings, rng: Random, epoch: int) -> bool:
 def _processed(
     raw: str, settings: CaptionSettings, rng: Random, step: int, total_steps: int, class_tokens: str, is_sentence: bool
 ) -> str:
-    """The caption after all steps that follow caption dropout.
+    """Return the caption after all steps that follow caption dropout.
 
-    raw    the text of the caption file                rng   decides what is random
-    step, total_steps   for token warmup               class_tokens   of the folder, for templates
-    is_sentence   there are no tags to shuffle or drop
+    raw                 text of the caption file
+    rng                 makes all random choices
+    step, total_steps   for token warmup
+    class_tokens        the folder's default caption, for templates
+    is_sentence         the text has no tags to shuffle or drop
     """
     caption = _line_with_affixes(raw, settings, rng)
     if settings.enable_wildcard:
-        caption = choose(caption, rng)
+        caption = expand_wildcards(caption, rng)
     trigger = (settings.trigger_word or "").strip()
     if trigger:
         caption = caption.replace("[trigger]", trigger).replace("[name]", trigger)
@@ -197,9 +213,10 @@ def _processed(
 
 
 def _line_with_affixes(raw: str, settings: CaptionSettings, rng: Random) -> str:
-    """One line of the caption with prefix and suffix.
+    """Return one line of the caption with prefix and suffix.
 
-    sd-scripts adds them before splitting: a suffix is then on the last line only, a prefix on the first only.
+    With compatibility, as sd-scripts: affixes are added before splitting, so only the last line has the suffix and only the
+    first the prefix.
     """
     if settings.compatibility == "kohya":
         caption = _with_affixes(raw, settings)
@@ -208,6 +225,7 @@ def _line_with_affixes(raw: str, settings: CaptionSettings, rng: Random) -> str:
 
 
 def _choose_line(caption: str, lines: list[str], settings: CaptionSettings, rng: Random) -> str:
+    """Return one of the lines, the first or a random one, or all non-blank lines of the caption joined by spaces."""
     if settings.caption_lines == "all":
         return " ".join(lines_of(caption))
     randomly = settings.caption_lines == "random" or settings.enable_wildcard
@@ -215,6 +233,7 @@ def _choose_line(caption: str, lines: list[str], settings: CaptionSettings, rng:
 
 
 def _with_affixes(caption: str, settings: CaptionSettings) -> str:
+    """Return the caption with prefix and suffix from the settings, separated by spaces."""
     if settings.caption_prefix:
         caption = f"{settings.caption_prefix} {caption}"
     if settings.caption_suffix:
@@ -225,14 +244,14 @@ def _with_affixes(caption: str, settings: CaptionSettings) -> str:
 _GROUP = re.compile(r"\{([^}]+)\}")
 
 
-def choose(caption: str, rng: Random) -> str:
+def expand_wildcards(caption: str, rng: Random) -> str:
     """Expand wildcards: {a|b} becomes one of its options, which may be empty; {{ and }} become braces. No nesting."""
     if "{" not in caption and "}" not in caption:
         return caption
     opening, closing = "\ufdd1", "\ufdd2"
     caption = caption.replace("{{", opening).replace("}}", closing)
-    groups, last, rest = caption.rpartition("}")  # unmatched braces after it would make the search quadratic
-    caption = _GROUP.sub(lambda group: str(rng.choice(group[1].split("|"))), groups + last) + rest
+    groups, last, tail = caption.rpartition("}")  # unmatched braces after it would make the search quadratic
+    caption = _GROUP.sub(lambda group: str(rng.choice(group[1].split("|"))), groups + last) + tail
     return caption.replace(opening, "{").replace(closing, "}")
 
 
@@ -248,9 +267,9 @@ def _arrange_tags(
     trigger: str,
     is_sentence: bool,
 ) -> str:
-    """Keep tokens, token warmup, shuffle and tag dropout; the trigger word comes first.
+    """Apply keep tokens, token warmup, shuffling and tag dropout, and put the trigger word first.
 
-    With all of these off the caption stays as written; sd-scripts then leaves the keep_tokens separator in it as well.
+    With all of these off the caption stays as written; sd-scripts then leaves the keep_tokens separator in the caption too.
     """
     mark = settings.keep_tokens_separator
     changes_tags = not is_sentence and (
@@ -279,37 +298,41 @@ def _arrange_tags(
 
 
 def _spaced(separator: str) -> str:
-    """The separator as it is written between tags: ";" -> "; "."""
+    """Return the separator with a space after it if it ends without whitespace, as written between tags: ";" -> "; "."""
     return separator if separator[-1:].isspace() else f"{separator} "
 
 
 def _divide_tags(caption: str, settings: CaptionSettings) -> tuple[list[str], list[str], list[str]]:
-    """Tags fixed in front, tags that may move, tags fixed at the end.
+    """Divide a caption into tags fixed at the front, tags that may move, and tags fixed at the end.
 
-    keep_tokens_separator wins over keep_tokens, and drops empty tags, which keep_tokens leaves in (as sd-scripts).
+    keep_tokens_separator overrides keep_tokens. As in sd-scripts, the former drops empty tags, the latter keeps them.
     """
     mark, separator = settings.keep_tokens_separator, settings.caption_separator
     if not mark or mark not in caption:
         return (*split_tags(caption, separator, settings.keep_tokens), [])
-    head, _, rest = caption.partition(mark)
-    middle, _, tail = rest.partition(mark)
+    head, _, after_mark = caption.partition(mark)
+    middle, _, tail = after_mark.partition(mark)
     if settings.compatibility != "kohya":
         tail = tail.replace(mark, separator)  # a third separator is not part of the caption
     return _nonempty_tags(head, separator), _nonempty_tags(middle, separator), _nonempty_tags(tail, separator)
 
 
 def _nonempty_tags(part: str, separator: str) -> list[str]:
+    """Return the stripped tags of a part of a caption, without empty ones."""
     return [tag.strip() for tag in part.split(separator) if tag.strip()]
 
 
 def split_tags(caption: str, separator: str, keep_tokens: int) -> tuple[list[str], list[str]]:
-    """The first `keep_tokens` tags, which stay in front, and the rest. Tags are stripped, empty ones kept."""
+    """Split a caption into its first `keep_tokens` tags, which stay at the front, and the others.
+
+    Tags are stripped; empty tags are included.
+    """
     tags = [tag.strip() for tag in caption.strip().split(separator)]
     return tags[:keep_tokens], tags[keep_tokens:]
 
 
 def _warmup_tags(count: int, settings: CaptionSettings, step: int, total_steps: int) -> int:
-    """How many of `count` tags this step uses: linear from `token_warmup_min` to all (reference: 4.3).
+    """Return how many of `count` tags are used at `step`: linear from `token_warmup_min` to all (reference: 4.3).
 
     The product is computed in sd-scripts' order, since rounding decides the whole number.
     """
@@ -318,8 +341,8 @@ def _warmup_tags(count: int, settings: CaptionSettings, step: int, total_steps: 
         steps = math.floor(steps * total_steps)
     if step >= steps:
         return count
-    least = settings.token_warmup_min
-    return math.floor(step * ((count - least) / steps)) + least
+    minimum = settings.token_warmup_min
+    return math.floor(step * ((count - minimum) / steps)) + minimum
 
 
 # ---- the trigger word
@@ -327,11 +350,12 @@ def _warmup_tags(count: int, settings: CaptionSettings, step: int, total_steps: 
 
 @lru_cache(maxsize=64)
 def _trigger_pattern(trigger: str) -> re.Pattern[str]:
+    """Return a pattern that matches the trigger word as a whole word, in any case."""
     return word_pattern([trigger])
 
 
 def _prepend_trigger(trigger: str, caption: str, separator: str) -> str:
-    """Prepend the trigger word to a caption without it: as a tag where there are tags."""
+    """Prepend the trigger word to a caption that lacks it, followed by `separator` if the caption has tags, else by a space."""
     if not trigger or _trigger_pattern(trigger).search(caption):
         return caption
     if not caption.strip():
@@ -340,7 +364,10 @@ def _prepend_trigger(trigger: str, caption: str, separator: str) -> str:
 
 
 def _with_trigger(trigger: str, caption: str, head: list[str], flexible: list[str]) -> tuple[list[str], list[str]]:
-    """Put the trigger word among the fixed tags: the tag that contains it moves there, else it is prepended."""
+    """Return (head, flexible) with the trigger word in `head`, the fixed tags at the front.
+
+    A tag of `flexible` that contains the trigger word moves to `head`; if no part of `caption` does, the word is prepended.
+    """
     word = _trigger_pattern(trigger)
     if not word.search(caption):
         return [trigger, *head], flexible if any(flexible) else []

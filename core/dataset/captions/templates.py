@@ -1,4 +1,4 @@
-"""Prompt templates of textual inversion, used instead of captions (Gal et al. 2022, arXiv:2208.01618, their code).
+"""Prompt templates of textual inversion, used in place of captions (Gal et al. 2022, arXiv:2208.01618, their code).
 
 The object templates are those of CLIP's prompt list (Radford et al. 2021) that fit any object. Two of the style
 templates occur twice, as in the original, so they are picked twice as often.

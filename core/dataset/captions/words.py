@@ -1,4 +1,4 @@
-"""Turns names of files and tags into text for captions. Pure functions."""
+"""Conversion of file names and tags to caption text. Pure functions."""
 
 import re
 from collections.abc import Sequence
@@ -10,10 +10,11 @@ _TRAILING = re.compile(r"[\s_\-.]*(?:\((\d+)\)|(\d+))$")
 
 
 def name_words(name: str, *, leading: bool = True, trailing: bool = True, replaced: str = "_-.") -> str:
-    """A file or folder name, without extension, as text: "10_red-fox (3)" -> "red fox".
+    """Convert a file or folder name without extension to text: "10_red-fox (3)" -> "red fox".
 
-    leading   leave out a number with an underscore at its start      trailing   leave out a number at its end
-    replaced  characters that become spaces
+    leading    remove a number followed by an underscore at the start
+    trailing   remove a number at the end
+    replaced   characters to replace by spaces
     """
     name = _LEADING.sub("", name) if leading else name
     name = _TRAILING.sub("", name) if trailing else name
@@ -21,18 +22,18 @@ def name_words(name: str, *, leading: bool = True, trailing: bool = True, replac
 
 
 def number_of(name: str) -> str:
-    """The digits at the end of a name: "fox_012" -> "012"; "" for none."""
+    """Return the digits at the end of a name, such as "012" of "fox_012"; "" without digits there."""
     match = _TRAILING.search(name)
     return (match[1] or match[2]) if match else ""
 
 
 def tag_words(tag: str) -> str:
-    """A tag with spaces instead of underscores, except in kaomoji."""
+    """Replace underscores in a tag by spaces, except in kaomoji such as "^_^"."""
     return tag if tag in KAOMOJI else tag.replace("_", " ").strip()
 
 
 def word_pattern(words: Sequence[str]) -> re.Pattern[str]:
-    """A regular expression that matches any of the words, as a whole word and in any case."""
+    """Return a regular expression that matches any of `words`, as a whole word and in any case."""
     longest_first = sorted(words, key=len, reverse=True)
     pattern = "|".join(re.escape(word) for word in longest_first)
     return re.compile(rf"(?<!\w)(?:{pattern})(?!\w)", re.IGNORECASE)

@@ -1,1 +1,1 @@
-"""The dataset doctor: problems of a dataset, and fixes."""
+"""The dataset doctor: finds problems of a dataset and fixes them."""

@@ -1,4 +1,4 @@
-"""The doctor's findings about captions: missing, identical, near-identical, file names, tags used once."""
+"""The doctor's findings about captions: missing, identical, nearly identical, file names, tags used once."""
 
 import math
 import re
@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from statistics import median
 
-from core.dataset.doctor.finding import ExaminedImage, Finding, joined_groups, one_by_one
+from core.dataset.doctor.finding import ExaminedImage, Finding, connected_components, images_finding
 from core.record.units import first_of
 
 SIMILAR = 0.9  # Jaccard similarity of the words: one word of twenty differs
@@ -19,7 +19,7 @@ _WORD = re.compile(r"\w+")
 
 
 def caption_findings(items: Sequence[ExaminedImage]) -> list[Finding]:
-    """All findings about captions. Regularization images are exempt: their folder's default caption is enough."""
+    """Return all findings about captions, except of regularization images: their folder's default caption is enough."""
     items = [item for item in items if item.role != "regularization"]
     captioned = [item for item in items if _has_caption(item)]
     return [
@@ -32,22 +32,22 @@ def caption_findings(items: Sequence[ExaminedImage]) -> list[Finding]:
 
 
 def _has_caption(item: ExaminedImage) -> bool:
-    """Whether the image has a caption from a file or metadata."""
+    """Return whether the image has a caption that is not empty, from a file or metadata."""
     caption = item.placed.caption
     return caption.source in ("file", "metadata") and bool(caption.text.strip())
 
 
 def _without_caption(items: Sequence[ExaminedImage]) -> list[Finding]:
-    """The finding about images without a caption; [] if all have one."""
-    without = [item for item in items if not _has_caption(item)]
+    """Return the finding about images without a caption; [] if all have one."""
+    uncaptioned = [item for item in items if not _has_caption(item)]
 
     def note(item: ExaminedImage) -> str:
         text = item.placed.caption.text.strip()
         return f"default caption: {text}" if text else "empty caption"
 
-    return one_by_one(
+    return images_finding(
         "no caption",
-        without,
+        uncaptioned,
         "{n} without a caption",
         "write captions if the folder's default caption does not describe them well",
         note,
@@ -55,7 +55,7 @@ def _without_caption(items: Sequence[ExaminedImage]) -> list[Finding]:
 
 
 def _identical(captioned: Sequence[ExaminedImage]) -> list[Finding]:
-    """The finding that all captions are identical; [] if they are not, or for fewer than 3."""
+    """Return the finding that all captions have the same words; [] if not, or for fewer than 3 images."""
     texts = {_words_only(item.placed.caption.text) for item in captioned}
     if len(captioned) < 3 or len(texts) != 1:
         return []
@@ -65,32 +65,33 @@ def _identical(captioned: Sequence[ExaminedImage]) -> list[Finding]:
 
 
 def _similar(captioned: Sequence[ExaminedImage]) -> list[Finding]:
-    """The finding about groups of captions with nearly the same words, in any order; [] without any."""
-    words = [frozenset(_WORD.findall(item.placed.caption.text.lower())) for item in captioned]
-    if len(set(words)) == 1:
+    """Return the finding about groups of captions with nearly the same words, in any order; [] if there are none."""
+    word_sets = [frozenset(_WORD.findall(item.placed.caption.text.lower())) for item in captioned]
+    if len(set(word_sets)) == 1:
         return []
-    long = [number for number, each in enumerate(words) if len(each) >= SIMILAR_FROM_WORDS]
-    pairs = list(_similar_pairs([words[number] for number in long]))
+    indices = [number for number, each in enumerate(word_sets) if len(each) >= SIMILAR_FROM_WORDS]
+    pairs = list(_similar_pairs([word_sets[number] for number in indices]))
     first_index: dict[str, int] = {}
     same = [(first_index.setdefault(_words_only(item.placed.caption.text), n), n) for n, item in enumerate(captioned)]
-    joined = [(long[one], long[other]) for one, other in pairs] + [pair for pair in same if pair[0] != pair[1]]
-    groups = joined_groups(joined, len(captioned))
+    joined = [(indices[one], indices[other]) for one, other in pairs] + [pair for pair in same if pair[0] != pair[1]]
+    groups = connected_components(joined, len(captioned))
     if not groups:
         return []
     groups_text = "1 group of images has" if len(groups) == 1 else f"{len(groups)} groups of images have"
     what = f"{groups_text} the same or nearly the same caption ({sum(map(len, groups))} images)"
-    shown = tuple(
+    images = tuple(
         tuple(captioned[number].in_finding(captioned[number].placed.caption.text[:120]) for number in group)
         for group in groups
     )
-    return [Finding("alike captions", "advice", what, "describe in each caption how the image differs", shown)]
+    return [Finding("alike captions", "advice", what, "describe in each caption how the image differs", images)]
 
 
 def _similar_pairs(sets: Sequence[frozenset[str]]) -> Iterator[tuple[int, int]]:
-    """Pairs with a Jaccard similarity of at least SIMILAR; pairs already connected through others may be missing.
+    """Yield pairs of indices of sets whose Jaccard similarity is at least SIMILAR.
 
+    Some pairs that are connected through other pairs are left out: equal sets are compared with others once.
     Two sets this similar share one of their rarest words: of n words, the n - ceil(t n) + 1 rarest suffice (prefix
-    filter, Chaudhuri et al. 2006), so only sets that share one of these are compared. Equal sets are compared once.
+    filter, Chaudhuri et al. 2006), so only sets that share one of these are compared.
     """
     counts = Counter(word for words in sets for word in words)
     sets_with: dict[str, list[int]] = defaultdict(list)
@@ -111,16 +112,16 @@ def _similar_pairs(sets: Sequence[frozenset[str]]) -> Iterator[tuple[int, int]]:
 
 
 def _file_names(captioned: Sequence[ExaminedImage]) -> list[Finding]:
-    """The finding about captions that are only the file name with a number, such as IMG_0231; [] without any."""
-    named = [
+    """Return the finding about captions that only repeat a file name with a number, such as IMG_0231; [] if there are none."""
+    matches = [
         item
         for item in captioned
         if _words_only(item.placed.caption.text) == _words_only(item.image.path.stem)
         and re.search(r"\d", item.placed.caption.text)
     ]
-    return one_by_one(
+    return images_finding(
         "file name",
-        named,
+        matches,
         "{n} captioned with the file name",
         "describe what the image shows",
         lambda item: item.placed.caption.text[:80],
@@ -128,11 +129,11 @@ def _file_names(captioned: Sequence[ExaminedImage]) -> list[Finding]:
 
 
 def _rare_tags(captioned: Sequence[ExaminedImage]) -> list[Finding]:
-    """The finding about tags used by one image only: often typos (blue_eye), and trained from that image alone."""
+    """Return the finding about tags used by one image only, often typos (blue_eye); [] without such tags or for few tags."""
     tags = [_tags(item) for item in captioned]
     pieces = [tag for each in tags for tag in each]
-    words = sum(len(piece.split()) for piece in pieces)
-    if len(captioned) < 5 or median(map(len, tags)) < TAGS_FROM or words > TAG_WORDS * len(pieces):
+    word_count = sum(len(piece.split()) for piece in pieces)
+    if len(captioned) < 5 or median(map(len, tags)) < TAGS_FROM or word_count > TAG_WORDS * len(pieces):
         return []
     counts = Counter(tag for each in tags for tag in set(each))
     rare = {number: [tag for tag in each if counts[tag] == 1] for number, each in enumerate(tags)}
@@ -142,16 +143,17 @@ def _rare_tags(captioned: Sequence[ExaminedImage]) -> list[Finding]:
     total = sum(len(rare_tags) for _, rare_tags in holders)
     what = f"{total} of {len(counts)} tags are used by one image only"
     fix = "check for typos and synonyms"
-    shown = tuple((item.in_finding(first_of(rare_tags, NAMED_TAGS)),) for item, rare_tags in holders)
-    return [Finding("rare tags", "advice", what, fix, shown)]
+    images = tuple((item.in_finding(first_of(rare_tags, NAMED_TAGS)),) for item, rare_tags in holders)
+    return [Finding("rare tags", "advice", what, fix, images)]
 
 
 def _tags(item: ExaminedImage) -> list[str]:
+    """Return the parts of the caption between separators, stripped and in lower case, without empty ones."""
     separator = item.placed.concept.captions.caption_separator or ","
     parts = (part.strip().lower() for part in item.placed.caption.text.split(separator.strip() or separator))
     return [part for part in parts if part]
 
 
 def _words_only(text: str) -> str:
-    """The words only, in lower case: "A_red  Fox." and "a red fox" are equal."""
+    """Return the words of a text in lower case: "A_red  Fox." and "a red fox" become equal."""
     return " ".join(_WORD.findall(text.lower().replace("_", " ")))

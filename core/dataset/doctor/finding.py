@@ -1,4 +1,4 @@
-"""The dataset doctor's findings as plain data: images, reason, and the images that a bulk action moves."""
+"""The dataset doctor's findings as plain data: images, reason, and the images that the fix moves to the trash."""
 
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
@@ -39,8 +39,11 @@ KINDS = {
 
 @dataclass(frozen=True, slots=True)
 class FindingImage:
-    """One image of a finding. note: details about it ("320 x 240, validation"); sidecars: its mask and control image, if no other
-    image uses them."""
+    """One image of a finding.
+
+    note       details about the image, such as "320 x 240, validation"
+    sidecars   files of its mask and control image, if no other image uses them
+    """
 
     key: Key
     path: Path
@@ -52,12 +55,12 @@ class FindingImage:
 class Finding:
     """A finding about images of a dataset.
 
-    kind      "same", "near", "leak", "blur", ...: see KINDS
-    level     "error" blocks a start, "advice" does not
+    kind        a key of KINDS, such as "copy" or "blur"
+    level       "error" blocks a start, "advice" does not
     what, fix   as in Problem
-    images    groups that belong together (duplicates); single images are groups of one
-    advised   keys of the images that `treat` moves to the trash
-    action    "put away" where that fixes it, "open" where the user has to look or write
+    images      groups that belong together (duplicates); single images are groups of one
+    advised     keys of the images that `treat` moves to the trash
+    action      "put away" if moving images to the trash is the fix, "open" if the user has to look at images or captions
     """
 
     kind: str
@@ -77,16 +80,19 @@ class Finding:
 
     @property
     def count(self) -> int:
-        """Number of images."""
+        """Number of images in the finding."""
         return sum(map(len, self.images))
 
     def problem(self) -> Problem:
-        """The finding as a Problem, for the preflight."""
+        """Return the finding as a Problem, for the preflight."""
         where = printable(self.images[0][0].path.parent) if self.images else "dataset"
         return Problem(self.what, where, self.fix, self.level, code=f"doctor.{self.kind.replace(' ', '-')}")
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain JSON. Names that are not valid Unicode get replacement characters, so actions must use `id`."""
+        """Return the finding as JSON values.
+
+        Names that are not valid Unicode get replacement characters, so actions must use `id`, not names.
+        """
         advised = set(self.advised)
         groups = [
             [
@@ -116,8 +122,12 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class ExaminedImage:
-    """An image to examine. role: "train", "regularization" or "validation"; sidecars: its mask and control image, if no other image
-    uses them; look: its measurements."""
+    """An image for the doctor.
+
+    role       "train", "regularization" or "validation"
+    sidecars   files of its mask and control image, if no other image uses them
+    look       measurements of the decoded image
+    """
 
     placed: Placed
     role: str
@@ -133,10 +143,11 @@ class ExaminedImage:
         return self.placed.image.key
 
     def in_finding(self, note: str = "") -> FindingImage:
+        """Return this image as an image of a finding, with a note."""
         return FindingImage(self.key, self.image.path, note, self.sidecars)
 
 
-def one_by_one(
+def images_finding(
     kind: str,
     items: Sequence[ExaminedImage],
     what: str,
@@ -144,7 +155,12 @@ def one_by_one(
     note: Callable[[ExaminedImage], str] = lambda item: "",
     put_away: bool = False,
 ) -> list[Finding]:
-    """A finding about single images; [] without any. `{n}` in `what` becomes "3 images are"."""
+    """Return the finding about single images; [] for no images.
+
+    kind, what, fix   as in `Finding`; `{n}` in `what` is replaced by a count with a verb, such as "3 images are"
+    note              returns the note of an image
+    put_away          whether the fix is to move the images to the trash
+    """
     if not items:
         return []
     number = "1 image is" if len(items) == 1 else f"{len(items)} images are"
@@ -162,11 +178,15 @@ def one_by_one(
 
 
 def size_of(item: ExaminedImage) -> str:
+    """Return the size of an image as text, such as "640 x 480"."""
     return f"{item.image.width} x {item.image.height}"
 
 
-def joined_groups(pairs: Iterable[tuple[int, int]], count: int) -> list[list[int]]:
-    """Connected components of two and more of the numbers 0 to count - 1, each sorted (union-find)."""
+def connected_components(pairs: Iterable[tuple[int, int]], count: int) -> list[list[int]]:
+    """Return the connected components of the graph with nodes 0 to count - 1 and edges `pairs`, each sorted (union-find).
+
+    Single nodes are left out.
+    """
     parent = list(range(count))
 
     def root(number: int) -> int:

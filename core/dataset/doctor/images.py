@@ -11,7 +11,15 @@ import numpy as np
 from PIL import Image
 
 from core.dataset.caches.contents import content_hashes
-from core.dataset.doctor.finding import ExaminedImage, Finding, FindingImage, Key, joined_groups, one_by_one, size_of
+from core.dataset.doctor.finding import (
+    ExaminedImage,
+    Finding,
+    FindingImage,
+    Key,
+    connected_components,
+    images_finding,
+    size_of,
+)
 from core.dataset.images.opening import BrokenImage, open_rgb
 from core.dataset.report import Row
 from core.dataset.sources.image_info import ImageInfo
@@ -45,7 +53,11 @@ EXTREME_ASPECT = 3.0  # beyond the usual buckets, so much is cropped
 
 @dataclass(frozen=True)
 class Reading:
-    """How image files are read. memo_path: where measurements are cached; progress: called with (done, total)"""
+    """How image files are read.
+
+    memo_path   where measurements are stored
+    progress    called with (done, total) images
+    """
 
     memo_path: Path | str | None = None
     cancel: CancelToken | None = None
@@ -53,14 +65,15 @@ class Reading:
 
     @property
     def check(self) -> Callable[[], None] | None:
+        """A function that raises once the task is cancelled; None without a cancel token."""
         return self.cancel.check if self.cancel else None
 
 
 # ---- duplicates
 
 
-def unreadable(rows: Iterable[Row]) -> list[Finding]:
-    """The finding of files that cannot be read as images. Missing ones are no finding: there is nothing to move."""
+def unreadable_findings(rows: Iterable[Row]) -> list[Finding]:
+    """Return the finding about files that cannot be read as images; [] if there are none. Missing files are left out."""
     broken = [FindingImage(row.key, row.path, row.why) for row in rows if not row.readable and row.path.is_file()]
     if not broken:
         return []
@@ -70,19 +83,25 @@ def unreadable(rows: Iterable[Row]) -> list[Finding]:
     return [Finding("unreadable", "advice", what, fix, tuple((each,) for each in broken), advised, "put away")]
 
 
-def copies(items: Sequence[ExaminedImage], reading: Reading) -> list[Finding]:
-    """Exact and near duplicates, within the training set and across training, validation and regularization."""
+def duplicate_findings(items: Sequence[ExaminedImage], reading: Reading) -> list[Finding]:
+    """Return findings about exact and near duplicates, within the training set and across roles.
+
+    Roles are training, validation and regularization.
+    """
     exact = _same_content(items, reading)
-    return _by_roles((exact, ""), (_near_duplicates(items, exact, reading), "near "))
+    return _findings_by_kind((exact, ""), (_near_duplicates(items, exact, reading), "near "))
 
 
-def copies_by_content(items: Sequence[ExaminedImage], reading: Reading) -> list[Finding]:
-    """Exact duplicates only; nothing is decoded."""
-    return _by_roles((_same_content(items, reading), ""))
+def exact_duplicate_findings(items: Sequence[ExaminedImage], reading: Reading) -> list[Finding]:
+    """Return findings about exact duplicates only. Decodes nothing."""
+    return _findings_by_kind((_same_content(items, reading), ""))
 
 
-def _by_roles(*alike_groups: tuple[list[list[ExaminedImage]], str]) -> list[Finding]:
-    """A finding for each kind of duplicates, by the images' roles."""
+def _findings_by_kind(*alike_groups: tuple[list[list[ExaminedImage]], str]) -> list[Finding]:
+    """Return a finding for each kind of duplicates, which depends on the images' roles.
+
+    alike_groups   (groups of duplicates, prefix of the finding's kind: "" for exact or "near ")
+    """
     by_kind: dict[str, list[list[ExaminedImage]]] = defaultdict(list)
     for groups, prefix in alike_groups:
         for group in groups:
@@ -128,8 +147,12 @@ _COPIES = {
 
 
 def _copies_finding(kind: str, groups: Sequence[Sequence[ExaminedImage]]) -> Finding:
-    """The finding of a kind of duplicates. groups: the image to keep first; the others are advised for the trash, unless they are
-    the same file. Across roles, those of its role stay: each is a duplicate of another role's image, not of the one to keep."""
+    """Return the finding of a kind of duplicates.
+
+    groups   duplicates, each group beginning with the image to keep
+    The other images are suggested for the trash, unless they are the same file. Of duplicates across roles, images with the first
+    image's role stay too: each is a duplicate of an image of another role, not of the first.
+    """
     level, what, fix = _COPIES[kind]
     advised = [
         item.key
@@ -138,16 +161,16 @@ def _copies_finding(kind: str, groups: Sequence[Sequence[ExaminedImage]]) -> Fin
         if item.image.path != first.image.path and (kind.endswith("copy") or item.role != first.role)
     ]
     groups_text = "1 image" if len(groups) == 1 else f"{len(groups)} images"
-    shown = tuple(tuple(item.in_finding(f"{size_of(item)}, {item.role}") for item in group) for group in groups)
+    images = tuple(tuple(item.in_finding(f"{size_of(item)}, {item.role}") for item in group) for group in groups)
     what = what.replace("{groups}", groups_text).replace("{n}", str(len(advised)))
-    return Finding(kind, level, what, fix, shown, tuple(advised), "put away" if advised else "open")
+    return Finding(kind, level, what, fix, images, tuple(advised), "put away" if advised else "open")
 
 
 _ROLE_ORDER = {"train": 0, "regularization": 1, "validation": 2}
 
 
 def _keep_order(item: ExaminedImage) -> tuple:
-    """Sort key that puts the duplicate to keep first: trained, captioned, more pixels, more bytes, first name."""
+    """Sort key that puts the duplicate to keep first: by role, with a caption, more pixels, more bytes, then by name."""
     image = item.image
     captioned = item.placed.caption.source in ("file", "metadata")
     pixels = image.width * image.height
@@ -155,7 +178,7 @@ def _keep_order(item: ExaminedImage) -> tuple:
 
 
 def _same_content(items: Sequence[ExaminedImage], reading: Reading) -> list[list[ExaminedImage]]:
-    """Groups of files with equal bytes. Only files of equal size are read."""
+    """Return groups of images with equal file bytes. Only files of equal size are read."""
     lengths = Counter(item.image.bytes for item in items)
     suspects = [item for item in items if lengths[item.image.bytes] > 1]
     hashes = content_hashes([item.image for item in suspects], reading.memo_path, reading.check)
@@ -168,24 +191,27 @@ def _same_content(items: Sequence[ExaminedImage], reading: Reading) -> list[list
 def _near_duplicates(
     items: Sequence[ExaminedImage], exact: Sequence[Sequence[ExaminedImage]], reading: Reading
 ) -> list[list[ExaminedImage]]:
-    """Groups of near duplicates; of exact duplicates only the one to keep is compared. Regularization images are alike, as they were
-    generated from one prompt, so they are compared only with others."""
+    """Return groups of near duplicates.
+
+    exact   groups of exact duplicates, of which only the image to keep is compared
+    Regularization images are compared only with others: they are alike, as they were generated from one prompt.
+    """
     left_out = {item.key for group in exact for item in sorted(group, key=_keep_order)[1:]}
     comparable = [item for item in items if item.key not in left_out and int(item.look.dhash or "0", 16)]
     close = close_pairs([item.look.dhash for item in comparable], NEAR_DISTANCE, reading.cancel)
     pairs = [pair for pair in close if {comparable[number].role for number in pair} != {"regularization"}]
-    wanted = sorted({number for pair in pairs for number in pair})
-    closer = second_look([comparable[number].image for number in wanted], reading)
+    indices = sorted({number for pair in pairs for number in pair})
+    closer = second_look([comparable[number].image for number in indices], reading)
     alike = []
     for one, other in pairs:
         first, second = closer.get(comparable[one].key), closer.get(comparable[other].key)
         if first and second and difference(first.gray, second.gray) <= NEAR_DIFFERENCE:
             alike.append((one, other))
-    return [[comparable[number] for number in group] for group in joined_groups(alike, len(comparable))]
+    return [[comparable[number] for number in group] for group in connected_components(alike, len(comparable))]
 
 
 def close_pairs(hashes: Sequence[str], distance: int, cancel: CancelToken | None = None) -> Iterator[tuple[int, int]]:
-    """Every pair (i, j), i < j, of hashes (16 hex digits) that differ in at most `distance` bits; exact.
+    """Yield every pair (i, j), i < j, of hashes (16 hex digits) that differ in at most `distance` bits.
 
     Brute force, a row at a time: 50 million XORs with a bit count take a fraction of a second; a BK-tree in Python is
     slower, and hash bands miss some pairs.
@@ -199,10 +225,13 @@ def close_pairs(hashes: Sequence[str], distance: int, cancel: CancelToken | None
             yield number, number + 1 + int(other)
 
 
-def difference(one: np.ndarray, other: np.ndarray) -> float:
-    """RMS difference of two grayscale images over the smaller contrast of both (at least 8 levels)."""
-    contrast = max(8.0, min(float(one.std()), float(other.std())))
-    return float(np.sqrt(((one - other) ** 2).mean())) / contrast
+def difference(first: np.ndarray, second: np.ndarray) -> float:
+    """Return the RMS difference of two grayscale images (levels 0 to 255), divided by the lower standard deviation of both.
+
+    The divisor is at least 8 levels.
+    """
+    contrast = max(8.0, min(float(first.std()), float(second.std())))
+    return float(np.sqrt(((first - second) ** 2).mean())) / contrast
 
 
 # ---- a closer look
@@ -210,19 +239,26 @@ def difference(one: np.ndarray, other: np.ndarray) -> float:
 
 @dataclass(frozen=True, slots=True)
 class CloserLook:
-    """Measurements of a second decode. gray: float32 [16, 16]; frame: fraction of the area in straight-edged bars."""
+    """Measurements of a second decode.
+
+    gray    the image at 16 x 16 pixels, float32, levels 0 to 255
+    frame   fraction of the area in straight-edged bars, 0 to 1
+    """
 
     gray: np.ndarray
     frame: float
 
 
 def second_look(images: Sequence[ImageInfo], reading: Reading) -> dict[Key, CloserLook]:
-    """Decode the images at a small size and measure what settles the doubtful cases; cached by file."""
+    """Return {image key: measurements} of the images, decoded at a small size and cached by file.
+
+    Images that cannot be decoded are left out.
+    """
     memo = Memo(reading.memo_path)
-    known = memo.facts(_CLOSER, images, _look_closer, reading.check, reading.progress)
+    texts = memo.facts(_CLOSER, images, _look_closer, reading.check, reading.progress)
     result = {}
     for image in images:
-        stored = json_or_none(known[image.path])
+        stored = json_or_none(texts[image.path])
         with suppress(TypeError, KeyError, ValueError):  # a damaged row; none for an image that cannot be decoded
             gray = np.frombuffer(bytes.fromhex(stored["gray"]), np.uint8).reshape(_SIDE, _SIDE).astype(np.float32)
             result[image.key] = CloserLook(gray, stored["frame"])
@@ -230,7 +266,7 @@ def second_look(images: Sequence[ImageInfo], reading: Reading) -> dict[Key, Clos
 
 
 def _look_closer(image: ImageInfo) -> str:
-    """Decode an image for its `CloserLook`, as JSON for the memo; "null" if it cannot be decoded."""
+    """Decode an image and return its `CloserLook` as JSON for the memo; "null" if it cannot be decoded."""
     try:
         pixels = open_rgb(image.path, draft=(512, 512))
     except BrokenImage:
@@ -241,8 +277,9 @@ def _look_closer(image: ImageInfo) -> str:
 
 
 def frame_share(pixels_HWC: np.ndarray) -> float:
-    """Fraction of the area in bars or a frame of one color; 0 for an object on a plain background.
+    """Return the fraction of the area in bars or a frame of one color, 0 to 1; 0 for an object on a plain background.
 
+    pixels_HWC   uint8 [H, W, 3]
     A bar ends in a straight line: most of the first line inside is clearly another color. The outline of an object on a
     plain background is curved, so the first line that touches it contains little of it.
     """
@@ -276,13 +313,16 @@ def frame_share(pixels_HWC: np.ndarray) -> float:
 # ---- single images
 
 
-def looks_wrong(items: Sequence[ExaminedImage], reading: Reading) -> list[Finding]:
-    """Blurry, single-color and framed images. A blurry regularization image shows what the base model generates."""
-    plain = [item for item in items if item.look.border >= 1.0]
-    rest = [item for item in items if item.look.border < 1.0]
-    judged = [item for item in rest if item.role != "regularization"]
+def appearance_findings(items: Sequence[ExaminedImage], reading: Reading) -> list[Finding]:
+    """Return findings about single-color, blurry and framed images.
+
+    Regularization images may be blurry: they show what the base model generates.
+    """
+    single_color = [item for item in items if item.look.border >= 1.0]
+    others = [item for item in items if item.look.border < 1.0]
+    judged = [item for item in others if item.role != "regularization"]
     blurred = sorted((item for item in judged if item.look.blur < BLUR_BELOW), key=lambda item: item.look.blur)
-    edged = [item for item in rest if item.look.border >= BORDER_FROM]
+    edged = [item for item in others if item.look.border >= BORDER_FROM]
     closer = second_look([item.image for item in edged], reading)
     frames = {item.key: closer[item.key].frame for item in edged if item.key in closer}
     framed = sorted(
@@ -290,14 +330,14 @@ def looks_wrong(items: Sequence[ExaminedImage], reading: Reading) -> list[Findin
         key=lambda item: -frames[item.key],
     )
     return [
-        *one_by_one(
+        *images_finding(
             "plain",
-            plain,
+            single_color,
             "{n} a single color, with nothing to train on",
             "move them to the trash",
             put_away=True,
         ),
-        *one_by_one(
+        *images_finding(
             "blur",
             blurred,
             "{n} blurry or very soft, which makes generated images soft too",
@@ -305,7 +345,7 @@ def looks_wrong(items: Sequence[ExaminedImage], reading: Reading) -> list[Findin
             lambda item: f"sharpness {item.look.blur:.0f}",
             put_away=True,
         ),
-        *one_by_one(
+        *images_finding(
             "border",
             framed,
             "{n} framed or letterboxed: the border is trained too",
@@ -316,8 +356,8 @@ def looks_wrong(items: Sequence[ExaminedImage], reading: Reading) -> list[Findin
     ]
 
 
-def wrong_size(items: Sequence[ExaminedImage]) -> list[Finding]:
-    """Images that are strongly upscaled, tiny, or have an extreme aspect ratio."""
+def size_findings(items: Sequence[ExaminedImage]) -> list[Finding]:
+    """Return findings about images that are tiny, strongly upscaled, or have an extreme aspect ratio."""
 
     def aspect(item: ExaminedImage) -> float:
         sides = sorted((item.image.width, item.image.height))
@@ -332,7 +372,7 @@ def wrong_size(items: Sequence[ExaminedImage]) -> list[Finding]:
     no_upscale = ImageSettings.title_of("bucket_no_upscale")
     long = sorted((item for item in items if aspect(item) > EXTREME_ASPECT), key=lambda item: -aspect(item))
     return [
-        *one_by_one(
+        *images_finding(
             "small",
             small,
             f"{{n}} under {SMALL_SIDE} pixels on the short side, too small to train on",
@@ -340,7 +380,7 @@ def wrong_size(items: Sequence[ExaminedImage]) -> list[Finding]:
             size_of,
             put_away=True,
         ),
-        *one_by_one(
+        *images_finding(
             "enlarged",
             enlarged,
             f"{{n}} upscaled more than {STRONG_SCALE:g} times: the blur is trained too",
@@ -348,7 +388,7 @@ def wrong_size(items: Sequence[ExaminedImage]) -> list[Finding]:
             lambda item: f"{size_of(item)}, {item.placed.placement.scale:.1f} times",
             put_away=True,
         ),
-        *one_by_one(
+        *images_finding(
             "long",
             long,
             f"{{n}} more than {EXTREME_ASPECT:g} times as long as wide: a large part is cropped",

@@ -1,8 +1,8 @@
 """The dataset's trash folder: images move to `_atelier_trash` and back, and nothing is deleted.
 
-One folder per action, `_atelier_trash/<time>/`, has the files under their names and a record of their original paths. The
-record is written before the first file moves, so that even an action cut off by a power cut can be undone. The numbering of files
-(`core/tools/images/number.py`) moves files and records them in the same way.
+Each action has a folder `_atelier_trash/<time>/` with the files under their names and a record of their original paths. The
+record is written before the first file moves, so that even an action interrupted by a power cut can be undone. The numbering
+of files (`core/tools/images/number.py`) moves files and records them in the same way.
 """
 
 import errno
@@ -42,7 +42,13 @@ _CACHE_ENDINGS = re.compile(r"(_flip|_te_outputs|_\d{3,5}x\d{3,5}(_[a-z0-9]+)?)?
 
 @dataclass(frozen=True, slots=True)
 class Removal:
-    """One action that can be undone. when: seconds since 1970; images: names below the dataset's folder."""
+    """One action that can be undone.
+
+    token    argument for `put_back`
+    when     seconds since 1970
+    images   names below the dataset's folder
+    files    number of files still in the trash
+    """
 
     token: str
     when: float
@@ -59,9 +65,9 @@ def put_away(
 ) -> str:
     """Move images with their captions, masks and npz caches to the trash; return the token for `put_back`.
 
-    extra   {image: files elsewhere that belong to it}, such as its mask in a mask folder
+    extra   image -> files elsewhere that belong to it, such as its mask in a mask folder
 
-    All or nothing: when one file cannot be moved, the others are moved back and ProblemsError names it. Files that
+    All or nothing: if one file cannot be moved, the others are moved back and ProblemsError names it. Files that
     another image uses too (a.png and a.jpg share a.txt) stay.
     """
     folder = Path(os.path.abspath(dataset_folder))
@@ -83,8 +89,8 @@ def put_away(
         fix = "check that the folder is writable"
         raise ProblemsError.one(what, printable(folder / TRASH_FOLDER), fix, code="trash.not-created") from error
     files = [{"from": origin, "to": name} for origin, name in _names(to_move, folder)]
-    shown = [each["from"] for each in files[: len(images)]]
-    content = {"v": 1, "when": time.time(), "reason": reason, "images": shown, "files": files}
+    image_names = [each["from"] for each in files[: len(images)]]
+    content = {"v": 1, "when": time.time(), "reason": reason, "images": image_names, "files": files}
     try:
         atomic.write_json(trash / RECORD, content)
         move_all([(path, trash / _FILES / each["to"]) for path, each in zip(to_move, files, strict=True)])
@@ -97,9 +103,9 @@ def put_away(
 
 
 def put_back(token: str) -> tuple[Path, ...]:
-    """Restore all files of one action to their old paths and return them; never overwrites a file.
+    """Restore all files of one action to their original paths and return these; never overwrites a file.
 
-    Files deleted from the trash are skipped. Raises ProblemsError, with nothing moved, when a path is taken.
+    Files deleted from the trash are skipped. Raises ProblemsError, with nothing moved, if a path is taken.
     """
     record = Path(token)
     _, waiting = _read(record)
@@ -119,19 +125,22 @@ def put_back(token: str) -> tuple[Path, ...]:
 
 
 def undoable_actions(dataset_folder: Path | str, most: int | None = None) -> list[Removal]:
-    """Actions that can be undone, newest first; at most the `most` newest ones, None for all."""
+    """Return the actions that can be undone, newest first.
+
+    most   limit: only this number of newest actions is looked at; None for all
+    """
     actions = []
     for record in records(Path(dataset_folder), RECORD)[-most if most else None :]:
         with suppress(ProblemsError):
-            content, left = _read(record)
-            if left:
+            content, files = _read(record)
+            if files:
                 names = tuple(str(name) for name in content["images"])
-                actions.append(Removal(str(record), float(content["when"]), str(content["reason"]), names, len(left)))
+                actions.append(Removal(str(record), float(content["when"]), str(content["reason"]), names, len(files)))
     return sorted(actions, key=lambda each: -each.when)
 
 
 def empty(dataset_folder: Path | str) -> tuple[int, int]:
-    """Permanently delete this folder's trashed images; return (files, bytes). Previous captions are kept."""
+    """Permanently delete this dataset's trashed images; return (files, bytes) deleted. Other trashed files are kept."""
     files = size = 0
     for record in records(Path(dataset_folder), RECORD):
         for parent, _, names in os.walk(record.parent / _FILES):
@@ -144,7 +153,7 @@ def empty(dataset_folder: Path | str) -> tuple[int, int]:
 
 
 def companions(images: Sequence[Path]) -> list[Path]:
-    """Captions, masks and npz caches next to these images that no other image uses."""
+    """Return captions, masks and npz caches next to these images that no other image uses."""
     leaving: dict[Path, set[str]] = defaultdict(set)
     for path in images:
         leaving[path.parent].add(path.name)
@@ -165,7 +174,10 @@ def companions(images: Sequence[Path]) -> list[Path]:
 
 
 def _belongs(name: str, stems: set[str], all_stems: set[str]) -> bool:
-    """Whether a file belongs to an image of these stems. `a_b.npz` is a_b.png's, not a.png's."""
+    """Return whether a caption, cache or label file belongs to an image with one of `stems`.
+
+    all_stems   stems of all images in the folder: `a_b.npz` is a_b.png's if that exists, not a.png's
+    """
     stem, ending = os.path.splitext(name)
     stem, ending = stem.casefold(), ending.lower()
     if ending in CAPTION_EXTENSIONS:
@@ -184,7 +196,7 @@ def _belongs(name: str, stems: set[str], all_stems: set[str]) -> bool:
 
 
 def new_trash_folder(folder: Path, ending: str = "") -> Path:
-    """Create a new folder in the trash folder for one action, named by the time. Raises OSError."""
+    """Create a folder in the trash folder for one action, named by the time and `ending`. Raises OSError."""
     base = folder / TRASH_FOLDER / f"{time.strftime('%Y-%m-%d_%H-%M-%S')}{ending}"
     for number in count(1):
         trash = base if number == 1 else base.with_name(f"{base.name}-{number:04d}")
@@ -195,26 +207,32 @@ def new_trash_folder(folder: Path, ending: str = "") -> Path:
 
 
 def _names(paths: Sequence[Path], folder: Path) -> Iterator[tuple[str, str]]:
-    """Yield (where a file is, its path in the trash): relative to the dataset's folder, so that the folder may be moved as a whole;
-    for files elsewhere the absolute path and `outside-<n>/<name>`."""
-    places: dict[Path, int] = {}
+    """Yield (original path, path in the trash) of each file, as stored in the record.
+
+    Both are relative to the dataset's folder, so that it may be moved as a whole. For files elsewhere they are the absolute path
+    and `outside-<n>/<name>`.
+    """
+    outside_folders: dict[Path, int] = {}
     for path in paths:
         if path.is_relative_to(folder):
             name = path.relative_to(folder).as_posix()
             yield name, name
         else:
-            yield str(path), f"outside-{places.setdefault(path.parent, len(places) + 1)}/{path.name}"
+            yield str(path), f"outside-{outside_folders.setdefault(path.parent, len(outside_folders) + 1)}/{path.name}"
 
 
 def records(folder: Path, name: str) -> list[Path]:
-    """The records of this name in a dataset's trash folder, oldest first."""
+    """Return the paths of the records with this file name in a dataset's trash folder, oldest first."""
     paths = (path for path in (folder / TRASH_FOLDER).glob(f"*/{name}") if path.is_file())
     return sorted(paths, key=lambda path: path.parent.name)
 
 
 def _read(record: Path) -> tuple[dict[str, Any], list[tuple[Path, Path]]]:
-    """(a record, (path in the trash, original path) of its files that are still there). Only records in a trash folder are read, as
-    tokens come from a page; those that name files which `put_away` does not move are refused, as datasets are downloaded too."""
+    """Return a record's content, and (path in the trash, original path) of each of its files that is still there.
+
+    Raises ProblemsError for records outside a trash folder, because tokens come from a page, and for records with files that
+    `put_away` does not move, because datasets are downloaded too.
+    """
     try:
         if record.name != RECORD or record.parent.parent.name != TRASH_FOLDER or ".." in record.parts:
             raise ValueError
@@ -234,7 +252,7 @@ def _read(record: Path) -> tuple[dict[str, Any], list[tuple[Path, Path]]]:
 
 
 def path_in(folder: Path, name: str) -> Path:
-    """The path that a record names relative to a folder. Raises ValueError for one that leads elsewhere."""
+    """Return the path that a record gives relative to `folder`. Raises ValueError if it leads outside."""
     path = Path(name)
     if path.anchor or ".." in path.parts or not may_reach((folder / path).parent):
         raise ValueError(name)
@@ -242,20 +260,22 @@ def path_in(folder: Path, name: str) -> Path:
 
 
 def _origin(source: Path, folder: Path, name: str) -> Path:
-    """The original path of a file in the trash. An absolute one must be of an image, caption or cache, and of no hidden file unless
-    its extension says what it is. Raises ValueError."""
+    """Return the original path of a file in the trash, which the record gives as `name`.
+
+    An absolute path must be that of an image, caption or cache; a hidden file must have such an extension. Raises ValueError.
+    """
     path = Path(name)
     if not path.is_absolute():
         return path_in(folder, name)
-    known = is_image_name(path.name) or extension(path.name) in (*CAPTION_EXTENSIONS, ".npz")
+    is_dataset_file = is_image_name(path.name) or extension(path.name) in (*CAPTION_EXTENSIONS, ".npz")
     hidden = any(part.startswith(".") for part in path.parts)
-    if not known and (hidden or not is_image(source, path.name)):
+    if not is_dataset_file and (hidden or not is_image(source, path.name)):
         raise ValueError(name)
     return path_in(Path(path.anchor), str(path.relative_to(path.anchor)))
 
 
 def tidy(folder: Path) -> None:
-    """Remove the action's folder once it has no files left, and the trash folder after the last one."""
+    """Remove an action's folder if it has no files left, and the trash folder after the last action."""
     if any(names for _, _, names in os.walk(folder / _FILES)):
         return
     with suppress(OSError):
@@ -267,14 +287,21 @@ def tidy(folder: Path) -> None:
 
 
 def refuse_taken(pairs: Sequence[tuple[Path, Path]], what: str, fix: str, code: str) -> None:
-    """Raise ProblemsError with each target that exists and is not itself moved. pairs: (from, to)"""
+    """Raise ProblemsError with each target that exists, unless that file is moved too.
+
+    pairs            (from, to)
+    what, fix, code  of the problems
+    """
     leaving = {source for source, _ in pairs}
-    taken = [target for _, target in pairs if os.path.lexists(target) and target not in leaving]
-    raise_if_errors(limited([Problem(what, printable(path), fix, code=code) for path in taken]))
+    occupied = [target for _, target in pairs if os.path.lexists(target) and target not in leaving]
+    raise_if_errors(limited([Problem(what, printable(path), fix, code=code) for path in occupied]))
 
 
 def move_all(pairs: Sequence[tuple[Path, Path]]) -> None:
-    """Move all files in this order, or none: raises OSError with the file that cannot be moved."""
+    """Move all files in this order, or none: raises OSError with the name of a file that cannot be moved.
+
+    pairs   (from, to)
+    """
     done: list[tuple[Path, Path]] = []
     try:
         for source, target in pairs:
@@ -290,7 +317,7 @@ def move_all(pairs: Sequence[tuple[Path, Path]]) -> None:
 
 
 def _move(source: Path, target: Path) -> None:
-    """Rename without overwriting; to another disk by a complete copy before the source is removed."""
+    """Move a file without overwriting; to another disk by a complete copy before the source is removed. Raises OSError."""
     target.parent.mkdir(parents=True, exist_ok=True)
     if os.path.lexists(target):
         raise FileExistsError(errno.EEXIST, "another file is there", str(target))

@@ -1,1 +1,1 @@
-"""From files to pixels."""
+"""Image files to pixels: opening, colors, resizing, crops, masks, measurements."""

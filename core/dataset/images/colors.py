@@ -1,4 +1,4 @@
-"""Color conversion to sRGB, and alpha: palettes, CMYK, Lab, 16 bits, ICC profiles."""
+"""Conversion to sRGB and alpha: palettes, CMYK, Lab, 16 bits, ICC profiles."""
 
 import io
 
@@ -10,7 +10,7 @@ BLACK = (0, 0, 0)
 
 
 def to_srgb(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
-    """A decoded image of any mode -> (RGB in sRGB, alpha as L); alpha is None where every pixel is opaque."""
+    """Convert a decoded image of any mode to (RGB in sRGB, alpha as L); alpha is None if every pixel is opaque."""
     profile = image.info.get("icc_profile")
     alpha: Image.Image | None = None
     if image.mode.startswith("I") or image.mode == "F":
@@ -29,7 +29,7 @@ def to_srgb(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
 
 
 def composite(colors: Image.Image, alpha: Image.Image | None, background: tuple[int, int, int]) -> Image.Image:
-    """RGB composited on a background color by alpha (L); unchanged where alpha is None."""
+    """Composite an RGB image on a background color by alpha (L); unchanged if `alpha` is None."""
     if alpha is None:
         return colors
     return Image.composite(colors, Image.new("RGB", colors.size, background), alpha)
@@ -41,9 +41,9 @@ def color_of(text: str) -> tuple[int, int, int]:
 
 
 def _to_eight_bits(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
-    """16-bit, 32-bit and float gray -> 8 bit by scaling. (Pillow's own conversion clips 16 bits to white.)
+    """Convert 16-bit, 32-bit and float gray to 8 bits by scaling. (Pillow's own conversion clips 16 bits to white.)
 
-    Also its alpha, where the file marks one value as transparent.
+    Returns the gray image (L) and its alpha (L) if the file marks one value as transparent, else None.
     """
     values = np.asarray(image).astype(np.float64)
     if image.mode == "F":

@@ -22,16 +22,16 @@ _EVEN = 8  # levels of 255 within which an edge row still counts as one color (J
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """Measurements of a full decode.
+    """Measurements of a decoded image.
 
-    reason       why it cannot be decoded, worded to follow "the image"; empty when it can. Broken images have no measures
-    remark       damage that the decoder skipped, such as bad metadata; empty for none
-    transparent  at least one pixel is not opaque
-    dhash        16 hex digits, 64 bits: near duplicates differ in few of them. All zeros for an image of
-                 one color
-    blur         variance of the Laplacian, levels of 255 squared; sharp photographs have hundreds, blurry ones a few
-    brightest    max of the red channel on black, 0 to 255 (the max of a mask); opaque: max of alpha
-    border       fraction of the area in edge rows and columns of one color, 0 to 1
+    reason        why the image cannot be decoded, as predicate of "the image ..."; "" if it can. Broken images have no measures
+    remark        damage that the decoder skipped, such as bad metadata; "" for none
+    transparent   whether at least one pixel is not opaque
+    dhash         16 hex digits, 64 bits, of which few differ between near duplicates; all zeros for an image of one color
+    blur          variance of the Laplacian, levels of 255 squared; sharp photographs have hundreds, blurry ones a few
+    brightest     maximum of the red channel on black, 0 to 255 (the maximum of a mask)
+    opaque        maximum of alpha, 0 to 255
+    border        fraction of the area in edge rows and columns of one color, 0 to 1
     """
 
     reason: str = ""
@@ -45,30 +45,37 @@ class Look:
 
 
 def measure(image: Image.Image, transparent: bool = False) -> Look:
-    """Measurements of a decoded image (RGB, upright). transparent: whether the file has alpha."""
+    """Return the measurements of a decoded image (RGB, upright), except those of the decoder and of single channels.
+
+    transparent   whether the file has alpha
+    """
     small = _small(image)
     gray = np.asarray(small.convert("L"), dtype=np.float32)
     return Look("", transparent, difference_hash(small), laplacian_variance(gray), border_share(np.asarray(small)))
 
 
 def looks(images: Sequence[ImageInfo], memo: Memo | Path | str | None) -> dict[tuple[str, str], Look]:
-    """{image key: measurements} of images decoded before (`look_at_all`); decodes nothing."""
-    known = known_looks(memo if isinstance(memo, Memo) else Memo(memo), images)
-    return {image.key: known[image.path] for image in images if image.path in known}
+    """Return {image key: measurements} of the images that were decoded before (`look_at_all`); decodes nothing.
+
+    memo   where measurements are stored; None: nowhere, so the result is empty
+    """
+    stored = known_looks(memo if isinstance(memo, Memo) else Memo(memo), images)
+    return {image.key: stored[image.path] for image in images if image.path in stored}
 
 
 def known_looks(memo: Memo, files: Sequence[FileFacts]) -> dict[Path, Look]:
-    """{path: measurements} of files decoded before. A damaged row counts as none."""
+    """Return {path: measurements} of the files that were decoded before; damaged rows of the memo are left out."""
     looks = {path: from_text(text) for path, text in memo.known(MEMO_KIND, files).items()}
     return {path: look for path, look in looks.items() if look is not None}
 
 
 def to_text(look: Look) -> str:
+    """Return measurements as JSON, to store them."""
     return json.dumps(asdict(look))
 
 
 def from_text(text: str) -> Look | None:
-    """Parse stored measurements; None if the text has none."""
+    """Parse measurements stored by `to_text`; None for other text."""
     try:
         return Look(**json_or_none(text))
     except TypeError:
@@ -79,7 +86,7 @@ def from_text(text: str) -> Look | None:
 
 
 def _small(image: Image.Image) -> Image.Image:
-    """The image at most 256 pixels long, by area averaging."""
+    """Return the image with a longer side of at most 256 pixels, reduced by area averaging."""
     longer = max(image.size)
     if longer <= MEASURED_SIDE:
         return image
@@ -88,14 +95,20 @@ def _small(image: Image.Image) -> Image.Image:
 
 
 def difference_hash(image: Image.Image) -> str:
-    """dHash (N. Krawetz, 2013): is each of 9 x 8 gray pixels darker than its right neighbor. Row by row, 16 hex digits."""
+    """Return the dHash (N. Krawetz, 2013): for 9 x 8 gray pixels, whether each is darker than its right neighbor.
+
+    64 bits row by row as 16 hex digits.
+    """
     gray = np.asarray(image.convert("L").resize((9, 8), Image.Resampling.LANCZOS))
     bits = (gray[:, 1:] > gray[:, :-1]).ravel()
     return f"{int(''.join('1' if bit else '0' for bit in bits), 2):016x}"
 
 
 def laplacian_variance(gray_HW: np.ndarray) -> float:
-    """Variance of the second differences (Pech-Pacheco et al. 2000): kernel 0 1 0 / 1 -4 1 / 0 1 0, inner pixels only."""
+    """Return the variance of the second differences (Pech-Pacheco et al. 2000): kernel 0 1 0 / 1 -4 1 / 0 1 0.
+
+    Only inner pixels count; 0 for an image of less than 3 x 3 pixels.
+    """
     if min(gray_HW.shape) < 3:
         return 0.0
     middle = gray_HW[1:-1, 1:-1]
@@ -104,8 +117,9 @@ def laplacian_variance(gray_HW: np.ndarray) -> float:
 
 
 def border_share(pixels_HWC: np.ndarray) -> float:
-    """Fraction of the area in edge rows and columns of one color, the color of the outermost.
+    """Return the fraction of the area in edge rows and columns of one color, that of the outermost; 0 to 1.
 
+    pixels_HWC   uint8 [H, W, 3]
     Rows and columns are removed in turn while they match, each side in the color it started with, so that a gradual sky
     does not count as a border. An image of one color is all border (1.0).
     """
@@ -129,7 +143,7 @@ def border_share(pixels_HWC: np.ndarray) -> float:
 
 
 def _even_lines(pixels: np.ndarray, color: np.ndarray) -> int:
-    """How many of the first lines [N, M, C] have this color [C]."""
+    """Return how many of the first lines of `pixels` [N, M, C] have this color [C], within _EVEN levels."""
     even = (np.abs(pixels.astype(np.float32) - color) <= _EVEN).all(axis=(1, 2))
     return len(even) if even.all() else int(np.argmin(even))
 
@@ -148,13 +162,14 @@ def look_at_all(
     memo_path: Path | str | None = None,
     threads: int = 4,
 ) -> dict[ImageKey, Look]:
-    """Decode every image that is not cached yet; {image key: its measurements, or why it is broken} of all.
+    """Decode every image whose measurements are not stored yet; return {image key: measurements, or why it is broken} of all.
 
-    A header can be valid where the rest is truncated. Results are cached by path, size and time in `memo_path`, also
+    A header can be valid where the rest is truncated. Results are stored in `memo_path` by path, size and time, also
     after a cancel, except errors that may pass while the file stays the same (permissions, memory, missing decoders).
-    progress is called with (done, total).
+
+    progress   called with (done, total) images
     """
-    known = Memo(memo_path).facts(
+    results = Memo(memo_path).facts(
         MEMO_KIND,
         images,
         _look_at,
@@ -165,12 +180,12 @@ def look_at_all(
         threads=max(1, threads),
         at_once=8 * threads,
     )
-    looks = ((image.key, known[image.path]) for image in images)
+    looks = ((image.key, results[image.path]) for image in images)
     return {key: look if isinstance(look, Look) else Look(str(look)) for key, look in looks}
 
 
 def _look_at(image: ImageInfo) -> Look | UnreachableImage:
-    """Decode one image: its measurements, or the error that may pass while the file stays the same."""
+    """Decode one image and return its measurements, or an error that may pass while the file stays the same."""
     try:
         with remarks() as warnings:
             opened = open_decoded(image.path, enough=(2 * MEASURED_SIDE, 2 * MEASURED_SIDE))
@@ -188,5 +203,5 @@ def _look_at(image: ImageInfo) -> Look | UnreachableImage:
 
 
 def reasons_of(looks: Mapping[ImageKey, Look]) -> dict[ImageKey, str]:
-    """{image key: reason} of those that cannot be decoded."""
+    """Return {image key: reason} of the images that cannot be decoded."""
     return {key: look.reason for key, look in looks.items() if look.reason}

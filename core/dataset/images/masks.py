@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 
 
 def load_mask(placed: Placed, view: View) -> np.ndarray | None:
-    """The loss mask, float32 [1, H, W] in 0..1 at the bucket's size; None for an image without one.
+    """Return the loss mask, float32 [1, H, W] in 0..1 at the bucket's size; None for an image without one.
 
-    From the mask folder with masked_loss (red channel, transparent parts black), else from the image's alpha channel
+    Read from the mask folder with masked_loss (red channel, transparent parts black), else from the image's alpha channel
     with alpha_mask. A mask of another size than its image is resized with it by the same filter, so both stay aligned
-    (`conditioning.py` reports it).
+    (`conditioning.py` reports it). Raises BrokenImage.
     """
     images = placed.concept.images
     if images.masked_loss and placed.image.conditioning is not None:
@@ -45,14 +45,17 @@ def load_mask(placed: Placed, view: View) -> np.ndarray | None:
 
 
 def load_control(placed: Placed, view: View) -> np.ndarray | None:
-    """The control image, float32 [3, H, W] in 0..1 at the bucket's size; None for an image without one. Transparent parts are
-    black (with sd-scripts' compatibility, their color is used). One of another size than its image is resized with it."""
+    """Return the control image, float32 [3, H, W] in 0..1 at the bucket's size; None for an image without one.
+
+    Transparent parts are black (with sd-scripts' compatibility, their color is used). A control image of another size than its
+    image is resized to the same size. Raises BrokenImage.
+    """
     pixels = control_pixels(placed, view)
     return None if pixels is None else as_control(pixels)
 
 
 def control_pixels(placed: Placed, view: View) -> np.ndarray | None:
-    """`load_control` in uint8, 0 to 255."""
+    """Return the control image like `load_control`, but as uint8, 0 to 255."""
     if placed.image.control is None:
         return None
     opened = _open_partner(placed.image.control, "control image", view)
@@ -61,7 +64,7 @@ def control_pixels(placed: Placed, view: View) -> np.ndarray | None:
 
 
 def control_filter(concept: Concept) -> str:
-    """The resampling method for a folder's control images."""
+    """Return the name of the resampling method for a folder's control images."""
     method = concept.images.control_interpolation
     if concept.control_fit == "area":  # sd-scripts 0.9
         return method or "area"
@@ -69,14 +72,16 @@ def control_filter(concept: Concept) -> str:
 
 
 def is_resized(size: Size, placed: Placed) -> bool:
-    """Whether a control image of this size must be resized, not only cropped."""
+    """Return whether a control image of `size` (width, height) must be resized, not only cropped."""
     stretched = placed.concept.control_fit == "stretched"
     return size != (placed.placement.bucket if stretched else placed.placement.resized)
 
 
 def control_in_view(hint: Image.Image, view: View, concept: Concept) -> Image.Image:
-    """The control image resized, cropped and flipped as its image; with sd-scripts' compatibility as there (reference: section
-    1.3)."""
+    """Resize, crop and flip a control image like its image.
+
+    With sd-scripts' compatibility, as sd-scripts does (reference: section 1.3).
+    """
     method = control_filter(concept)
     if concept.control_fit != "stretched":
         return in_view(hint, view.placement, view.flip, method)
@@ -91,8 +96,10 @@ def control_in_view(hint: Image.Image, view: View, concept: Concept) -> Image.Im
 
 
 def control_for(path: Path, size: Size, stretched: bool = False) -> np.ndarray:
-    """The control image of a sample of this size, in the form of `load_control`: resized to cover it and center-cropped, or
-    with `stretched` resized to it by Lanczos, without transparency. Raises BrokenImage."""
+    """Return the control image for a sample of `size` (width, height), float32 [3, H, W] in 0..1. Raises BrokenImage.
+
+    Resized to cover `size` and center-cropped; with `stretched`, resized to it by Lanczos and transparency ignored.
+    """
     opened = open_decoded(path, managed=False)
     if stretched:
         return as_control(_channels(resize(opened.colors, size, "lanczos")))
@@ -100,18 +107,22 @@ def control_for(path: Path, size: Size, stretched: bool = False) -> np.ndarray:
 
 
 def as_control(pixels: np.ndarray) -> np.ndarray:
-    """uint8 [3, H, W], or [1, H, W] of a gray image -> float32 [3, H, W] in 0..1."""
+    """Convert uint8 [3, H, W], or [1, H, W] of a gray image, to float32 [3, H, W] in 0..1."""
     values: np.ndarray = np.ascontiguousarray(pixels).astype(np.float32) / np.float32(255)
     return values if len(values) == 3 else np.repeat(values, 3, axis=0)
 
 
 def _channels(image: Image.Image) -> np.ndarray:
+    """Convert an RGB image to uint8 [3, H, W]."""
     return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
 
 
 def _open_partner(path: Path, kind: str, view: View) -> DecodedImage:
-    """Decode a mask or control image, without its color profile, since its values are data. Error messages follow the name of the
-    image it belongs to."""
+    """Decode a mask or control image without its color profile, since its values are data.
+
+    kind   noun for messages
+    Raises BrokenImage with a message that continues a sentence about the training image.
+    """
     try:
         return open_decoded(path, managed=False, enough=reduced_size(view.placement))
     except BrokenImage as error:

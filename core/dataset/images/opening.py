@@ -1,4 +1,4 @@
-"""Open image files: header, decoded colors and alpha, and why a file cannot be read."""
+"""Opening image files: header, decoded colors and alpha, and reasons why a file cannot be read."""
 
 import os
 import re
@@ -52,10 +52,11 @@ _collected = threading.local()
 
 
 class _Remarks:
-    """Replaces `warnings` in Pillow's decoders, so that damage goes into the report and not to the terminal."""
+    """Stands in for the module `warnings` in Pillow's decoders, so that damage is reported and not printed to the terminal."""
 
     @staticmethod
-    def warn(message: object, *more: object, **named: object) -> None:
+    def warn(message: object, *args: object, **kwargs: object) -> None:
+        """Collect a message if `remarks` is active in this thread; other arguments of `warnings.warn` are ignored."""
         if (messages := getattr(_collected, "messages", None)) is not None:
             messages.append(str(message))
 
@@ -66,7 +67,7 @@ for _reader in (JpegImagePlugin, PngImagePlugin, TiffImagePlugin):
 
 @contextmanager
 def remarks() -> Iterator[list[str]]:
-    """Context that collects the warnings of Pillow's decoders in this thread."""
+    """Collect the warnings of Pillow's decoders in this thread while the context is open; gives the list of messages."""
     warnings_of_image: list[str] = []
     _collected.messages = warnings_of_image
     try:
@@ -76,11 +77,12 @@ def remarks() -> Iterator[list[str]]:
 
 
 class _BoundedStream(PngImagePlugin.PngStream):
-    """Limits length and number of PNG chunks: Pillow reads any non-pixel chunk into memory, each at every opening."""
+    """A PNG reader with limits on the length and number of chunks: Pillow reads every non-pixel chunk at each opening."""
 
     non_pixel_chunks = 0
 
     def call(self, cid: bytes, pos: int, length: int) -> bytes:
+        """Read a chunk. Raises SyntaxError or ValueError for a damaged length, a too long chunk, or too many non-pixel chunks."""
         if cid not in (b"IDAT", b"fdAT"):
             self.non_pixel_chunks += 1
             assert self.fp is not None
@@ -112,16 +114,21 @@ _ROTATIONS = {
 
 
 class BrokenImage(Exception):
-    """An image that cannot be read. The message is worded to follow "the image"."""
+    """An image that cannot be read. The message is the predicate of a sentence about the image."""
 
 
 class UnreachableImage(BrokenImage):
-    """An image that may become readable without a change to the file: permissions, memory, a missing decoder."""
+    """An image that cannot be read now, but may be later without a change to the file: permissions, memory, a missing decoder."""
 
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """An image's header. width, height: pixels, after EXIF rotation."""
+    """An image's header.
+
+    width, height   pixels, after EXIF rotation
+    format, mode    as in Pillow
+    rotated         whether the EXIF orientation rotates or mirrors the image
+    """
 
     width: int
     height: int
@@ -133,11 +140,11 @@ class Header:
 
 @dataclass(frozen=True, slots=True)
 class DecodedImage:
-    """A decoded image, upright.
+    """A decoded image, rotated upright.
 
-    colors    RGB in sRGB, also where it is transparent
-    alpha     L, 0 transparent to 255 opaque; None where every pixel is opaque
-    whole     (width, height) of the file, upright, where `colors` are smaller
+    colors   RGB in sRGB, also where the image is transparent
+    alpha    L, 0 transparent to 255 opaque; None if every pixel is opaque
+    whole    (width, height) of the file, upright, for a large image whose `colors` may be reduced; else None
     """
 
     colors: Image.Image
@@ -146,16 +153,16 @@ class DecodedImage:
 
     @property
     def size(self) -> tuple[int, int]:
-        """(width, height) of the file, upright."""
+        """(width, height) of the file, upright, in pixels."""
         return self.whole or self.colors.size
 
     def on(self, background: tuple[int, int, int]) -> Image.Image:
-        """RGB, composited on this color."""
+        """Return the image composited on a background color, RGB."""
         return composite(self.colors, self.alpha, background)
 
 
 def read_header(path: Path | str) -> Header:
-    """Size and format without decoding (about 0.1 ms). Raises BrokenImage for a file without a valid header."""
+    """Read size and format without decoding (about 0.1 ms). Raises BrokenImage for a file without a valid header."""
     with open_image(path) as image:
         orientation = _orientation(image)
         width, height = image.size
@@ -172,11 +179,11 @@ def open_decoded(
     managed: bool = True,
     enough: tuple[int, int] | None = None,
 ) -> DecodedImage:
-    """The decoded image: first frame, upright, colors and alpha separate. Raises BrokenImage.
+    """Decode the first frame of an image file, rotated upright, with colors and alpha separate. Raises BrokenImage.
 
     draft     (width, height) that is sufficient: a JPEG is then decoded at the nearest larger eighth, which is faster
     enough    the same for images of more than LARGE_PIXELS only, of any format; smaller images are not affected
-    managed   convert to sRGB by the file's profile; False leaves the values alone (masks)
+    managed   convert to sRGB by the file's color profile; False ignores the profile (masks)
     """
     with open_image(path) as image:
         if image.width * image.height <= LARGE_PIXELS:
@@ -195,7 +202,10 @@ def open_decoded(
 def _decoded(
     image: ImageFile.ImageFile, draft: tuple[int, int] | None, managed: bool, enough: tuple[int, int] | None
 ) -> DecodedImage:
-    """Decode an opened image. enough: (width, height) to reduce it to, or slightly more; None keeps all pixels."""
+    """Decode an opened image; arguments as in `open_decoded`. Raises BrokenImage.
+
+    enough   (width, height) to which the image may be reduced; None keeps all pixels
+    """
     orientation = _orientation(image)  # before load(): the size that was planned came from the header alone
     width, height = image.size
     if enough is not None and orientation in _SIDEWAYS:
@@ -223,7 +233,7 @@ def _decoded(
 
 
 def _reduced(image: Image.Image, factor: int) -> Image.Image:
-    """Box-downscaled by factor, strip by strip, so that no second copy of a large image is made."""
+    """Downscale an image by a whole factor (box filter), strip by strip, so that no second copy of a large image is made."""
     rows = factor * max(1, _STRIP_PIXELS // (image.width * factor))
     small: Image.Image | None = None
     for top in range(0, image.height, rows):
@@ -237,7 +247,7 @@ def _reduced(image: Image.Image, factor: int) -> Image.Image:
 
 
 def _averageable(image: Image.Image) -> Image.Image:
-    """The image in a mode whose values can be averaged: no palette indices, no color key transparency."""
+    """Convert an image to a mode whose values can be averaged: no palette indices, no color key transparency."""
     if image.mode in ("P", "PA", "La", "RGBa") or ("transparency" in image.info and image.mode in ("1", "L", "RGB")):
         image = image.convert("RGBA")
         image.info.pop("transparency", None)
@@ -247,12 +257,15 @@ def _averageable(image: Image.Image) -> Image.Image:
 
 
 def open_rgb(path: Path | str, draft: tuple[int, int] | None = None) -> Image.Image:
-    """The decoded image as RGB, composited on white; see `open_decoded`."""
+    """Decode an image file as RGB composited on white; see `open_decoded`."""
     return open_decoded(path, draft).on(WHITE)
 
 
 def problem_of(path: Path | str, error: Exception, level: str = "error") -> Problem:
-    """The Problem of a broken image; with level "advice" it is skipped."""
+    """Return the Problem of a broken image; with level "advice" the image is skipped.
+
+    error   its message is the predicate of a sentence about the image
+    """
     fix = "replace it to train on it" if level == "advice" else f"replace or remove it, or {LEAVE_OUT}"
     package = re.search(r"pip install ([\w-]+)", str(error))
     if package:
@@ -266,7 +279,10 @@ def problem_of(path: Path | str, error: Exception, level: str = "error") -> Prob
 
 
 def reason_of(refusal: ProblemsError) -> str:
-    """Why a file cannot be opened, worded to follow "the image"."""
+    """Return why a file cannot be opened, as predicate of a sentence about the image.
+
+    refusal   the error of `check_regular`
+    """
     if isinstance(refusal, MissingFile):
         return "is missing or a broken link"
     problem = refusal.problems[0]
@@ -275,7 +291,7 @@ def reason_of(refusal: ProblemsError) -> str:
 
 
 def open_image(path: Path | str) -> ImageFile.ImageFile:
-    """Pillow's image with its header read. Raises BrokenImage."""
+    """Open an image file with Pillow, reading the header only. Raises BrokenImage."""
     try:
         check_regular(path)
     except ProblemsError as error:
@@ -296,6 +312,7 @@ def open_image(path: Path | str) -> ImageFile.ImageFile:
 
 
 def _first_bytes(path: Path | str) -> bytes:
+    """Return the first 512 bytes of a file. Raises UnreachableImage."""
     try:
         with open(path, "rb") as handle:
             return handle.read(512)
@@ -304,7 +321,7 @@ def _first_bytes(path: Path | str) -> bytes:
 
 
 def _what_it_is_instead(start: bytes) -> str:
-    """What a file with an image extension contains instead, by its first bytes."""
+    """Return what a file with an image extension contains instead, by its first bytes, as predicate of a sentence."""
     if not start:
         return "is empty (0 bytes)"
     text = start.lstrip().lower()
@@ -322,7 +339,7 @@ def _what_it_is_instead(start: bytes) -> str:
 
 
 def _too_much_text(error: Exception) -> str:
-    """The reason where Pillow refused a PNG's text as longer than MAX_TEXT, else empty."""
+    """Return the reason if Pillow refused a PNG because its text is longer than MAX_TEXT, else ""."""
     text = str(error)
     if isinstance(error, ValueError) and ("too large" in text or "Too much memory" in text):
         return f"contains more than {MAX_TEXT >> 20} MB of text or metadata; save it without"
@@ -330,7 +347,7 @@ def _too_much_text(error: Exception) -> str:
 
 
 def _plain_reason(error: Exception) -> str:
-    """Why decoding failed, worded to follow "the image"."""
+    """Return why decoding failed, as predicate of a sentence about the image."""
     if too_much := _too_much_text(error):
         return too_much
     text = str(error)
@@ -343,9 +360,9 @@ def _plain_reason(error: Exception) -> str:
 
 
 def _orientation(image: Image.Image) -> int:
-    """The EXIF (or XMP) orientation, 1 to 8, from what was read at opening.
+    """Return the EXIF (or XMP) orientation, 1 to 8, as read at opening.
 
-    Image.Image.getexif, not the PNG decoder's own, which decodes the whole image to look for a tag at its end.
+    Uses Image.Image.getexif, not the PNG decoder's own, which decodes the whole image to look for a tag at its end.
     """
     info = image.info
     if image.format == "TIFF":  # its decoder rotates the image and returns the rotated size

@@ -1,4 +1,4 @@
-"""Painted masks: the mask to start from, checks of an uploaded one, and the folder they are written to."""
+"""Painted masks: the mask that painting starts from, checks of an uploaded mask, and the folder of masks."""
 
 import os
 import shutil
@@ -24,11 +24,12 @@ MAX_BYTES = 5 << 20  # of an uploaded mask: it comes as base64 in a message of a
 
 
 @dataclass(frozen=True)
-class Start:
-    """The mask that painting starts from: L at the image's size, white trains; None for no mask.
+class InitialMask:
+    """The mask that painting starts from.
 
-    origin   "painted", "folder" (the mask folder), "beside" (OneTrainer's), "alpha" (its transparency) or ""
-    unread   why an existing mask cannot be shown, worded to follow "the mask"
+    mask     L at the image's size, white trains; None for no mask
+    origin   "painted", "folder" (the mask folder), "beside" (OneTrainer's), "alpha" (the image's transparency) or ""
+    unread   why an existing mask cannot be shown, as predicate of "the mask ..."; else empty
     """
 
     mask: Image.Image | None = None
@@ -36,9 +37,12 @@ class Start:
     unread: str = ""
 
 
-def start_of(image: ImageInfo, painted: Path | None, may_read: Callable[[Path], bool]) -> Start:
-    """The painted mask, else the one of the mask folder, else a sidecar mask, else the image's transparency. may_read: (mask
-    file) -> False skips it"""
+def initial_mask(image: ImageInfo, painted: Path | None, may_read: Callable[[Path], bool]) -> InitialMask:
+    """Return the painted mask of an image, else that of its mask folder, else a sidecar mask, else the image's transparency.
+
+    painted    file of the painted mask, if any
+    may_read   returns whether a mask file may be read; others are skipped
+    """
     size = (image.width, image.height)
     paired = image.conditioning
     where = "beside" if paired and is_label(paired.name) and paired.parent == image.path.parent else "folder"
@@ -48,18 +52,23 @@ def start_of(image: ImageInfo, painted: Path | None, may_read: Callable[[Path], 
         try:
             mask = open_decoded(path, managed=False, enough=size).on(BLACK).getchannel("R")
         except BrokenImage as error:
-            return Start(origin=origin, unread=str(error))
-        return Start(mask if mask.size == size else mask.resize(size, Image.Resampling.BILINEAR), origin)
+            return InitialMask(origin=origin, unread=str(error))
+        return InitialMask(mask if mask.size == size else mask.resize(size, Image.Resampling.BILINEAR), origin)
     try:
         alpha = open_decoded(image.path, enough=size).alpha
     except BrokenImage:
-        return Start()
-    return Start(alpha, "alpha") if alpha is not None else Start()
+        return InitialMask()
+    return InitialMask(alpha, "alpha") if alpha is not None else InitialMask()
 
 
 def too_large(size: tuple[int, int], where: str) -> Problem | None:
-    """The problem of an image that is too large to paint on (a browser's canvas takes 4 bytes per pixel, several times); else
-    None."""
+    """Return the problem of an image that is too large to paint on, else None.
+
+    A browser's canvas takes 4 bytes per pixel, several times.
+
+    size    (width, height)
+    where   the image's name, for the problem
+    """
     if size[0] * size[1] <= LARGE_PIXELS:
         return None
     what = f"The image has more than {LARGE_PIXELS // 1_000_000} million pixels, too many to paint on"
@@ -68,12 +77,15 @@ def too_large(size: tuple[int, int], where: str) -> Problem | None:
 
 
 def decoded_mask(data: bytes, image: ImageInfo) -> Image.Image:
-    """An uploaded PNG as a mask (L). Raises ProblemsError unless it is one of the image's size after rotation."""
+    """Decode an uploaded PNG to a mask (L). Raises ProblemsError unless it has the image's size after EXIF rotation."""
     return decoded_png(data, (image.width, image.height), printable(image.relative)).getchannel("R")
 
 
 def decoded_png(data: bytes, size: tuple[int, int], where: str) -> Image.Image:
-    """An uploaded PNG as RGB, on black. Raises ProblemsError unless it is one of this size."""
+    """Decode an uploaded PNG to RGB, composited on black. Raises ProblemsError unless its size is `size` (width, height).
+
+    where   the image's name, for problems
+    """
     if len(data) > MAX_BYTES:
         what = f"The mask is larger than {size_words(MAX_BYTES)}"
         fix = "paint with hard edges, or resize the image on Tools"
@@ -93,8 +105,10 @@ def decoded_png(data: bytes, size: tuple[int, int], where: str) -> Image.Image:
 
 
 def begin_folder(folder: Path, images: Path, copies: Mapping[str, Path]) -> None:
-    """Create a folder for painted masks of the images in `images`, atomically. copies: {name: mask file} to copy into it.
-    Raises ProblemsError."""
+    """Create a folder for painted masks of the images below `images`, atomically. Raises ProblemsError.
+
+    copies   name in the new folder -> mask file to copy
+    """
     try:
         with atomic.folder_atomic(folder) as temporary:
             atomic.write_json(temporary / MARK, {"images": os.path.realpath(images)})
@@ -107,7 +121,10 @@ def begin_folder(folder: Path, images: Path, copies: Mapping[str, Path]) -> None
 
 
 def add_missing(folder: Path, copies: Mapping[str, Path]) -> None:
-    """Copy the masks of images that have none in a folder of painted masks. copies: {name: mask file}. Raises ProblemsError."""
+    """Copy masks into a folder of painted masks, for images without a mask in it. Raises ProblemsError.
+
+    copies   name in the folder -> mask file
+    """
     existing = {os.path.splitext(file.relative)[0].casefold() for file in walk(folder).files}
     for name, path in copies.items():
         if os.path.splitext(name)[0].casefold() in existing:
@@ -120,7 +137,10 @@ def add_missing(folder: Path, copies: Mapping[str, Path]) -> None:
 
 
 def mask_in(folder: Path, stem: str) -> Path | None:
-    """An image's mask in a folder of painted masks: a painted one or a copy."""
+    """Return an image's mask in a folder of painted masks, painted or copied, or None.
+
+    stem   the image's path below the image folder without its extension
+    """
     target = reachable(folder / f"{stem}.png")
     if target.is_file():
         return target
@@ -128,8 +148,12 @@ def mask_in(folder: Path, stem: str) -> Path | None:
 
 
 def write_mask(history: History, folder: Path, stem: str, mask: Image.Image) -> Path:
-    """Save a painted mask, replacing a copied mask of another format, and return its path. Undo restores the replaced one.
-    Raises ProblemsError."""
+    """Save a painted mask as PNG and return its path. Raises ProblemsError.
+
+    A copied mask in another format is deleted; undo restores it.
+
+    stem   the image's path below the image folder without its extension
+    """
     target = reachable(folder / f"{stem}.png")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -144,6 +168,6 @@ def write_mask(history: History, folder: Path, stem: str, mask: Image.Image) -> 
 
 
 def _others(target: Path) -> list[Path]:
-    """Masks for the same image with another extension."""
-    named = (path for path in target.parent.iterdir() if is_image_name(path.name) and path.name != target.name)
-    return [path for path in named if path.stem.casefold() == target.stem.casefold()]
+    """Return masks of the same image with another extension."""
+    masks = (path for path in target.parent.iterdir() if is_image_name(path.name) and path.name != target.name)
+    return [path for path in masks if path.stem.casefold() == target.stem.casefold()]

@@ -16,9 +16,9 @@ from core.settings.dataset.images import ImageSettings
 def load_bucketed(
     path: Path | str, placement: Placement, flip: bool = False, images: ImageSettings | None = None
 ) -> Image.Image:
-    """The training image: RGB at the bucket's size. Raises BrokenImage when unreadable or of a changed size.
+    """Return the training image: RGB at the bucket's size. Raises BrokenImage if it is unreadable or its size has changed.
 
-    images   its folder's settings: background color and resize filter; None is white and "auto"
+    images   settings of the folder: background color and resize filter; None for white and the filter "auto".
     """
     background = color_of(images.alpha_color) if images else WHITE
     opened = open_decoded(path, enough=reduced_size(placement))
@@ -29,18 +29,21 @@ def load_bucketed(
 
 
 def reduced_size(placement: Placement) -> tuple[int, int]:
-    """Size that a very large image is first reduced to: twice its training size; the resize filter does the rest."""
+    """Return the (width, height) that a very large image is first reduced to: twice its size before the crop."""
     return (2 * placement.resized[0], 2 * placement.resized[1])
 
 
 def load_pixels(path: Path | str, view: View, images: ImageSettings | None = None) -> np.ndarray:
-    """float32 [3, H, W] in [-1, 1], H and W the bucket's: what the VAE encodes. images: as in `load_bucketed`"""
+    """Return an image's view for the VAE: float32 [3, H, W] in [-1, 1] at the bucket's size. Raises BrokenImage.
+
+    images   as in `load_bucketed`
+    """
     pixels = np.asarray(load_bucketed(path, view.placement, view.flip, images), dtype=np.float32)
     return as_training(change_colors(pixels, view.hue, view.gamma))
 
 
 def in_view(image: Image.Image, placement: Placement, flip: bool, interpolation: str = "auto") -> Image.Image:
-    """An image, its mask or its conditioning image: resized, cropped and flipped, all in the same way."""
+    """Resize, crop and flip an image, its mask or its control image, all in the same way."""
     image = resize(image, placement.resized, interpolation)
     left, top = placement.crop
     image = image.crop((left, top, left + placement.bucket[0], top + placement.bucket[1]))
@@ -48,7 +51,7 @@ def in_view(image: Image.Image, placement: Placement, flip: bool, interpolation:
 
 
 def as_training(pixels_HWC: np.ndarray) -> np.ndarray:
-    """float32 [H, W, 3] of 0..255 -> [3, H, W] of -1..1, contiguous."""
+    """Convert float32 [H, W, 3] in 0..255 to contiguous float32 [3, H, W] in -1..1."""
     return np.ascontiguousarray(pixels_HWC.transpose(2, 0, 1)) / np.float32(127.5) - np.float32(1)
 
 
@@ -56,7 +59,7 @@ _HUES = 180.0  # OpenCV's units of the full circle
 
 
 def change_colors(pixels_HWC: np.ndarray, hue: float, gamma: float) -> np.ndarray:
-    """pixels float32 [H, W, 3], 0..255 -> the same with hue shifted and gamma applied."""
+    """Shift the hue (see `shift_hue`) and apply gamma (see `apply_gamma`) to pixels, float32 [H, W, 3] in 0..255."""
     if hue:
         pixels_HWC = shift_hue(pixels_HWC, hue)
     if gamma != 1:
@@ -65,7 +68,7 @@ def change_colors(pixels_HWC: np.ndarray, hue: float, gamma: float) -> np.ndarra
 
 
 def apply_gamma(pixels: np.ndarray, gamma: float) -> np.ndarray:
-    """v ** gamma of the 0..255 values, then clipped to them: brighter above 1, darker below. Reference: section 3.4.
+    """Raise values in 0..255 to the power `gamma`, clipped to 255: brighter above 1, darker below. Reference: section 3.4.
 
     (On 0..255, not 0..1, so 128 becomes 163 at 1.05, as in sd-scripts.)
     """
@@ -74,7 +77,9 @@ def apply_gamma(pixels: np.ndarray, gamma: float) -> np.ndarray:
 
 
 def shift_hue(pixels_HWC: np.ndarray, hue: float) -> np.ndarray:
-    """HSV hue shifted by `hue` (units of 180); saturation and value unchanged. float32 [H, W, 3], 0..255.
+    """Shift the HSV hue of float32 [H, W, 3] in 0..255; saturation and value stay.
+
+    hue   180 are a full circle (OpenCV's unit)
 
     HSV -> RGB in the form c(n) = V - V S max(0, min(k, 4 - k, 1)), k = (n + H / 60 degrees) mod 6, n = 5, 3, 1.
     sd-scripts rounds the hue to OpenCV's 2 degrees; nothing is rounded here.

@@ -1,4 +1,4 @@
-"""Image decoders in optional packages: used where installed, named where missing."""
+"""Image decoders in optional packages: used if installed, named in messages if missing."""
 
 import importlib
 from dataclasses import dataclass
@@ -9,7 +9,13 @@ from core.record.image_formats import IMAGE_FORMATS, UNMARKED_FORMATS
 
 @dataclass(frozen=True, slots=True)
 class Plugin:
-    """kind: displayed name; format: Pillow's name; package: on PyPI; module: to import."""
+    """An optional package that decodes an image format.
+
+    kind      displayed name
+    format    Pillow's name
+    package   name on PyPI
+    module    module to import
+    """
 
     kind: str
     format: str
@@ -18,12 +24,12 @@ class Plugin:
     signatures: tuple[tuple[int, bytes], ...]  # (offset, bytes) that begin such files
 
     def matches(self, start: bytes) -> bool:
-        """Whether a file starts with this format's magic bytes."""
+        """Return whether a file's first bytes are this format's magic bytes."""
         return any(start[at : at + len(mark)] == mark for at, mark in self.signatures)
 
     @property
     def missing(self) -> str:
-        """Why such an image cannot be read here, worded to follow "the image"."""
+        """Why such an image cannot be read here, as predicate of "the image ..."."""
         return f"is a {self.kind} image, which needs a decoder: pip install {self.package}"
 
 
@@ -41,7 +47,7 @@ PLUGINS = (
 
 
 def load_plugins() -> frozenset[str]:
-    """Import the installed plugins and return their formats. One that fails to load counts as missing."""
+    """Import the installed plugins and return their formats. Plugins that fail to load count as missing."""
     loaded = set()
     for plugin in PLUGINS:
         try:
@@ -58,12 +64,12 @@ LOADED = load_plugins()
 
 
 def readable_formats(name: str) -> tuple[str, ...]:
-    """Formats that a file of this name may have, by Pillow's names."""
+    """Return the formats that a file of this name may have, by Pillow's names."""
     expected = format_of(name)
     unmarked = (expected,) if expected in UNMARKED_FORMATS else ()
     return (*IMAGE_FORMATS, *(plugin.format for plugin in PLUGINS if plugin.format in LOADED), *unmarked)
 
 
 def plugin_for(start: bytes) -> Plugin | None:
-    """The plugin, installed or not, that reads a file with these first bytes; None when there is none."""
+    """Return the plugin, installed or not, for a file with these first bytes, or None."""
     return next((plugin for plugin in PLUGINS if plugin.matches(start)), None)

@@ -1,4 +1,4 @@
-"""Resize images by the named filter."""
+"""Image resizing by named filters, among them OpenCV's INTER_AREA as sd-scripts uses it."""
 
 import math
 
@@ -17,10 +17,10 @@ _PILLOW = {
 
 
 def resize(image: Image.Image, size: tuple[int, int], interpolation: str = "auto") -> Image.Image:
-    """An image (RGB or L) at exactly `size` (width, height).
+    """Resize an image (RGB or L) to exactly `size` (width, height).
 
-    interpolation   one of settings/images.py. "auto": area averaging where neither side grows, else Lanczos, which is
-                    sd-scripts' choice (INTER_AREA or Pillow's LANCZOS)
+    interpolation   a filter of settings/images.py. "auto": area averaging if no side grows, else Lanczos, as sd-scripts does
+                    (INTER_AREA or Pillow's LANCZOS)
     """
     if image.size == size:
         return image
@@ -33,10 +33,13 @@ def resize(image: Image.Image, size: tuple[int, int], interpolation: str = "auto
 
 
 def area_average(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Each new pixel is the mean of the area it covers, with fractional pixels: OpenCV's INTER_AREA.
+    """Reduce an image; each new pixel is the mean of the area that it covers, with fractional pixels (OpenCV's INTER_AREA).
 
     Pillow's BOX uses whole pixels only, which shifts edges by up to half a pixel at odd ratios.
-    pixels   uint8 [H, W, C] or [H, W];  size (width, height);  returns uint8 of that size
+
+    pixels    uint8 [H, W, C] or [H, W]
+    size      (width, height)
+    returns   uint8 of that size
     """
     width, height = size
     gray = pixels.ndim == 2
@@ -47,9 +50,10 @@ def area_average(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def _average_rows(pixels: np.ndarray, count: int) -> np.ndarray:
-    """[N, W, C] -> float32 [count, W, C]: the mean over N / count rows each, the first and last of them weighted by their fraction.
+    """Average rows of [N, W, C] to float32 [count, W, C]: each new row is the mean of N / count rows.
 
-    One new row at a time stays in the CPU's cache: five times as fast as all at once.
+    The first and last of these are weighted by their fraction. One new row at a time stays in the CPU's cache: five times as
+    fast as all at once.
     """
     n = pixels.shape[0]
     if count == n:
@@ -75,11 +79,15 @@ Taps = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 def area_enlarged(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """OpenCV's INTER_AREA when a side grows: linear, with each source pixel's color at the center of its area."""
+    """Resize uint8 [H, W, C] or [H, W] to `size` (width, height) as OpenCV's INTER_AREA does if a side grows.
+
+    Linear interpolation, with each source pixel's color at the center of its area.
+    """
     return linear(pixels, _area_taps(pixels.shape[0], size[1]), _area_taps(pixels.shape[1], size[0]))
 
 
 def _area_taps(length: int, size: int) -> Taps:
+    """Return the taps that enlarge a side of `length` pixels to `size` pixels as OpenCV's INTER_AREA."""
     scale = length / size
     first = np.floor(np.arange(size) * scale).astype(np.int64)
     distance = (np.arange(1, size + 1) - (first + 1) / scale).astype(np.float32)
@@ -88,7 +96,11 @@ def _area_taps(length: int, size: int) -> Taps:
 
 
 def taps(first: np.ndarray, distance: np.ndarray, length: int) -> Taps:
-    """The taps of linear interpolation. first: the source pixel before each position; distance: float32, the distance from it."""
+    """Return the taps of linear interpolation along a side of `length` pixels: first and second source pixel, and their weights.
+
+    first      for each new pixel, the source pixel before its position
+    distance   float32, the distance of the position from that pixel
+    """
     distance = np.where((first < 0) | (first >= length - 1), np.float32(0), distance)
     first = first.clip(0, length - 1)
     weights = np.rint(np.stack([1 - distance, distance]) * np.float32(1 << BITS)).astype(np.int32)
@@ -96,8 +108,10 @@ def taps(first: np.ndarray, distance: np.ndarray, length: int) -> Taps:
 
 
 def linear(pixels: np.ndarray, down: Taps, across: Taps) -> np.ndarray:
-    """Interpolate uint8 [H, W, C] or [H, W] at the taps' positions. As in OpenCV, weights are integers of 11 bits, and rows are
-    shifted before they are weighted and rounded once."""
+    """Interpolate uint8 [H, W, C] or [H, W] linearly; return uint8. down, across: the taps along H and along W
+
+    As in OpenCV, weights are integers of 11 bits, and rows are shifted before they are weighted and rounded once.
+    """
     values = pixels[..., None] if pixels.ndim == 2 else pixels
     left, right, (near, far) = across
     above, below = (

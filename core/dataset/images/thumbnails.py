@@ -14,10 +14,9 @@ from core.record.stamps import stamp
 
 
 def thumbnail(path: Path | str, size: int, thumbs_dir: Path | str) -> Path | bytes:
-    """Path of a JPEG thumbnail of at most `size` pixels a side, created once per version of the file; the JPEG's bytes if it cannot
-    be written (a full disk).
+    """Return the path of an image's JPEG thumbnail of at most `size` pixels a side; the JPEG's bytes if writing fails.
 
-    Raises BrokenImage. The name is a hash of path, size and time, so a changed file gets another.
+    Created once per version of the file: the name is a hash of path, size and time. Raises BrokenImage.
     """
     try:
         length, changed = stamp(path)
@@ -40,7 +39,7 @@ def thumbnail(path: Path | str, size: int, thumbs_dir: Path | str) -> Path | byt
 
 
 def jpeg_url(image: Image.Image, size: int) -> str:
-    """An RGB image as a data URL: a JPEG of at most `size` pixels a side, without metadata. The image is scaled in place."""
+    """Return an RGB image as a data URL: a JPEG of at most `size` pixels a side, without metadata. Scales `image` in place."""
     image.thumbnail((size, size), Image.Resampling.LANCZOS)
     jpeg = BytesIO()
     image.save(jpeg, "JPEG", quality=90)

@@ -1,4 +1,4 @@
-"""Random augmentation of an image: flip, crop, colors. Every choice is an addressed draw."""
+"""Random augmentation of images: flip, crop, colors. Each random choice has an address (core/record/draws.py)."""
 
 from __future__ import annotations
 
@@ -29,8 +29,10 @@ _FACE_NAME = re.compile(r".+_(\d+)_(\d+)_(\d+)_(\d+)", re.DOTALL)
 class View:
     """An augmented view of an image.
 
-    placement  as planned, or with another crop          flip   horizontal, after the crop
-    hue        shift in OpenCV's units, -8 to 8; 0 none    gamma  power of the 0..255 values, 0.95 to 1.05; 1 none
+    placement   as planned, or with another crop
+    flip        horizontal, after the crop
+    hue         shift in OpenCV's units, -8 to 8; 0 for none
+    gamma       exponent for the 0..255 values, 0.95 to 1.05; 1 for none
     """
 
     placement: Placement
@@ -41,7 +43,7 @@ class View:
 
 @dataclass(frozen=True, slots=True)
 class Face:
-    """A face's center and size in pixels of the image."""
+    """A face's center (x, y) and size in pixels of the image."""
 
     x: int
     y: int
@@ -50,17 +52,17 @@ class Face:
 
 
 def is_varied(images: ImageSettings) -> bool:
-    """Whether augmentation does more than flipping, so that latents cannot be cached."""
+    """Return whether augmentation does more than flip, so that latents cannot be cached."""
     return bool(random_augmentations(images))
 
 
 def crop_varies(images: ImageSettings) -> bool:
-    """Whether the crop is random, so that control images cannot be cached; colors change the image alone."""
+    """Return whether the crop is random, so that control images cannot be cached (changed colors do not affect them)."""
     return any(name != "color_aug" for name in random_augmentations(images))
 
 
 def draw_view(placed: Placed, seed: int, epoch: int, repeat: int) -> View:
-    """The view of an image in (epoch, repeat), by its folder's settings.
+    """Return the random view of an image for an epoch and repeat, by its folder's settings.
 
     Flip, crop and colors have separate addresses, so that one setting does not change the draws of another.
     """
@@ -80,7 +82,7 @@ def draw_view(placed: Placed, seed: int, epoch: int, repeat: int) -> View:
 
 
 def _colors(rng: random.Random) -> tuple[float, float]:
-    """(hue shift, gamma): with probability 0.33 exactly one of them, equally likely."""
+    """Draw (hue shift, gamma): with probability 0.33 exactly one of them is changed, both equally likely."""
     if rng.random() >= COLOR_SHARE:
         return 0.0, 1.0
     if rng.random() < 0.5:
@@ -92,15 +94,17 @@ def _colors(rng: random.Random) -> tuple[float, float]:
 
 
 def random_crop(placement: Placement, rng: random.Random) -> Placement:
-    """A random crop of the resized image, every offset equally likely. The image is not resized larger: a side that fits
-    exactly is not cropped."""
+    """Return a random crop of the resized image, every offset equally likely. A side that fits the bucket exactly is not cropped."""
     (width, height), bucket = placement.resized, placement.bucket
     crop = (rng.randint(0, width - bucket[0]), rng.randint(0, height - bucket[1]))
     return Placement(placement.image, bucket, placement.resized, crop)
 
 
 def face_of(name: str) -> Face | None:
-    """The face in a file's name: "anna_0512_0300_0120_0140.png" is center 512, 300 and size 120 x 140. None without one."""
+    """Return the face that a file name states, or None.
+
+    Example: "anna_0512_0300_0120_0140.png" -> center (512, 300), size 120 x 140.
+    """
     match = _FACE_NAME.fullmatch(PurePath(name).stem)
     if match is None:
         return None
@@ -111,19 +115,19 @@ def face_of(name: str) -> Face | None:
 def face_crop(
     placement: Placement, face: Face, sizes: tuple[float, float], jitter: bool, rng: random.Random
 ) -> Placement:
-    """A crop around the face, its shorter side between `sizes` times the face (reference: section 3.6).
+    """Return a crop around a face, with a shorter side between `sizes` times the face (reference: section 3.6).
 
-    jitter   random_crop: the window moves far; without it by at most a twentieth of a large enough face
+    jitter   random_crop: the crop moves far; otherwise by at most a twentieth of the face, if that is large enough
 
-    A smaller image is upscaled to cover the bucket, where sd-scripts refuses it.
+    A smaller image is upscaled to cover the bucket; sd-scripts refuses it.
     """
     low, high = sorted(sizes)
     (image_width, image_height), bucket = placement.image, placement.bucket
     face_size, size = max(face.width, face.height), min(bucket)
     cover = max(bucket[0] / image_width, bucket[1] / image_height)
-    least = max(cover, min(1.0, size / (face_size * high)))
-    most = max(least, min(1.0, size / (face_size * low)))
-    scale = rng.uniform(least, most)
+    lowest_scale = max(cover, min(1.0, size / (face_size * high)))
+    highest_scale = max(lowest_scale, min(1.0, size / (face_size * low)))
+    scale = rng.uniform(lowest_scale, highest_scale)
     resized: Size = (
         max(bucket[0], int(image_width * scale + 0.5)),
         max(bucket[1], int(image_height * scale + 0.5)),
@@ -146,7 +150,7 @@ def face_crop(
 
 
 def size_conditioning(placed: Placed, view: View, mode: str = "true") -> tuple[Size, tuple[int, int], Size]:
-    """(original size (width, height), crop (left, top), target size (width, height)) of one view, in pixels.
+    """Return SDXL's size conditioning of a view: original size, crop (left, top), target size; sizes are (width, height) in pixels.
 
     mode   "true": pixels cropped at the left and top of the resized image, as in the SDXL paper (Podell et al. 2023,
            arXiv:2307.01952, section 2.2); of a flipped view, the crop of the flipped image
@@ -163,7 +167,7 @@ def size_conditioning(placed: Placed, view: View, mode: str = "true") -> tuple[S
 
 
 def recorded_crop(bucket: Size, image: Size) -> tuple[float, float, float, float]:
-    """sd-scripts' crop_ltrb (left, top, right, bottom): the image fitted inside the bucket (section 3.7)."""
+    """Return sd-scripts' crop_ltrb (left, top, right, bottom) in pixels: the image fitted inside the bucket (section 3.7)."""
     ratio = image[0] / image[1]
     if bucket[0] / bucket[1] > ratio:
         width, height = bucket[1] * ratio, float(bucket[1])

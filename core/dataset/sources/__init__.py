@@ -1,1 +1,1 @@
-"""From folders, zips and metadata to images."""
+"""Dataset sources: images from folders, zips and metadata files."""

@@ -1,4 +1,4 @@
-"""Unpack a zip of images into a new dataset folder: nothing is written outside it, and it appears whole or not at all."""
+"""Unpacking a zip of images into a new dataset folder: nothing is written outside it, and it appears whole or not at all."""
 
 import os
 import re
@@ -54,6 +54,8 @@ _NOT_IN_NAMES = re.compile(r'[<>:"|?*/\\\x00-\x1f]')  # Windows allows none of t
 
 @dataclass(frozen=True)
 class _Entry:
+    """A member to unpack, with the parts of its path below the new folder."""
+
     info: zipfile.ZipInfo
     parts: tuple[str, ...]
 
@@ -61,10 +63,11 @@ class _Entry:
 def unpack_zip(
     zip_path: Path | str, datasets_dir: Path | str, cancel: CancelToken | None = None, unused: Walk | None = None
 ) -> Path:
-    """Unpack the images, captions and dataset files of a zip into a new folder below `datasets_dir`; return it.
+    """Unpack the images, captions and dataset files of a zip into a new folder below `datasets_dir`; return the folder.
 
-    The folder has the zip's name, numbered when that exists. A single plain top-level folder is stripped.
-    unused: gets the names of members that are not unpacked.
+    The folder has the zip's name, with a number if that exists. A single plain top-level folder is stripped.
+
+    unused   the names of members that are not unpacked are added to it
     Raises ProblemsError for a zip that is damaged, encrypted, too large, hostile or without images.
     """
     zip_path, datasets_dir = Path(zip_path), Path(datasets_dir)
@@ -84,7 +87,11 @@ def unpack_zip(
 
 
 def _entries(archive: zipfile.ZipFile, where: str, unused: Walk) -> list[_Entry]:
-    """Members to unpack, with safe names that do not collide."""
+    """Return the members to unpack, with safe and distinct names. Raises ProblemsError.
+
+    where    the zip, for problems
+    unused   other members are added to it
+    """
     entries: list[_Entry] = []
     for info in archive.infolist():
         if info.is_dir():
@@ -118,7 +125,7 @@ def _entries(archive: zipfile.ZipFile, where: str, unused: Walk) -> list[_Entry]
 
 
 def _is_dataset_file(archive: zipfile.ZipFile, info: zipfile.ZipInfo, name: str) -> bool:
-    """Whether a member belongs to a dataset, by its name or, for an unknown extension, by its first bytes."""
+    """Return whether a member belongs to a dataset, by its name or, for an unknown extension, by its first bytes."""
     if extension(name) in DATASET_EXTENSIONS:
         return True
     if not may_be_image(name) or info.flag_bits & 1:
@@ -131,12 +138,15 @@ def _is_dataset_file(archive: zipfile.ZipFile, info: zipfile.ZipInfo, name: str)
 
 
 def _is_image(name: str) -> bool:
-    """Whether a dataset file is an image: any without another dataset extension."""
+    """Return whether a dataset file is an image: it has an image extension or none that is known."""
     return is_image_name(name) or may_be_image(name)
 
 
 def _name(info: zipfile.ZipInfo) -> str:
-    """The member's name. Older Windows zips use the local code page without naming it; zipfile reads them as cp437."""
+    """Return the member's name in its real encoding.
+
+    Older Windows zips use the local code page without naming it; zipfile reads these names as cp437.
+    """
     if info.flag_bits & 0x800:
         return info.filename
     try:
@@ -148,8 +158,10 @@ def _name(info: zipfile.ZipInfo) -> str:
 
 
 def _safe_name(part: str) -> str:
-    """The name in a form valid on every system. Long names are shortened, in the same way for an image, its caption and its
-    mask."""
+    """Return a file or folder name that is valid on every system.
+
+    Long names are shortened, in the same way for an image, its caption and its mask.
+    """
     name = _NOT_IN_NAMES.sub("_", part).strip().rstrip(". ")
     stem, endings = _ENDINGS.fullmatch(name).groups()  # type: ignore[union-attr]
     stem, label = split_label(stem)
@@ -159,7 +171,7 @@ def _safe_name(part: str) -> str:
 
 
 def _with_distinct_names(entries: list[_Entry]) -> list[_Entry]:
-    """Number files with the name of an earlier one, ignoring case as Windows and macOS do."""
+    """Append a number to names that an earlier entry has, ignoring case as Windows and macOS do."""
     last: dict[tuple[str, ...], int] = {}
     renamed = []
     for entry in entries:
@@ -177,11 +189,12 @@ def _with_distinct_names(entries: list[_Entry]) -> list[_Entry]:
 
 
 def _without_case(parts: tuple[str, ...]) -> tuple[str, ...]:
+    """Return path parts in a form that is equal for names that differ only in case."""
     return tuple(part.casefold() for part in parts)
 
 
 def _without_outer_folder(entries: list[_Entry]) -> list[_Entry]:
-    """Strip a single top-level folder, unless it is `<repeats>_<words>`, whose name carries settings."""
+    """Strip a single top-level folder, unless its name `<repeats>_<words>` sets repeats."""
     tops = {entry.parts[0] for entry in entries}
     if len(tops) != 1 or any(len(entry.parts) == 1 for entry in entries) or repeats_and_words(next(iter(tops))):
         return entries
@@ -189,14 +202,17 @@ def _without_outer_folder(entries: list[_Entry]) -> list[_Entry]:
 
 
 def _refuse_too_large(entries: list[_Entry], packed: int, folder: Path, where: str) -> None:
-    """Raise ProblemsError for too many files, bytes or folders, a zip bomb, or too little disk space. packed: bytes of the zip."""
+    """Raise ProblemsError for too many files, bytes or folders, a zip bomb, or too little disk space.
+
+    packed   size of the zip in bytes
+    """
     total = sum(entry.info.file_size for entry in entries)
     if len(entries) > MAX_FILES or total > MAX_BYTES:
-        most = f"{MAX_FILES} files and {size_words(MAX_BYTES)}"
-        what = f"The zip has {len(entries)} files with {size_words(total)}; the limit is {most}"
+        limit = f"{MAX_FILES} files and {size_words(MAX_BYTES)}"
+        what = f"The zip has {len(entries)} files with {size_words(total)}; the limit is {limit}"
         raise ProblemsError.one(what, where, "unpack it yourself and choose the folder", "zip.too-large")
-    inside = {entry.parts[:-1] for entry in entries}
-    if max(map(len, inside)) > MAX_DEPTH or sum(map(len, inside)) > MAX_FILES:
+    folders = {entry.parts[:-1] for entry in entries}
+    if max(map(len, folders)) > MAX_DEPTH or sum(map(len, folders)) > MAX_FILES:
         what = f"The zip's folders are nested more than {MAX_DEPTH} deep, or there are more than {MAX_FILES}"
         raise ProblemsError.one(what, where, "unpack it yourself and choose the folder", "zip.too-deep")
     bombs = [
@@ -218,7 +234,7 @@ def _refuse_too_large(entries: list[_Entry], packed: int, folder: Path, where: s
 def _write(
     archive: zipfile.ZipFile, entries: list[_Entry], folder: Path, where: str, cancel: CancelToken | None
 ) -> None:
-    """Unpack the members into a folder. Raises ProblemsError for a damaged zip, a failed write, and if most images are broken."""
+    """Unpack the members into a folder. Raises ProblemsError for a damaged zip, a failed write, or mostly broken images."""
     images = broken = 0
     for entry in entries:
         if cancel:
@@ -229,26 +245,26 @@ def _write(
             with archive.open(entry.info) as packed, open(target, "xb") as out:
                 _copy(packed, out, entry.info.file_size)
         except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, ValueError, RuntimeError) as error:
-            what, place = "The zip is damaged; nothing was unpacked", f"{where}, {'/'.join(entry.parts)}"
-            raise ProblemsError.one(what, place, "copy or download it again", "zip.damaged") from error
+            what, location = "The zip is damaged; nothing was unpacked", f"{where}, {'/'.join(entry.parts)}"
+            raise ProblemsError.one(what, location, "copy or download it again", "zip.damaged") from error
         except (FileExistsError, NotADirectoryError) as error:
             what = "The zip has a file and a folder of the same name; nothing was unpacked"
-            place = f"{where}, {'/'.join(entry.parts)}"
-            raise ProblemsError.one(what, place, "unpack it yourself", "zip.name-clash") from error
+            location = f"{where}, {'/'.join(entry.parts)}"
+            raise ProblemsError.one(what, location, "unpack it yourself", "zip.name-clash") from error
         except OSError as error:
-            rest = "nothing was unpacked"
-            raise unwritten(error, "The zip could not be unpacked", str(folder.parent), rest) from error
+            consequence = "nothing was unpacked"
+            raise unwritten(error, "The zip could not be unpacked", str(folder.parent), consequence) from error
         if _is_image(target.name):
             images, reason = images + 1, _why_broken(target)
             broken += bool(reason)
             if broken > max(BROKEN_IMAGES, images / 2):
                 what = f"{broken} of the first {images} images in the zip cannot be opened; nothing was unpacked: the last one {reason}"
-                place = f"{where}, {'/'.join(entry.parts)}"
-                raise ProblemsError.one(what, place, "pack the images again", "zip.broken-images")
+                location = f"{where}, {'/'.join(entry.parts)}"
+                raise ProblemsError.one(what, location, "pack the images again", "zip.broken-images")
 
 
 def _why_broken(image: Path) -> str:
-    """Why the image's header cannot be read (0.1 ms), else empty; the scan checks the rest."""
+    """Return why the image's header cannot be read (takes 0.1 ms), else "". The scan decodes the image later."""
     try:
         read_header(image)
     except BrokenImage as error:
@@ -257,7 +273,7 @@ def _why_broken(image: Path) -> str:
 
 
 def _copy(packed, out, stated_bytes: int) -> None:
-    """Copy a member, at most the bytes stated in the zip's directory, which the limits were checked against."""
+    """Copy a member. Raises BadZipFile beyond `stated_bytes`, the size in the zip's directory that passed the limits."""
     written = 0
     while chunk := packed.read(_CHUNK):
         written += len(chunk)

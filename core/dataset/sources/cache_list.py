@@ -1,4 +1,4 @@
-"""sd-scripts' metadata_cache.json: compared with the folder when it is used, written where there is none.
+"""sd-scripts' metadata_cache.json: compared with the folder if it exists, else written.
 
 sd-scripts reads the list instead of the folder, so new images and edited captions go unnoticed there (reference:
 section 5.4). Here the list is used too, and every difference is reported.
@@ -25,7 +25,12 @@ def compare_with_disk(
     settings: CaptionSettings,
     path: Path,
 ) -> list[Problem]:
-    """Warn of captions that were edited after the list was written. files: of the images, with their caption files."""
+    """Return advice about captions that were edited after metadata_cache.json was written.
+
+    files     the images' files, with their caption files
+    entries   image path -> its entry in the list
+    path      of metadata_cache.json
+    """
     with_captions = {file.path: file for file in files if file.sidecars}
     edited = []
     for image in images:
@@ -43,13 +48,16 @@ def compare_with_disk(
 
 
 def _is_listed(text: str, listed: str) -> bool:
-    """Whether the list has the caption: its first line, or with wildcards all non-blank lines."""
+    """Return whether `listed` is the caption in the list for a caption file with `text`.
+
+    The list has the first line, or with wildcards all non-blank lines.
+    """
     lines = lines_of(text)
     return listed.strip() in ("\n".join(lines), lines[0] if lines else "")
 
 
 def write_list(path: Path, images: Sequence[ImageInfo], settings: CaptionSettings) -> list[Problem]:
-    """Write metadata_cache.json for a folder that has none, in sd-scripts' format; a failed write gives a warning."""
+    """Write metadata_cache.json for a folder without one, in sd-scripts' format; return advice if that fails, else []."""
     if not images:
         return []
     content = {}

@@ -1,4 +1,4 @@
-"""Masks and control images: pairs each image with the file of the same name in another folder."""
+"""Masks and control images: pairing of each image with the file of the same name in another folder."""
 
 from __future__ import annotations
 
@@ -31,8 +31,11 @@ if TYPE_CHECKING:
 class PartnerKind:
     """A kind of partner file: mask or control image.
 
-    field   of ImageInfo             word    its name in messages         code   prefix of its problems' codes
-    label   suffix of OneTrainer's file names        needed  whether an image without one cannot train
+    field    of ImageInfo that has the file
+    word     name in messages
+    code     prefix of its problems' codes
+    label    suffix of OneTrainer's file names
+    needed   whether an image without a partner cannot train
     """
 
     field: str
@@ -48,10 +51,11 @@ CONTROL = PartnerKind("control", "control image", "control", CONTROL_LABEL, need
 
 @dataclass(frozen=True)
 class Paired:
-    """Images paired with their masks or control images.
+    """Images paired with their partners, masks or control images.
 
-    images   usable images with their partner, if any      unusable   image key -> why its partner cannot be used
-    matches  the files with each image's name
+    images     usable images, with their partner if they have one
+    unusable   image key -> why the image cannot be used
+    matches    for each image, the partner files with its name
     """
 
     images: list[ImageInfo]
@@ -60,18 +64,19 @@ class Paired:
     matches: list[Sequence[File]]
 
 
-def conditioning_folder(typed: str | None) -> Path | None:
-    """The folder of a setting as a path; None when not set."""
-    text = (typed or "").strip().strip("\"'")
+def conditioning_folder(setting: str | None) -> Path | None:
+    """Convert a folder setting to a path; None if it is empty."""
+    text = (setting or "").strip().strip("\"'")
     return reachable(resolve_path(text)) if text else None
 
 
 @dataclass(frozen=True)
 class Partners:
-    """The files that may be masks or control images of images.
+    """Files that may be the masks or control images of images.
 
-    where    their folder, for messages            files    all of them
-    find     (image) -> the files with its name, of which the first is used
+    where   their folder, for messages
+    files   all of them
+    find    (image) -> the files with its name, of which the first is used
     """
 
     where: str
@@ -82,16 +87,18 @@ class Partners:
 
 def folder_partners(
     folder: Path,
-    inside: Mapping[str, str],
+    subfolders: Mapping[str, str],
     kind: PartnerKind,
     suffix: str | None = None,
     cancel: CancelToken | None = None,
 ) -> Partners | Problem:
-    """Partners in a folder, found by the images' names: any image extension, any case, same subfolders; the problem if it is no
-    folder. A painted mask (`painted.py`) is only for the image at the same path: another of its name has none.
+    """Return the partners in a folder, found by the images' names, or the problem if it is not a folder.
 
-    inside   source id -> its path below the folder of the settings ("10_fox"), which masks may mirror too
-    suffix   of the partners' names, after the image's name
+    Names match with any image extension, in any case, in the same subfolders. A painted mask (`painted.py`) only matches the image
+    at the same path, not images of the same name in other folders.
+
+    subfolders   source id -> its path below the dataset folder ("10_fox"), which the partners' folder may mirror too
+    suffix       of the partners' names, after the image's name; None for none
     """
     where = printable(folder)
     if not os.path.isdir(folder):
@@ -103,12 +110,16 @@ def folder_partners(
     painted = is_painted(folder)
     by_stem = _by_stem(walked.files, suffix, kind)
     return Partners(
-        where, walked.files, lambda image: _partners_by_name(image, inside, by_stem, painted), walked.problems
+        where, walked.files, lambda image: _partners_by_name(image, subfolders, by_stem, painted), walked.problems
     )
 
 
 def sidecar_partners(files: Mapping[str, Sequence[File]], where: str) -> Partners:
-    """Partners in the image folders, recognized by a suffix. files: source id -> its partner files, under the images' names."""
+    """Return partners that are in the image folders themselves.
+
+    files   source id -> its partner files, renamed to the images' names
+    where   the image folder, for messages
+    """
     by_name = {source: _by_stem(members, None) for source, members in files.items()}
 
     def find(image: ImageInfo) -> Sequence[File]:
@@ -118,7 +129,7 @@ def sidecar_partners(files: Mapping[str, Sequence[File]], where: str) -> Partner
 
 
 def without_suffix(files: Sequence[File], suffix: str) -> tuple[list[File], list[File]]:
-    """(images, files whose names end with the suffix, renamed to the names of their images)."""
+    """Split files into (images, partners): partners' names end with `suffix` and are returned without it."""
     images: list[File] = []
     partners: list[File] = []
     for file in files:
@@ -131,7 +142,11 @@ def without_suffix(files: Sequence[File], suffix: str) -> tuple[list[File], list
 
 
 def unused_labels(files: Sequence[File], concept: Concept, folder: Path) -> list[Problem]:
-    """Advice on OneTrainer's masks and control images in image folders that are not used."""
+    """Return advice about OneTrainer's masks and control images (a-masklabel.png, a-condlabel.png) that are not used.
+
+    files    such files in an image folder
+    folder   the image folder, for messages
+    """
     problems = []
     for kind in (MASK, CONTROL):
         names = [file.path.name for file in files if split_label(file.path.stem)[1].casefold() == kind.label]
@@ -148,7 +163,11 @@ def unused_labels(files: Sequence[File], concept: Concept, folder: Path) -> list
 
 
 def metadata_partners(paths: Mapping[Path, Path], where: str) -> Partners:
-    """Partners listed in a metadata file. paths: {image: its partner}."""
+    """Return partners that a metadata file lists.
+
+    paths   image -> its partner
+    where   the metadata file, for messages
+    """
     files = {image: file_at(path, path.name) for image, path in paths.items()}
     return Partners(where, list(files.values()), lambda image: [files[image.path]] if image.path in files else [])
 
@@ -163,8 +182,10 @@ def pair(
     level: str = "error",
     alpha: bool = False,
 ) -> Paired:
-    """Pair each image with its partner. level: of the problem of an unreadable mask or a missing control image; alpha: transparency
-    is a mask too, so `unmasked` reports missing masks once images are decoded.
+    """Pair each image with its mask or control image.
+
+    level   severity of the problems of an unreadable partner or a missing control image
+    alpha   whether transparency is a mask too; missing masks are then reported by `unmasked_advice` once images are decoded
 
     A mask of another size is resized with its image, a control image of the same aspect ratio too. (sd-scripts refuses both;
     reference 7.2.)
@@ -190,8 +211,8 @@ def pair(
             continue
         change: Any = {kind.field: partner.path}
         paired.append(replace(image, **change))
-    without = [image for image in images if not matches[image.key]]
-    problems += [] if alpha else _missing(kind, partners.where, len(images), without, level)
+    unpaired = [image for image in images if not matches[image.key]]
+    problems += [] if alpha else _missing(kind, partners.where, len(images), unpaired, level)
     problems += _size_problems(kind, partners.where, paired, header_of, level)
     problems += _animated(kind, partners.where, used, header_of)
     problems += _exchanged_problem(partners.where, images, used) if kind.needed else []
@@ -199,23 +220,30 @@ def pair(
 
 
 def _by_stem(files: Sequence[File], suffix: str | None, kind: PartnerKind | None = None) -> dict[str, list[File]]:
-    """{image's stem in lower case: its partner files}, by the suffix, else by OneTrainer's label (with `kind`) or the plain name."""
+    """Return {image's path without extension, in lower case: its partner files}.
+
+    Files are recognized by the suffix; without a suffix by OneTrainer's label (if `kind` is given), else by the plain name.
+    """
     by_stem: dict[str, list[File]] = defaultdict(list)
     if kind and not suffix:
-        plain, labelled = without_suffix(files, kind.label)
-        taken = {os.path.splitext(file.relative)[0].casefold() for file in labelled}
-        files = [*labelled, *(file for file in plain if os.path.splitext(file.relative)[0].casefold() not in taken)]
+        unlabelled, labelled = without_suffix(files, kind.label)
+        labelled_stems = {os.path.splitext(file.relative)[0].casefold() for file in labelled}
+        files = [
+            *labelled,
+            *(file for file in unlabelled if os.path.splitext(file.relative)[0].casefold() not in labelled_stems),
+        ]
     for file in without_suffix(files, suffix)[1] if suffix else files:
         by_stem[os.path.splitext(file.relative)[0].casefold()].append(file)
     return by_stem
 
 
 def mask_paths(images: Sequence[ImageInfo]) -> list[Path]:
-    """Paths of the images' masks and control images, each once."""
+    """Return the paths of the images' masks and control images, each once."""
     return list(dict.fromkeys(path for each in images for path, _ in _partner_files(each)))
 
 
 def _partner_files(image: ImageInfo) -> list[tuple[Path, PartnerKind]]:
+    """Return (path, kind) of an image's mask and control image, without missing ones."""
     both = ((image.conditioning, MASK), (image.control, CONTROL))
     return [(path, kind) for path, kind in both if path is not None]
 
@@ -227,10 +255,11 @@ def unreadable_masks(
     memo_path: Path | str | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[dict[tuple[str, str], str], int]:
-    """{image key: why} of images whose mask or control image cannot be decoded, and the number of masks not decoded yet.
-    Results are cached.
+    """Return ({image key: why its mask or control image cannot be decoded}, number of masks and control images not decoded yet).
 
-    decode   False: nothing is decoded, only cached results are used
+    decode      False decodes nothing and uses earlier results only
+    memo_path   where results are stored
+    progress    called with (done, total)
     """
     paths = mask_paths(images)
     files = [file_at(path, str(number)) for number, path in enumerate(paths)]
@@ -252,20 +281,22 @@ def unreadable_masks(
     return unreadable, len(with_header) - len(measured)
 
 
-def blank_masks(
+def blank_mask_advice(
     placed: Sequence[Placed], looks: Mapping[tuple[str, str], Look], memo_path: Path | str | None
 ) -> list[Problem]:
-    """Warn of images without any loss, as far as decoded: their mask is all black, or they are fully transparent. looks:
-    measurements of the images."""
+    """Return advice about images without any loss, as far as decoded: with an all-black mask, or fully transparent.
+
+    looks   image key -> measurements of the image
+    """
     masked = {
         each.image.key: (each.image, each.image.conditioning)
         for each in placed
         if each.concept.images.masked_loss and each.image.conditioning is not None
     }
     files = {path: file_at(path, "") for _, path in masked.values()}
-    known = known_looks(Memo(memo_path), list(files.values()))
-    black = [image for image, path in masked.values() if path in known and known[path].brightest == 0]
-    clear = [
+    mask_looks = known_looks(Memo(memo_path), list(files.values()))
+    black = [image for image, path in masked.values() if path in mask_looks and mask_looks[path].brightest == 0]
+    transparent = [
         each.image
         for each in placed
         if each.concept.images.alpha_mask and each.image.key not in masked
@@ -275,14 +306,19 @@ def blank_masks(
     return [
         *about(black, "{n} {has} an all-black mask and {do} not affect training: {names}", fix, "mask.all-black"),
         *about(
-            clear, "{n} {is} fully transparent and {do} not affect training: {names}", fix, "image.fully-transparent"
+            transparent,
+            "{n} {is} fully transparent and {do} not affect training: {names}",
+            fix,
+            "image.fully-transparent",
         ),
     ]
 
 
-def unmasked(placed: Sequence[Placed], looks: Mapping[tuple[str, str], Look]) -> list[Problem]:
-    """Advice on images that neither a mask nor their transparency masks, in folders that use both, as far as decoded. looks:
-    measurements of the images."""
+def unmasked_advice(placed: Sequence[Placed], looks: Mapping[tuple[str, str], Look]) -> list[Problem]:
+    """Return advice about images with neither mask nor transparency, in folders that use both, as far as decoded.
+
+    looks   image key -> measurements of the image
+    """
     by_folder: dict[int, list[Placed]] = defaultdict(list)
     for each in placed:
         if each.concept.images.alpha_mask and each.concept.images.masked_loss and not each.concept.control:
@@ -301,15 +337,21 @@ def unmasked(placed: Sequence[Placed], looks: Mapping[tuple[str, str], Look]) ->
 
 
 def _partners_by_name(
-    image: ImageInfo, inside: Mapping[str, str], by_stem: Mapping[str, Sequence[File]], painted: bool
+    image: ImageInfo, subfolders: Mapping[str, str], by_stem: Mapping[str, Sequence[File]], painted: bool
 ) -> Sequence[File]:
-    """The partner files at the image's path below the folder of the settings, else (unless painted) at its path below its source
-    folder, else with its file name; the same extension first."""
+    """Return the partner files of an image, those with its extension first; [] if there are none.
+
+    They are at the image's path below the dataset folder, else (unless `painted`) at its path below its source folder, else have
+    its file name.
+
+    subfolders   source id -> its path below the dataset folder
+    by_stem      see `_by_stem`
+    """
     stem = os.path.splitext(image.relative)[0]
-    folder = inside.get(image.source, "")
-    places = [f"{folder}/{stem}" if folder else stem, stem, stem.rpartition("/")[2]]
-    for place in places[:1] if painted else dict.fromkeys(places):
-        files = by_stem.get(place.casefold())
+    folder = subfolders.get(image.source, "")
+    candidates = [f"{folder}/{stem}" if folder else stem, stem, stem.rpartition("/")[2]]
+    for candidate in candidates[:1] if painted else dict.fromkeys(candidates):
+        files = by_stem.get(candidate.casefold())
         if files:
             ending = extension(image.relative)
             return sorted(files, key=lambda file: (extension(file.relative) != ending, file.relative))
@@ -317,8 +359,11 @@ def _partners_by_name(
 
 
 def _missing(kind: PartnerKind, where: str, total: int, missing: Sequence[ImageInfo], level: str) -> list[Problem]:
-    """The problem of images without a partner, of `level` if the kind needs one, else advice. where: the partners' folder; total:
-    number of all images"""
+    """Return the problem of images without a partner, of `level` if the kind needs one, else advice.
+
+    where   the partners' folder
+    total   number of all images
+    """
     what = f"{len(missing)} of {total} images without a {kind.word}"
     if kind.needed:
         fix = f"add a {kind.word} of the same name for each, or remove these images"
@@ -331,18 +376,18 @@ def _missing(kind: PartnerKind, where: str, total: int, missing: Sequence[ImageI
 def extra_problems(
     kind: PartnerKind, where: str, partners: Iterable[File], matches: Iterable[Sequence[File]]
 ) -> Iterator[Problem]:
-    """Advice on unused partner files: several for one image, and those without an image.
+    """Yield advice about unused partner files: several for one image, and those that match no image.
 
-    matches   the files with each image's name, of all image folders of these partners
+    matches   for each image of all folders with these partners, the partner files with its name
     """
-    named = [files for files in matches if files]
-    taken = {files[0].path for files in named}
-    doubled = {file.path: files[0] for files in named for file in files[1:] if file.path not in taken}
-    pairs = [f"{path.name} (next to {first.path.name})" for path, first in doubled.items()]
+    nonempty = [files for files in matches if files]
+    used = {files[0].path for files in nonempty}
+    duplicates = {file.path: files[0] for files in nonempty for file in files[1:] if file.path not in used}
+    pairs = [f"{path.name} (next to {first.path.name})" for path, first in duplicates.items()]
     what, fix = "{n} of a name that is taken already will not be used: {names}", "keep one file for each image"
     yield from about(pairs, what, fix, f"{kind.code}.doubled", where=where, noun=kind.word)
     paths = dict.fromkeys(file.path for file in partners)
-    extra = [path.name for path in paths if path not in taken and path not in doubled]
+    extra = [path.name for path in paths if path not in used and path not in duplicates]
     match = "matches" if len(extra) == 1 else "match"
     what = f"{{n}} among the {kind.word}s {match} no image: {{names}}"
     fix = "rename them like their images, or ignore this"
@@ -352,7 +397,10 @@ def extra_problems(
 def _size_problems(
     kind: PartnerKind, where: str, paired: Sequence[ImageInfo], header_of: Mapping[Path, Any], level: str
 ) -> list[Problem]:
-    """Problems of masks of another size, and of control images of another aspect ratio."""
+    """Return problems of masks of another size, or control images of another aspect ratio, than their images.
+
+    header_of   path of a partner -> its header
+    """
     other = []
     for image in paired:
         header = header_of[path] if (path := getattr(image, kind.field)) else image
@@ -369,19 +417,23 @@ def _size_problems(
 
 
 def _animated(kind: PartnerKind, where: str, used: Sequence[File], header_of: Mapping[Path, Any]) -> list[Problem]:
-    moving = [file.path.name for file in used if getattr(header_of[file.path], "animated", False)]
+    """Return advice about animated masks or control images, of which only the first frame is used."""
+    animated = [file.path.name for file in used if getattr(header_of[file.path], "animated", False)]
     what, fix = "{n}: only the first frame is used ({names})", "save the frame that fits the image"
-    return about(moving, what, fix, f"{kind.code}.animated", where=where, noun=f"animated {kind.word}")
+    return about(animated, what, fix, f"{kind.code}.animated", where=where, noun=f"animated {kind.word}")
 
 
-def same_aspect_ratio(one: tuple[int, int], other: tuple[int, int]) -> bool:
-    """Whether both sizes have the same aspect ratio, up to rounding a side of the smaller one to whole pixels."""
-    (width, height), (larger_width, larger_height) = sorted((one, other))
+def same_aspect_ratio(first: tuple[int, int], second: tuple[int, int]) -> bool:
+    """Return whether two (width, height) have the same aspect ratio, up to rounding a side of the smaller to whole pixels."""
+    (width, height), (larger_width, larger_height) = sorted((first, second))
     return abs(width * larger_height - height * larger_width) <= max(larger_width, larger_height)
 
 
 def _exchanged_problem(where: str, images: Sequence[ImageInfo], used: Sequence[File]) -> Iterator[Problem]:
-    """The problem of exchanged folders: captions next to the control images and none next to the images."""
+    """Yield a warning that the folders are exchanged if captions are next to the control images and none next to the images.
+
+    used   the control images
+    """
     described = sum(bool(file.sidecars) for file in used)
     if described > len(used) / 2 and not any(image.sidecars or image.metadata_caption for image in images):
         what = (

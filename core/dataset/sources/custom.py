@@ -1,7 +1,7 @@
 """Custom dataset classes: package.module.Class lists the images instead of folders.
 
-It is code, so its module must be allowed on this machine (record/allowed.py); a preset from elsewhere that names one is
-refused. The class is called with the dataset's settings as a dict; iterating it, or its `.images()`, gives dicts:
+The class is code, so its module must be allowed on this machine (record/allowed.py); a preset from elsewhere that names one is
+refused. The class is called with the dataset's settings as a dict; iterating the result, or its `.images()`, gives dicts
 {path, caption?, repeats?, words?, is_reg?}. Each is checked like a scanned image.
 """
 
@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from core.dataset.sources.files import MAX_REPEATS, ends_of, printable, reachable
+from core.dataset.sources.files import MAX_REPEATS, path_ends, printable, reachable
 from core.dataset.sources.folders import Root
 from core.dataset.sources.image_info import ImageInfo, Scan, about
 from core.dataset.sources.memo import Memo
@@ -37,9 +37,10 @@ def scan_class(
     cancel: CancelToken | None = None,
     memo_path: Path | str | None = None,
 ) -> Scan:
-    """The images that the dataset class lists, in its order. Problems are returned; only a cancel raises.
+    """Return the images that the dataset class lists, in its order. Problems are returned; only a cancel raises.
 
-    concepts   settings to use: the first with the role "train" for images, with "regularization" for those with is_reg
+    concepts   the folders' settings: images use the first with a role other than "regularization", those with is_reg the first
+               with that role
     """
     name = (dataset.dataset_class or "").strip()
     try:
@@ -54,8 +55,8 @@ def scan_class(
             Problem(f"The dataset class {name} lists no images", _WHERE, "check its data", code="dataset-class.empty")
         )
     for is_reg in (False, True):
-        chosen = [row for row in valid if bool(row.get("is_reg", False)) == is_reg]
-        if not chosen:
+        rows_of_role = [row for row in valid if bool(row.get("is_reg", False)) == is_reg]
+        if not rows_of_role:
             continue
         concept = next((each for each in concepts if (each.role == "regularization") == is_reg), None)
         if concept is None:
@@ -64,12 +65,15 @@ def scan_class(
             fix = f"add a folder with the role '{role}'"
             builder.problems.append(Problem(what, _WHERE, fix, code="dataset-class.no-role"))
             continue
-        _add_images(builder, chosen, name.rpartition(".")[2], concept)
+        _add_images(builder, rows_of_role, name.rpartition(".")[2], concept)
     return builder.result()
 
 
 def _add_images(builder: ScanBuilder, rows: Sequence[dict[str, Any]], name: str, concept: Concept) -> None:
-    """Add the images of the class's rows to the result, with the settings of `concept`. name: of the class."""
+    """Add the images of the class's rows to the scan, with the settings of `concept`.
+
+    name   of the class without its module
+    """
     files = _files(rows)
     id = builder.new_id(name)
     by_relative = {file.relative: row for file, row in zip(files, rows, strict=True)}
@@ -79,24 +83,27 @@ def _add_images(builder: ScanBuilder, rows: Sequence[dict[str, Any]], name: str,
 
 
 def _as_listed(image: ImageInfo, row: Mapping[str, Any]) -> ImageInfo:
-    """The image with the caption, repeats and class tokens of its row."""
+    """Return the image with the caption, repeats and class tokens of its row."""
     return replace(
         image, metadata_caption=row.get("caption"), repeats=row.get("repeats") or 1, class_tokens=row.get("words") or ""
     )
 
 
 def _files(rows: Sequence[Mapping[str, Any]]) -> list[File]:
-    """Files with unique addresses: the file's name, with parent folders or a number where two share a name."""
-    taken: set[str] = set()
+    """Return the file of each row, with a unique relative name.
+
+    That is the file's name, with parent folders or a number if several share a name.
+    """
+    used_names: set[str] = set()
     files = []
     for row in rows:
         path = reachable(resolve_path(os.fspath(row["path"])))
-        names = list(ends_of(path))
-        number, name = 1, next((name for name in names if name not in taken), "")
-        while not name or name in taken:  # one image listed twice
+        names = list(path_ends(path))
+        number, name = 1, next((name for name in names if name not in used_names), "")
+        while not name or name in used_names:  # one image listed twice
             number += 1
-            name = f"{names[0]} #{number}" if f"{names[0]} #{number}" not in taken else ""
-        taken.add(name)
+            name = f"{names[0]} #{number}" if f"{names[0]} #{number}" not in used_names else ""
+        used_names.add(name)
         files.append(file_at(path, name))
     return files
 
@@ -105,7 +112,7 @@ def _files(rows: Sequence[Mapping[str, Any]]) -> list[File]:
 
 
 def _rows_of(name: str, dataset: DatasetSettings, cancel: CancelToken | None) -> list[Any]:
-    """Import the class, or take the registered source; call it and collect its rows."""
+    """Import the class, or take the registered source; call it and return its rows. Raises ProblemsError."""
     source = SOURCES.get(name)
     if source is None:
         _check_allowed(name)
@@ -131,7 +138,7 @@ def _rows_of(name: str, dataset: DatasetSettings, cancel: CancelToken | None) ->
 
 
 def _check_allowed(name: str) -> None:
-    """Raise ProblemsError unless it is a class path in a module that the owner allowed."""
+    """Raise ProblemsError unless `name` is a class path in a module that the user allowed on this machine."""
     if "." not in name or not all(part.isidentifier() for part in name.split(".")):
         what = f"'{name}' is not a class path"
         raise ProblemsError.one(what, _WHERE, "use package.module.Class", "dataset-class.name")
@@ -143,12 +150,13 @@ def _check_allowed(name: str) -> None:
 
 
 def _imported(name: str) -> Any:
+    """Import a class by its path package.module.Class."""
     module, _, attribute = name.rpartition(".")
     return getattr(importlib.import_module(module), attribute)
 
 
 def _location(error: BaseException) -> str:
-    """Where a dataset class failed: "file, line n" of the last frame outside Python's own library, else the setting."""
+    """Return where a dataset class failed: "file, line n" of the last frame outside Python's library, else the setting."""
     library = os.path.dirname(os.__file__)
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
         installed = "site-packages" in frame.filename
@@ -160,6 +168,7 @@ def _location(error: BaseException) -> str:
 
 
 def _row_problems(name: str, rows: Sequence[Any]) -> list[Problem]:
+    """Return [the error that lists all invalid rows], or []."""
     complaints = [f"number {number} {why}" for number, row in enumerate(rows, 1) for why in _complaints(row)]
     what = f"The dataset class {name} returns invalid images: {{names}}"
     fix = "return dicts with path and, optionally, caption, repeats, words, is_reg"
@@ -167,7 +176,7 @@ def _row_problems(name: str, rows: Sequence[Any]) -> list[Problem]:
 
 
 def _complaints(row: Any) -> list[str]:
-    """What is wrong with one row."""
+    """Return what is wrong with one row, each as predicate of a sentence; [] if it is valid."""
     if not isinstance(row, dict):
         return [f"is {type(row).__name__}, not a dict"]
     complaints = [f"has the unknown key {key!r}" for key in row if key not in _KEYS]

@@ -1,4 +1,4 @@
-"""File names of a dataset: which are images, which are junk, repeats and words in folder names."""
+"""File names of a dataset: images, junk, repeats and words in folder names."""
 
 import os
 import re
@@ -48,12 +48,12 @@ MANY_REPEATS = 500  # from here the number is more likely a year
 
 
 def extension(name: str) -> str:
-    """The extension in lower case with its dot, without trailing spaces: "A.PNG " -> ".png"."""
+    """Return the extension in lower case with its dot, without trailing spaces: "A.PNG " -> ".png"."""
     return os.path.splitext(name.rstrip())[1].lower()
 
 
 def is_junk(name: str) -> bool:
-    """Whether it is a dot file (macOS writes `._x.png` next to `x.png`), thumbnail cache, system file or trash folder."""
+    """Return whether a name is that of a dot file (macOS' `._x.png`), thumbnail cache, system file or trash folder."""
     lowered = name.lower()
     return (
         name.startswith(".")
@@ -64,7 +64,7 @@ def is_junk(name: str) -> bool:
 
 
 def is_quiet_junk(entry: os.DirEntry) -> bool:
-    """Whether it is junk that needs no mention: a system file, or a folder with nothing else."""
+    """Return whether junk needs no mention: a system file, or a folder that contains only such files."""
     if has_quiet_name(entry.name):
         return True
     try:
@@ -74,11 +74,12 @@ def is_quiet_junk(entry: os.DirEntry) -> bool:
 
 
 def has_quiet_name(name: str) -> bool:
+    """Return whether a name is that of a system file that needs no mention."""
     return name.lower().startswith(_QUIET_JUNK)
 
 
 def is_folder(entry: os.DirEntry) -> bool:
-    """Whether an entry is a folder; False also where the system returns an error (link loops, no permission)."""
+    """Return whether an entry is a folder; False if the system returns an error (link loops, no permission)."""
     try:
         return entry.is_dir()
     except OSError:
@@ -86,33 +87,34 @@ def is_folder(entry: os.DirEntry) -> bool:
 
 
 def is_image_name(name: str) -> bool:
+    """Return whether a file name has an image extension."""
     return extension(name) in IMAGE_EXTENSIONS
 
 
 def is_image(path: str | os.PathLike, name: str) -> bool:
-    """Whether a file is an image by its name or, for an unknown extension, by its first bytes."""
+    """Return whether a file is an image by its name or, for an unknown extension, by its first bytes."""
     return is_image_name(name) or (may_be_image(name) and begins_like_image(_first_bytes(path)))
 
 
 def may_be_image(name: str) -> bool:
-    """Whether a name has no extension or an unknown one, so that the content must be checked."""
+    """Return whether a name has no extension or an unknown one, so that the content must be checked."""
     ending = extension(name)
     known = IMAGE_EXTENSIONS | UNREAD_IMAGES | _COMPANIONS | _UNFINISHED
     return ending not in known and ending not in (*CAPTION_EXTENSIONS, ".zip")
 
 
-def is_worth_naming(name: str) -> bool:
-    """Whether a file that is neither image nor caption is reported as unused: users may expect it to train."""
+def is_reported_unused(name: str) -> bool:
+    """Return whether a file that is neither image nor caption is reported as unused: users may expect it to train."""
     return extension(name) not in _COMPANIONS
 
 
 def begins_like_image(start: bytes) -> bool:
-    """Whether a file's first bytes are those of an image format."""
+    """Return whether a file's first bytes are those of an image format."""
     return _MARKS.match(start) is not None
 
 
 def _first_bytes(path: str | os.PathLike) -> bytes:
-    """The first MARK_BYTES bytes of a file; b"" if it is not a regular file or cannot be read."""
+    """Return the first MARK_BYTES bytes of a file; b"" if it is not a regular file or cannot be read."""
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):
             return b""
@@ -123,14 +125,17 @@ def _first_bytes(path: str | os.PathLike) -> bytes:
 
 
 def identity_of(folder: Path) -> object:
-    """An identity that is equal for all links to a folder. OSError if it does not exist or cannot be read."""
+    """Return a value that is equal for all links to a folder. Raises OSError if it does not exist or cannot be read."""
     status = os.stat(folder)
     return (status.st_dev, status.st_ino) if status.st_ino else os.path.realpath(folder)
 
 
 def walk_folders(root: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
-    """Yield (folder, names of its subfolders, names of its files), as os.walk. Links are followed, each real folder once, so that
-    loops end, but not to what somebody else has alone; subfolders that the caller removes from the list are skipped."""
+    """Yield (folder, names of its subfolders, names of its files) like os.walk.
+
+    Links are followed, each real folder once, so that loops end; other users' private folders and files are left out. Subfolders
+    that the caller removes from the list are skipped.
+    """
     visited: set[object] = set()
     for parent, folders, names in os.walk(root, followlinks=True):
         try:
@@ -145,13 +150,15 @@ def walk_folders(root: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
 
 
 def _is_closed_link(path: str) -> bool:
-    """Whether a file is a link to one that somebody else has alone."""
+    """Return whether a file is a link to another user's private file."""
     return os.path.islink(path) and is_closed(path)
 
 
 def split_label(stem: str) -> tuple[str, str]:
-    """Split a stem into image name and label, of a mask or control image as OneTrainer names them: "a-masklabel" -> ("a",
-    "-masklabel")."""
+    """Split a stem into image name and OneTrainer's label of a mask or control image, "" without one.
+
+    Example: "a-masklabel" -> ("a", "-masklabel").
+    """
     for label in LABELS:
         if stem.casefold().endswith(label) and len(os.path.basename(stem)) > len(label):
             return stem[: -len(label)], stem[-len(label) :]
@@ -159,24 +166,24 @@ def split_label(stem: str) -> tuple[str, str]:
 
 
 def is_label(name: str) -> bool:
-    """Whether a file is the mask or control image of another by its name."""
+    """Return whether a file name is that of OneTrainer's mask or control image."""
     return bool(split_label(os.path.splitext(name)[0])[1])
 
 
 def format_of(name: str) -> str:
-    """Pillow's name of the extension's format; empty for an unknown one."""
+    """Return Pillow's name of the extension's image format; "" for an unknown extension."""
     return FORMAT_OF.get(extension(name), "")
 
 
-def real_kind(name: str, format: str) -> str:
-    """The image format where it differs from the extension: ("a.png", "JPEG") -> "JPEG"; else empty."""
+def format_if_other(name: str, format: str) -> str:
+    """Return the image format if the extension is another format's: ("a.png", "JPEG") -> "JPEG"; else ""."""
     expected = format_of(name) or format.upper()
     held = SAME_FORMATS.get(format.upper(), format.upper())
     return "" if SAME_FORMATS.get(expected, expected) == held else held
 
 
 def repeats_and_words(folder_name: str) -> tuple[int, str] | None:
-    """Repeats and words of a `<repeats>_<words>` folder name: "10_sks fox" -> (10, "sks fox"). None for a plain name.
+    """Parse a `<repeats>_<words>` folder name: "10_sks fox" -> (10, "sks fox"). None for a plain name.
 
     The words may be empty ("10_") and may contain further underscores, as in sd-scripts. Zero repeats skips the folder.
     A number above 10000 counts as a date.
@@ -188,12 +195,12 @@ def repeats_and_words(folder_name: str) -> tuple[int, str] | None:
 
 
 def as_words(folder_name: str) -> str:
-    """A plain folder's name as words: "my_red-fox" -> "my red fox"."""
+    """Convert a plain folder's name to words: "my_red-fox" -> "my red fox"."""
     return " ".join(re.sub(r"[_\-]+", " ", folder_name).split())
 
 
-def ends_of(path: Path) -> Iterator[str]:
-    """The ends of a path, the file's name first: "c.png", "b/c.png" ... up to the whole without its drive or root."""
+def path_ends(path: Path) -> Iterator[str]:
+    """Yield the ends of a path, shortest first: "c.png", "b/c.png" ... up to the whole path without drive or root."""
     parts = [part for part in path.parts if part != path.anchor]
     return ("/".join(parts[-most:]) for most in range(1, len(parts) + 1))
 
@@ -202,7 +209,7 @@ _FACE = re.compile(r"(.+)_[0-9]+_[0-9]+_[0-9]+_[0-9]+", re.DOTALL)
 
 
 def without_face(stem: str) -> str | None:
-    """The source image of a face crop: "foo_0123_0200_0080_0080" -> "foo", whose caption it may share; None for another name.
+    """Return the source image's stem for a face crop's: "foo_0123_0200_0080_0080" -> "foo"; None for another name.
 
     sd-scripts takes any four parts between underscores for the face; here they must be numbers, so that
     `my_long_name_of_image.png` does not get the caption `my.txt`.
@@ -212,7 +219,7 @@ def without_face(stem: str) -> str | None:
 
 
 def printable(text: str | os.PathLike) -> str:
-    """A path as valid text: bytes that are not UTF-8 (Linux allows them in names) become replacement characters."""
+    """Return a path as valid text: bytes that are not UTF-8 (Linux allows them in names) become replacement characters."""
     text = os.fspath(text)
     if text.startswith(_EXTENDED):
         text = plain_form(text)
@@ -226,14 +233,17 @@ _LONGEST_PLAIN = 247  # limit of a folder's path: 260 less a file name in the ol
 
 
 def reachable(path: Path) -> Path:
-    """The path in a form that can be opened: Windows accepts more than 260 characters only in its extended form."""
+    """Return the path in a form that can be opened: Windows accepts more than 260 characters only in its extended form."""
     if os.name != "nt" or len(os.fspath(path)) <= _LONGEST_PLAIN:
         return path
     return Path(extended_form(os.path.abspath(path)))
 
 
 def extended_form(absolute: str) -> str:
-    r"""C:\a -> \\?\C:\a and \\server\share -> \\?\UNC\server\share. (Microsoft: Maximum Path Length Limitation.)"""
+    r"""Convert a Windows path to its extended form: C:\a -> \\?\C:\a and \\server\share -> \\?\UNC\server\share.
+
+    Source: Microsoft, Maximum Path Length Limitation.
+    """
     if absolute.startswith(_EXTENDED):
         return absolute
     text = absolute.replace("/", "\\")
@@ -241,7 +251,7 @@ def extended_form(absolute: str) -> str:
 
 
 def plain_form(extended: str) -> str:
-    """The ordinary form of an extended path."""
+    """Convert an extended Windows path to its ordinary form; other paths are returned unchanged."""
     if extended.startswith(_EXTENDED_SHARE):
         return "\\\\" + extended[len(_EXTENDED_SHARE) :]
     return extended[len(_EXTENDED) :] if extended.startswith(_EXTENDED) else extended

@@ -23,9 +23,11 @@ _UPLOADS = re.compile(r"images(-\d+)?")
 
 @dataclass(frozen=True)
 class Root:
-    """A folder to walk: one source, or one `<repeats>_<words>` folder of it.
+    """A folder to walk: the folder of a source, or one `<repeats>_<words>` folder in it.
 
-    inside   its path below the source's folder, "" for that folder itself
+    named       whether its name sets repeats and class tokens
+    left_out    names of direct subfolders that are separate roots
+    subfolder   its path below the source's folder, "" for that folder itself
     """
 
     path: Path
@@ -33,11 +35,11 @@ class Root:
     class_tokens: str
     named: bool = False
     left_out: frozenset[str] = frozenset()  # names of direct subfolders that are separate roots
-    inside: str = ""
+    subfolder: str = ""
 
 
 def class_tokens_for(source: Source, folder_name: str) -> str:
-    """The default caption of images without one: the class tokens set for the folder, identifier and class, else its name.
+    """Return the default caption of a folder: its class tokens if set, else identifier and class word, else `folder_name`.
 
     Regularization images show the class, not the subject, so they do not get the identifier.
     """
@@ -48,13 +50,15 @@ def class_tokens_for(source: Source, folder_name: str) -> str:
 
 
 def _words(path: Path, name: str) -> str:
-    """A plain folder's name as words; "" for the name that loose uploads get (tabs/server/uploads.py), which describes nothing."""
+    """Return a plain folder's name as words; "" for the name given to uploads of single images, which describes nothing."""
     return "" if path.parent.name == "datasets" and _UPLOADS.fullmatch(name) else as_words(printable(name))
 
 
 def folder_of(source: Source) -> tuple[Path | None, Problem | None]:
-    """(the folder of a source, or None; the problem if it cannot be used). Of a source with only a metadata file it is that
-    file's."""
+    """Return (the folder of a source, None), or (None, the problem) if it cannot be used.
+
+    For a source with only a metadata file, the folder is that of the file.
+    """
     if not source.folder:  # it would mean the project's own folder
         if source.metadata_file:  # optional there, as in sd-scripts
             return resolve_path(source.metadata_file).parent, None
@@ -66,8 +70,10 @@ def folder_of(source: Source) -> tuple[Path | None, Problem | None]:
 
 
 def roots_of(source: Source, path: Path) -> tuple[list[Root], list[Problem]]:
-    """(the folders of one source, problems): each `<repeats>_<words>` folder in it and itself for the rest; itself alone if it
-    has such a name or is not recursive."""
+    """Return (the folders to walk for a source, problems): each `<repeats>_<words>` folder in it, and itself for other images.
+
+    Only itself if it has such a name or is not recursive.
+    """
     where = printable(path)
     name = path.name or os.path.basename(os.path.realpath(path))
     parsed = repeats_and_words(name)
@@ -82,26 +88,31 @@ def roots_of(source: Source, path: Path) -> tuple[list[Root], list[Problem]]:
     except OSError as error:
         what = f"The image folder cannot be opened ({error.strerror})"
         return [], [Problem(what, where, "check its permissions", code="dataset.unreadable-folder")]
-    named = {child: parsed for child in children if (parsed := repeats_and_words(child))}
-    roots = [Root(path, source.num_repeats or 1, class_tokens, left_out=frozenset(named))]
+    repeats_of = {child: parsed for child in children if (parsed := repeats_and_words(child))}
+    roots = [Root(path, source.num_repeats or 1, class_tokens, left_out=frozenset(repeats_of))]
     problems: list[Problem] = []
-    for child, parsed in named.items():
-        below, wrong = _named_root(path / child, parsed, source, child)
-        roots += below
-        problems += wrong
+    for child, parsed in repeats_of.items():
+        child_roots, child_problems = _named_root(path / child, parsed, source, child)
+        roots += child_roots
+        problems += child_problems
     return roots, problems
 
 
 def whole_root(source: Source, path: Path) -> Root:
-    """The folder and everything below it as one root, where a metadata file lists the images."""
+    """Return the folder and everything below as one root, for a source whose images a metadata file lists."""
     parsed = repeats_and_words(path.name) or (1, _words(path, path.name))
     return Root(path, source.num_repeats or max(parsed[0], 1), class_tokens_for(source, parsed[1]))
 
 
 def _named_root(
-    path: Path, parsed: tuple[int, str], source: Source, inside: str = ""
+    path: Path, parsed: tuple[int, str], source: Source, subfolder: str = ""
 ) -> tuple[list[Root], list[Problem]]:
-    """([a `<repeats>_<words>` folder], advice about its repeats); [] for 0 repeats. The source's own settings win."""
+    """Return ([the root of a `<repeats>_<words>` folder], advice about its repeats); no root for 0 repeats.
+
+    Repeats set for the source override those in the name.
+
+    parsed   (repeats, words) of its name
+    """
     repeats = source.num_repeats or parsed[0]
     if repeats == 0:
         what, fix = "The folder is skipped: its name sets 0 repeats", "rename the folder, or set its repeats, to use it"
@@ -111,10 +122,11 @@ def _named_root(
         what = f"The folder name {printable(path.name)} sets {repeats} repeats per epoch"
         fix = "set this folder's repeats to 1 if the number is not meant as repeats"
         problems.append(Problem(what, printable(path), fix, "advice", code="dataset.many-repeats"))
-    return [Root(path, repeats, class_tokens_for(source, parsed[1]), named=True, inside=inside)], problems
+    return [Root(path, repeats, class_tokens_for(source, parsed[1]), named=True, subfolder=subfolder)], problems
 
 
 def _not_a_folder(path: Path, where: str) -> Problem | None:
+    """Return the problem of a path that is not an existing folder, else None. where: the path for the problem"""
     if os.path.isdir(path):
         return None
     if not os.path.exists(path):

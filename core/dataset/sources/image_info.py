@@ -16,17 +16,21 @@ PLACEHOLDER = re.compile(r"\{(n|is|has|do|names)\}")
 class ImageInfo:
     """One readable image, from its header.
 
-    source     id of its folder (base name, made unique)     relative   path below that folder, with "/"
-    width, height   pixels, after EXIF rotation
-    repeats    uses per epoch                                class_tokens   its folder's default caption
-    sidecars   names of the caption files next to it
-    concept    number of the folder's settings (settings/concepts.py)
-    metadata_caption   its caption from a metadata file or a dataset class; None: from files next to the image
-    metadata_texts   (caption, tags) where a metadata file has both; `metadata_caption` is then both joined
-    conditioning   its mask     control   its control image      metadata_bucket   its bucket from the metadata file
-    actual_format   its format where the extension is another ("JPEG"), else empty
-    sidecar_states   (bytes, mtime_ns) of each of the sidecars, and for a face crop of those of its source image, so that
-              their texts can be cached
+    source            id of its folder (base name, made unique)
+    relative          path below that folder, with "/"
+    width, height     pixels, after EXIF rotation
+    repeats           uses per epoch
+    class_tokens      its folder's default caption
+    sidecars          names of the caption files next to it
+    concept           number of the folder's settings (settings/concepts.py)
+    metadata_caption  its caption from a metadata file or a dataset class; None if captions are in files next to the image
+    metadata_texts    (caption, tags) if a metadata file has both; `metadata_caption` is then both joined
+    conditioning      its mask
+    control           its control image
+    metadata_bucket   its bucket from the metadata file
+    sidecar_states    (bytes, mtime_ns) of each of the sidecars, and for a face crop of those of its source image, so that
+                      captions can be cached
+    actual_format     its format if the extension is another one's ("JPEG"), else empty
     """
 
     source: str
@@ -52,13 +56,16 @@ class ImageInfo:
 
     @property
     def key(self) -> tuple[str, str]:
-        """The image's address in random draws: never its content or absolute path."""
+        """Identifies the image in random draws: source and relative path, so content and absolute path may change."""
         return (self.source, self.relative)
 
 
 @dataclass(frozen=True, slots=True)
 class Broken:
-    """A file with an image extension that cannot be read."""
+    """A file with an image extension that cannot be read.
+
+    reason   why, as predicate of a sentence about the image
+    """
 
     source: str
     relative: str
@@ -68,7 +75,12 @@ class Broken:
 
 @dataclass(frozen=True, slots=True)
 class Folder:
-    """A scanned folder. named: its name sets repeats and class tokens; concept: number of its settings."""
+    """A scanned folder.
+
+    named     whether its name sets repeats and class tokens
+    images    number of readable images
+    concept   number of its settings
+    """
 
     id: str
     path: Path
@@ -81,8 +93,10 @@ class Folder:
 
 @dataclass(frozen=True)
 class Scan:
-    """Images sorted by folder and path; broken files; problems (errors and advice).
+    """Result of a scan.
 
+    images     sorted by folder and path
+    problems   errors and advice
     left_out   readable images that do not train, each with the reason
     """
 
@@ -94,12 +108,12 @@ class Scan:
 
 
 def names_of(images: Sequence[ImageInfo]) -> str:
-    """The images' names in one line: "a.png, b.png and 12 more"."""
+    """Return the images' names in one line: "a.png, b.png and 12 more"."""
     return listed([image.relative for image in images])
 
 
 def listed(names: Sequence[str], most: int = 5) -> str:
-    """The names in one line: "a, b and 12 more"."""
+    """Return the first `most` names in one line, and the number of others: "a, b and 12 more"."""
     return first_of([printable(name) for name in names], most)
 
 
@@ -114,10 +128,13 @@ def about(
     noun: str = "image",
     most: int = 5,
 ) -> list[Problem]:
-    """A list with a problem that counts and names these items (images or names); [] without items.
+    """Return [a problem that counts and names the items], images or names; [] without items.
 
-    what    its {n} becomes "1 image" or "3 images", {is}, {has} and {do} agree with it, {names} becomes "a.png, b.png and 12 more"
+    what    template: {n} becomes "1 image" or "3 images"; {is}, {has}, {do} are verbs that agree with it; {names} becomes
+            "a.png, b.png and 12 more"
     where   by default the folder of the first image
+    noun    counted noun in place of "image"
+    most    number of names
     """
     if not items:
         return []

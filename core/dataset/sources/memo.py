@@ -1,7 +1,7 @@
 """A cache of facts about files, valid while a file's size and time are unchanged.
 
-One small SQLite file, which may be deleted at any time. Where a disk does not support one (network drives without
-locks), it is a temporary file of the process.
+It is one small SQLite file, which may be deleted at any time. On a disk that does not support SQLite (network drives without
+locks), a temporary file of the process is used.
 """
 
 import os
@@ -28,7 +28,7 @@ _AT_ONCE = 500  # variables in one query; SQLite's limit is 999 in old builds
 
 
 class FileFacts(Protocol):
-    """A file as a scan saw it."""
+    """A file with its size and time when it was scanned."""
 
     @property
     def path(self) -> Path: ...
@@ -39,23 +39,23 @@ class FileFacts(Protocol):
 
 
 class Memo:
-    """Cached facts in the SQLite file `path`: (kind of fact, file) -> text. path None: nothing is cached."""
+    """Cached facts in the SQLite file `path`: (kind of fact, file) -> text. With `path` None nothing is cached."""
 
     def __init__(self, path: Path | str | None):
         self._requested = Path(path) if path is not None else None
 
     @property
     def path(self) -> Path | None:
-        """The database file in use."""
+        """The database file in use, or None."""
         return _ELSEWHERE.get(self._requested, self._requested) if self._requested is not None else None
 
     def known(self, kind: str, files: Sequence[FileFacts]) -> dict[Path, str]:
-        """{path: cached fact} of those files that have not changed since."""
+        """Return {path: cached fact} of the files that have not changed since."""
         if self.path is None or not self.path.exists():
             return {}
-        wanted = {os.fsencode(file.path): file for file in files}
+        file_of = {os.fsencode(file.path): file for file in files}
         facts: dict[Path, str] = {}
-        names = list(wanted)
+        names = list(file_of)
         try:
             with closing(self._connect()) as connection:
                 for start in range(0, len(names), _AT_ONCE):
@@ -63,7 +63,7 @@ class Memo:
                     marks = ",".join("?" * len(part))
                     query = f"SELECT path, bytes, mtime_ns, value FROM files WHERE kind = ? AND path IN ({marks})"
                     for name, size, mtime_ns, value in connection.execute(query, (kind, *part)):
-                        file = wanted[name]
+                        file = file_of[name]
                         if (size, mtime_ns) == (file.bytes, file.mtime_ns):
                             facts[file.path] = value
         except sqlite3.Error as error:
@@ -71,7 +71,7 @@ class Memo:
         return facts
 
     def remember(self, kind: str, facts: Mapping[Path, str], files: Iterable[FileFacts]) -> None:
-        """Store the facts of those files that `facts` contains."""
+        """Store facts, by path, of those of `files` that `facts` contains. Database errors are ignored."""
         if self.path is None or not facts:
             return
         rows = [
@@ -99,13 +99,14 @@ class Memo:
         threads: int = THREADS,
         at_once: int = 16 * THREADS,
     ) -> dict[Path, Any]:
-        """{path: its fact}, measured where it is not cached. An OSError that `measure` returns takes the fact's place and is not
-        cached.
+        """Return {path: fact} of all files, measured by threads if not cached.
 
-        check      may raise to cancel; facts so far are kept      progress   called with (done, total)
-        to_text    the text of a fact; None for one that is not cached, such as an error
-        from_text  the fact of a text; None for a damaged one, which counts as not cached
-        at_once    files between two writes
+        measure     returns the fact of a file, or an OSError, which is returned in its place and not cached
+        check       may raise to cancel; facts measured so far stay cached
+        progress    called with (done, total)
+        to_text     converts a fact to text; None for a result that is not to be cached, such as an error
+        from_text   converts text back; None for damaged text, which counts as not cached
+        at_once     number of files between two writes
         """
 
         def measured(file: Any) -> Any:
@@ -113,39 +114,40 @@ class Memo:
                 check()  # after a cancel only those end that had begun
             return measure(file)
 
-        known = self._read(kind, files, from_text)
-        unread = [file for file in files if file.path not in known]
+        results = self._read(kind, files, from_text)
+        unread = [file for file in files if file.path not in results]
         done, remaining = len(files) - len(unread), iter(unread)
         with ThreadPoolExecutor(threads) as pool:
             while part := list(islice(remaining, at_once)):
                 with self._one_at_a_time(kind, check):
-                    known |= self._read(kind, part, from_text)  # another thread may have measured these meanwhile
-                    rest = [file for file in part if file.path not in known]
-                    done += len(part) - len(rest)
+                    results |= self._read(kind, part, from_text)  # another thread may have measured these meanwhile
+                    unmeasured = [file for file in part if file.path not in results]
+                    done += len(part) - len(unmeasured)
                     if progress:
                         progress(done, len(files))
                     texts: dict[Path, str] = {}
-                    futures = {pool.submit(measured, file): file.path for file in rest}
+                    futures = {pool.submit(measured, file): file.path for file in unmeasured}
                     for future in as_completed(futures):
                         if future.exception() is None:
                             path, done = futures[future], done + 1
-                            known[path] = future.result()
-                            if (text := to_text(known[path])) is not None:
+                            results[path] = future.result()
+                            if (text := to_text(results[path])) is not None:
                                 texts[path] = text
                             if progress:
                                 progress(done, len(files))
-                    self.remember(kind, texts, rest)
+                    self.remember(kind, texts, unmeasured)
                     for future in futures:
                         future.result()  # raises what ended it
-        return known
+        return results
 
     def _read(self, kind: str, files: Sequence[FileFacts], from_text: Callable[[str], Any]) -> dict[Path, Any]:
+        """Return {path: fact} of the files whose cached text is valid."""
         facts = {path: from_text(text) for path, text in self.known(kind, files).items()}
         return {path: fact for path, fact in facts.items() if fact is not None}
 
     @contextmanager
     def _one_at_a_time(self, kind: str, check: Callable[[], None] | None) -> Iterator[None]:
-        """Context of one thread at a time for each kind, where facts are cached."""
+        """Hold the lock of a kind of fact, so that only one thread measures it, if facts are cached. check: may raise to cancel"""
         lock = _locks[kind] if self.path is not None else threading.Lock()
         waiting = True
         while waiting:
@@ -158,12 +160,14 @@ class Memo:
             lock.release()
 
     def _insert(self, rows: Sequence[tuple]) -> None:
+        """Write rows (kind, path, bytes, mtime_ns, text) to the database."""
         assert self.path is not None
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with closing(self._connect()) as connection, connection:
             connection.executemany("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?)", rows)
 
     def _connect(self) -> sqlite3.Connection:
+        """Open the database, with its table created."""
         connection = sqlite3.connect(str(self.path), timeout=_WAIT_SECONDS)
         try:
             connection.execute(
@@ -176,8 +180,11 @@ class Memo:
         return connection
 
     def _recovered(self, error: Exception) -> bool:
-        """Recover from an error: a damaged database is deleted; where the disk does not support one, a temporary file takes
-        its place (True). A lock held by another process is neither."""
+        """Recover from a database error; return whether a temporary file replaces the database from now on.
+
+        A damaged database is deleted. A temporary file is used if the disk does not support databases, not if another process holds
+        the lock.
+        """
         if self.path is None or self._requested is None:
             return False
         if isinstance(error, sqlite3.DatabaseError) and not isinstance(error, sqlite3.OperationalError):
@@ -193,7 +200,7 @@ class Memo:
 
 
 def _holds_databases(folder: Path) -> bool:
-    """Whether an SQLite database can be created there."""
+    """Return whether an SQLite database can be created in a folder."""
     probe = folder / f".tmp-{uuid.uuid4().hex}.sqlite"
     try:
         with closing(sqlite3.connect(str(probe), timeout=0.1)) as connection, connection:
@@ -208,5 +215,5 @@ def _holds_databases(folder: Path) -> bool:
 
 @cache
 def _temporary_folder() -> HeldFolder:
-    """A temporary folder of this process, deleted when it ends."""
+    """Return a temporary folder of this process, deleted when the process ends."""
     return HeldFolder("index")

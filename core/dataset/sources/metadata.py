@@ -1,7 +1,7 @@
 """Fine-tuning metadata (JSON, JSONL) and sd-scripts' metadata_cache.json: entries, and the images they name.
 
-Written by us, by sd-scripts and by its merge tools (reference: sections 2.3 and 5.4). Keys are stems, relative paths or
-absolute paths; an absolute path of another computer is matched by its end.
+Written by this program, by sd-scripts and by its merge tools (reference: sections 2.3 and 5.4). Keys are stems, relative paths
+or absolute paths; an absolute path of another computer is matched by its end.
 """
 
 import difflib
@@ -15,7 +15,7 @@ from typing import Any
 
 from core.dataset.captions.encodings import decode_text
 from core.dataset.captions.files import join_texts
-from core.dataset.sources.files import ends_of, extension, printable
+from core.dataset.sources.files import extension, path_ends, printable
 from core.dataset.sources.image_info import about
 from core.dataset.sources.walk import File, file_at
 from core.record.allowed import may_reach
@@ -41,7 +41,10 @@ _MOST_NAMES = 20_000  # names to search for the nearest one: the search takes mi
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One image's entry in a metadata file."""
+    """One image's entry in a metadata file.
+
+    control   path of its control image, as written
+    """
 
     key: str
     caption: str | None = None
@@ -51,7 +54,7 @@ class Entry:
     control: str | None = None  # path of its control image
 
     def control_at(self, *folders: Path) -> Path | None:
-        """Its control image: an absolute path, or one relative to the first of the folders that has it."""
+        """Return the control image: an absolute path, or a path below the first of `folders` that contains it; None without one."""
         if not self.control:
             return None
         paths = [folder / _plain(self.control) for folder in folders]  # an absolute one stays as it is
@@ -59,18 +62,18 @@ class Entry:
 
     @property
     def caption_and_tags(self) -> tuple[str, str] | None:
-        """Caption and tags; None where one of them is missing."""
+        """(caption, tags), or None if one of them is missing."""
         return (self.caption, self.tags) if self.caption and self.tags else None
 
     def text(self, settings: CaptionSettings) -> str:
-        """Caption and tags joined by sd-scripts' rule (see `join_texts`)."""
+        """Return caption and tags joined by sd-scripts' rule (see `join_texts`)."""
         caption, tags = (self.caption, self.tags) if self.caption is not None else (self.tags, None)
         return join_texts(caption or "", tags or "", settings)
 
 
 @dataclass
 class Metadata:
-    """A file's entries in order, and its problems."""
+    """A metadata file's entries in order, and its problems."""
 
     path: Path
     entries: list[Entry] = field(default_factory=list)
@@ -78,7 +81,7 @@ class Metadata:
 
     @property
     def buckets(self) -> bool:
-        """Whether train_resolution is used: only when every entry has one."""
+        """Whether train_resolution is used: only if every entry has one."""
         return bool(self.entries) and all(entry.train_resolution for entry in self.entries)
 
 
@@ -86,7 +89,7 @@ class Metadata:
 
 
 def read_metadata(path: Path) -> Metadata:
-    """Read a metadata file. Problems are returned; invalid JSON gives one error with line and column."""
+    """Read a metadata file. Problems are part of the result; invalid JSON gives one error with line and column."""
     metadata = Metadata(path)
     pairs = _read_pairs(metadata)
     if pairs is not None:
@@ -95,7 +98,7 @@ def read_metadata(path: Path) -> Metadata:
 
 
 def read_values(path: Path) -> tuple[dict[str, Any], list[Problem]]:
-    """({key: entry} of a metadata file, with keys that are not used here; advice). Raises ProblemsError."""
+    """Return ({key: entry} of a metadata file, including fields that are not used here; advice). Raises ProblemsError."""
     metadata = Metadata(path)
     pairs = _read_pairs(metadata) or []
     raise_if_errors(metadata.problems)
@@ -103,7 +106,7 @@ def read_values(path: Path) -> tuple[dict[str, Any], list[Problem]]:
 
 
 def _read_pairs(metadata: Metadata) -> list[tuple[str, Any]] | None:
-    """The file's keys and values; None where it cannot be read, with the reason among the problems."""
+    """Return the file's keys and values; None if it cannot be read, with the reason added to the metadata's problems."""
     path, where = metadata.path, printable(metadata.path)
     try:
         decoded = decode_text(read_regular(path, MAX_BYTES))
@@ -121,7 +124,11 @@ def _read_pairs(metadata: Metadata) -> list[tuple[str, Any]] | None:
 
 
 def _parse(text: str, where: str, line: int = 0) -> Any:
-    """Parse JSON with objects as lists of pairs, to detect duplicate keys. line: lines of the file before the text."""
+    """Parse JSON with objects as lists of pairs, to detect duplicate keys. Raises ProblemsError with line and column.
+
+    where   the file
+    line    number of lines in the file before `text`
+    """
     try:
         return parse_json(text, "", max_values=MAX_VALUES, object_pairs_hook=_Pairs)
     except ProblemsError as error:
@@ -135,18 +142,21 @@ def _parse(text: str, where: str, line: int = 0) -> Any:
 
 
 class _Pairs(list):
-    """A JSON object, as its (name, value) pairs."""
+    """A JSON object as a list of its (name, value) pairs."""
 
 
 def _plain_value(value: Any) -> Any:
-    """With objects as dictionaries; the last of duplicate names wins."""
+    """Convert `_Pairs` in a JSON value to dicts; the last of duplicate names is used."""
     if isinstance(value, _Pairs):
         return {name: _plain_value(each) for name, each in value}
     return [_plain_value(each) for each in value] if isinstance(value, list) else value
 
 
 def _json_pairs(text: str, where: str) -> Iterator[tuple[str, Any]]:
-    """{key: {...}}, or a list of {image_path: ..., ...}. where: the file, for problems"""
+    """Yield (key, fields) from JSON {key: {...}} or a list of {image_path: ..., ...}. Raises ProblemsError.
+
+    where   the file, for problems
+    """
     content = _parse(text, where)
     if isinstance(content, _Pairs):
         yield from content
@@ -159,13 +169,14 @@ def _json_pairs(text: str, where: str) -> Iterator[tuple[str, Any]]:
 
 
 def _jsonl_pairs(text: str, where: str) -> Iterator[tuple[str, Any]]:
+    """Yield (key, fields) of each JSON line. Raises ProblemsError. where: the file, for problems"""
     for number, line in enumerate(text.split("\n")):
         if line.strip():
             yield _key_and_fields(_parse(line, where, number), f"{where}, line {number + 1}")
 
 
 def _key_and_fields(value: Any, where: str) -> tuple[str, Any]:
-    """(key, the rest) of an entry in a list. Raises ProblemsError for one without a path."""
+    """Return (key, the other fields) of an entry in a list. Raises ProblemsError for an entry without a path."""
     fields = dict(value) if isinstance(value, _Pairs) else {}
     name = next((name for name in _KEY_NAMES if isinstance(fields.get(name), str)), None)
     if name is None:
@@ -178,8 +189,11 @@ def _key_and_fields(value: Any, where: str) -> tuple[str, Any]:
 
 
 def _set_entries(pairs: Sequence[tuple[str, Any]], metadata: Metadata) -> None:
-    """Set the entries of the metadata to those of the pairs. Adds problems: duplicate keys, of which the last wins as in every
-    JSON parser, invalid values, no entries, and a train_resolution that only some have."""
+    """Set the metadata's entries from (key, fields) pairs, and add problems.
+
+    Problems are duplicate keys, of which the last is used as in every JSON parser, invalid values, no entries, and a
+    train_resolution that only some entries have.
+    """
     by_key: dict[str, Entry] = {}
     duplicates: list[str] = []
     invalid: list[str] = []
@@ -208,45 +222,49 @@ def _set_entries(pairs: Sequence[tuple[str, Any]], metadata: Metadata) -> None:
 
 
 def _entry(key: str, value: Any) -> tuple[Entry | None, list[str]]:
-    """(the entry without its invalid fields, a message for each of these); None if it is not an object."""
+    """Return (the entry without its invalid fields, or None if `value` is not an object; a message for each invalid field)."""
     if not isinstance(value, _Pairs):
         return None, [f"{printable(key)} is {_kind(value)}, not an object"]
-    fields, wrong = dict(value), []
+    fields, complaints = dict(value), []
     texts: dict[str, str | None] = {}
     for name in ("caption", "tags"):
         text = fields.get(name)
         if isinstance(text, list) and not isinstance(text, _Pairs) and all(isinstance(part, str) for part in text):
             text = "\n".join(text) if name == "caption" else ", ".join(text)  # several captions, one a line
         if text is not None and not isinstance(text, str):
-            wrong.append(f"{name} of {printable(key)} is {_kind(text)}, not a string")
+            complaints.append(f"{name} of {printable(key)} is {_kind(text)}, not a string")
             text = None
         texts[name] = text
     sizes: dict[str, Size | None] = {}
-    for name, also in (("train_resolution", None), ("image_size", "resolution")):
-        size = fields.get(name, fields.get(also)) if also else fields.get(name)
+    for name, alias in (("train_resolution", None), ("image_size", "resolution")):
+        size = fields.get(name, fields.get(alias)) if alias else fields.get(name)
         sizes[name] = _size(size)
         if size is not None and sizes[name] is None:
-            wrong.append(f"{name} of {printable(key)} is not [width, height]")
+            complaints.append(f"{name} of {printable(key)} is not [width, height]")
     bucket = sizes["train_resolution"]
     if bucket and any(side % BUCKET_UNIT for side in bucket):
-        wrong.append(
+        complaints.append(
             f"train_resolution of {printable(key)} is {bucket[0]} x {bucket[1]}, not multiples of {BUCKET_UNIT}"
         )
     name = next((name for name in _CONTROL_NAMES if fields.get(name) is not None), "")
     control = fields.get(name)
     if control is not None and not isinstance(control, str):
-        wrong.append(f"{name} of {printable(key)} is {_kind(control)}, not a path")
+        complaints.append(f"{name} of {printable(key)} is {_kind(control)}, not a path")
         control = None
-    return Entry(key, texts["caption"], texts["tags"], sizes["train_resolution"], sizes["image_size"], control), wrong
+    return Entry(
+        key, texts["caption"], texts["tags"], sizes["train_resolution"], sizes["image_size"], control
+    ), complaints
 
 
 def _size(value: Any) -> Size | None:
+    """Return [width, height] as a tuple; None for anything but two positive integers."""
     if isinstance(value, list) and len(value) == 2 and all(type(side) is int and side > 0 for side in value):
         return (value[0], value[1])
     return None
 
 
 def _kind(value: Any) -> str:
+    """Return the JSON type of a value for a message, such as "a list"."""
     names = {_Pairs: "an object", list: "a list", str: "a string", bool: "true or false", int: "a number"}
     return "empty" if value is None else names.get(type(value), "a number")
 
@@ -256,12 +274,15 @@ def _kind(value: Any) -> str:
 
 @dataclass
 class Matches:
-    """pairs: entry and file, sorted by file name. missing: entries without an image.
+    """Metadata entries matched to files.
 
+    pairs          entry and file, sorted by file name
+    missing        entries without an image
     only_latents   of the missing: those with an .npz where the image should be
-    by_name   matched by the end of a path that does not exist here     ambiguous   files chosen for keys that match several images
-    unlisted  images of the folder without an entry
-    inaccessible   of the missing: paths that a shared page may not access
+    by_name        entries with a path that does not exist here, matched by its end
+    ambiguous      files chosen for keys that match several images
+    unlisted       images of the folder without an entry
+    inaccessible   of the missing: those with a path that a shared page may not access
     """
 
     pairs: list[tuple[Entry, File]] = field(default_factory=list)
@@ -274,9 +295,15 @@ class Matches:
 
 
 class Finder:
-    """Finds the images of a folder by metadata keys."""
+    """Finds images by metadata keys.
+
+    files             the images of the folder
+    folder            the image folder
+    metadata_folder   the folder of the metadata file
+    """
 
     def __init__(self, files: Sequence[File], folder: Path, metadata_folder: Path):
+        """Index the images of `folder` by path, stem and name. metadata_folder: the folder of the metadata file"""
         self.files, self.folder, self.metadata_folder = files, folder, metadata_folder
         self._root = os.path.join(os.path.abspath(folder), "")
         self._exact = {file.relative: file for file in files}
@@ -296,7 +323,7 @@ class Finder:
         self._inaccessible: set[str] = set()
 
     def match(self, entries: Sequence[Entry]) -> Matches:
-        """Find the file of each entry; of several entries for one file the last counts."""
+        """Find the file of each entry; of several entries for one file the last is used."""
         matches = Matches()
         last: dict[Path, tuple[Entry, File]] = {}
         for entry in entries:
@@ -321,7 +348,7 @@ class Finder:
         return matches
 
     def _in_folder(self, key: str) -> list[File]:
-        """Images below the folder: by relative path, with or without extension, or by an absolute path."""
+        """Return images below the folder by a key: a relative path with or without extension, or an absolute path."""
         for form in dict.fromkeys((key, self._inside(key))):
             if form is None:
                 continue
@@ -334,13 +361,13 @@ class Finder:
         return []
 
     def _inside(self, key: str) -> str | None:
-        """A key, absolute or relative to the metadata file, as a path relative to the folder; None if it is outside."""
+        """Convert a key, absolute or relative to the metadata file, to a path relative to the folder; None if it is outside."""
         path = os.path.abspath(os.path.join(self.metadata_folder, key if os.path.isabs(key) else _plain(key)))
         is_inside = os.path.normcase(path).startswith(os.path.normcase(self._root))
         return path[len(self._root) :].replace(os.sep, "/") if is_inside else None
 
     def _outside_folder(self, key: str) -> File | None:
-        """An image outside the folder: by absolute path, or relative to the metadata file."""
+        """Return an existing image outside the folder by a key, absolute or relative to the metadata file, or None."""
         if extension(key) not in IMAGE_EXTENSIONS:
             return None
         path = Path(key) if os.path.isabs(key) else self.metadata_folder / _plain(key)
@@ -352,14 +379,14 @@ class Finder:
         return file_at(path, self._name_outside(path))
 
     def _name_outside(self, path: Path) -> str:
-        """The shortest unique end of the path: addresses of random draws contain no absolute paths."""
-        names = (name for name in ends_of(path) if name not in self._exact and name not in self._outside)
+        """Return the shortest unique end of a path: the names in random draws contain no absolute paths."""
+        names = (name for name in path_ends(path) if name not in self._exact and name not in self._outside)
         name = next(names, str(path))
         self._outside.add(name)
         return name
 
     def _by_file_name(self, key: str) -> list[File]:
-        """The image of this name, if there is only one: for an absolute path of another computer, or a stem in a subfolder."""
+        """Return the images with the key's file name if all have the same stem: for a path of another computer, or a subfolder."""
         name = _plain(key).rpartition("/")[2].casefold()
         bare = os.path.splitext(name)[0] if extension(name) in IMAGE_EXTENSIONS else name
         files = self._names.get(name) or self._names.get(bare) or []
@@ -367,13 +394,14 @@ class Finder:
         return files if len(stems) == 1 else []
 
     def _has_latents(self, key: str) -> bool:
-        plain = _plain(key)
-        bare = os.path.splitext(plain)[0] if extension(plain) in IMAGE_EXTENSIONS else plain
+        """Return whether an .npz file with the key's name exists where the image should be."""
+        path = _plain(key)
+        bare = os.path.splitext(path)[0] if extension(path) in IMAGE_EXTENSIONS else path
         name = bare.rpartition("/")[2]
         return any(os.path.isfile(f"{stem}.npz") for stem in (bare, self.folder / bare, self.folder / name))
 
     def nearest(self, key: str) -> str | None:
-        """An image with a name similar to the key's, among the first _MOST_NAMES names; None if there is none."""
+        """Return an image with a name similar to the key's, among the first _MOST_NAMES images, or None."""
         name = os.path.splitext(_plain(key).rpartition("/")[2])[0].casefold()
         stems = list(self._stems)[:_MOST_NAMES]
         near = difflib.get_close_matches(name, [stem.rpartition("/")[2] for stem in stems], 1)
@@ -381,17 +409,18 @@ class Finder:
 
 
 def _plain(key: str) -> str:
-    """The key with forward slashes and without a leading ./."""
+    """Return the key with forward slashes and without a leading "./"."""
     return key.replace("\\", "/").removeprefix("./")
 
 
 def _preferred(file: File) -> tuple[int, str]:
+    """Sort key for images with the same stem: the order of extensions in sd-scripts, then the path."""
     ending = extension(file.relative)
     return (_ORDER.index(ending) if ending in _ORDER else len(_ORDER), file.relative)
 
 
 def match_problems(matches: Matches, finder: Finder, metadata: Metadata) -> list[Problem]:
-    """Problems with entries without images and images without entries."""
+    """Return problems of entries without images and of images without entries."""
     where, folder = printable(metadata.path), printable(finder.folder)
     total = len(metadata.entries)
     level = "advice" if matches.pairs else "error"

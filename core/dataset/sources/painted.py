@@ -16,12 +16,12 @@ MASK_EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp")
 
 
 def is_painted(folder: Path) -> bool:
-    """Whether a mask folder is a folder of painted masks, in which a mask is only for the image at the same path."""
+    """Return whether a mask folder is a folder of painted masks, in which a mask is only for the image at the same path."""
     return os.path.isfile(folder / MARK)
 
 
 def images_of(folder: Path) -> str:
-    """The image folder that a folder of painted masks is for, links followed; "" for any other folder."""
+    """Return the image folder of a folder of painted masks, links followed; "" for any other folder."""
     try:
         return str(read_json_object(folder / MARK).get("images", ""))
     except ProblemsError:
@@ -29,7 +29,10 @@ def images_of(folder: Path) -> str:
 
 
 def painted_folder(datasets: Path, images: Path) -> Path:
-    """The folder of painted masks of an image folder; an unused name if it does not exist yet."""
+    """Return the folder of painted masks of an image folder; an unused name if there is none yet.
+
+    datasets   the folder for both
+    """
     real = os.path.realpath(images)
     name = f"{printable(os.path.basename(real))[:LONGEST_NAME] or 'images'}_masks"
     for candidate in numbered(name):
@@ -40,26 +43,30 @@ def painted_folder(datasets: Path, images: Path) -> Path:
 
 
 def stem_below(image: ImageInfo, folder: Path) -> str:
-    """The image's path below its folder without the extension: where `pair` looks for its mask first."""
+    """Return the image's path below `folder` without the extension, where `pair` looks for its mask first."""
     path = os.path.relpath(plain_form(str(image.path)), plain_form(str(folder)))
     return os.path.splitext(path)[0].replace(os.sep, "/")
 
 
 def sidecar_mask(image: ImageInfo) -> Path | None:
-    """The mask next to the image (OneTrainer's); None without one."""
+    """Return OneTrainer's mask next to the image, or None."""
     paths = (image.path.with_name(image.path.stem + MASK_LABEL + ending) for ending in MASK_EXTENSIONS)
     return next((path for path in paths if path.is_file()), None)
 
 
 def existing_masks(images: Iterable[ImageInfo], folder: Path) -> dict[str, Path]:
-    """{name in the folder of painted masks: file} of the images' existing masks, which are copied into a new folder."""
+    """Return {name in the folder of painted masks: file} of the images' existing masks, to copy into a new folder."""
     masks = ((image, image.conditioning or sidecar_mask(image)) for image in images)
     return {stem_below(image, folder) + extension(path.name): path for image, path in masks if path is not None}
 
 
 def refusal(image: ImageInfo, others: Iterable[Path], folder: Path, datasets: Path) -> Problem | None:
-    """The reason why no mask can be painted for an image; None if one can. others: images whose paths differ only in extension
-    and case."""
+    """Return the problem if no mask can be painted for an image, else None.
+
+    others     images whose paths differ only in extension and case
+    folder     the image folder
+    datasets   where folders of painted masks are
+    """
     where = printable(image.relative)
     if twins := [printable(path.name) for path in others if path != image.path]:
         what = (

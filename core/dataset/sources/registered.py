@@ -7,7 +7,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class DatasetSource:
-    """A dataset source: a choice of "Dataset class" besides the path of a class.
+    """A dataset source: a choice of "Dataset class" next to the path of a class.
 
     images   the dataset's settings as a dict -> {path, caption?, repeats?, words?, is_reg?} for each image
     """

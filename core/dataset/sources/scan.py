@@ -1,8 +1,8 @@
-"""Scan dataset folders: images with size, repeats and captions, and all problems.
+"""Scanning of dataset folders: images with size, repeats and captions, and all problems.
 
-Headers only: nothing is decoded and no model is loaded. Any folder works: plain, with subfolders, `<repeats>_<words>`,
+Reads headers only: nothing is decoded and no model is loaded. Any folder works: plain, with subfolders, `<repeats>_<words>`,
 or a parent of such folders (reference: the folder convention of sd-scripts, which refuses all but the last). A metadata
-file or sd-scripts' metadata_cache.json, where given, lists the images instead.
+file or sd-scripts' metadata_cache.json lists the images instead, if chosen.
 """
 
 import os
@@ -33,7 +33,7 @@ def scan_dataset(
     cancel: CancelToken | None = None,
     memo_path: Path | str | None = None,
 ) -> Scan:
-    """Scan a job's folders, or its dataset class. concepts None: default caption settings."""
+    """Scan a job's folders, or its dataset class; see `scan`. concepts: None for default caption settings"""
     if concepts is None:
         concepts = concepts_in(dataset, CaptionSettings(), ValidationSettings())
     if dataset.dataset_class:
@@ -48,10 +48,10 @@ def scan(
     *,
     skip_broken: bool = False,
 ) -> Scan:
-    """Read every folder. Problems are returned, not raised; only a cancel raises.
+    """Scan every folder. Problems are part of the result; only a cancel raises.
 
-    memo_path     where headers are cached by path, size and time; None: nowhere
-    skip_broken   unreadable images are advice rather than errors
+    memo_path     where headers are cached by path, size and time; None for none
+    skip_broken   report unreadable images as advice instead of errors
     """
     builder = ScanBuilder(Memo(memo_path), cancel, "advice" if skip_broken else "error")
     if not concepts:
@@ -63,7 +63,7 @@ def scan(
 
 
 def describe_layout(folder: str | os.PathLike) -> str:
-    """Describe how a folder is organized: "24 images in one folder", "2 folders with repeats: 10_fox, 5_style"."""
+    """Describe how a folder is organized: "24 images in one folder", "2 folders with repeats: 10_fox, 5_style (24 images)"."""
     source = Source(folder=os.fspath(folder))
     path, problem = folder_of(source)
     if path is None:
@@ -73,15 +73,15 @@ def describe_layout(folder: str | os.PathLike) -> str:
         return problems[0].what if problems else "no images found"
     walks = [(root, walk(root.path, left_out=root.left_out)) for root in roots]
     counted = [(root, walked, sum(not is_label(file.path.name) for file in walked.files)) for root, walked in walks]
-    named = [each for each in counted if each[0].named and each[2]]
-    plain = [each for each in counted if not each[0].named and each[2]]
-    if not named and not plain:
+    with_repeats = [each for each in counted if each[0].named and each[2]]
+    without_repeats = [each for each in counted if not each[0].named and each[2]]
+    if not with_repeats and not without_repeats:
         return "no images found"
-    loose = sum(number for _, _, number in plain)
-    if not named:
-        inside = sum(walked.folders for _, walked, _ in plain)
-        return f"{count(loose, 'image')} in " + ("one folder" if inside <= 1 else f"{inside} folders")
-    names = first_of([printable(root.path.name) for root, _, _ in named], 6)
-    total = sum(number for _, _, number in named)
-    text = f"{count(len(named), 'folder')} with repeats: {names} ({count(total, 'image')})"
+    loose = sum(number for _, _, number in without_repeats)
+    if not with_repeats:
+        subfolders = sum(walked.folders for _, walked, _ in without_repeats)
+        return f"{count(loose, 'image')} in " + ("one folder" if subfolders <= 1 else f"{subfolders} folders")
+    names = first_of([printable(root.path.name) for root, _, _ in with_repeats], 6)
+    total = sum(number for _, _, number in with_repeats)
+    text = f"{count(len(with_repeats), 'folder')} with repeats: {names} ({count(total, 'image')})"
     return text + (f", and {count(loose, 'image')} outside them" if loose else "")

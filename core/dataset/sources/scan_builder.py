@@ -38,9 +38,13 @@ Listed = dict[Path, Entry]  # metadata entries by file
 
 
 class ScanBuilder:
-    """Builds a Scan, folder by folder."""
+    """Builds a Scan, folder by folder.
+
+    level   "error" or "advice": severity of problems about single images
+    """
 
     def __init__(self, memo: Memo, cancel: CancelToken | None, level: str):
+        """Start an empty scan. level: "error" or "advice", the severity of problems about single images"""
         self.memo, self.cancel, self.level = memo, cancel, level
         self.images: list[ImageInfo] = []
         self.broken: list[Broken] = []
@@ -56,7 +60,7 @@ class ScanBuilder:
         self._partners_of: dict[tuple[PartnerKind, str], tuple[list[File], list[Sequence[File]]]] = {}
 
     def add(self, concept: Concept) -> None:
-        """Scan one folder of the settings."""
+        """Scan one folder of the settings and add its images and problems."""
         self._settings[concept.number], self._roles[concept.number] = concept.images, concept.role
         path, problem = folder_of(concept.source)
         if path is None:
@@ -73,10 +77,10 @@ class ScanBuilder:
             self._add_folders(concept, path)
 
     def result(self) -> Scan:
-        """The finished scan, with the problems of all folders together."""
+        """Return the finished scan, with the problems that concern all folders together."""
         self.problems += [problem_of(each.path, BrokenImage(each.reason), self.level) for each in self.broken]
-        for (kind, where), (files, named) in self._partners_of.items():
-            self.problems += extra_problems(kind, where, files, named)
+        for (kind, where), (files, matches) in self._partners_of.items():
+            self.problems += extra_problems(kind, where, files, matches)
         self.problems += [
             *_shared_stems(self.images),
             *_animated(self.images),
@@ -93,12 +97,14 @@ class ScanBuilder:
     # ---- one folder of the settings
 
     def _is_duplicate_entry(self, concept: Concept, path: Path) -> bool:
-        """Whether an earlier entry has the same folder and settings. With other settings it is a separate dataset (one folder at two
-        resolutions is common)."""
+        """Return whether an earlier entry has the same folder and settings.
+
+        With other settings the entry is a separate dataset (one folder at two resolutions is common).
+        """
         source = concept.source
         where = (os.path.realpath(path), source.metadata_file, source.recursive, concept.role, concept.batch_group)
         earlier = self._entries_at[where]
-        same = any((one.images, one.captions) == (concept.images, concept.captions) for one in earlier)
+        same = any((other.images, other.captions) == (concept.images, concept.captions) for other in earlier)
         earlier.append(concept)
         return same
 
@@ -110,30 +116,30 @@ class ScanBuilder:
         walks: list[tuple[str, Walk]] = []
         labels: list[File] = []
         images_read: list[ImageInfo] = []
-        inside: dict[str, str] = {}
+        subfolders: dict[str, str] = {}
         partners: dict[str, list[File]] = {}
         for root in roots:
             walked = walk(
                 root.path, self.cancel, root.left_out, caption_endings(concept), excluded, concept.source.recursive
             )
             self.problems += walked.problems
-            walks.append((root.inside, walked))
+            walks.append((root.subfolder, walked))
             images, sidecars, unused = self._split_sidecars(walked.files, concept)
             labels += unused
             if not images:
                 continue
             id = self.new_id(printable(root.path.name) or "images")
-            inside[id] = root.inside
+            subfolders[id] = root.subfolder
             partners[id] = sidecars
             images_read += self._read_folder(images, id, root, concept)
         advice = [*unused_files(path, walks), *unused_repeats(path, walks), *unused_labels(labels, concept, path)]
-        self.problems += [each for each in advice if inside or each.code == "dataset.ignored-names"]
-        if walks and not inside:
+        self.problems += [each for each in advice if subfolders or each.code == "dataset.ignored-names"]
+        if walks and not subfolders:
             self.problems.append(_empty_folder(path, [walked for _, walked in walks]))
-        self.finish(images_read, concept, inside, sidecar_partners(partners, printable(path)))
+        self.finish(images_read, concept, subfolders, sidecar_partners(partners, printable(path)))
 
     def _read_folder(self, files: list[File], id: str, root: Root, concept: Concept) -> list[ImageInfo]:
-        """The images of one folder: all, or those in metadata_cache.json with cache_info."""
+        """Return the images of one folder: all, or with cache_info those in an existing metadata_cache.json."""
         path = root.path / CACHE_LIST
         if not concept.source.cache_info:
             return self.read(files, id, root, concept)
@@ -148,9 +154,13 @@ class ScanBuilder:
         self.problems += write_list(path, images, concept.captions)
         return images
 
-    def _add_listed(self, concept: Concept, path: Path, typed: str) -> None:
-        """Scan the images listed in a metadata file."""
-        metadata = read_metadata(reachable(resolve_path(typed.strip().strip("\"'"))))
+    def _add_listed(self, concept: Concept, path: Path, file_setting: str) -> None:
+        """Scan the images listed in a metadata file.
+
+        path           the image folder
+        file_setting   the setting with the metadata file
+        """
+        metadata = read_metadata(reachable(resolve_path(file_setting.strip().strip("\"'"))))
         root = whole_root(concept.source, path)
         excluded = self._excluded_folders(concept, path)
         walked = walk(
@@ -170,26 +180,26 @@ class ScanBuilder:
             self.problems.append(Problem(what, where, fix, "advice", code="metadata.no-upscale-ignored"))
         self._replace_earlier(images, concept)
         self._from_lists.update(image.key for image in images)
-        named = {
+        control_of = {
             file: control
             for file, entry in entries.items()
             if (control := entry.control_at(metadata.path.parent, path))
         }
-        listed = metadata_partners(named, printable(metadata.path)) if named and concept.control else None
+        listed = metadata_partners(control_of, printable(metadata.path)) if control_of and concept.control else None
         self.finish(images, concept, {}, listed or sidecar_partners({id: partners}, printable(path)))
 
     def _matched(self, metadata: Metadata, files: list[File], folder: Path) -> tuple[list[File], Listed]:
-        """The files that the metadata lists, with their entries; problems are recorded."""
+        """Return the files that the metadata lists, and their entries by path. Records problems."""
         self.problems += metadata.problems
         if not metadata.entries:
             return [], {}
         finder = Finder(files, folder, metadata.path.parent)
-        matched = finder.match(metadata.entries)
-        self.problems += match_problems(matched, finder, metadata)
-        return [file for _, file in matched.pairs], {file.path: entry for entry, file in matched.pairs}
+        matches = finder.match(metadata.entries)
+        self.problems += match_problems(matches, finder, metadata)
+        return [file for _, file in matches.pairs], {file.path: entry for entry, file in matches.pairs}
 
     def _replace_earlier(self, images: Sequence[ImageInfo], concept: Concept) -> None:
-        """Images in two metadata files use the later one, if both train at the same sizes."""
+        """Remove earlier images that are also in `images`, if both are from metadata files and train at the same sizes."""
         paths = {image.path for image in images}
         replaced = {
             image.key
@@ -203,13 +213,12 @@ class ScanBuilder:
         self.problems += about(earlier, what, fix, "metadata.duplicate-images", where=where)
 
     def _excluded_folders(self, concept: Concept, path: Path) -> list[Path]:
-        """Folders inside this one to skip: that of the masks or control images, if it is another folder."""
+        """Return folders inside `path` to skip: that of the masks or control images, if it is another folder."""
         masks = conditioning_folder(concept.images.conditioning_data_dir)
         return [masks] if masks and os.path.realpath(masks) != os.path.realpath(path) else []
 
     def _split_sidecars(self, files: list[File], concept: Concept) -> tuple[list[File], list[File], list[File]]:
-        """Split files by name: (images, their sidecars, which are masks or control images, and the masks and control images named
-        as in OneTrainer that are not used)."""
+        """Split files by name: (images, their masks or control images, OneTrainer's masks and control images that are not used)."""
         folder = conditioning_folder(concept.images.conditioning_data_dir)
         partners: list[File] = []
         if concept.images.conditioning_suffix and folder is None:
@@ -225,7 +234,7 @@ class ScanBuilder:
     # ---- files to images
 
     def new_id(self, name: str) -> str:
-        """The folder's name; further ones of that name get " #2" or the next free number."""
+        """Return a unique id for a folder: its name, with " #2" or the next free number if another folder has that name."""
         id, number = name, 1
         while id in self._ids:
             number += 1
@@ -242,9 +251,11 @@ class ScanBuilder:
         entries: Listed | None = None,
         buckets: bool = False,
     ) -> list[ImageInfo]:
-        """Read the headers of files and return those that are images; broken files and the folder are added to the result.
+        """Read the headers of files and return the images; broken files and the folder are added to the scan.
 
-        entries   metadata entries by file; None: no metadata
+        id        of the folder
+        entries   metadata entries by path; None without metadata
+        buckets   use the metadata's buckets
         """
         images: list[ImageInfo] = []
         for file, header in headers(files, self.memo, self.cancel):
@@ -275,14 +286,15 @@ class ScanBuilder:
         return images
 
     def finish(
-        self, images: list[ImageInfo], concept: Concept, inside: dict[str, str], sidecars: Partners | None = None
+        self, images: list[ImageInfo], concept: Concept, subfolders: dict[str, str], sidecars: Partners | None = None
     ) -> None:
-        """Pair masks or control images, leave out small images, and add the rest to the result.
+        """Pair images with masks or control images, leave out small images, and add the others to the scan.
 
-        sidecars   masks or control images next to the images or listed in a metadata file, used without a folder setting
+        subfolders   source id -> its path below the folder of the settings
+        sidecars     masks or control images next to the images or listed in a metadata file, used without a folder setting
         """
         kind = CONTROL if concept.control else MASK
-        partners = self._partners(concept, inside, kind, sidecars)
+        partners = self._partners(concept, subfolders, kind, sidecars)
         if partners and images:
             alpha = kind is MASK and concept.images.alpha_mask
             paired = pair(images, partners, kind, memo=self.memo, cancel=self.cancel, level=self.level, alpha=alpha)
@@ -308,16 +320,19 @@ class ScanBuilder:
         self.images += images
 
     def _partners(
-        self, concept: Concept, inside: dict[str, str], kind: PartnerKind, sidecars: Partners | None
+        self, concept: Concept, subfolders: dict[str, str], kind: PartnerKind, sidecars: Partners | None
     ) -> Partners | None:
-        """The files to pair a folder's images with; None if nothing is paired. sidecars: partners that need no folder setting."""
+        """Return the files to pair a folder's images with; None if nothing is paired.
+
+        subfolders, sidecars   as in `finish`
+        """
         folder = conditioning_folder(concept.images.conditioning_data_dir)
         if folder is None:
             images = concept.images
             masked = kind is MASK and images.masked_loss and not images.alpha_mask
             wanted = masked or images.conditioning_suffix
             return sidecars if wanted or (sidecars and sidecars.files) else None
-        partners = folder_partners(folder, inside, kind, concept.images.conditioning_suffix, self.cancel)
+        partners = folder_partners(folder, subfolders, kind, concept.images.conditioning_suffix, self.cancel)
         if isinstance(partners, Problem):
             self.problems += [partners] if concept.reads_partners else []
             return None
@@ -325,15 +340,16 @@ class ScanBuilder:
 
 
 def caption_endings(concept: Concept) -> tuple[str, ...]:
-    """Extensions of the concept's caption files, in lower case."""
-    chosen = concept.captions.caption_extension.lower()
-    return CAPTION_EXTENSIONS if chosen == "auto" else tuple(dict.fromkeys((*CAPTION_EXTENSIONS, chosen)))
+    """Return the extensions of the concept's caption files, in lower case."""
+    setting = concept.captions.caption_extension.lower()
+    return CAPTION_EXTENSIONS if setting == "auto" else tuple(dict.fromkeys((*CAPTION_EXTENSIONS, setting)))
 
 
 # ---- problems
 
 
 def _empty_folder(path: Path, walks: Iterable[Walk]) -> Problem:
+    """Return the problem of a folder without images, which names the kinds of files in it."""
     others: Counter[str] = Counter()
     for each in walks:
         others.update(each.others)
@@ -344,7 +360,7 @@ def _empty_folder(path: Path, walks: Iterable[Walk]) -> Problem:
 
 
 def _other_sizes(images: Sequence[ImageInfo], entries: Listed) -> list[Problem]:
-    """Images replaced since the metadata was written. sd-scripts writes sizes before EXIF rotation."""
+    """Return advice about images replaced since the metadata was written. sd-scripts writes sizes before EXIF rotation."""
     other = [
         f"{image.relative} ({size[0]} x {size[1]} in the metadata, {image.width} x {image.height} now)"
         for image in images
@@ -356,7 +372,7 @@ def _other_sizes(images: Sequence[ImageInfo], entries: Listed) -> list[Problem]:
 
 
 def _shared_stems(images: Sequence[ImageInfo]) -> list[Problem]:
-    """Warn of images that share a stem: a.png and a.jpg share a.txt; a.png and A.png are one file on Windows and macOS."""
+    """Return advice about images that share a stem: a.png and a.jpg share a.txt; a.png and A.png are one file on Windows and macOS."""
     stems: dict[tuple[str, str], list[ImageInfo]] = defaultdict(list)
     for image in images:
         stems[image.source, os.path.splitext(image.relative)[0].casefold()].append(image)
@@ -379,13 +395,17 @@ def _shared_stems(images: Sequence[ImageInfo]) -> list[Problem]:
 
 
 def _animated(images: Sequence[ImageInfo]) -> list[Problem]:
-    moving = [image for image in images if image.animated]
+    """Return advice about animated images, of which only the first frame is used."""
+    animated = [image for image in images if image.animated]
     what, fix = "{n}: only the first frame is used ({names})", "save the frame you want as a separate image"
-    return about(moving, what, fix, "image.animated", noun="animated image")
+    return about(animated, what, fix, "image.animated", noun="animated image")
 
 
 def _overlaps(images: Sequence[ImageInfo], entries: Mapping[str, tuple[Path, str]]) -> list[Problem]:
-    """Warn of images in two different entries, such as regularization images below the training folder. entries: {id: (path, role)}"""
+    """Return advice about images in two different entries, such as regularization images below the training folder.
+
+    entries   source id -> (path, role)
+    """
     first: dict[Path, ImageInfo] = {}
     overlaps: dict[tuple[Path, Path], list[ImageInfo]] = defaultdict(list)
     for image in images:

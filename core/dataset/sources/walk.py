@@ -1,4 +1,4 @@
-"""Finds a folder's image files with their caption files, and reads their headers, cached between scans."""
+"""Search of a folder for image files with their caption files, and their headers, cached between scans."""
 
 import os
 import stat
@@ -15,16 +15,16 @@ from core.dataset.sources.files import (
     CAPTION_EXTENSIONS,
     MANY_REPEATS,
     extension,
+    format_if_other,
     has_quiet_name,
     identity_of,
     is_folder,
     is_image,
     is_junk,
     is_quiet_junk,
-    is_worth_naming,
+    is_reported_unused,
     printable,
     reachable,
-    real_kind,
     repeats_and_words,
     without_face,
 )
@@ -42,10 +42,13 @@ _KIND = "header 2"  # kind of entry in the memo; raised when `read_header` retur
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """A file with an image extension.
+    """An image file.
 
-    sidecars   names of the caption files next to it
-    sidecar_states   (bytes, mtime_ns) of each, and for a face crop of those of its source image
+    relative         path below the walked folder, with "/"
+    bytes            size of the file
+    sidecars         names of the caption files next to it
+    sidecar_states   (bytes, mtime_ns) of each sidecar, and for a face crop of those of its source image
+    unreadable       why its size could not be read, else empty
     """
 
     relative: str
@@ -59,7 +62,11 @@ class File:
 
 @dataclass(frozen=True, slots=True)
 class HeaderFacts:
-    """Facts from a header."""
+    """Facts from an image's header.
+
+    width, height   pixels, after EXIF rotation
+    actual_format   its format if the extension is another one's, else empty
+    """
 
     width: int
     height: int
@@ -72,9 +79,12 @@ class HeaderFacts:
 class Walk:
     """Result of a walk.
 
-    others    extensions of files that are neither images nor captions
-    unread    those files that users may expect to train      ignored    folders and hidden files of systems
-    orphans   caption files without an image
+    files     images, sorted by path
+    folders   number of folders with images
+    others    number of other files by extension
+    unread    names of other files that users may expect to train
+    ignored   names of system folders and hidden files
+    orphans   names of caption files without an image
     """
 
     files: list[File] = field(default_factory=list)
@@ -101,35 +111,43 @@ _UNUSED = (
 
 
 def unused_files(folder: Path, walks: Sequence[tuple[str, Walk]]) -> list[Problem]:
-    """Advice on files of a folder that do not train, each kind once. walks: (path below the folder, walk)."""
+    """Return advice about files of a folder that do not train, one for each kind.
+
+    walks   (path below the folder, result of its walk)
+    """
     problems: list[Problem] = []
     for field_, word, what, fix, code in _UNUSED:
-        names = [f"{inside}/{name}" if inside else name for inside, each in walks for name in getattr(each, field_)]
-        once, where = list(dict.fromkeys(names)), printable(folder)
-        problems += about(once, f"{{n}} {what}: {{names}}", fix, code, where=where, noun=word)
+        names = [
+            f"{subfolder}/{name}" if subfolder else name for subfolder, each in walks for name in getattr(each, field_)
+        ]
+        unique, where = list(dict.fromkeys(names)), printable(folder)
+        problems += about(unique, f"{{n}} {what}: {{names}}", fix, code, where=where, noun=word)
     return problems
 
 
 def unused_repeats(folder: Path, walks: Sequence[tuple[str, Walk]]) -> list[Problem]:
-    """Advice on <repeats>_<words> folders too deep for their repeats to count, such as img/10_fox of kohya_ss projects."""
-    inside = [f"{base}/{file.relative}" if base else file.relative for base, each in walks for file in each.files]
-    parents = dict.fromkeys(os.path.dirname(path) for path in inside)
-    named = {path: repeats_and_words(os.path.basename(path)) for path in parents if "/" in path}
-    deeper = [path for path, parsed in named.items() if parsed is not None and parsed[0] < MANY_REPEATS]
+    """Return advice about <repeats>_<words> folders too deep for their repeats to be used, such as img/10_fox of kohya_ss.
+
+    walks   (path below the folder, result of its walk)
+    """
+    paths = [f"{base}/{file.relative}" if base else file.relative for base, each in walks for file in each.files]
+    parents = dict.fromkeys(os.path.dirname(path) for path in paths)
+    parsed_names = {path: repeats_and_words(os.path.basename(path)) for path in parents if "/" in path}
+    deeper = [path for path, parsed in parsed_names.items() if parsed is not None and parsed[0] < MANY_REPEATS]
     fix = f"choose the folder that contains them: {printable(folder / os.path.dirname(deeper[0]))}" if deeper else ""
     what = "The repeats of {n} deeper inside are not used: {names}"
     return about(deeper, what, fix, "dataset.deeper-repeats", where=printable(folder), noun="folder")
 
 
 def note_unused(walk: Walk, path: str) -> None:
-    """Add a file that is not used to the walk's lists, by its path."""
+    """Add a file that is not used to the walk's `unread` or `ignored`, by its path with "/"; some junk is not noted."""
     parts = path.split("/")
     junk = next((number for number, part in enumerate(parts) if is_junk(part)), None)
     if any(has_quiet_name(part) for part in parts):
         return
     if junk is not None:
         walk.ignored.append("/".join(parts[: junk + 1]))
-    elif is_worth_naming(parts[-1]):
+    elif is_reported_unused(parts[-1]):
         walk.unread.append(path)
 
 
@@ -141,10 +159,12 @@ def walk(
     excluded: Sequence[Path] = (),
     recursive: bool = True,
 ) -> Walk:
-    """Every image below a folder, in a fixed order. Links are followed, each real folder once, so loops end.
+    """Find every image below a folder, in a fixed order. Links are followed, each real folder once, so loops end.
 
-    left_out   names of direct subfolders to skip          excluded   folders to skip anywhere
-    endings    extensions of caption files, in lower case  recursive   False: only the folder itself
+    left_out    names of direct subfolders to skip
+    endings     extensions of caption files, in lower case
+    excluded    folders to skip at any depth
+    recursive   False: only the folder itself
     """
     result = Walk()
     visited = _identities(excluded)
@@ -169,7 +189,7 @@ def walk(
 
 
 def _identities(folders: Iterable[Path]) -> set[object]:
-    """The identities of the folders that exist."""
+    """Return the identities (see `identity_of`) of the folders that exist."""
     identities: set[object] = set()
     for folder in folders:
         with suppress(OSError):
@@ -179,8 +199,14 @@ def _identities(folders: Iterable[Path]) -> set[object]:
 
 @dataclass
 class _Listing:
-    """A folder's entries by kind. prefix: its path below the root, with "/"; captions: {image's stem in lower case: its caption files};
-    others: images, and files of other kinds"""
+    """A folder's entries by kind.
+
+    prefix       its path below the root, with "/" at the end
+    captions     image's stem in lower case -> its caption files
+    others       images, and files of other kinds
+    subfolders   (path, prefix)
+    ignored      names of system folders and hidden files
+    """
 
     folder: Path
     prefix: str
@@ -190,7 +216,11 @@ class _Listing:
     ignored: list[str] = field(default_factory=list)
 
     def file(self, entry: os.DirEntry, used: set[str], shared_stems: Collection[str]) -> File:
-        """The image with its caption files: a.txt, then a.png.txt, which comes first if a.jpg exists too. used: gets their names."""
+        """Return an image with its caption files.
+
+        used           the caption files' names are added to it
+        shared_stems   stems in lower case that several images have (a.png, a.jpg): a.png.txt is then preferred to a.txt
+        """
         relative, path = self.prefix + entry.name, reachable(self.folder / entry.name)
         stem = os.path.splitext(entry.name)[0]
         captions = self.captions.get(stem.casefold(), [])
@@ -210,14 +240,18 @@ class _Listing:
         return File(relative, path, *stamp_of(status), names, states)
 
     def image(self, entry: os.DirEntry) -> File | None:
-        """The file of an entry; None if it is not an image."""
+        """Return the file of an entry, or None if it is not an image."""
         return self.file(entry, set(), ()) if is_image(entry.path, entry.name) else None
 
 
 def _listing(
     folder: Path, prefix: str, visited: set[object], left_out: frozenset[str], endings: Sequence[str]
 ) -> _Listing:
-    """The entries of a folder, by name; none of one that was visited. left_out, endings: as in `walk`. Raises OSError."""
+    """Return the entries of a folder, sorted by name; no entries if the folder was visited. Raises OSError.
+
+    visited             identities of folders; the identity of `folder` is added
+    left_out, endings   as in `walk`
+    """
     listing, identity = _Listing(folder, prefix), identity_of(folder)
     if identity in visited or is_closed(folder):
         return listing
@@ -238,7 +272,7 @@ def _listing(
 
 
 def _add_files(listing: _Listing, result: Walk) -> None:
-    """Add a folder's images and what is not used to the walk. A caption may differ from its image in case."""
+    """Add a folder's images and unused files to the walk. A caption's name may differ from its image's in case."""
     result.ignored += listing.ignored
     used: set[str] = set()
     images = {entry.name for entry in listing.others if is_image(entry.path, entry.name)}
@@ -250,7 +284,7 @@ def _add_files(listing: _Listing, result: Walk) -> None:
             result.files.append(listing.file(entry, used, shared))
             continue
         result.others[extension(name) or name] += 1
-        result.unread += (listing.prefix + name,) if is_worth_naming(name) else ()
+        result.unread += (listing.prefix + name,) if is_reported_unused(name) else ()
         if entry.is_symlink() and not os.path.exists(entry):
             result.problems.append(_dead_link(listing.folder / name))
     captions = [entry.name for files in listing.captions.values() for entry in files]
@@ -266,8 +300,10 @@ def first_files(
     excluded: Sequence[Path] = (),
     recursive: bool = True,
 ) -> list[File]:
-    """The first `most` files of a `walk`, without looking at the rest; other arguments as there. Unreadable folders are skipped. A
-    caption a.txt always comes before a.png.txt, since it is not known whether a.jpg exists too."""
+    """Return the first `most` images of a `walk`, with the same arguments, without looking at others.
+
+    Unreadable folders are skipped. A caption a.txt is always preferred to a.png.txt, because a.jpg may not be known yet.
+    """
     files: list[File] = []
     visited = _identities(excluded)
     waiting: list[tuple[Path, str] | Callable[[], File | None]] = [(root, "")]
@@ -281,21 +317,21 @@ def first_files(
             listing = _listing(folder, prefix, visited, left_out, endings)
         except OSError:
             continue
-        inside: dict[str, Any] = {path: (below, path) for below, path in listing.subfolders if recursive}
-        inside |= {prefix + each.name: partial(listing.image, each) for each in listing.others}
-        waiting += [inside[path] for path in sorted(inside, reverse=True)]
+        entries: dict[str, Any] = {path: (below, path) for below, path in listing.subfolders if recursive}
+        entries |= {prefix + each.name: partial(listing.image, each) for each in listing.others}
+        waiting += [entries[path] for path in sorted(entries, reverse=True)]
     return files
 
 
 def _dead_link(path: Path) -> Problem:
-    """Most likely a folder on a drive that is not connected; or a link to itself, or into an unreadable folder."""
+    """Return advice about a broken link: most likely to a drive that is not connected, or to itself, or into an unreadable folder."""
     what = f"The link {printable(path.name)} {_why_unreadable(path)} and is skipped"
     fix = "connect the drive, check its permissions, or remove the link"
     return Problem(what, printable(path), fix, "advice", code="dataset.broken-link")
 
 
 def _why_unreadable(path: Path) -> str:
-    """Why the path cannot be read, worded to follow "the image"; empty where it can."""
+    """Return why the path cannot be read, as predicate of "the image ..."; "" if it can."""
     try:
         check_regular(path)
     except MissingFile as error:
@@ -306,19 +342,19 @@ def _why_unreadable(path: Path) -> str:
 
 
 def _caption_ending(name: str, endings: Sequence[str]) -> str:
-    """The longest matching caption extension; "" when none."""
+    """Return the longest of `endings` that a name has; "" if it has none."""
     lowered = name.lower()
     return max((ending for ending in endings if lowered.endswith(ending)), key=len, default="")
 
 
 def _state(entry: os.DirEntry) -> tuple[int, int]:
-    """(bytes, mtime_ns); (-1, -1) for an unreadable file, which is never cached."""
+    """Return (bytes, mtime_ns) of a file; (-1, -1) for an unreadable file, whose caption is never cached."""
     status = _stat(entry)
     return stamp_of(status) if status is not None and stat.S_ISREG(status.st_mode) else (-1, -1)
 
 
 def _stat(entry: os.DirEntry) -> os.stat_result | None:
-    """Facts of the file, following links; free on Windows. None where the system returns an error."""
+    """Return a file's status, following links (free on Windows); None if the system returns an error."""
     try:
         return entry.stat()
     except (OSError, ValueError):
@@ -326,7 +362,7 @@ def _stat(entry: os.DirEntry) -> os.stat_result | None:
 
 
 def file_at(path: Path, relative: str) -> File:
-    """A file given by its path, without caption files."""
+    """Return the file at a path, without caption files. relative: its name for the result"""
     try:
         return File(relative, path, *stamp_of(check_regular(path)))
     except ProblemsError:
@@ -339,8 +375,11 @@ def file_at(path: Path, relative: str) -> File:
 def headers(
     files: Sequence[File], memo: Memo | None = None, cancel: CancelToken | None = None
 ) -> list[tuple[File, HeaderFacts | str]]:
-    """Each file with its header, or the reason why it has none, in order. Headers of unchanged files come from the cache;
-    errors are not cached, since permissions and links change without changing the file."""
+    """Return each file with its header, or with the reason why that cannot be read, in order.
+
+    Headers of unchanged files come from `memo`; errors are not cached, since permissions and links change without changing the
+    file.
+    """
     facts = (memo or Memo(None)).facts(
         _KIND,
         files,
@@ -354,7 +393,11 @@ def headers(
 
 
 def image_of(source: str, file: File, header: HeaderFacts, **more: Any) -> ImageInfo:
-    """The image of a file and its header. source: id of its folder; more: other fields of ImageInfo"""
+    """Return the ImageInfo of a file and its header.
+
+    source   id of its folder
+    more     other fields of ImageInfo
+    """
     return ImageInfo(
         source,
         file.relative,
@@ -371,7 +414,7 @@ def image_of(source: str, file: File, header: HeaderFacts, **more: Any) -> Image
 
 
 def _header_or_reason(file: File) -> HeaderFacts | str:
-    """The facts in a file's header; else why it cannot be read, worded to follow "the image"."""
+    """Return the facts in a file's header, or why it cannot be read, as predicate of "the image ..."."""
     if file.unreadable:
         return file.unreadable
     if file.bytes == 0:
@@ -380,16 +423,18 @@ def _header_or_reason(file: File) -> HeaderFacts | str:
         header = read_header(file.path)
     except BrokenImage as error:
         return str(error)
-    actual_format = real_kind(file.relative, header.format)
+    actual_format = format_if_other(file.relative, header.format)
     return HeaderFacts(header.width, header.height, header.rotated, header.animated, actual_format)
 
 
 def _header_text(header: HeaderFacts | str) -> str | None:
+    """Return a header as text for the memo; None for a reason, which is not cached."""
     if isinstance(header, str):
         return None
     return f"{header.width} {header.height} {int(header.rotated)} {int(header.animated)} {header.actual_format}"
 
 
 def _parsed(text: str) -> HeaderFacts:
+    """Parse the text of `_header_text`."""
     width, height, rotated, animated, actual_format = text.split(" ")
     return HeaderFacts(int(width), int(height), rotated == "1", animated == "1", actual_format)

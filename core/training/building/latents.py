@@ -118,7 +118,7 @@ def latent_cache(inputs: Inputs, images: Sequence[Placed]) -> LatentCache:
     return LatentCache(
         vae_id=identity,
         dtype=precision,
-        others=npz,
+        other_programs=npz,
         shape_of=inputs.family.latent_shape,
         **_cache_arguments(inputs, LATENTS),
     )
@@ -149,8 +149,8 @@ def _encode_all(inputs: Inputs, models: Models, cache: LatentCache, missing: Seq
 
 
 def _report_npz(inputs: Inputs, cache: LatentCache) -> None:
-    if isinstance(cache.others, NpzCaches):
-        for line in cache.others.log_lines():
+    if isinstance(cache.other_programs, NpzCaches):
+        for line in cache.other_programs.log_lines():
             inputs.context.say(line)
 
 

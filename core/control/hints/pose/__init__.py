@@ -1,1 +1,1 @@
-"""Poses of people, estimated by ONNX models and drawn as the authors of pose ControlNets draw them."""
+"""Pose control images: people's poses, estimated by ONNX models and drawn as the authors of pose ControlNets draw them."""

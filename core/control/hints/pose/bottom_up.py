@@ -25,15 +25,17 @@ FEWEST_PARTS, LOWEST_SCORE = 4, 0.4  # of a person; the score is a mean over its
 
 
 class OpenPose(PoseModel):
-    """Finds all people at once."""
+    """An OpenPose model: finds the bodies of all people in one forward pass."""
 
     defaults = USUAL
 
     def prepare(self) -> None:
+        """Raise ProblemsError if the model has too many outputs."""
         if len(self.outputs) > MAX_OUTPUTS:
             raise self.refused(f"returns {len(self.outputs)} outputs, more than {MAX_OUTPUTS}")
 
     def find(self, image: np.ndarray) -> list[Person]:
+        """Return the people in an image, RGB uint8 [H, W, 3], with keypoints in its pixels. Raises ProblemsError."""
         height, width = image.shape[:2]
         size = self.size_for(width, height, self.profile)
         pixels, scale = letterboxed(image, size, PAD_LEVEL)
@@ -43,8 +45,10 @@ class OpenPose(PoseModel):
         return [Person((body + 0.5) / scale - 0.5) for body in bodies_of(peaks, fields, size, inner[1])]
 
     def _maps(self, shapes: Sequence[Sequence[int]]) -> list[int]:
-        """`pick` of `run`: the heat maps and part affinity fields, the last outputs with these numbers of channels, as a
-        network of several stages refines them. Raises ProblemsError without them."""
+        """Select the heat maps and the part affinity fields, of several stages the last (a `Pick` function).
+
+        Raises ProblemsError if there are no outputs with their numbers of channels.
+        """
         indices = []
         for channels in (HEAT_MAPS, PART_FIELDS):
             fitting = [number for number, shape in enumerate(shapes) if [*shape[:2]] == [self.batch, channels]]
@@ -56,18 +60,20 @@ class OpenPose(PoseModel):
 
 
 def peaks_of(heat: np.ndarray, size: Size, inner: Size) -> np.ndarray:
-    """(x, y, value) [P, 3] of the peaks of a keypoint's heat map [h, w], highest first, in pixels of the input of
-    (width, height), whose upper left of size `inner` shows the image.
+    """Return the peaks of a keypoint's heat map [h, w]: (x, y, value) [P, 3], in pixels of the model's input, highest first.
+
+    size    (width, height) of the input
+    inner   (width, height) of the upper left part of the input that shows the image; peaks outside are left out
 
     Networks are trained with Gaussians about one cell wide: the logarithms of the three cells around a peak are a
     parabola, which gives its position between cells and its height.
     """
     padded = np.pad(heat, 1, constant_values=-np.inf)
-    high, wide = heat.shape
+    rows, columns = heat.shape
     is_peak = heat > LOWEST_PEAK / 2
     for down, right in ((1, 1), (1, 0), (1, -1), (0, 1)):  # of equal cells the first is the peak
-        before = padded[1 - down : 1 - down + high, 1 - right : 1 - right + wide]
-        after = padded[1 + down : 1 + down + high, 1 + right : 1 + right + wide]
+        before = padded[1 - down : 1 - down + rows, 1 - right : 1 - right + columns]
+        after = padded[1 + down : 1 + down + rows, 1 + right : 1 + right + columns]
         is_peak &= (heat > before) & (heat >= after)
     y, x = np.nonzero(is_peak)
     value = heat[y, x]
@@ -82,7 +88,7 @@ def peaks_of(heat: np.ndarray, size: Size, inner: Size) -> np.ndarray:
         height += (last - first) * offset / 4
         positions.append(cell + offset)
     across, down = (
-        (cell + 0.5) * side / count - 0.5 for cell, side, count in zip(positions, size, (wide, high), strict=True)
+        (cell + 0.5) * side / count - 0.5 for cell, side, count in zip(positions, size, (columns, rows), strict=True)
     )
     value = np.exp(height)
     inside = (value > LOWEST_PEAK) & (across < inner[0]) & (down < inner[1])
@@ -92,17 +98,23 @@ def peaks_of(heat: np.ndarray, size: Size, inner: Size) -> np.ndarray:
 
 @dataclass
 class _Body:
-    """parts: number of the peak by part; score: of its peaks and limbs, added up"""
+    """A person while limbs are joined.
+
+    parts   keypoint index -> index of the peak
+    score   sum of the scores of the peaks and limbs
+    """
 
     parts: dict[int, int]
     score: float
 
 
 def bodies_of(peaks: Sequence[np.ndarray], fields: np.ndarray, size: Size, height: int) -> Iterator[np.ndarray]:
-    """The keypoints [18, 2] of each person in the input's pixels; NaN marks missing ones.
+    """Join limbs into people; yield the keypoints [18, 2] of each in pixels of the model's input, NaN for missing ones.
 
-    peaks    of each keypoint, (x, y, value) [P, 3]      fields   [38, h, w]      height   of the part that shows the
-             image
+    peaks    for each keypoint, (x, y, value) [P, 3]
+    fields   part affinity fields [38, h, w]
+    size     (width, height) of the input
+    height   of the part of the input that shows the image
     """
     bodies: list[_Body] = []
     for number, (first, second) in enumerate(MATCHED):
@@ -130,9 +142,13 @@ def bodies_of(peaks: Sequence[np.ndarray], fields: np.ndarray, size: Size, heigh
 def _limbs(
     starts: np.ndarray, ends: np.ndarray, field: np.ndarray, size: Size, height: int
 ) -> Iterator[tuple[int, int, float]]:
-    """(index in starts, index in ends, score) of the limbs between two keypoints, best first, each peak in at most one of them.
+    """Yield the limbs between two keypoints, best first: (index in `starts`, index in `ends`, score).
 
-    starts, ends   peaks (x, y, value) [P, 3]      field   [2, h, w]      size, height   see `bodies_of`
+    Each peak is in at most one limb.
+
+    starts, ends   peaks of the two keypoints, (x, y, value) [P, 3]
+    field          part affinity field of the limb [2, h, w]
+    size, height   see `bodies_of`
     """
     if not len(starts) or not len(ends):
         return
@@ -152,7 +168,7 @@ def _limbs(
 
 
 def _sampled(field: np.ndarray, points: np.ndarray, size: Size) -> np.ndarray:
-    """(x, y) of a field [2, h, w] at `points` [..., 2] of the input's (width, height), bilinear: [..., 2]."""
+    """Sample a field [2, h, w] bilinearly at `points` [..., 2], pixels of the model's input of `size` (width, height): [..., 2]."""
     high, wide = field.shape[1:]
     position = ((points + 0.5) * (wide / size[0], high / size[1]) - 0.5).clip(0, (wide - 1, high - 1))
     low = position.astype(int)

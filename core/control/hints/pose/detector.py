@@ -1,4 +1,4 @@
-"""Boxes around people by an ONNX detector: YOLOX's raw head (arXiv:2107.08430), or boxes with scores."""
+"""Person detection by an ONNX model: YOLOX's raw head (arXiv:2107.08430), or boxes with scores."""
 
 from collections.abc import Sequence
 
@@ -17,15 +17,17 @@ LOWEST_SCORE, OVERLAP = 0.3, 0.45  # as DWPose
 
 
 class PersonDetector(OneImageModel):
-    """Detects people.
+    """Detects people with an ONNX model.
 
     The first output is [N, M, C]: YOLOX's raw head (center, size, objectness, class scores; M is the number of cells of
-    the three grids) or, with another M or C = 5, corners in the input's pixels and scores. People are the first class.
+    the three grids) or, for another M or C = 5, corners in pixels of the input and a score. People are the first class.
     """
 
     def find(self, image: np.ndarray) -> np.ndarray:
-        """float [P, 4]: left, top, right, bottom in the pixels of an image, RGB uint8 [H, W, 3], best first. Raises
-        ProblemsError for outputs that are no boxes."""
+        """Return boxes around the people in an image, RGB uint8 [H, W, 3], the best first.
+
+        Boxes are float [P, 4]: left, top, right, bottom in pixels of the image. Raises ProblemsError for outputs that are not boxes.
+        """
         height, width = image.shape[:2]
         size = self.fixed or USUAL_SIZE
         pixels, scale = letterboxed(image, size, PAD_LEVEL)
@@ -38,6 +40,7 @@ class PersonDetector(OneImageModel):
         return non_max_suppression(corners[valid], scores[valid])
 
     def _boxes(self, shapes: Sequence[Sequence[int]]) -> list[int]:
+        """Select the first output (a `Pick` function). Raises ProblemsError if its shape is not that of boxes."""
         shape = shapes[0]
         if len(shape) != 3 or shape[0] != self.batch or shape[1] > MAX_BOXES or not 5 <= shape[2] <= MAX_NUMBERS:
             raise self.refused(f"returns {[*shape]}, no boxes around people")
@@ -45,10 +48,11 @@ class PersonDetector(OneImageModel):
 
 
 def corners_of(values: np.ndarray, size: Size) -> tuple[np.ndarray, np.ndarray]:
-    """Corners [M, 4] in the pixels of an input of (width, height), and scores [M] of people, of every box.
+    """Return the corners [M, 4] and person scores [M] of all boxes in a detector's output, in pixels of its input.
 
-    values: [M, C] of an image, YOLOX's raw head or corners and scores (see `PersonDetector`). Corners of a damaged head can be
-    infinite.
+    values   [M, C] of one image: YOLOX's raw head, or corners and scores (see `PersonDetector`)
+    size     (width, height) of the input
+    Corners of a damaged head can be infinite.
     """
     cells, strides = grid(size)
     if values.shape[1] == 5 or len(values) != len(cells):
@@ -60,7 +64,10 @@ def corners_of(values: np.ndarray, size: Size) -> tuple[np.ndarray, np.ndarray]:
 
 
 def grid(size: Size) -> tuple[np.ndarray, np.ndarray]:
-    """(x, y) of each cell [M, 2], row by row and one stride after the other, and the strides [M, 1]."""
+    """Return the (x, y) [M, 2] and stride [M, 1] in pixels of each of YOLOX's grid cells for an input of (width, height).
+
+    Cells are ordered row by row, one stride after the other.
+    """
     cells, strides = [], []
     for stride in STRIDES:
         y, x = np.mgrid[: size[1] // stride, : size[0] // stride]
@@ -70,7 +77,10 @@ def grid(size: Size) -> tuple[np.ndarray, np.ndarray]:
 
 
 def non_max_suppression(corners: np.ndarray, scores: np.ndarray) -> np.ndarray:
-    """The best boxes, at most `MAX_PEOPLE`, without those that overlap a better one by more than `OVERLAP`."""
+    """Return the boxes [P, 4] of `corners` [M, 4] with the best `scores` [M], at most MAX_PEOPLE, best first.
+
+    A box that overlaps a better one by an IoU above OVERLAP is left out.
+    """
     remaining = corners[np.argsort(-scores, kind="stable")]
     boxes: list[np.ndarray] = []
     while len(remaining) and len(boxes) < MAX_PEOPLE:

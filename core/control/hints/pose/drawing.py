@@ -1,4 +1,4 @@
-"""Poses as the ControlNets' authors draw them (lllyasviel/ControlNet-v1-1, annotator/openpose): colored limbs on black."""
+"""Drawing of poses as the ControlNets' authors draw them (lllyasviel/ControlNet-v1-1, annotator/openpose), on black."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -29,7 +29,7 @@ POINTS = 72  # of an ellipse
 
 
 def draw(people: Sequence[Person], size: tuple[int, int]) -> np.ndarray:
-    """RGB uint8 [H, W, 3] of (width, height): bodies, with hands and faces on top."""
+    """Draw people on black in an image of `size` (width, height): bodies, with hands and faces on top; RGB uint8 [H, W, 3]."""
     image = Image.new("RGB", size)
     canvas, factor = ImageDraw.Draw(image), min(size) / SIDE
     for limb, color in zip(LIMBS, LIMB_COLORS, strict=False):  # a limb of everybody before the next
@@ -52,13 +52,17 @@ def draw(people: Sequence[Person], size: tuple[int, int]) -> np.ndarray:
 
 
 def _visible_pairs(points: np.ndarray, pairs: Sequence[tuple[int, int]]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield the end points (x, y) of each of `pairs`, indices into `points` [K, 2], if both points are visible (not NaN)."""
     for first, second in pairs:
         if np.isfinite(points[[first, second]]).all():
             yield points[first], points[second]
 
 
 def _ellipse(start: np.ndarray, end: np.ndarray, half_width: float) -> list[tuple[float, float]]:
-    """The outline of an ellipse from one point to another."""
+    """Return the outline, (x, y) points, of an ellipse with the axis from `start` to `end`, both (x, y) in pixels.
+
+    half_width   half of the other axis, in pixels
+    """
     along = (end - start) / 2
     length = math.hypot(*along)
     across = np.array([-along[1], along[0]]) * (half_width / length) if length else np.zeros(2)
@@ -68,5 +72,6 @@ def _ellipse(start: np.ndarray, end: np.ndarray, half_width: float) -> list[tupl
 
 
 def _dots(canvas: ImageDraw.ImageDraw, points: np.ndarray, radius: float, color: Color) -> None:
+    """Draw a disk of `radius` pixels at each visible (not NaN) point of `points` [K, 2]."""
     for x, y in points[np.isfinite(points).all(axis=1)]:
         canvas.ellipse((x - radius, y - radius, x + radius, y + radius), fill=color)

@@ -1,4 +1,4 @@
-"""A model that finds people in an image."""
+"""Base class of ONNX models that estimate the poses of people in an image."""
 
 from abc import abstractmethod
 
@@ -10,13 +10,13 @@ from core.control.hints.pose.person import Person
 
 
 class PoseModel(ProfiledModel):
-    """Makes control images of people's poses."""
+    """An ONNX model that makes control images of people's poses."""
 
     @abstractmethod
     def find(self, image: np.ndarray) -> list[Person]:
-        """The people in an image, RGB uint8 [H, W, 3]. Raises ProblemsError."""
+        """Return the people in an image, RGB uint8 [H, W, 3], with keypoints in its pixels. Raises ProblemsError."""
 
     def make(self, image: np.ndarray) -> np.ndarray:
-        """The control image of an image at its size, both RGB uint8 [H, W, 3]; black without people."""
+        """Return the control image of `image` in the same size, both RGB uint8 [H, W, 3]; all black if there are no people."""
         height, width = image.shape[:2]
         return draw(self.find(image), (width, height))

@@ -1,4 +1,4 @@
-"""A person's keypoints in the order of OpenPose."""
+"""A person's keypoints in OpenPose's order, and their conversion from COCO's order."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,9 +18,11 @@ FACE, LEFT_HAND, RIGHT_HAND = slice(23, 91), slice(91, 112), slice(112, 133)
 
 @dataclass(frozen=True)
 class Person:
-    """A person's keypoints (x, y) in pixels of the image, float [K, 2]; NaN where one is not visible.
+    """A person's keypoints (x, y) in pixels of the image, float [K, 2]; NaN for those that are not visible.
 
-    body   18 points of OpenPose      hands   21 points each      face   68 points, None if not estimated
+    body    18 points of OpenPose
+    hands   21 points each
+    face    68 points, None if not estimated
     """
 
     body: np.ndarray
@@ -29,7 +31,10 @@ class Person:
 
 
 def person_of(points: np.ndarray, profile: Profile) -> Person:
-    """The person of the keypoints of COCO, Halpe or COCO-WholeBody, float [K, 2]; NaN where one is not visible."""
+    """Convert keypoints of COCO, Halpe or COCO-WholeBody, float [K, 2] with NaN for invisible ones, to a Person.
+
+    Hands and face are included if COCO-WholeBody has them (K = 133) and `profile` draws them.
+    """
     neck = (points[LEFT_SHOULDER] + points[RIGHT_SHOULDER]) / 2
     body = np.concatenate([points[:NECK], neck[None]])[list(BODY)]
     if len(points) != WHOLE_BODY:

@@ -158,7 +158,7 @@ class Controls(Hook):
         total: Residuals | None = None
         for number, (use, net, acts) in enumerate(zip(self._uses, self._nets, self._acting(at), strict=True)):
             if isinstance(net, LLLite):
-                net.show(self._image(number, size) if acts else None)
+                net.set_control(self._image(number, size) if acts else None)
             elif acts:
                 added = self._residuals(use, net, at, noisy, replace(conditioning, control=self._image(number, hint)))
                 total = added if total is None else total.plus(added)

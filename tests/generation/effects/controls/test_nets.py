@@ -193,7 +193,7 @@ def test_one_step_is_that_of_nets_attached_by_hand(case, models, hints, photo, p
                 net = load_lllite(path, places, name).eval()
                 net.attach(unet, places)
                 net.multiplier = weight
-                net.show(pixels)
+                net.set_control(pixels)
                 attached.append(net)
             else:
                 own = {
