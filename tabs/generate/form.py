@@ -1,12 +1,10 @@
-"""Fields of the Generate tab: their values, conversion to and from generation jobs, and values loaded from images and runs."""
+"""Fields of the Generate tab: their values, conversion to and from generation jobs, and values loaded from runs."""
 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -16,20 +14,14 @@ from core.engine.run_grid import embedding_values
 from core.families.locate import model_path
 from core.families.trained_size import default_guidance, trained_size
 from core.formats.detect import identify
-from core.formats.hashes import HashMemo
 from core.generation.images.gallery import without_controls
 from core.generation.model.embeddings import Embedding, find_embedding, find_embeddings, without_repeated_tokens
-from core.generation.model.index import facts_of_file
-from core.generation.model.library import Scan, find, find_file, portable_name
-from core.generation.model.other_files import NETS, find_refiner, net_of_image
-from core.generation.model.sources import Hashes, has_hash, model_hash
-from core.generation.prompt.changes import with_settings
+from core.generation.model.library import find_file, portable_name
 from core.generation.prompt.loras import LoraTag, split_tags, with_prompt_loras
-from core.generation.prompt.wildcards import has_variants
-from core.record.file_titles import file_stem, is_average
+from core.record.file_titles import is_average
 from core.record.problems import Problem, ProblemsError, collected
-from core.record.workspace import Workspace, display_path, real_path
-from core.settings.base import FRESH_SEEDS, Declared, Settings, declared, setting, value_of
+from core.record.workspace import Workspace
+from core.settings.base import FRESH_SEEDS, Declared, Settings, declared, setting
 from core.settings.check import build
 from core.settings.generation.controls import ControlUse
 from core.settings.generation.generate import LoraUse
@@ -37,7 +29,6 @@ from core.settings.job import GenerateJob, TrainJob
 from core.settings.model import ModelSettings
 from core.settings.presets.files import to_values
 from tabs.form.form_values import entries, read, valid_values
-from tabs.generate.view import strengths
 
 if TYPE_CHECKING:
     from core.generation.prompt.sample_prompts import SamplePrompt
@@ -109,15 +100,6 @@ FIELDS = tuple(name for name, entry in OF_JOB.items() if entry.kind != "list")  
 OF_MODEL = ("width", "height", "guidance_scale")  # an empty field means the model's value
 MAX_LORAS = 20
 SMALL_MODEL = 448  # pixels of a side of the trained size
-NO_MODEL = "generate.no-model"  # problem code: the model of an image is not on this machine
-NO_FILE = "generate.no-file"  # problem code: another file of an image is not on this machine
-# {setting: function that finds a file which images name without its folder, or raises ProblemsError}
-FIND_BY_NAME: dict[str, Callable[[str, Workspace], Path]] = {
-    "refiner_checkpoint": lambda name, workspace: find_refiner(name, workspace, None),
-    "highres_fix_upscaler_file": partial(find, "upscaler"),
-}
-# Programs that never state the clip skip: their images leave it as in Train
-NO_CLIP_SKIP = ("sd-scripts", "novelai", "draw things", "another program")
 PRESET = (*OF_JOB, "base_model", *MODEL)  # fields that presets store
 
 
@@ -151,195 +133,6 @@ def model_values(model: ModelSettings, project: ModelSettings) -> dict[str, Any]
         return {"base_model": "", "model": {}} | unset | overrides
     others = {name: value for name, value in to_values(model).items() if name not in MODEL}
     return {"base_model": model.base_model, "model": others} | {name: getattr(model, name) for name in MODEL}
-
-
-def values_of(
-    job: GenerateJob,
-    before: dict[str, Any],
-    workspace: Workspace,
-    project: ModelSettings,
-    hashes: Hashes,
-) -> tuple[dict[str, Any], list[Problem]]:
-    """Return (form values that generate the images of `job` again, advice about files that are missing on this machine).
-
-    before      current form values; fields that `job` does not set stay
-    project     model settings of Train
-    hashes      of the image's files
-    """
-    values = before | {name: json_value(value_of(job, OF_JOB[name].path)) for name in FIELDS}
-    values |= _escaped_prompt(job)
-    notes: list[Problem] = []
-    if not values["dynamic_prompts"] and has_variants(job.generate.prompt):
-        what, fix = (
-            "Dynamic prompts are off, since its prompt contains {} or __ as text",
-            "turn them on for other prompts",
-        )
-        notes.append(Problem(what, "prompts.dynamic_prompts", fix, "advice", code="generate.dynamic-off"))
-    values |= _located_paths(values, workspace, notes)
-    values["loras"], values["styles"] = [], list(job.prompts.styles)
-    memo = HashMemo(workspace.private / "hashes.json")
-    for use in job.generate.loras:
-        missing: list[Problem] = []
-        if path := collected(missing, find, "lora", use.file, workspace):
-            use_here = use.model_copy(update={"file": portable_name(path, workspace)})
-            values["loras"].append(use_here.model_dump(exclude_none=True))
-            if not has_hash(path, hashes.loras.get(use.file, ""), memo):
-                notes.append(_other_hash("LoRA", path.name, "generate.loras"))
-        strength = strengths(use.strength, use.text_encoder_strength)
-        notes += [replace(each, what=f"{each.what} (strength {strength})") for each in missing]
-    values["nets"] = [net for use in job.controls.nets if (net := _located_net(use, hashes.controls, workspace, notes))]
-    embeddings = [collected(notes, find_embeddings, text, workspace) or () for text in job.generate.embeddings]
-    values["embeddings"] = [word.setting(workspace) for each in embeddings for word in each]
-    for word in (word for each in embeddings for word in each):
-        if not has_hash(word.path, hashes.embeddings.get(word.name, ""), memo):
-            notes.append(_other_hash("embedding", word.path.name, "generate.embeddings"))
-    for name, find_named in FIND_BY_NAME.items():
-        missing = []
-        if values[name] and collected(missing, find_named, values[name], workspace) is None:
-            values[name] = None
-        notes += [replace(each, fix=f"it is left out; {each.fix}") for each in missing]
-    stated = job.model.base_model
-    file = find_file(stated, workspace)
-    if file is None:
-        what, fix = f"The model '{stated}' is not on this machine", "download it, or choose another"
-        if "/" not in stated:
-            what = f"The model '{stated}' was not found in the models folder"
-            fix = "choose it: images keep only the names of models outside of it"
-        notes.append(Problem(f"{what}; the chosen one is kept", "model.base_model", fix, "advice", code=NO_MODEL))
-    else:
-        train_file = find_file(project.base_model, workspace)
-        name = project.base_model if train_file is not None and real_path(train_file) == real_path(file) else stated
-        values |= model_values(job.model.model_copy(update={"base_model": name}), project)
-    return values, [replace(each, level="advice") for each in notes]
-
-
-def with_chosen_model(job: GenerateJob, digest: str, models: Iterable[str], workspace: Workspace) -> GenerateJob:
-    """Return `job` with its base model replaced by the one of `models` with the same file name, if its stored name is not found.
-
-    Images store only the file name of models outside of models and outputs.
-    models: names or paths of base models; digest: hash of the image's model, which must match unless it is ""
-    """
-    if find_file(job.model.base_model, workspace) is not None:
-        return job
-    for name in models:
-        path = find_file(name, workspace)
-        if path is None or portable_name(path, workspace) != job.model.base_model:
-            continue
-        if _has_hash(path, digest, workspace):
-            return with_settings(job, model={"base_model": name})
-    return job
-
-
-def _has_hash(path: Path, digest: str, workspace: Workspace) -> bool:
-    """Return whether the model's hash begins with `digest`; True for "", False if the file's family is unknown."""
-    family = facts_of_file(path).family if digest else None
-    memo = HashMemo(workspace.private / "hashes.json")
-    return not digest or (bool(family) and model_hash(path, family or "", memo, None).startswith(digest.lower()))
-
-
-def is_model(chosen: str, name: str, digest: str, workspace: Workspace) -> bool:
-    """Return whether the file of model `chosen` has the same stem as `name` and a hash that begins with `digest`; "" matches any."""
-    path = find_file(chosen, workspace)
-    if path is None or (name and file_stem(name) != file_stem(path.name)):
-        return False
-    return _has_hash(path, digest, workspace)
-
-
-def model_values_in(
-    job: GenerateJob, source: str, default_clip_skip: int | None, workspace: Workspace, notes: list[Problem]
-) -> dict[str, Any]:
-    """Return form values {"vae", "clip_skip", maybe "prediction"} for an image whose base model is not identified.
-
-    source             program that wrote the image; most leave out clip skip 1 and the model's own VAE
-    default_clip_skip  clip skip that an empty field stands for, None for the model's
-    notes              list to which advice is appended
-    """
-    skip = job.model.clip_skip or (None if source in NO_CLIP_SKIP else 1)
-    values: dict[str, Any] = {"vae": None, "clip_skip": None if skip == (default_clip_skip or 1) else skip}
-    if job.model.prediction != "auto" and source != "atelier":
-        values["prediction"] = job.model.prediction
-    if text := job.model.vae:
-        name = Path(text).name
-        paths = [path for _, path in Scan(workspace).vaes() if name in (path.name, path.stem)]
-        values["vae"] = portable_name(paths[0], workspace) if paths else None
-        notes += [] if paths else [_not_found("VAE", text, "model.vae")]
-    if job.model.compatibility != "none":
-        what, fix = "It was made with sd-scripts compatibility", "set it in Train to generate the image again"
-        notes.append(Problem(what, "model.compatibility", fix, "advice", code="generate.other-compatibility"))
-    return values
-
-
-def _located_paths(values: dict[str, Any], workspace: Workspace, notes: list[Problem]) -> dict[str, str]:
-    """Return {field: path on this machine} for path fields that an image stores as "models/..." or "outputs/...".
-
-    notes: list to which advice about missing files is appended
-    """
-    paths = {}
-    for name in FIELDS:
-        entry, text = OF_JOB[name], values[name]
-        if entry.names != "path" or entry.group == "output" or not text:
-            continue
-        path = find_file(text, workspace)
-        if path is None:
-            notes.append(_not_found(entry.title, text, entry.path))
-        elif text.startswith(("models/", "outputs/")):
-            paths[name] = display_path(path)
-    return paths
-
-
-def _not_found(title: str, text: str, where: str) -> Problem:
-    """Return advice that a file of an image is missing.
-
-    title  of the field      text  stored path, or a bare file name      where  path of the setting
-    """
-    fix = "choose another file, or empty the field"
-    if "/" not in text:
-        fix = "choose it again: images keep only the names of files outside of models and outputs"
-    return Problem(f"{title}: '{text}' was not found", where, fix, "advice", code=NO_FILE)
-
-
-def _located_net(
-    use: ControlUse, hashes: Mapping[str, str], workspace: Workspace, notes: list[Problem]
-) -> dict[str, Any] | None:
-    """Return the form values of an image's ControlNet with paths of this machine; None if the ControlNet file is missing.
-
-    hashes: {name of a ControlNet in the image: its hash}; notes: list to which advice is appended
-    """
-    missing: list[Problem] = []
-    result = collected(missing, net_of_image, use.file, hashes.get(use.file, ""), workspace)
-    if result is None:
-        notes += [replace(each, what=f"{each.what} (weight {use.weight:g})") for each in missing]
-        return None
-    net, fits = result
-    paths: dict[str, Any] = {"file": portable_name(net, workspace)}
-    if not fits:
-        notes.append(_other_hash("ControlNet", net.name, NETS))
-    if use.image:
-        path = find_file(use.image, workspace)
-        paths["image"] = display_path(path) if path is not None else None
-        if path is None:
-            notes.append(_not_found("Control image", use.image, NETS))
-    return use.model_copy(update=paths).model_dump(exclude_defaults=True)
-
-
-def _other_hash(kind: str, name: str, where: str) -> Problem:
-    """Return the advice about a file that has the name but not the hash of the image's file. kind: "LoRA", "embedding" ..."""
-    what = f"The {kind} {name} has the name but not the hash of the one that the image was made with"
-    return Problem(what, where, "compare, or choose another file", "advice", code="generate.other-hash")
-
-
-def _escaped_prompt(job: GenerateJob) -> dict[str, Any]:
-    """Return {"prompt", "dynamic_prompts": True} with the braces of an image's plain prompt escaped; {} to leave both as they are.
-
-    {} if dynamic prompts are already on, with sd-scripts compatibility (dynamic prompts would change its seed), or if the escaped
-    prompt would still be read as variants or options.
-    """
-    text = job.generate.prompt
-    if job.prompts.dynamic_prompts or job.generate.compatibility == "kohya":
-        return {}
-    escaped = text.replace("{", "\\{").replace("}", "\\}")
-    readable = not has_variants(escaped) and " --" not in text
-    return {"prompt": escaped, "dynamic_prompts": True} if readable else {}
 
 
 def ratio_size(ratio: str, native: tuple[int, int]) -> tuple[int, int]:

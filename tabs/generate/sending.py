@@ -30,7 +30,7 @@ from tabs.context import Page
 from tabs.form.model_lists import ModelLists
 from tabs.form.picker import misfit
 from tabs.form.plain_form import PlainForm, Values
-from tabs.generate import cards, form
+from tabs.generate import cards, form, image_values
 from tabs.generate.controls import with_fitting_preprocessors
 from tabs.generate.gallery import GalleryHandlers
 from tabs.generate.painting import Painting
@@ -144,15 +144,17 @@ class Sending:
         assert job is not None
         model, workspace = self.page.project.job.model, self.page.workspace
         if record.source == "atelier":
-            job = form.with_chosen_model(job, record.hashes.model, (current["base_model"], model.base_model), workspace)
-        values, notes = form.values_of(job, current, workspace, model, record.hashes)
+            job = image_values.with_chosen_model(
+                job, record.hashes.model, (current["base_model"], model.base_model), workspace
+            )
+        values, notes = image_values.values_of(job, current, workspace, model, record.hashes)
         foreign = record.source != "atelier"
-        if foreign or any(note.code == form.NO_MODEL for note in notes):  # the chosen model stays
+        if foreign or any(note.code == image_values.NO_MODEL for note in notes):  # the chosen model stays
             # Other programs' names of models are unknown here.
-            notes = [note for note in notes if not foreign or note.code != form.NO_MODEL]
+            notes = [note for note in notes if not foreign or note.code != image_values.NO_MODEL]
             usual = None if current["base_model"] else model.clip_skip
             values |= {name: current[name] for name in ("base_model", "model", "prediction")}
-            values |= form.model_values_in(job, record.source, usual, workspace, notes)
+            values |= image_values.model_values_in(job, record.source, usual, workspace, notes)
         if not values["variation_strength"]:
             values["variation_seed"] = None  # drawn for each grid, without effect
         if values["zero_terminal_snr"] == "off" and not form.marked_for_zero_snr(
@@ -161,7 +163,7 @@ class Sending:
             values["zero_terminal_snr"] = "auto"  # which is off for these files
         chosen = values["base_model"] or model.base_model
         stated = foreign and bool(record.model or record.hashes.model)
-        same = stated and form.is_model(chosen, record.model, record.hashes.model, workspace)
+        same = stated and image_values.is_model(chosen, record.model, record.hashes.model, workspace)
         notes = [note for note in record.notes if not same or note.code != OTHER_MODEL] + notes
         output = {name: current[name] for name in form.FIELDS if form.OF_JOB[name].group == "output"}
         return values | output | {"count": 1}, notes

@@ -27,7 +27,7 @@ from tabs.context import Page
 from tabs.form.lora_card import thumb
 from tabs.form.plain_form import PlainForm, plain
 from tabs.form.view import label
-from tabs.generate import cards, form, grids, panel, replaced, view
+from tabs.generate import cards, form, grids, image_values, panel, replaced, view
 from tabs.generate.controls import Controls, with_fitting_preprocessors
 from tabs.generate.gallery import SENDS, GalleryHandlers
 from tabs.generate.loras import Loras, embeddings_help
@@ -205,11 +205,10 @@ class Fields(PlainForm):
 
     def empty(self, values: dict[str, Any]) -> dict[str, Any]:
         """Return {field: value that applies while the field is empty or "auto"}."""
-        project = self.page.project.job
+        project, space = self.page.project.job, self.page.workspace
         effective: dict[str, Any] = {"base_model": project.model.base_model}
-        effective |= form.default_values(values, project, self.page.workspace)
+        effective |= form.default_values(values, project, space)
         if values["zero_terminal_snr"] != "auto":
-            space = self.page.workspace
             marked = form.marked_for_zero_snr(values, project, space, lambda name: find("lora", name, space))
             effective["zero_terminal_snr"] = "on" if marked else "off"
         return effective
@@ -234,7 +233,7 @@ class Fields(PlainForm):
     def values_of(self, job: Settings, before: dict[str, Any]) -> tuple[dict[str, Any], list[Problem]]:
         """Return (form values that generate `job` again, advice about missing files). before: current form values"""
         assert isinstance(job, GenerateJob)
-        return form.values_of(job, before, self.page.workspace, self.page.project.job.model, Hashes())
+        return image_values.values_of(job, before, self.page.workspace, self.page.project.job.model, Hashes())
 
 
 class GenerateHandlers(BoardView):

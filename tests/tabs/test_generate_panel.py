@@ -22,7 +22,7 @@ from core.settings.generation.controls import ControlUse
 from core.settings.job import GenerateJob, TrainJob
 from core.settings.model import ModelSettings
 from tabs.form import model_lists
-from tabs.generate import controls, form, panel
+from tabs.generate import controls, form, image_values, panel
 from tabs.generate.tab import GenerateHandlers
 
 
@@ -150,7 +150,9 @@ def test_the_refiners_list_has_refiners_only(desk, monkeypatch):
 
 def test_a_refiner_of_an_image_that_is_not_here_is_left_out(desk):
     job = GenerateJob.model_validate({"refiner": {"refiner_checkpoint": "sd_xl_refiner_1.0", "refiner_switch_at": 0.6}})
-    values, notes = form.values_of(job, desk._values(), desk.page.workspace, desk.page.project.job.model, Hashes())
+    values, notes = image_values.values_of(
+        job, desk._values(), desk.page.workspace, desk.page.project.job.model, Hashes()
+    )
     assert values["refiner_checkpoint"] is None and values["refiner_switch_at"] == 0.6
     assert [note.where for note in notes if note.code == "model.not-found"] == ["refiner.refiner_checkpoint"]
 
@@ -161,7 +163,9 @@ def test_a_control_net_of_another_hash_than_the_images_is_said(desk, tmp_path):
     job = GenerateJob.model_validate({"controls": {"nets": [{"file": str(net)}]}})
     for digest, wanted in ((legacy_hash(net), 0), ("0123abcd", 1)):
         hashes = Hashes(controls={str(net): digest})
-        values, notes = form.values_of(job, desk._values(), desk.page.workspace, desk.page.project.job.model, hashes)
+        values, notes = image_values.values_of(
+            job, desk._values(), desk.page.workspace, desk.page.project.job.model, hashes
+        )
         assert [note.code for note in notes].count("generate.other-hash") == wanted and len(values["nets"]) == 1
 
 

@@ -37,7 +37,7 @@ from core.settings.generation.regions import RegionSettings
 from core.settings.job import GenerateJob, TrainJob
 from core.settings.presets.files import to_values
 from core.training.checks.demo_setup import demo
-from tabs.generate import form, loras
+from tabs.generate import form, image_values, loras
 from tabs.generate.gallery import about_job
 from tabs.generate.grids import STATE
 from tabs.generate.stage import Stage, status
@@ -283,7 +283,7 @@ def test_files_that_an_image_of_a1111_names_are_found_by_name_or_said(desk, tmp_
     values, there = desk._values(), name == "here"
     assert values["vae"] == ("models/vae/here.safetensors" if there else None) and values["clip_skip"] == 2
     assert values["highres_fix_upscaler_file"] == ("here" if there else None) and values["highres_fix_scale"] == 2
-    missing = [] if there else ["upscaler.not-found", form.NO_FILE]
+    missing = [] if there else ["upscaler.not-found", image_values.NO_FILE]
     assert set(said_codes(desk)) == {"image-settings.not-read", *missing}
 
 
@@ -293,7 +293,9 @@ def test_strengths_of_missing_loras_and_control_nets_are_named(desk):
     )
     nets = ControlSettings(nets=[ControlUse(file="edges", image="a.png", weight=0.3)])
     job = job.model_copy(update={"controls": nets})
-    _, notes = form.values_of(job, form.start_values(), desk.page.workspace, desk.page.project.job.model, Hashes())
+    _, notes = image_values.values_of(
+        job, form.start_values(), desk.page.workspace, desk.page.project.job.model, Hashes()
+    )
     messages = [note.what for note in notes]
     assert "No LoRA 'inkwash' (strength 0.6 / 0.4)" in messages and "No LoRA 'wash' (strength 0.7)" in messages
     assert any("edges" in each and each.endswith("(weight 0.3)") for each in messages)
@@ -348,7 +350,7 @@ def test_files_of_an_image_are_found_in_the_outputs_folder_of_this_server(desk, 
     desk.read(str(tmp_path / "in.png"))
     values = desk._values()
     assert (values["image_path"], values["mask_path"]) == (str(image), str(mask))
-    assert said_codes(desk) == [form.NO_FILE]
+    assert said_codes(desk) == [image_values.NO_FILE]
     press(desk, **values | {"region_map": None})
     assert desk.page.engine.jobs[0].image_to_image.image_path == str(image)
 
