@@ -28,10 +28,12 @@ NOT_TRAINED = ("seconds", "made_with")  # entries of a state that may differ
 
 @dataclass(frozen=True)
 class Proof:
-    """Comparison of an uninterrupted and a resumed training. whole, resumed: SHA-256 of their training states.
+    """Comparison of an uninterrupted and a resumed training of the same job.
 
-    losses_equal   whether the losses of all steps are equal       different   names of the entries that differ
-    losses_apart   largest relative difference of a step's losses
+    whole, resumed   SHA-256 of the last training state of each
+    losses_equal     whether the losses of all steps are equal
+    different        names of the entries of the training states that differ
+    losses_apart     largest relative difference of a step's losses
     """
 
     steps: int
@@ -47,7 +49,7 @@ class Proof:
         return self.whole == self.resumed and self.losses_equal
 
     def words(self) -> str:
-        """The comparison as lines for a terminal."""
+        """Return the comparison as lines for a terminal."""
         lines = [
             f"{self.steps} steps in one go:               {self.whole}",
             f"{self.stopped_at} steps, stopped, {self.steps - self.stopped_at} more steps:  {self.resumed}",
@@ -67,7 +69,10 @@ def prove(
     token: CancelToken | None = None,
     say: Callable[[str], None] = lambda text: None,
 ) -> Proof:
-    """Train `steps` steps of the job without and with a stop in the middle, in folders that are removed, and compare."""
+    """Train `steps` steps of the job twice, once with a stop and resume in the middle, in temporary folders; return the comparison.
+
+    say   called with a message before each training
+    """
     atomic.remove_folder(workspace.private / "proofs")  # left by a killed check
     parent = workspace.private / "proofs" / secrets.token_hex(4)
     short = short_job(job, steps)
@@ -100,7 +105,7 @@ def prove(
 
 
 def short_job(job: TrainJob, steps: int) -> TrainJob:
-    """The job with `steps` steps and a seed, without samples, validation, trackers, uploads and intermediate saves."""
+    """Return the job with `steps` steps and a seed, without samples, validation, trackers, uploads and intermediate saves."""
     seed = job.schedule.seed if job.schedule.seed is not None else secrets.randbelow(2**32)
     schedule = {"max_train_steps": steps, "max_train_epochs": None, "seed": seed}
     quiet = {
@@ -129,7 +134,7 @@ def short_job(job: TrainJob, steps: int) -> TrainJob:
 def _train(
     job: TrainJob, workspace: Workspace, folder: RunFolder, device: str, token: CancelToken, stop_at: int | None = None
 ) -> None:
-    """Train a run to its end or to `stop_at`. Raises ProblemsError where it ends otherwise."""
+    """Train the run in `folder` to its end or to step `stop_at`. Raises ProblemsError where training ends in another state."""
     with Journal(folder.path) as journal:
         context = JobContext(workspace, folder, journal, NoCommands(), device, token)
         state = run_training(job, context, stop_at)
@@ -140,7 +145,7 @@ def _train(
 
 
 def _content(folder: RunFolder) -> dict[str, str]:
-    """{name: SHA-256} of the entries of the newest training state. Raises ProblemsError where there is none."""
+    """Return {name: SHA-256} of the entries of a run's newest training state. Raises ProblemsError where the run has none."""
     state = newest_state(folder.states)
     if state is None:
         what = "A training of the resume check saved no training state"
@@ -154,7 +159,11 @@ def _content(folder: RunFolder) -> dict[str, str]:
 
 
 def _hashes(value: Any, name: str) -> list[tuple[str, str]]:
-    """[(path, SHA-256)] of each leaf: of a tensor's dtype, shape and bytes, else of `repr`."""
+    """Return [(path of a leaf, SHA-256)] of nested mappings and sequences. Tensors are hashed by dtype, shape and bytes, other values by
+    `repr`.
+
+    name   path of `value` itself
+    """
     if isinstance(value, Mapping):
         return [entry for key, inner in value.items() for entry in _hashes(inner, f"{name}/{key}")]
     if isinstance(value, Sequence) and not isinstance(value, (str, bytes)):
@@ -167,18 +176,20 @@ def _hashes(value: Any, name: str) -> list[tuple[str, str]]:
 
 
 def _hash_of_all(content: Mapping[str, str]) -> str:
+    """Return the SHA-256 of all entries of a training state, from {name: SHA-256}."""
     lines = "\n".join(f"{name} {digest}" for name, digest in sorted(content.items()))
     return hashlib.sha256(lines.encode()).hexdigest()
 
 
 def _largest_difference(one: Mapping[int, float], other: Mapping[int, float]) -> float:
+    """Return the largest relative difference of a step's losses, from {step: loss}; infinity where the steps differ."""
     if one.keys() != other.keys():
         return inf
     return max((abs(other[step] - loss) / max(abs(loss), 1e-12) for step, loss in one.items()), default=inf)
 
 
 def _losses(folder: RunFolder) -> dict[int, float]:
-    """{step: loss} of a run's journal."""
+    """Return {step: loss} from a run's journal."""
     return {
         step: loss
         for line in read_lines(folder.journal_file)

@@ -1,4 +1,4 @@
-"""The source of a run's latents: which images are encoded once or at each step, and where posteriors are cached."""
+"""The source of a run's latents: chooses which images are encoded once and which at each step, and where posteriors are cached."""
 
 from __future__ import annotations
 
@@ -37,15 +37,15 @@ NPZ_KINDS = {"sd1": "sd", "sd2": "sd", "sdxl": "sdxl"}  # in file names of newer
 
 
 def encoded_each_step(placed: Placed, cache_latents: str) -> bool:
-    """Whether the image is encoded again at each step that uses it. cache_latents: the setting of this name."""
+    """Return whether the image is encoded again at each step that uses it. cache_latents: the setting of this name"""
     return cache_latents == "off" or is_varied(placed.concept.images)
 
 
 def build_latents(inputs: Inputs, models: Models, *, at_once: bool = False) -> Latents:
-    """Return the source of latents; its `into_model` is set when the model is loaded.
+    """Return the source of latents. The caller sets its `into_model` once the model is loaded.
 
-    Images that are not cached are encoded by the first step that needs them. With `at_once`, in several processes, and where
-    the VAE does not fit next to the model, they are encoded here.
+    Images that are to be cached are encoded by the first step that needs them. With `at_once`, in several processes, and if the VAE
+    does not fit next to the model, they are encoded here.
     """
     memory, device = inputs.job.memory, inputs.context.device
     images = images_of(inputs)
@@ -79,12 +79,12 @@ def build_latents(inputs: Inputs, models: Models, *, at_once: bool = False) -> L
 
 
 def on_disk(inputs: Inputs) -> bool:
-    """Whether the cache is written to disk."""
+    """Return whether latents, masks and control images are cached on disk."""
     return inputs.job.memory.cache_latents in ("auto", "disk")
 
 
 def _cache_arguments(inputs: Inputs, row: Row) -> dict[str, Any]:
-    """The arguments that all caches of a run share; see `Store`."""
+    """Return the keyword arguments that all caches of a run share; see `Store`. row: the kind of cache"""
     workspace = inputs.context.workspace
     return {
         "folder": workspace.cache / row.folder,
@@ -95,12 +95,14 @@ def _cache_arguments(inputs: Inputs, row: Row) -> dict[str, Any]:
 
 
 def images_of(inputs: Inputs) -> list[Placed]:
-    """All images that need latents: training and validation images."""
+    """Return all images that need latents: training and validation images."""
     return [*inputs.plan.placed, *(unaugmented(placed) for placed in inputs.report.validation)]
 
 
 def decode_threads(device: str) -> int:
-    """Number of decoding threads: two with a VAE on the CPU, more for a GPU, which would wait for them."""
+    """Return the number of threads that decode images: 2 with a VAE on the CPU, up to MOST_DECODERS for a GPU, which would wait for
+    them.
+    """
     return max(2, min(MOST_DECODERS, machine.cores())) if not device.startswith("cpu") else 2
 
 
@@ -108,7 +110,7 @@ def decode_threads(device: str) -> int:
 
 
 def latent_cache(inputs: Inputs, images: Sequence[Placed]) -> LatentCache:
-    """The cache of these images' latents for the job's VAE."""
+    """Return the latent cache of these images for the job's VAE."""
     identity = inputs.family.digest(inputs.model, "vae", vae=inputs.vae, memo=inputs.memo)
     npz = None
     if inputs.job.memory.npz_caches and inputs.family_name in NPZ_KINDS:
@@ -125,7 +127,7 @@ def latent_cache(inputs: Inputs, images: Sequence[Placed]) -> LatentCache:
 
 
 def fill(inputs: Inputs, models: Models, cache: LatentCache, images: Sequence[Placed]) -> None:
-    """Encode the images that are not cached for this VAE, size and crop."""
+    """Encode the images that `cache` lacks for this VAE, size and crop."""
     missing = cache.missing(images, inputs.context.check)
     _report_npz(inputs, cache)
     if missing:
@@ -133,7 +135,7 @@ def fill(inputs: Inputs, models: Models, cache: LatentCache, images: Sequence[Pl
 
 
 def _encode_all(inputs: Inputs, models: Models, cache: LatentCache, missing: Sequence[Placed], keep_vae: bool) -> None:
-    """Encode these images into the cache; then release the VAE from the device unless `keep_vae`."""
+    """Encode the images `missing` into the cache; then move the VAE off the device unless `keep_vae`."""
     context, vae = inputs.context, models.vae()
     cache.fill(
         missing,
@@ -149,15 +151,16 @@ def _encode_all(inputs: Inputs, models: Models, cache: LatentCache, missing: Seq
 
 
 def _report_npz(inputs: Inputs, cache: LatentCache) -> None:
+    """Log which .npz files of sd-scripts the cache uses."""
     if isinstance(cache.others, NpzCaches):
         for line in cache.others.log_lines():
             inputs.context.say(line)
 
 
 def encoder(inputs: Inputs, models: Models) -> Encode:
-    """Return a function from pixels to a posterior on the device, by a VAE that is loaded at first use.
+    """Return a function from pixels to a posterior on the device. The VAE is loaded at the first call.
 
-    CUDA's cached memory is released after each call, as images of another size could not reuse it, unless `highvram` is on.
+    On CUDA each call releases torch's cached memory, which images of another size could not reuse, unless `highvram` is on.
     """
     frees = inputs.context.device.startswith("cuda") and not inputs.job.memory.highvram
 
@@ -172,7 +175,7 @@ def encoder(inputs: Inputs, models: Models) -> Encode:
 
 
 def fp32_retry(family: Family, vae: Any) -> Encode | None:
-    """Return a function that encodes with a 16-bit VAE temporarily in fp32; None for a VAE in fp32."""
+    """Return a function that encodes pixels with the VAE temporarily in fp32; None if the VAE is in fp32 already."""
     dtype = next(vae.parameters()).dtype
     if dtype == torch.float32:
         return None
@@ -188,7 +191,7 @@ def fp32_retry(family: Family, vae: Any) -> Encode | None:
 
 
 def each_step_encoder(inputs: Inputs, models: Models) -> Encode:
-    """As `encoder`, for images that are not cached: those of which a 16-bit VAE returns NaN are encoded again in fp32."""
+    """Return `encoder`'s function for images that are not cached. Where a 16-bit VAE returns NaN, the image is encoded again in fp32."""
     encode = encoder(inputs, models)
 
     def checked(pixels: torch.Tensor) -> Posterior:
@@ -207,9 +210,10 @@ def each_step_encoder(inputs: Inputs, models: Models) -> Encode:
 def _posteriors(
     inputs: Inputs, models: Models, images: Sequence[Placed], ahead: int, *, at_once: bool, keep_vae: bool
 ) -> LatePosteriors:
-    """Posteriors of the images that are encoded once.
+    """Return the source of posteriors of the images that are encoded once.
 
     ahead      maximum number of decoded images that wait in memory
+    at_once    encode here, not at the first step that needs an image
     keep_vae   leave the VAE on the device at the end, for images that are encoded at each step
     """
     context, memory = inputs.context, inputs.job.memory
@@ -240,10 +244,11 @@ def _posteriors(
 def _late_sides(
     inputs: Inputs, models: Models, cache: LatentCache, images: Sequence[Placed], *, at_once: bool, keep_vae: bool
 ) -> list[Side]:
-    """The sides that the steps encode; empty where all are encoded here (see `build_latents`).
+    """Return the sides (an image, plain or flipped) that steps will encode; [] if all are cached or were encoded here (see
+    `build_latents`).
 
-    On a GPU cached entries are read here to find damaged ones, as the VAE may not fit later. So they are where several images
-    are encoded together, since the batches depend on all sides to encode.
+    On a GPU cached entries are read here to find damaged ones, as the VAE may not fit later; likewise if several images are encoded
+    together, since the batches depend on all sides to encode.
     """
     context, memory = inputs.context, inputs.job.memory
     reads = not context.device.startswith("cpu") or memory.vae_batch_size > 1
@@ -259,7 +264,7 @@ def _late_sides(
 
 
 def encoders_fit(inputs: Inputs, late: Collection[str]) -> bool:
-    """Whether the VAE (IMAGES) and text encoders (CAPTIONS) named in `late` fit next to the model, so that steps can encode.
+    """Return whether the VAE (IMAGES) and text encoders (CAPTIONS) named in `late` fit next to the model, so that steps can encode.
 
     False in several processes, where the first one encodes for all before the others continue.
     """
@@ -271,7 +276,7 @@ def encoders_fit(inputs: Inputs, late: Collection[str]) -> bool:
 
 
 def posterior_device(cache: LatentCache, images: Sequence[Placed], cache_latents: str, device: str) -> str | None:
-    """Device that holds posteriors in memory; None where they are too large and read from disk each time."""
+    """Return the device that holds the posteriors in memory; None if they are too large and are read from disk each time."""
     size = sum(cache.bytes_of(placed) * len(sides(placed)) for placed in images)
     if cache_latents != "device" and size > DEVICE_BYTES:
         return None
@@ -286,8 +291,8 @@ def _loader(
 ) -> Callable[[Placed, int, int], DecodedView]:
     """Return the load function of a ViewLoader.
 
-    seed_of    (epoch) -> seed of its random augmentation
-    uncached   keys of the images whose pixels are needed; of others only the control image is loaded
+    seed_of    (epoch) -> seed of the epoch's random augmentation
+    uncached   keys of the images whose pixels are needed; for others only the control image is loaded
     """
 
     def load(placed: Placed, epoch: int, repeat: int) -> DecodedView:
@@ -303,7 +308,9 @@ def _loader(
 
 
 def control_source(inputs: Inputs) -> ControlSource:
-    """Return a function from a view to its control image: read from the cache, which is filled here, or decoded each time."""
+    """Return a function (image, view) -> control image, [3, H, W] in 0..1: read from the cache, which is filled here, or decoded each
+    time.
+    """
     cache_latents = inputs.job.memory.cache_latents
     fixed = [each for each in images_of(inputs) if each.image.control and not crop_varies(each.concept.images)]
     if cache_latents == "off" or not fixed:
@@ -320,8 +327,9 @@ def control_source(inputs: Inputs) -> ControlSource:
 
 
 def latent_masks(inputs: Inputs, images: Sequence[Placed]) -> dict[tuple[str, ...], torch.Tensor]:
-    """{image key: mask [1, h, w] in 0..1, at the latents' size} of the images whose mask is not all ones. Read from the cache,
-    which is filled here."""
+    """Return {image key: mask [1, h, w] in 0..1, at the latents' size} of the images whose mask is not all ones. Read from the cache,
+    which is filled here.
+    """
     masked = [placed for placed in images if mask_source(placed) is not None]
     if not masked:
         return {}
@@ -335,7 +343,7 @@ def latent_masks(inputs: Inputs, images: Sequence[Placed]) -> dict[tuple[str, ..
 
 
 def prepare_latents(inputs: Inputs, models: Models) -> None:
-    """Write latents, masks and control images to disk, where the settings cache them there."""
+    """Write latents, masks and control images to disk, if the settings cache them on disk."""
     if on_disk(inputs):
         control_source(inputs)
     cache_latents = inputs.job.memory.cache_latents
@@ -349,8 +357,8 @@ def prepare_latents(inputs: Inputs, models: Models) -> None:
 
 def write_npz_caches(inputs: Inputs, models: Models) -> Exported:
     """Write <stem>.npz with fixed latents next to each training and validation image, for sd-scripts. Existing files are not
-    overwritten, and images that are augmented at random get none. Raises ProblemsError for other families than SD 1.x, 2.x and
-    SDXL."""
+    overwritten, and images that are augmented at random get none. Raises ProblemsError for families other than SD 1.x, 2.x, SDXL.
+    """
     if inputs.family_name not in NPZ_KINDS:
         what = ".npz caches are for Stable Diffusion 1.x, 2.x and SDXL"
         raise ProblemsError.one(what, "model.base_model", "choose another model", code="npz.other-family")

@@ -57,7 +57,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Training:
-    """A run with its inputs, timetable, samples, training states and checkpoints."""
+    """A built training: the run with its inputs, timetable, samples, training states and checkpoints."""
 
     inputs: Inputs
     run: Run
@@ -77,9 +77,10 @@ class Training:
 def build_training(
     job: TrainJob, context: JobContext, select: Select = lambda report: report, *, at_once: bool = False
 ) -> Training:
-    """Build a training up to its first step. `job` has its seed.
+    """Build a training up to its first step. The job must have a seed. Raises ProblemsError for all problems that prevent a start.
 
-    select    reduces the report to some of its images       at_once   encode all images and captions before the first step
+    select    reduces the dataset report to some of its images
+    at_once   encode all images and captions before the first step
     """
     inputs = read_inputs(job, context, select)
     job = inputs.job
@@ -145,7 +146,10 @@ def build_training(
 
 
 def _attach(inputs: Inputs, components: Components, stack: ExitStack) -> tuple[CompiledBlocks | None, Optimizer]:
-    """Attach the trained weights to the model; return the compiled blocks and the optimizer. stack: closed after an error"""
+    """Attach the trained weights to the model; return its compiled blocks, if any, and the optimizer.
+
+    stack   receives the functions that undo this; the caller closes it
+    """
     from core.methods.tokens import embeddings_of
     from core.networks.frozen import install
     from core.optimization.fused import split_groups
@@ -171,7 +175,7 @@ def _attach(inputs: Inputs, components: Components, stack: ExitStack) -> tuple[C
 
 
 def _prepare_prior(inputs: Inputs, models: Models, text: Text) -> ModelPrior | None:
-    """Load the untrained model where training needs it; return the prior term, if any. Called before the first step."""
+    """Load the untrained model if the training needs it; return the prior preservation term, or None if it is off."""
     job, method, placed = inputs.job, inputs.method, inputs.plan.placed
     if method.needs_untrained and prior.needs_untrained_model(job):
         inputs.context.stage("loading the frozen base model")
@@ -184,7 +188,9 @@ def _prepare_prior(inputs: Inputs, models: Models, text: Text) -> ModelPrior | N
 
 
 def make_stepper(inputs: Inputs, components: Components, optimizer: Optimizer) -> Stepper:
-    """Return the stepper: DeepSpeed's, which casts a full model to the compute dtype, or the plain one."""
+    """Return the object that does backward passes and optimizer steps: DeepSpeed's, which casts a full model to the compute dtype, or the
+    plain one.
+    """
     job, precision, context = inputs.job, inputs.precision, inputs.context
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     guard = NonFiniteGuard(context.device, job.schedule.skip_non_finite)
@@ -226,7 +232,7 @@ def make_stepper(inputs: Inputs, components: Components, optimizer: Optimizer) -
 
 
 def compile_blocks(inputs: Inputs, unet: nn.Module) -> CompiledBlocks | None:
-    """Compile the U-Net's blocks with memory.torch_compile; None without. Raises ProblemsError where compiling fails."""
+    """Compile the U-Net's blocks if memory.torch_compile is on, else return None. Raises ProblemsError if compiling fails."""
     memory, context = inputs.job.memory, inputs.context
     if not memory.torch_compile:
         return None
@@ -244,7 +250,7 @@ def compile_blocks(inputs: Inputs, unet: nn.Module) -> CompiledBlocks | None:
 
 
 def step_within_backward(inputs: Inputs, optimizer: Optimizer, guard: NonFiniteGuard) -> FusedBackward | None:
-    """Let the optimizer update 16-bit weights in fp32; return the fused backward pass where the settings use it."""
+    """Make the optimizer update 16-bit weights in fp32; return the fused backward pass if the settings use it, else None."""
     from core.optimization.rounding import widen_steps
 
     settings = inputs.job.memory
@@ -263,8 +269,7 @@ def step_within_backward(inputs: Inputs, optimizer: Optimizer, guard: NonFiniteG
 
 
 def _write_fingerprint(inputs: Inputs) -> None:
-    """Write dataset.json: fingerprints of the training data and of what validation measures. A resumed run reports when they
-    changed."""
+    """Write dataset.json: fingerprints of the training and validation images. Warns if they changed since the run started."""
     path = inputs.context.folder.dataset_file
     memo, token = inputs.context.workspace.private / "index.sqlite", inputs.context.token
     present = dataset_fingerprint(inputs.report.placed, memo_path=memo, cancel=token)
@@ -289,7 +294,7 @@ def _write_fingerprint(inputs: Inputs) -> None:
 
 
 def _earlier_fingerprint(path: Path) -> dict[str, Any]:
-    """Content of dataset.json; {} where it is damaged, which reports no change."""
+    """Return the content of dataset.json; {} if the file is damaged, which counts as unchanged."""
     try:
         return read_json_object(path, max_bytes=256_000_000, max_values=3_000_000)
     except ProblemsError:
@@ -297,6 +302,6 @@ def _earlier_fingerprint(path: Path) -> dict[str, Any]:
 
 
 def _validation_facts(placed: Placed) -> dict[str, Any]:
-    """Facts of a validation image besides its size: caption and mask."""
+    """Return {"caption": trained caption without augmentation, "masked": whether a mask weights the loss} of a validation image."""
     images = placed.concept.images
     return {"caption": unaugmented_caption(placed), "masked": images.masked_loss or images.alpha_mask}

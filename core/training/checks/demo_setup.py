@@ -1,5 +1,6 @@
-"""Recommended settings for a job that still has the demo's settings although other images were chosen: base model,
-resolution, learning rate, length, name and sample prompts."""
+"""Recommended settings for a job that has the demo's settings but other images: base model, resolution, learning rate, length, name
+and sample prompts.
+"""
 
 from __future__ import annotations
 
@@ -55,7 +56,7 @@ DEFAULTS = {entry.path: entry.default for entry in declared(TrainJob)}
 
 @dataclass(frozen=True)
 class Change:
-    """One recommended change of a setting."""
+    """A recommended change of one setting. path: dotted name; old, new: values"""
 
     path: str
     old: Any
@@ -65,7 +66,7 @@ class Change:
 
 @dataclass(frozen=True)
 class Setup:
-    """Recommended changes. no_model: why photographs still cannot be trained, "" where they can."""
+    """Recommended changes for a job. no_model: message that no base model for photographs is on this machine; "" if one is"""
 
     changes: tuple[Change, ...]
     no_model: str = ""
@@ -73,7 +74,7 @@ class Setup:
 
 @cache
 def demo() -> TrainJob:
-    """The job of the demo; the defaults where its preset is missing."""
+    """Return the job of the demo preset; the default settings where the preset is missing."""
     try:
         job = presets.apply(presets.read(DEMO))
     except ProblemsError:
@@ -83,13 +84,14 @@ def demo() -> TrainJob:
 
 
 def other_images(job: TrainJob) -> bool:
-    """Whether the job trains images other than the demo's."""
+    """Return whether the job trains images other than the demo's."""
     folders = [source.folder for source in job.dataset.all_sources() if source.enabled and source.role == "train"]
     shipped = (STARTER / "images").resolve()
     return any(not _inside(resolve_path(folder), shipped) for folder in folders if folder)
 
 
 def _inside(path: Path, folder: Path) -> bool:
+    """Return whether a path, links resolved, is inside a folder; False if it cannot be resolved."""
     try:
         return real_path(path).is_relative_to(folder)
     except (OSError, RuntimeError, ValueError):
@@ -97,6 +99,7 @@ def _inside(path: Path, folder: Path) -> bool:
 
 
 def is_starter(reference: str, workspace: Workspace) -> bool:
+    """Return whether a model reference names a file inside the shipped starter folder."""
     try:
         path = resolve(reference, workspace.models, workspace.outputs)
     except ProblemsError:
@@ -105,12 +108,12 @@ def is_starter(reference: str, workspace: Workspace) -> bool:
 
 
 def _demo_settings(job: TrainJob) -> list[str]:
-    """Paths of the settings that still name the demo's subject."""
+    """Return which of NAME and PROMPTS still have the demo's value."""
     return [path for path in (NAME, PROMPTS) if value_of(job, path) == value_of(demo(), path) != DEFAULTS[path]]
 
 
 def demo_problems(job: TrainJob, workspace: Workspace) -> Iterator[Problem]:
-    """Advice while the demo's model, name or sample prompts are set for other images."""
+    """Yield advice while the demo's model, output name or sample prompts are set although the job trains other images."""
     if not other_images(job):
         return
     if is_starter(job.model.base_model, workspace):
@@ -126,7 +129,7 @@ def demo_problems(job: TrainJob, workspace: Workspace) -> Iterator[Problem]:
 
 
 def holds_demo(job: TrainJob, workspace: Workspace) -> bool:
-    """Whether the demo's model, name or sample prompts are set for other images."""
+    """Return whether the job trains other images with the demo's model, output name or sample prompts."""
     return other_images(job) and (is_starter(job.model.base_model, workspace) or bool(_demo_settings(job)))
 
 
@@ -136,9 +139,9 @@ def holds_demo(job: TrainJob, workspace: Workspace) -> bool:
 def setup_for(
     job: TrainJob, report: Report, workspace: Workspace, memory: int = 0, left: Collection[str] = ()
 ) -> Setup | None:
-    """Recommended changes for the images of `report`; None where no setting is the demo's or of earlier images.
+    """Return the recommended changes for the images of `report`; None if there are none.
 
-    Only settings of the demo or at their defaults, and an unusual learning rate are changed: the user's choices stay.
+    Only an unusual learning rate, and settings with the demo's value, a default or a value of an earlier setup are changed.
     memory  bytes of the GPU, 0 without one
     left    settings that an earlier setup made for other images and the user has not changed since
     """
@@ -156,7 +159,7 @@ def setup_for(
 
 
 def with_setup(job: TrainJob, setup: Setup) -> TrainJob:
-    """The job with the changes, except of settings that were altered since. Raises ProblemsError for invalid values."""
+    """Return the job with the changes of `setup`, except of settings that were altered since. Raises ProblemsError for invalid values."""
     values = presets.to_values(job)
     for change in (each for each in setup.changes if value_of(job, each.path) == each.old):
         group, name = change.path.split(".", 1)
@@ -165,9 +168,9 @@ def with_setup(job: TrainJob, setup: Setup) -> TrainJob:
 
 
 def best_model(workspace: Workspace, memory: int = 0) -> tuple[str, str] | None:
-    """(value of model.base_model, title) of the best model on this machine for photographs; None without one.
+    """Return (value of model.base_model, title) of the best model on this machine for photographs; None without one.
 
-    Models under models/ come before results of runs; SDXL comes first where it fits the GPU, else SD 1.x.
+    Models under models/ come before results of runs; SDXL comes first if `memory` (bytes of the GPU) suffices for it, else SD 1.x.
     """
     order = ("sdxl", "sd1", "sd2") if memory >= ROOM_FOR_SDXL else ("sd1", "sdxl", "sd2")
     ranked = []
@@ -192,8 +195,12 @@ def _changes(
     *,
     trains_photographs: bool,
 ) -> Iterator[Change]:
-    """Each recommended value with its reason, also where it is the present one. trains_photographs: the model can train photographs; other
-    arguments: see `setup_for`"""
+    """Yield each recommended value with its reason, even if it equals the present value.
+
+    model               (value of model.base_model, title) to change to; None keeps the model
+    trains_photographs  whether the model can train photographs
+    Other arguments: see `setup_for`.
+    """
 
     def may_change(path: str) -> bool:
         return path in left or _is_demo(job, path)
@@ -242,7 +249,9 @@ def _changes(
 
 
 def _shared_tag(report: Report) -> str | None:
-    """The one tag that all captions share, or the first of each; None where there is none or the captions are sentences."""
+    """Return the tag to use as trigger word: the only one that all captions share, or their common first tag. None without one, or where
+    any caption is a sentence.
+    """
     tag_lists = [list(filter(None, map(str.strip, row.caption.split(",")))) for row in report.rows if row.trains]
     if len(tag_lists) < FEWEST_TAGGED or min(map(len, tag_lists)) < 2:
         return None
@@ -251,15 +260,19 @@ def _shared_tag(report: Report) -> str | None:
 
 
 def _is_demo(job: TrainJob, path: str) -> bool:
+    """Return whether a setting has the demo's value and this is not the default."""
     return bool(value_of(job, path) == value_of(demo(), path) != DEFAULTS[path])
 
 
 def _is_demo_or_default(job: TrainJob, path: str) -> bool:
+    """Return whether a setting has the demo's or the default value."""
     return value_of(job, path) in (value_of(demo(), path), DEFAULTS[path])
 
 
 def _resolution(job: TrainJob, report: Report, base: str, workspace: Workspace) -> tuple[int, str] | None:
-    """(resolution, reason): the model's, or less where the images are smaller; None where several resolutions are set."""
+    """Return (resolution in pixels, reason): the base model's, or less if the images are smaller. None if several resolutions are set or
+    the model is unusable.
+    """
     if job.dataset.more_resolutions:
         return None
     try:
@@ -277,7 +290,7 @@ def _resolution(job: TrainJob, report: Report, base: str, workspace: Workspace) 
 
 
 def _rate(job: TrainJob) -> float | None:
-    """The usual learning rate if the current one is the demo's or far from usual; else None."""
+    """Return the usual learning rate if the current one is the demo's or far from usual; else None."""
     path = "optimizer.learning_rate"
     unusual = any(each.where == path for each in unusual_rates(job))
     usual = usual_rates(job)
@@ -287,9 +300,11 @@ def _rate(job: TrainJob) -> float | None:
 
 
 def _prompts_of_tags(captions: list[str], stride: int) -> list[str]:
-    """Short prompts from captions that are lists of tags; [] for sentences. Each has the tags that most images share, in the
-    order of the captions, then a few of one image, so that it describes one subject in one situation. stride: distance of
-    the captions that are used"""
+    """Return up to PROMPTS_SET short prompts from captions that are lists of tags; [] for sentences.
+
+    A prompt has the tags that most images share, in the order of the captions, then a few tags of one image, so that it describes one
+    subject in one situation. stride: every how many captions one is used
+    """
     tag_lists = [list(filter(None, map(str.strip, caption.split(",")))) for caption in captions]
     if median(map(len, tag_lists)) < TAGS_FROM or median(len(tag.split()) for tags in tag_lists for tag in tags) > 2:
         return []
@@ -301,8 +316,9 @@ def _prompts_of_tags(captions: list[str], stride: int) -> list[str]:
 
 
 def prompts_of_pairs(job: TrainJob, report: Report) -> tuple[list[str], str] | None:
-    """(at most PROMPTS_SET sample prompts, source): captions with their control images, of validation images if some are held
-    out; None without control images."""
+    """Return (at most PROMPTS_SET sample prompts, source) from captions with the `--cn` option of their control image, of validation
+    images if some are held out. None without control images.
+    """
     wanted = (row for row in report.rows if row.control and (row.trains or row.role == "validation"))
     pairs = [row for row in wanted if _is_prompt(" ".join(row.caption.split())) and " --" not in str(row.control)]
     held_out = [row for row in pairs if row.role == "validation"]
@@ -319,19 +335,22 @@ def prompts_of_pairs(job: TrainJob, report: Report) -> tuple[list[str], str] | N
 
 
 def _size(row: Row) -> str:
-    """Options --w and --h of a sample at the training size of the image, so that its control image is not cropped to a square."""
+    """Return the prompt options --w and --h of the image's training size, so that its control image is not cropped to a square; "" for
+    square and tiny images.
+    """
     width, height = row.bucket or (0, 0)
     return f" --w {width} --h {height}" if width != height and min(width, height) >= SMALLEST_SAMPLE else ""
 
 
 def _is_prompt(caption: str) -> bool:
-    """Whether a caption can be a sample prompt unchanged: without options, and not a comment."""
+    """Return whether a caption can be a sample prompt unchanged: it contains no options and is no comment line."""
     return " --" not in f" {caption}" and not caption.startswith("#")
 
 
 def name_of(folder: str, inside: Collection[str] = ()) -> tuple[str, str]:
-    """(output name, reason) from the folder's name: "10_mira woman" -> "mira_woman"; where that name is generic, from the
-    folders `inside` or the parent."""
+    """Return (output name, reason) after a folder's name: "10_mira woman" -> "mira_woman". Where that name is generic, try the names of
+    the subfolders `inside`, then the parent's.
+    """
     path = Path(os.path.abspath(resolve_path(folder)))
     for part in (path.name, *inside, path.parent.name):
         text = re.sub(r"\W+", "_", without_signs(re.sub(r"^\d+_", "", part))).strip("_")
@@ -348,8 +367,9 @@ def name_of(folder: str, inside: Collection[str] = ()) -> tuple[str, str]:
 
 
 def prompts_of(job: TrainJob, report: Report, name: str) -> tuple[list[str], str]:
-    """(up to four sample prompts, source): captions with control images for a ControlNet, else tags or captions, else the class
-    tokens, else the name."""
+    """Return (up to PROMPTS_SET sample prompts, source): captions with control images for a ControlNet, else tags or captions, else the
+    trigger word, else `name`.
+    """
     if job.method.traits.control_images and (pairs := prompts_of_pairs(job, report)):
         return pairs
     trained = [row for row in report.rows if row.trains]

@@ -1,4 +1,4 @@
-"""Checks of the tokens, the initializers and the initial embedding of textual inversion, before anything is loaded."""
+"""Checks of the tokens, the initializers and the initial embedding of textual inversion, before a model is loaded."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -18,8 +18,9 @@ from core.settings.rules.embedding import known_tokens, other_size
 
 
 def problems(job: TrainJob, workspace: Workspace) -> list[Problem]:
-    """Problems of the tokens with the model's tokenizer, of the initializers, and of the embedding to start from: missing,
-    damaged, or with vectors that do not fit the settings."""
+    """Return the problems of tokens that the model's tokenizer already has, of initializers that are too long, and of an embedding to
+    start from that is missing, damaged or does not fit the settings.
+    """
     problems = collected([], _known_tokens, job, workspace) or []
     if job.embedding.embedding_weights:
         collected(problems, _check_initial, job, workspace)
@@ -28,12 +29,13 @@ def problems(job: TrainJob, workspace: Workspace) -> list[Problem]:
 
 
 def _known_tokens(job: TrainJob, workspace: Workspace) -> list[Problem]:
+    """Return the problems of tokens that the base model's tokenizer already has."""
     folder = tokenizer_folder(model_path(job.model.base_model, workspace))
     return known_tokens(job.embedding.words, read_vocabulary(folder).words)
 
 
 def _initializer_advice(job: TrainJob) -> list[Problem]:
-    """Advice for each initializer with more tokens than vectors."""
+    """Return advice for each initializer that is longer than the number of vectors per token."""
     problems = []
     for word in filter(None, dict.fromkeys(job.embedding.init_words)):
         used, cut = cut_at(word, job.embedding.num_vectors_per_token)
@@ -45,7 +47,7 @@ def _initializer_advice(job: TrainJob) -> list[Problem]:
 
 
 def _check_initial(job: TrainJob, workspace: Workspace) -> None:
-    """Raise ProblemsError for an embedding to start from that is missing, damaged or does not fit."""
+    """Raise ProblemsError for an embedding to start from that is missing, damaged or does not fit the settings."""
     path = model_path(str(job.embedding.embedding_weights), workspace, START)
     _check_vectors(job, path, model_path(job.model.base_model, workspace))
     try:
@@ -55,7 +57,7 @@ def _check_initial(job: TrainJob, workspace: Workspace) -> None:
 
 
 def _check_vectors(job: TrainJob, path: Path, model: Path) -> None:
-    """Raise ProblemsError where the embedding's names, counts or widths do not fit the training."""
+    """Raise ProblemsError if the tensor names or shapes of the embedding file `path` do not fit the training of `model`."""
     shapes, name = read_shapes(path), family_of(model, job.model.family)
     wanted = LAYERS if job.embedding.extended else SDXL if traits_of(name).two_encoders else ONE
     present = [key for key in wanted if key in shapes]

@@ -24,9 +24,10 @@ AVERAGED_STEPS = 20.0  # of the running mean
 
 
 class StepClock:
-    """Seconds of the steps, without pauses, saves, samples and encoding for the caches.
+    """Seconds of the optimizer steps, without pauses, saves, samples and encoding for the caches.
 
-    total     of all steps        per_step   running mean, without the first step, which warms up
+    total      of all steps
+    per_step   running mean, without the first step, which warms up
     """
 
     def __init__(self, total: float = 0.0):
@@ -59,11 +60,13 @@ class Reports:
     clock: StepClock = field(default_factory=StepClock)
 
     def all(self) -> None:
-        """Report every step so far. Called before a save or sample, which needs all losses to be finite."""
+        """Report every step so far. Called before a save or sample. Raises ProblemsError at a non-finite loss that ends the run."""
         self.report(self.losses.read())
 
     def report(self, read: ReadBack | None) -> None:
-        """Write finished steps to the journal and the trackers. Raises ProblemsError at a non-finite loss that ends the run."""
+        """Write the numbers of finished steps to the journal and the trackers; do nothing for None. Raises ProblemsError at a non-finite
+        loss that ends the run.
+        """
         if read is None:
             return
         for problem in read.skipped:
@@ -95,7 +98,10 @@ class Reports:
         return self.rates.of(self.stepper.optimizer, max(0, step - 1 - self.stepper.paused))
 
     def _track(self, read: ReadBack, corrected: Sequence[float]) -> None:
-        """Pass the numbers of each step to the trackers, under sd-scripts' names where it has them (reference: section 7.6)."""
+        """Pass the numbers of each step to the trackers, under sd-scripts' names if it has them (reference: section 7.6).
+
+        corrected   corrected loss of each step
+        """
         from core.optimization.optimizers import step_sizes
 
         add, method = self.tracker.add, spec_of(self.job)
@@ -117,7 +123,7 @@ class Reports:
             add(rate_name(method, name).replace("lr", "lr/d*lr", 1), size, read.steps[-1])
 
     def validated(self, result: Validated) -> None:
-        """Write a validation to the journal and the trackers, to these also by epoch where it ends one."""
+        """Write a validation result to the journal and the trackers, in these also by epoch if an epoch ends with its step."""
         self.context.journal.put(result)
         where = "validation" if result.measured_on == "held_out" else "training_images"
         for name in ("step", "epoch") if self.plan.ends_epoch(result.step) else ("step",):
@@ -129,8 +135,9 @@ class Reports:
 
 
 def rate_name(method: MethodSpec, group: str) -> str:
-    """Name under which sd-scripts logs the learning rate of a parameter group: "text_encoder plus" of a network is
-    lr/textencoder plus, "unet_block3" of a full model lr/block3."""
+    """Return the name under which sd-scripts logs the learning rate of a parameter group: for a network "text_encoder plus" is
+    lr/textencoder plus, for a full model "unet_block3" is lr/block3.
+    """
     part, space, rest = group.partition(" ")
     if method.traits.base_trains:
         part = part.replace("unet_block", "block")

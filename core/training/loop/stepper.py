@@ -1,4 +1,4 @@
-"""Backward pass and optimizer step, where each process holds all trained weights."""
+"""Backward pass and optimizer step if each process holds all trained weights."""
 
 from __future__ import annotations
 
@@ -26,13 +26,14 @@ DEEPSPEED_FIX = "turn DeepSpeed on or off as in the run that saved it, or start 
 
 
 class Stepper:
-    """Every process holds all trained weights; gradients are summed over processes once a step.
+    """Does backward passes and optimizer steps. Each process holds all trained weights; gradients are summed over processes once a step.
 
     clipped   weights whose gradients are clipped together; None clips those of the trained weights
-    adds_up   gradients of clipped weights that do not train are not cleared, and in fp16 not unscaled, as in sd-scripts, whose
-              optimizer does not hold them
-    pauses    count steps skipped by an fp16 overflow, in which the learning rate scheduler waits; reads the device each step
-    average   EMA of the weights that this process updates; None without
+    adds_up   keep the gradients of clipped weights that do not train from step to step, and do not unscale them in fp16, as in
+              sd-scripts, whose optimizer does not hold these weights
+    pauses    count the steps skipped by an fp16 overflow, in which the learning rate scheduler waits; reads the device at each step
+    paused    number of these steps
+    average   EMA of the trained weights; None without
     """
 
     paused = 0
@@ -71,13 +72,14 @@ class Stepper:
         self._guard.begin()
 
     def stand_in(self, items: Sequence[T]) -> Sequence[T]:
-        """Images that this process computes without effect when a short batch has none for it. Here: no images."""
+        """Return images to compute without effect, as a short batch has none of `items` for this process: none here."""
         return ()
 
     def backward(self, losses_of: Callable[[], Tensor], images: float, last: bool) -> Tensor:
-        """Compute losses [B] and accumulate the gradient of their sum / images; return the losses, detached.
+        """Compute the losses [B] of a micro-batch and accumulate the gradient of their sum / `images`; return the losses, detached.
 
-        images   divisor, the images of the whole step; infinity for a stand-in     last   whether it is the last micro-batch
+        images   number of images of the whole step; infinity for images without effect
+        last     whether it is the last micro-batch of the step
         """
         losses_B = losses_of()
         loss = losses_B.sum() / images
@@ -87,8 +89,11 @@ class Stepper:
         return losses_B.detach()
 
     def step(self, loss: Tensor) -> Tensor:
-        """Sum and clip the gradients and update the weights, unless the loss or gradient is non-finite; return the gradient norm
-        before clipping, 0-d on the device. loss: of the whole step, 0-d"""
+        """Sum and clip the gradients and update the weights, unless the loss or gradient is non-finite. Returns the gradient norm before
+        clipping, 0-d on the device.
+
+        loss   of the whole step, 0-d
+        """
         measured = [*self._parameters, *self._clipped_only]
         self._processes.sum_gradients(measured, steady=self._method.steady_gradients)
         norm = self._update(loss)
@@ -98,14 +103,14 @@ class Stepper:
         return norm
 
     def after_update(self) -> dict[str, Tensor]:
-        """Complete a step: the method's own work on the new weights, then their average. Returns numbers for the log."""
+        """Complete a step: the method's own work on the new weights, then the EMA. Returns {logged name: number, 0-d} from the method."""
         numbers = self._method.after_update()
         if self.average is not None:
             self.average.after_step()
         return numbers
 
     def _carried_over(self, gradient: Tensor | None, norm: Tensor) -> Tensor | None:
-        """The gradient that the next step adds to: this process's share, or 0 after a non-finite step."""
+        """Return the gradient that the next step adds to: this process's share of the sum, or 0 after a non-finite gradient norm."""
         if gradient is None:
             return None
         return gradient.div_(self._processes.count).masked_fill_(~norm.isfinite(), 0.0)
@@ -137,7 +142,7 @@ class Stepper:
     # -- training state
 
     def state_dict(self) -> dict[str, Any]:
-        """The part of a training state that steps change: "weights", "optimizer", "scaler" ... `load` reads it."""
+        """Return the part of a training state that steps change: "weights", "optimizer", "scaler" and so on, as `load` reads it."""
         return {
             "weights": with_average(self._method.state_dict(), self.average),
             "optimizer": self.optimizer.state_dict(),
@@ -148,10 +153,14 @@ class Stepper:
         }
 
     def write_parts(self, folder: Path) -> None:
-        """Write further files of all processes next to the state: none here."""
+        """Write the files of all processes next to the training state's file: none here."""
 
     def load(self, content: Mapping[str, Any], folder: Path) -> None:
-        """Load a training state. Raises ProblemsError where it does not fit."""
+        """Load a training state. Raises ProblemsError if its weights or optimizer state do not fit.
+
+        content   entries of the state's file
+        folder    of the state, for other files and for messages
+        """
         from core.optimization.optimizers import load_state
 
         if "sharded" in content:
@@ -184,13 +193,13 @@ class Stepper:
             weight.grad = None if gradient is None else gradient.to(weight)
 
     def ready(self) -> None:
-        """Called when all processes have loaded their state."""
+        """Complete loading; called when all processes have loaded their state."""
 
     # -- between steps
 
     @contextmanager
     def weights_for(self, use: Use) -> Iterator[None]:
-        """Context in which the weights are gathered and, if this use needs it, averaged. Called by the first process."""
+        """A context in which the weights are gathered and, if the settings say so for this use, averaged. Called by the first process."""
         with self._averaged_for(use):
             yield
 
@@ -200,10 +209,10 @@ class Stepper:
         return self.average.in_place() if self.average.replaces(use) else nullcontext()
 
     def tasks_done(self) -> None:
-        """Called by the first process when saves, samples and validation of a step are done."""
+        """Tell the other processes to go on; called by the first one when saves, samples and validation of a step are done."""
 
     def follow(self) -> None:
-        """Called by the other processes: wait for `tasks_done`, and gather weights where the first process needs them."""
+        """Wait for `tasks_done`, and gather weights if the first process needs them; called by the other processes."""
 
     def release(self) -> None:
         if self._fused is not None:

@@ -58,8 +58,9 @@ class Timetable:
     # -- moments of a run
 
     def before_first_step(self) -> None:
-        """Validate and sample the base model, to compare with. A resumed run does what was due at its step when it was
-        stopped or killed."""
+        """Validate and sample the base model, to compare with. For a resumed run, do the validation and samples of its step that are
+        missing.
+        """
         step = self._state.step
         if step > self._state.begun:
             lines = list(read_lines(self._context.folder.journal_file))
@@ -73,7 +74,7 @@ class Timetable:
             self._sample()
 
     def after_step(self) -> None:
-        """Save, back up, validate and sample where this step is due; the last step is left to `at_the_end`."""
+        """Save checkpoints and training states, validate and sample if due at this step; the last step is left to `at_the_end`."""
         step, plan = self._state.step, self._run.plan
         if step >= plan.total:
             return
@@ -87,7 +88,7 @@ class Timetable:
         self._measure_if_due(bool(saves))
 
     def at_the_end(self) -> None:
-        """Write the final checkpoint, which no other error may prevent, then validate and sample it."""
+        """Write the final checkpoint, then validate and sample it; their errors cannot prevent the checkpoint."""
         self._run.reports.all()
         self._write_and_back_up(self._checkpoints.final.name, final=True, state=self._state_at_end)
         if self._validates_last:
@@ -96,7 +97,7 @@ class Timetable:
             self._sample()
 
     def after_the_end(self) -> None:
-        """Do the final validation and samples of a run that was killed after its final checkpoint."""
+        """Do the final validation and samples that a finished run lacks, as it was killed after its final checkpoint."""
         lines = read_lines(self._context.folder.journal_file)
         kinds = [line["kind"] for line in lines if line.get("step") == self._run.total]
         if self._validates_last and "validated" not in kinds:
@@ -105,7 +106,7 @@ class Timetable:
             self._sample()
 
     def at_a_stop(self) -> None:
-        """Write a checkpoint and a training state; validate where that takes seconds."""
+        """Write a checkpoint and a training state; validate if that takes only seconds."""
         if self._state.step > self._state.begun:
             self._write_and_back_up(self._checkpoints.step_name(self._state.step))
             if self._validation.ranks and self._validation.quick:
@@ -115,7 +116,7 @@ class Timetable:
                 self._context.say("The validation loss of this checkpoint will be measured when the run resumes")
 
     def _measure_if_due(self, saved: bool, lines: Sequence[Line] = ()) -> None:
-        """Validate and sample where this step is due.
+        """Validate and sample if due at this step.
 
         saved   a checkpoint of this step was written, whose validation loss is needed to rank it
         lines   of the journal; validations and samples in it are not repeated
@@ -147,7 +148,7 @@ class Timetable:
             self._context.say("There are no sample prompts", "warning", "enter some for the next run")
 
     def back_up(self) -> None:
-        """Save a training state. A failed write is only a warning."""
+        """Save a training state and remove expired ones. A failed write is reported and does not end the training."""
         self._run.reports.all()
         try:
             self._states.save()
@@ -162,7 +163,7 @@ class Timetable:
     # -- their work
 
     def _write_and_back_up(self, name: str, final: bool = False, state: bool = True) -> None:
-        """Write a checkpoint and a state. Where the checkpoint fails, the state is saved before the error is raised."""
+        """Write the checkpoint `name` and, with `state`, a training state. If the checkpoint fails, save the state and raise the error."""
         try:
             with self._run.stepper.weights_for("files"):
                 self._checkpoints.write(name, self._state.step, final)
@@ -173,9 +174,9 @@ class Timetable:
             self.back_up()
 
     def _save(self, name: str, state: bool | None = None) -> None:
-        """Write the periodic checkpoint `name`, and a training state if `state` (None: if the settings save states with
-        checkpoints). A failed write (full disk, unreachable base model) is reported and tried again at the next save;
-        training continues."""
+        """Write the checkpoint `name` during training, and a training state if `state` (None: if the settings save states with
+        checkpoints). A failed write (full disk, unreachable base model) is reported; training continues, and the next save tries again.
+        """
         self._run.reports.all()
         try:
             with self._run.stepper.weights_for("files"):
@@ -196,7 +197,7 @@ class Timetable:
         self._sample_timer.restart()
 
     def _validate(self) -> None:
-        """Measure the loss on held-out images or, to rank checkpoints, on training images; at most once a step."""
+        """Measure the loss on held-out images or, to rank checkpoints, on training images; at most once for each step."""
         if not self._validation.batches or self._validated_at == self._state.step:
             return
 
@@ -212,7 +213,7 @@ class Timetable:
         self._attempt("Validation", "check the held-out images", smaller, measure, use)
 
     def _write_best(self) -> None:
-        """Write best.json for the file lists; report the best checkpoint at the end of the run."""
+        """Write best.json, the best checkpoint by validation loss; log it at the end of the run."""
         folder = self._context.folder.path
         for line in self._journal.lines():
             self._best.take(line)
@@ -224,8 +225,9 @@ class Timetable:
     def _attempt(self, name: str, fix: str, smaller: str, work: Callable[[], None], use: Use = "samples") -> None:
         """Call `work` with the weights for this use. An error is reported and does not end the training.
 
-        name           of the work, for messages
-        fix, smaller   the fix of an error, and of one that ran out of memory
+        name      of the work, for messages
+        fix       fix of an error, as text
+        smaller   fix if the device ran out of memory, as text
         """
         ran_out = False
         self._run.reports.all()
@@ -264,7 +266,7 @@ class Timetable:
 
 
 class Timer:
-    """Whether this number of minutes has passed since the last restart. minutes: empty or 0 is never"""
+    """Measures whether a number of minutes has passed since the last restart (`due`). minutes: None or 0 is never due"""
 
     def __init__(self, minutes: float | None):
         self._minutes = every(minutes)
@@ -279,6 +281,9 @@ class Timer:
 
 
 def _is_due(step: int, every_steps: float | None, epoch: int | None, every_epochs: float | None) -> bool:
-    """Whether the step is a multiple of `every_steps`, or the epoch that ends with it one of `every_epochs`."""
+    """Return whether the step is a multiple of `every_steps`, or the epoch that ends with it a multiple of `every_epochs`.
+
+    epoch   number of completed epochs if one ends with the step, else None
+    """
     by_epoch = epoch is not None and every_epochs is not None and epoch % every_epochs == 0
     return by_epoch or (every_steps is not None and step % every_steps == 0)

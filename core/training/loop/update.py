@@ -1,4 +1,4 @@
-"""One optimizer step: its micro-batches and the gradient."""
+"""One optimizer step: forward and backward passes of its micro-batches, then the update of the weights."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,7 +17,7 @@ WEIGHT_NORM_STEPS = 25  # it changes slowly, and reading all weights takes time
 
 
 def optimizer_update(run: Run) -> None:
-    """Make one optimizer step. The reported loss is the mean over all images of the step."""
+    """Do one optimizer step and record its losses. The reported loss is the mean over all images of the step."""
     passes, processes = run.passes, run.context.processes
     run.stepper.begin()
     epoch, batches = run.plan.step_batches(run.state.step)
@@ -73,10 +73,10 @@ def optimizer_update(run: Run) -> None:
 
 
 def loss_divisor(run: Run, global_batch: PlannedBatch, images: int) -> int:
-    """Divisor of the summed losses of a batch: the number of images of the step, so that all images count the same.
+    """Return the divisor of a batch's summed losses: `images`, the number of images of the step, so that all images count the same.
 
-    With `model.compatibility`, as sd-scripts: images of the batch times gradient accumulation steps. Images of a short batch
-    then count more, and those of an epoch's last step, which may have fewer batches, less.
+    With `model.compatibility`, as in sd-scripts: the batch's images times gradient accumulation steps. Images of a short batch then
+    count more, and those of an epoch's last step, which may have fewer batches, less.
     """
     if run.job.noise.compatibility != "none":
         return len(global_batch.items) * run.job.schedule.gradient_accumulation_steps
@@ -84,7 +84,7 @@ def loss_divisor(run: Run, global_batch: PlannedBatch, images: int) -> int:
 
 
 def micro_batch(run: Run, epoch: int, planned: PlannedBatch, timesteps: Sequence[float]) -> Tensor:
-    """Losses [B] of one batch at these timesteps. Every random number is addressed by (seed, purpose, epoch, image, repeat)."""
+    """Return the losses [B] of one batch. timesteps: one for each image"""
     captions = [run.plan.caption(placed, epoch, repeat, run.state.step) for placed, repeat in planned.items]
     with naming_step(run.state.step + 1):
         batch = run.passes.latents.batch(epoch, planned.items, _addresses(run, epoch, planned), captions)
@@ -93,7 +93,7 @@ def micro_batch(run: Run, epoch: int, planned: PlannedBatch, timesteps: Sequence
 
 @contextmanager
 def naming_step(step: int) -> Iterator[None]:
-    """Context that adds the step to the message of a ProblemsError, such as of an image that cannot be read."""
+    """A context that adds the step to the messages of a ProblemsError, such as of an image that cannot be read."""
     try:
         yield
     except ProblemsError as error:

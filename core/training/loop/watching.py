@@ -1,7 +1,7 @@
-"""Losses of a run by timestep and by image, and corrected for the sampled timesteps.
+"""Statistics of a run's losses by timestep and by image, and losses corrected for their timesteps.
 
-A loss depends far more on its timestep than on the progress of the training. So each is divided by the mean loss of this
-run in its band of 50 timesteps: below 1 is better than the run was there so far. The corrected loss and the table of the
+A loss depends far more on its timestep than on the progress of the training. So each loss is divided by the run's mean loss so far
+in its band of 50 timesteps: a quotient below 1 is better than the run's average there. The corrected loss and the table of the
 images that train worst are computed from these quotients.
 """
 
@@ -50,7 +50,10 @@ class Mean:
 
 
 class Watch:
-    """Statistics of the losses of a run. Saved in training states, so that a resumed run continues them."""
+    """Statistics of the losses of a run. Saved in training states, so that a resumed run continues them.
+
+    averages   `average` after each of the steps added last
+    """
 
     def __init__(self, steps_per_epoch: int = 1):
         self.step = 0
@@ -61,7 +64,7 @@ class Watch:
         self._written = 0.0
 
     def add(self, read: ReadBack) -> list[float]:
-        """Add the losses of finished steps; return each step's corrected loss (1 is usual at its timesteps)."""
+        """Add the losses of finished steps; return the corrected loss of each step, which is 1 for an average loss at its timesteps."""
         corrected, self.averages = [], []
         for step, loss, images, losses in zip(read.steps, read.losses, read.step_images, read.by_image, strict=True):
             self.step = step
@@ -73,8 +76,9 @@ class Watch:
         return corrected
 
     def _quotient(self, image: StepImage, loss: float) -> float | None:
-        """Add an image's loss to the statistics; return it divided by the mean of its timestep's band. None, adding nothing,
-        where its loss weight is 0, or its mask everywhere."""
+        """Add an image's loss to the statistics; return it divided by the mean loss of its timestep's band. Returns None and adds nothing
+        if its loss weight is 0 or its mask is empty.
+        """
         if image.weight == 0 or loss == 0:
             return None
         loss /= image.weight
@@ -92,8 +96,11 @@ class Watch:
     # -- for the page
 
     def snapshot(self) -> dict[str, Any]:
-        """Content of watch.json. bands: from, to, mean, recent, count, of those with losses. images: source, name, corrected
-        (running mean, 1 is usual), count, of the WORST images with the highest corrected losses, the worst first."""
+        """Return the content of watch.json.
+
+        bands    [{"from", "to": timesteps, "mean": loss, "recent": running mean, "count"}], bands without losses left out
+        images   [{"source", "name", "corrected": running mean of the corrected loss, "count"}], the WORST with the highest, highest first
+        """
         bands = [
             {
                 "from": number * BAND,
@@ -113,7 +120,9 @@ class Watch:
         return {"step": self.step, "bands": bands, "images": images, "images_seen": len(self._images)}
 
     def write(self, folder: Path, at_once: bool = False) -> None:
-        """Write watch.json, once in WRITE_SECONDS unless `at_once`. Errors are ignored: a full disk must not end a training."""
+        """Write watch.json at most once in WRITE_SECONDS, or at each call with `at_once`. Errors are ignored: a full disk must not end a
+        training.
+        """
         if not at_once and time.monotonic() - self._written < WRITE_SECONDS:
             return
         self._written = time.monotonic()

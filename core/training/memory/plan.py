@@ -44,8 +44,15 @@ STEP_BYTES = 12  # AdaFactor, for each number of the updated tensor: its copy, t
 
 @dataclass(frozen=True)
 class PartSize:
-    """Parameter counts of a part of the model: numbers in all, plain in norms, biases and embeddings, wide in convolutions
-    larger than 1x1, largest in its largest tensor; shapes: {shape: number of tensors}."""
+    """Parameter counts of a part of the model.
+
+    numbers   all parameters
+    plain     parameters of norms, biases and embeddings
+    wide      parameters of convolutions larger than 1x1
+    largest   parameters of the largest tensor
+    config    diffusers' or transformers' config of the part
+    shapes    {shape: number of tensors}
+    """
 
     numbers: int
     plain: int
@@ -59,8 +66,13 @@ class PartSize:
 class MemoryFacts:
     """Facts of the model and the dataset for a memory forecast.
 
-    stored        bytes of the denoiser's weights in the file     sides, batch   width, height and images of the largest batch
-    body, texts   names of the denoiser and the text encoders     images         number of images with cached latents
+    parts    {part: parameter counts}
+    stored   bytes of the denoiser's weights in the file
+    sides    width and height of the largest batch, in pixels
+    batch    number of images of the largest batch, in one process
+    images   number of images with cached latents
+    body     name of the denoiser in `parts`
+    texts    names of the text encoders in `parts`
     """
 
     family: str
@@ -85,12 +97,13 @@ class MemoryFacts:
 class MemoryPlan:
     """Bytes on the training device during a step: on one GPU, or on a CPU of all processes together.
 
-    weights       of the loaded parts, the network, an EMA on the device and the second U-Net of a prior
-    optimizer     optimizer state            gradients   of all trained weights
-    activations   of the largest forward and backward pass, or of gathering sharded layers where that is more
-    cache         latents on the device, on a CPU also control images
-    spare         torch itself and fragmentation
-    memory, disk  offloaded by DeepSpeed to RAM and disk, of all processes of this machine
+    weights        of the loaded parts, the network, an EMA on the device and the second U-Net of a prior
+    optimizer      optimizer state
+    gradients      of all trained weights
+    activations    of the largest forward and backward pass, or gathered layers of a sharded model if those are larger
+    cache          latents on the device, on a CPU also control images
+    spare          torch itself and fragmentation
+    memory, disk   offloaded by DeepSpeed to RAM and disk, of all processes of this machine
     """
 
     weights: int
@@ -107,7 +120,7 @@ class MemoryPlan:
         return sum(self.parts().values())
 
     def parts(self) -> dict[str, int]:
-        """{part: bytes} on the device."""
+        """Return {field: bytes} of what is on the device."""
         offloaded = ("memory", "disk")
         return {entry.name: getattr(self, entry.name) for entry in fields(self) if entry.name not in offloaded}
 
@@ -116,8 +129,9 @@ class MemoryPlan:
 
 
 def facts_of(job: TrainJob, workspace: Workspace, device: str, report: Report | None = None) -> MemoryFacts:
-    """Facts from the headers of the model's files, and the largest bucket of the dataset, or without `report` of the
-    settings. Raises ProblemsError for a model that is missing or unknown."""
+    """Return the facts of a job from the headers of its model's files, with the largest bucket of the dataset `report`, or without a report
+    of the settings. Raises ProblemsError for a model that is missing or unknown.
+    """
     path = model_path(job.model.base_model, workspace)
     name = family_of(path, job.model.family)
     layout = family(name).layout
@@ -132,8 +146,9 @@ def facts_of(job: TrainJob, workspace: Workspace, device: str, report: Report | 
 
 
 def largest_batch(job: TrainJob, report: Report | None = None) -> tuple[Sides, int]:
-    """((width, height) rounded down to multiples of 8, at least 64; images in a process) of the batch with the most pixels: of
-    the images in `report`, else by the settings."""
+    """Return (size, images in a process) of the batch with the most pixels: of the images in `report`, else by the settings. The size is
+    (width, height), rounded down to multiples of 8, at least 64.
+    """
     batches: list[tuple[Sides, int]] = []
     if report is not None:
         batches = [(each.placement.bucket, each.concept.images.train_batch_size) for each in report.placed]
@@ -162,11 +177,11 @@ def _size(part: Any, config: Mapping[str, Any]) -> PartSize:
 
 
 def fits_with_encoders(job: TrainJob, facts: MemoryFacts, free: int, late: Collection[str]) -> bool:
-    """Whether the job fits into `free` bytes while its steps encode what the caches lack.
+    """Return whether the job fits into `free` bytes of memory while its steps encode images or captions that are not cached.
 
-    late   what they still encode, of IMAGES and CAPTIONS
+    late   what steps encode: IMAGES, CAPTIONS
 
-    On a CPU, encoders within CUT_OFF of `free`, the share for fragmentation, are accepted without counting a pass, which takes
+    On a CPU, encoders of at most CUT_OFF * `free` (the share for fragmentation) are accepted without counting a pass, which takes
     seconds.
     """
     encoders = _encoders(job, facts, late) + _encoding(job, facts, late)
@@ -176,13 +191,13 @@ def fits_with_encoders(job: TrainJob, facts: MemoryFacts, free: int, late: Colle
 
 
 def sharded_sizes(job: TrainJob, facts: MemoryFacts) -> ProcessSizes:
-    """Bytes by place of a job with DeepSpeed."""
+    """Return the bytes on the GPU, in RAM and on disk of a job with DeepSpeed."""
     precision = _precision(job, facts)
     return _sharded(job, facts, precision, _trained_numbers(job, facts))
 
 
 def memory_plan(job: TrainJob, facts: MemoryFacts, *, late: Collection[str] = ()) -> MemoryPlan:
-    """Memory forecast of a job. Counting a pass takes seconds for SDXL the first time; the result is cached.
+    """Return the memory forecast of a job. Counting a pass takes seconds for SDXL the first time; the count is cached.
 
     late   what steps still encode for the caches: IMAGES, CAPTIONS
     """
@@ -208,13 +223,13 @@ def _precision(job: TrainJob, facts: MemoryFacts) -> Precision:
 
 
 def _on_one_machine(plan: MemoryPlan, sizes: ProcessSizes, job: TrainJob) -> MemoryPlan:
-    """The plan of a CPU, where all processes and what DeepSpeed offloads to RAM share one memory."""
+    """Return the plan of a CPU, where all processes and DeepSpeed's offload to RAM share one memory. plan: of one process"""
     of_all = {name: size * processes_here(job) for name, size in plan.parts().items()}
     return MemoryPlan(**of_all | {"optimizer": of_all["optimizer"] + sizes.memory}, disk=sizes.disk)
 
 
 def _unsharded(job: TrainJob, facts: MemoryFacts, precision: Precision, trainable: Mapping[str, int]) -> ProcessSizes:
-    """Bytes of a process without DeepSpeed, which holds everything."""
+    """Return the bytes of a process without DeepSpeed. trainable: {part: number of trained weights}"""
     item, trained = type_named(job.memory.full_precision).itemsize, sum(trainable.values())
     gradients = (trained + _clipped_embeddings(job, facts)) * item
     weights, cast, step = _weights(job, facts, precision, trainable, item), 0, _before_fp8(job, facts, precision)
@@ -235,7 +250,7 @@ def _unsharded(job: TrainJob, facts: MemoryFacts, precision: Precision, trainabl
 
 
 def _before_fp8(job: TrainJob, facts: MemoryFacts, precision: Precision) -> int:
-    """Extra bytes of the U-Net before it is cast to fp8, where it is not cast in RAM."""
+    """Return the extra bytes of the U-Net on the device before it is cast to fp8; 0 if it is cast in RAM or not at all."""
     in_ram = facts.device.startswith("cuda") and not job.memory.lowram
     if in_ram or job.method.traits.base_trains or not job.memory.narrow_unet:
         return 0
@@ -243,8 +258,9 @@ def _before_fp8(job: TrainJob, facts: MemoryFacts, precision: Precision) -> int:
 
 
 def _step_bytes(job: TrainJob, numbers: int, item: int) -> int:
-    """Extra bytes of an optimizer step: 16-bit weights and gradients are fp32 during it, at most LARGEST numbers at once if
-    the optimizer's state is kept per weight, else all."""
+    """Return the extra bytes of an optimizer step of `numbers` weights of `item` bytes: 16-bit weights and gradients are fp32 during it,
+    at most LARGEST at once if the optimizer keeps its state per weight, else all.
+    """
     from core.optimization.rounding import LARGEST
 
     entry = find(job.optimizer.optimizer_type)
@@ -253,14 +269,14 @@ def _step_bytes(job: TrainJob, numbers: int, item: int) -> int:
 
 
 def _cast_bytes(precision: Precision, trainable: Mapping[str, int]) -> int:
-    """Bytes of the copies of trained weights that autocast caches during a pass."""
+    """Return the bytes of the trained weights' copies that autocast caches during a pass. trainable: {part: number of trained weights}"""
     if precision.compute == precision.trainable:
         return 0
     return sum(trainable.values()) * _bytes(precision.compute)
 
 
 def _clipped_embeddings(job: TrainJob, facts: MemoryFacts) -> int:
-    """Numbers of the last encoder's token embedding table, whose gradients sd-scripts clips too."""
+    """Return the parameter count of the last text encoder's token embeddings if their gradients are clipped as in sd-scripts, else 0."""
     if not job.method.traits.new_words or not job.optimizer.clips_as_kohya:
         return 0
     last = facts.parts[facts.text_parts()[-1]].config
@@ -268,7 +284,7 @@ def _clipped_embeddings(job: TrainJob, facts: MemoryFacts) -> int:
 
 
 def _sharded(job: TrainJob, facts: MemoryFacts, precision: Precision, trainable: Mapping[str, int]) -> ProcessSizes:
-    """Bytes of a process with DeepSpeed. A network is fp32."""
+    """Return the bytes of a process with DeepSpeed; a network is in fp32. trainable: {part: number of trained weights}"""
     item = _bytes(precision.compute) if job.method.traits.full_size else 4
     model = _weights(job, facts, precision, trainable, item)
     trained = TrainedSizes(sum(trainable.values()), item, model, state_numbers(job))
@@ -280,17 +296,21 @@ def _bytes(dtype: Any) -> int:
 
 
 def _trained_numbers(job: TrainJob, facts: MemoryFacts) -> dict[str, int]:
-    """{part: number of trained weights}."""
+    """Return {part: number of trained weights}."""
     return spec_of(job).trained_numbers(job, facts.family, facts.parts)
 
 
 def _trained_shapes(job: TrainJob, facts: MemoryFacts) -> Mapping[Shape, int]:
-    """{shape: number of trained tensors}."""
+    """Return {shape: number of trained tensors}."""
     return spec_of(job).trained_shapes(job, facts.family, facts.parts)
 
 
 def _weights(job: TrainJob, facts: MemoryFacts, precision: Precision, trainable: Mapping[str, int], item: int) -> int:
-    """Bytes of the weights of the model and the network. item: bytes of a trained number"""
+    """Return the bytes of the weights of the trained model and the network.
+
+    trainable   {part: number of trained weights}
+    item        bytes of a trained weight
+    """
     whole, compute = job.method.traits.base_trains, _bytes(precision.compute)
     names = [facts.body, *(facts.text_parts() if trains_text(job) else ())]
     total = 0 if whole else sum(trainable.values()) * item
@@ -309,7 +329,9 @@ def _weights(job: TrainJob, facts: MemoryFacts, precision: Precision, trainable:
 def _extra_weights(
     job: TrainJob, facts: MemoryFacts, precision: Precision, trainable: Mapping[str, int], late: Collection[str]
 ) -> int:
-    """Bytes of weights next to the trained model: an EMA (its shard with DeepSpeed), an untrained U-Net, encoders."""
+    """Return the bytes of weights besides the trained model: an EMA (its shard with DeepSpeed), an untrained U-Net, and the encoders that
+    steps use.
+    """
     whole, total = job.method.traits.base_trains, 0
     if job.method.ema and (job.method.ema_device != "cpu" or facts.device.startswith("cpu")):
         total += sum(trainable.values()) * 4 // (job.memory.num_processes if job.sharding.active else 1)
@@ -319,7 +341,7 @@ def _extra_weights(
 
 
 def _encoders(job: TrainJob, facts: MemoryFacts, late: Collection[str]) -> int:
-    """Bytes of the VAE and of frozen text encoders, where steps encode."""
+    """Return the bytes of the VAE if steps encode images, and of frozen text encoders if steps encode captions."""
     total = 0
     if IMAGES in late or encodes_each_time(job):
         total += facts.parts["vae"].numbers * _vae_bytes(job)
@@ -330,7 +352,7 @@ def _encoders(job: TrainJob, facts: MemoryFacts, late: Collection[str]) -> int:
 
 
 def is_fp8(job: TrainJob, body: bool) -> bool:
-    """Whether a frozen part is in fp8: the denoiser (`body`), or with a LoRA the text encoders."""
+    """Return whether a frozen part is in fp8: the denoiser (`body`), or with a LoRA the text encoders."""
     if body:
         return job.memory.narrow_unet
     return job.memory.fp8_base and job.method.traits.uses_network
@@ -341,13 +363,13 @@ def _vae_bytes(job: TrainJob) -> int:
 
 
 def encodes_each_time(job: TrainJob) -> bool:
-    """Whether images of any folder are encoded at each step."""
+    """Return whether images of any folder are encoded at each step."""
     varied = any(changes_by_chance(concept.images) for concept in concepts_of(job))
     return job.memory.cache_latents == "off" or varied
 
 
 def _activations(job: TrainJob, facts: MemoryFacts, precision: Precision) -> int:
-    """Bytes of the largest forward and backward pass: stated by the family, else counted on torch's meta device."""
+    """Return the bytes of the largest forward and backward pass: stated by the family, else counted on torch's meta device."""
     from core.training.memory.activations import Pass, peak_bytes
 
     stated = family(facts.family).activation_bytes(prod(facts.sides), facts.batch)
@@ -383,13 +405,13 @@ def _activations(job: TrainJob, facts: MemoryFacts, precision: Precision) -> int
 
 
 def _method_settings(job: TrainJob) -> str:
-    """The method and the settings of its group, as the text of a preset."""
+    """Return the method and its settings group as the JSON text of a preset."""
     group, values = spec_of(job).group, {"method": {"kind": job.method.kind}}
     return json.dumps(values | ({group: getattr(job, group).model_dump(mode="json")} if group else {}))
 
 
 def _text_activations(job: TrainJob, facts: MemoryFacts, item: int) -> int:
-    """Bytes that passes of the text encoders store for the backward pass; 0 where they do not train. item: bytes of a number"""
+    """Return the bytes that passes of the text encoders store for the backward pass; 0 if they do not train. item: bytes of a number"""
     if not trains_text(job):
         return 0
     tokens = (job.captions.max_token_length or 75) + 2
@@ -402,7 +424,7 @@ def _text_activations(job: TrainJob, facts: MemoryFacts, item: int) -> int:
 
 
 def _encoding(job: TrainJob, facts: MemoryFacts, late: Collection[str]) -> int:
-    """Bytes of activations while images are encoded."""
+    """Return the bytes of the VAE's activations while steps encode images; 0 if they do not."""
     if IMAGES not in late and not encodes_each_time(job):
         return 0
     rows = job.memory.vae_batch_size if IMAGES in late else min(facts.batch, job.memory.vae_batch_size)
@@ -414,7 +436,7 @@ def _cache(job: TrainJob, facts: MemoryFacts) -> int:
 
 
 def _control_images(job: TrainJob, facts: MemoryFacts) -> int:
-    """Bytes of control images, which are held in RAM, compressed."""
+    """Return the bytes of control images, which are cached in RAM, compressed; 0 on a GPU, which they do not use."""
     from core.dataset.caches.partners import memory_limit
 
     cache_latents = job.memory.cache_latents
@@ -432,12 +454,16 @@ def _latents(job: TrainJob, facts: MemoryFacts) -> int:
 
 
 def _state_bytes(job: TrainJob, facts: MemoryFacts, trained: int) -> int:
-    """Bytes of the optimizer's state. Weights whose shapes the method does not know count as matrices of a usual size."""
+    """Return the bytes of the optimizer state of `trained` weights. If the method does not know the weights' shapes, they count as large
+    matrices.
+    """
     shapes = _trained_shapes(job, facts) or {USUAL: 1}
     known = sum(prod(shape) * count for shape, count in shapes.items())
     return round(trained * (state_bytes(job.optimizer, shapes) / known))
 
 
 def state_numbers(job: TrainJob) -> float:
-    """fp32 numbers of optimizer state for each trained number of a large matrix: 2 with AdamW, half a one in 8 bits."""
+    """Return the fp32 numbers of optimizer state for each trained weight of a large matrix: 2 with AdamW, half a number with 8-bit
+    AdamW.
+    """
     return state_bytes(job.optimizer, {USUAL: 1}) / prod(USUAL) / FP32

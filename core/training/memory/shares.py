@@ -1,4 +1,4 @@
-"""Memory of weights, gradients and optimizer state with DeepSpeed, by ZeRO stage, processes and offload device.
+"""Memory of weights, gradients and optimizer state with DeepSpeed, by ZeRO stage, number of processes and offload device.
 
 Rajbhandari et al. 2020 (arXiv:1910.02054), section 5, plus an fp32 gradient during the step, and buffers.
 """
@@ -24,8 +24,13 @@ FP32 = 4
 
 @dataclass(frozen=True)
 class TrainedSizes:
-    """Sizes of a training before sharding. trained: number of trained weights; item: bytes of each in the compute dtype; model:
-    bytes of all loaded parts of the model; states: fp32 numbers of optimizer state for each."""
+    """Sizes of a training before sharding.
+
+    trained   number of trained weights
+    item      bytes of a trained weight in the compute dtype
+    model     bytes of all loaded parts of the model
+    states    fp32 numbers of optimizer state for each trained weight
+    """
 
     trained: int
     item: int
@@ -35,11 +40,13 @@ class TrainedSizes:
 
 @dataclass(frozen=True)
 class ProcessSizes:
-    """Bytes on the GPU of one process; memory, disk: of all processes on this machine.
+    """Bytes on the GPU of one process.
 
-    optimizer   state and fp32 master weights     gathered   layers that a pass gathers at once
-    whole       extra bytes between passes: gathered weights of a file or sample, of an optimizer step, or of a model before it
-                is cast to fp8
+    optimizer      optimizer state and fp32 master weights
+    gathered       layers that a pass gathers at once
+    whole          extra bytes between passes: all weights, gathered for a file or sample; the temporary tensors of an optimizer step; or
+                   a model before it is cast to fp8
+    memory, disk   offloaded to RAM and disk, of all processes on this machine
     """
 
     weights: int
@@ -52,7 +59,7 @@ class ProcessSizes:
 
 
 def process_sizes(settings: ShardingSettings, sizes: TrainedSizes, processes: int, here: int) -> ProcessSizes:
-    """Bytes of a process with DeepSpeed. here: number of processes on this machine"""
+    """Return the bytes of one process with DeepSpeed. processes: number of all processes; here: number on this machine"""
     trained, stage, shard = sizes.trained, settings.zero_stage, sizes.trained / processes
     bucket = min(LARGEST_BUCKET, trained) * sizes.item
     # Stage 3 updates fp32 weights in place.
@@ -85,7 +92,7 @@ def process_sizes(settings: ShardingSettings, sizes: TrainedSizes, processes: in
 
 
 def processes_here(job: TrainJob) -> int:
-    """Number of the job's processes on this machine."""
+    """Return the number of the job's processes on this machine."""
     if launched_processes() > 1:
         return int(os.environ.get("LOCAL_WORLD_SIZE") or job.memory.num_processes)
     return job.memory.num_processes

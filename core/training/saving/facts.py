@@ -1,4 +1,4 @@
-"""Metadata of the files that a run saves."""
+"""Metadata of the files that a run saves: sd-scripts' ss_* entries and modelspec."""
 
 from __future__ import annotations
 
@@ -58,7 +58,14 @@ THUMBNAIL_BYTES = 1 << 20
 
 @dataclass
 class FileFacts:
-    """Facts of a run for the metadata of its files. vae: path of a separate VAE; held_out: number of validation images"""
+    """Facts of a run for the metadata of its files.
+
+    prediction   prediction type, "epsilon" or "v"
+    precision    name of the compute dtype
+    held_out     number of validation images
+    vae          path of a separate VAE; None for the base model's own
+    memo         cached file hashes
+    """
 
     job: TrainJob
     folder: RunFolder
@@ -72,7 +79,7 @@ class FileFacts:
     memo: HashMemo
 
     def metadata(self, step: int) -> dict[str, str]:
-        """ss_* and modelspec metadata of a file saved after `step` optimizer steps."""
+        """Return the ss_* and modelspec metadata of a file that is saved after `step` optimizer steps."""
         job, plan, source, vae = self.job, self.plan, self.components.origin, self.vae
         # Without the cancel token, which "stop and save" has set: a canceled hash would lose the save.
         old_hash, sha256 = model_hashes(source, self.memo)
@@ -120,18 +127,19 @@ class FileFacts:
 
 
 def _schedule(job: TrainJob) -> dict[str, str]:
-    """Metadata that sampling with the file needs, also written to files without other training metadata."""
+    """Return {"ss_zero_terminal_snr": "True"} with zero terminal SNR, else {}. Samplers need it, so all kinds of files have it."""
     return {"ss_zero_terminal_snr": "True"} if job.noise.zero_terminal_snr else {}
 
 
 def shortened(metadata: Mapping[str, str]) -> dict[str, str]:
-    """Metadata with no_metadata: only what other programs need to load the file, without settings and images."""
+    """Return the entries of `metadata` that other programs need to load the file, without settings and images (`no_metadata`)."""
     return {name: text for name, text in metadata.items() if name in MINIMUM or name.startswith("modelspec.")}
 
 
 def user_metadata(job: TrainJob, placed: Sequence[Placed]) -> dict[str, str]:
-    """The user's description of the file as modelspec metadata; empty fields are left out. Raises ProblemsError for a thumbnail
-    that cannot be used."""
+    """Return {modelspec name: text} of the title, author, trigger phrase and so on that the user entered; empty fields are left out.
+    Raises ProblemsError for a thumbnail that cannot be used.
+    """
     saving = job.saving
     facts = {name: getattr(saving, f"metadata_{name}") for name in USER_METADATA} | {
         "trigger_phrase": saving.metadata_trigger_phrase or trigger_words(placed),
@@ -142,19 +150,21 @@ def user_metadata(job: TrainJob, placed: Sequence[Placed]) -> dict[str, str]:
 
 
 def trigger_words(placed: Sequence[Placed]) -> str:
-    """Comma-separated trigger phrases of the training folders, each once."""
+    """Return the trigger phrases of the training folders, comma-separated, each once."""
     folders = {id(each.concept): each.concept for each in placed}.values()
     return ", ".join(dict.fromkeys(trigger for folder in folders for trigger in folder.triggers))
 
 
 def _validation(job: TrainJob, held_out: int) -> dict[str, str]:
-    """Validation metadata as in sd-scripts 0.10."""
+    """Return the number of validation images and the validation settings as ss_* metadata, as in sd-scripts 0.10."""
     settings = {f"ss_{name}": str(getattr(job.validation, name)) for name in VALIDATION}
     return {"ss_num_validation_images": str(held_out)} | settings
 
 
 def thumbnail_url(path: str) -> str:
-    """The image as a data URL. Raises ProblemsError for one that cannot be used."""
+    """Return an image file as a base64 data URL. Raises ProblemsError for an unsupported extension, a file that cannot be read, or one
+    larger than 1 MB.
+    """
     file, fix = resolve_path(path), "choose a .png, .jpg or .webp of at most 1 MB"
     kind = THUMBNAILS.get(file.suffix.lower())
     if kind is None:
@@ -164,13 +174,16 @@ def thumbnail_url(path: str) -> str:
 
 
 def _started(folder: RunFolder) -> float:
-    """Time of the run's first start, also after resuming; seconds since the epoch."""
+    """Return the time of the run's first start in Unix seconds, also after resuming; 0 for an empty journal."""
     first = next(read_lines(folder.journal_file), None)
     return float(first["time"]) if first else 0.0
 
 
 def folders_of(placed: Iterable[Placed], *, regularization: bool | None = None) -> dict[str, Any]:
-    """{folder: {"n_repeats", "img_count"}} of regularization folders, of the others, or (None) of all."""
+    """Return {folder: {"n_repeats": repeats of each image, "img_count": number of images}}.
+
+    regularization   True: only regularization folders; False: only training folders; None: all
+    """
     folders: dict[str, Any] = {}
     for each in _first_sizes(placed):
         if regularization is not None and (each.concept.role == "regularization") is not regularization:
@@ -181,7 +194,7 @@ def folders_of(placed: Iterable[Placed], *, regularization: bool | None = None) 
 
 
 def tags_of(placed: Iterable[Placed]) -> dict[str, dict[str, int]]:
-    """{folder: {tag: number of images}} of captions split at commas, in lower case."""
+    """Return {folder: {tag: number of images}}; tags are the comma-separated parts of captions, in lower case."""
     by_folder: defaultdict[str, Counter[str]] = defaultdict(Counter)
     for each in _first_sizes(placed):
         tags = {tag.strip().lower() for tag in each.caption.text.split(",")}
@@ -190,7 +203,11 @@ def tags_of(placed: Iterable[Placed]) -> dict[str, dict[str, int]]:
 
 
 def buckets_of(views: Sequence[Placed]) -> dict[str, Any]:
-    """ss_bucket_info: buckets with their number of views in an epoch, and the mean aspect ratio error of the images."""
+    """Return ss_bucket_info: {"buckets": {number: {"resolution": [width, height], "count": views}}, "mean_img_ar_error": mean difference
+    of the aspect ratios of bucket and image}.
+
+    views   images of one epoch, an image once for each repeat
+    """
     counts = Counter(each.placement.bucket for each in views)
     once = {each.key: each for each in views}.values()
     errors = [
@@ -203,7 +220,10 @@ def buckets_of(views: Sequence[Placed]) -> dict[str, Any]:
 
 
 def datasets_of(placed: Sequence[Placed], views: Sequence[Placed]) -> list[dict[str, Any]]:
-    """ss_datasets: an entry for each group of folders that share batches and sizes; [] where no folder overrides settings."""
+    """Return ss_datasets: an entry for each group of folders that share batches and resolution; [] where no folder overrides settings.
+
+    views   images of one epoch, an image once for each repeat
+    """
     concepts = {each.concept.number: each.concept for each in placed}
     if not any(overridden_settings(concept.source) for concept in concepts.values()):
         return []
@@ -214,7 +234,7 @@ def datasets_of(placed: Sequence[Placed], views: Sequence[Placed]) -> list[dict[
 
 
 def _dataset(group: Sequence[Concept], placed: Sequence[Placed], epoch_views: Sequence[Placed]) -> dict[str, Any]:
-    """An entry of ss_datasets. group: folders that share batches and sizes"""
+    """Return the entry of ss_datasets for a group of folders that share batches and resolution."""
     numbers = {concept.number for concept in group}
     members = [each for each in placed if each.concept.number in numbers]
     views = [each for each in epoch_views if each.concept.number in numbers]
@@ -237,7 +257,7 @@ def _dataset(group: Sequence[Concept], placed: Sequence[Placed], epoch_views: Se
 
 
 def _subset(concept: Concept, placed: Sequence[Placed]) -> dict[str, Any]:
-    """An entry of "subsets" in ss_datasets: one folder."""
+    """Return the entry of "subsets" in ss_datasets for one folder. placed: images of its group of folders"""
     members = [each for each in _first_sizes(placed) if each.concept.number == concept.number]
     return {
         "img_count": len(members),
@@ -251,5 +271,5 @@ def _subset(concept: Concept, placed: Sequence[Placed]) -> dict[str, Any]:
 
 
 def _first_sizes(placed: Iterable[Placed]) -> list[Placed]:
-    """Each image once, at the first of its resolutions."""
+    """Return each image once: placed at the first of its resolutions."""
     return [each for each in placed if not each.variant]

@@ -42,7 +42,7 @@ FIRST_SCALE, GOOD_STEPS = 2.0**16, 2000  # of torch.amp.GradScaler
 
 
 class WrappedWeights(nn.Module):
-    """The module that DeepSpeed wraps; its forward pass calls a function."""
+    """The module that DeepSpeed wraps. Its forward pass calls the function it is given."""
 
     def __init__(self, weights: Sequence[nn.Parameter], modules: Sequence[nn.Module]):
         super().__init__()
@@ -53,7 +53,7 @@ class WrappedWeights(nn.Module):
 
 
 class LossScale:
-    """Scale of fp16 losses: halved when a gradient overflows, doubled after GOOD_STEPS finite steps."""
+    """Scale of fp16 losses (`factor`): halved when a gradient overflows, doubled after GOOD_STEPS finite steps in a row."""
 
     def __init__(self) -> None:
         self.factor, self.good = FIRST_SCALE, 0
@@ -67,10 +67,13 @@ class LossScale:
 
 
 class ShardedStepper(Stepper):
-    """Stepper of DeepSpeed. All processes call its methods together, except `weights_for`, `write_parts` and `tasks_done`, which
-    the first process calls and the others take part in through `follow`.
+    """Stepper of DeepSpeed. All processes call its methods together, except `weights_for`, `write_parts` and `tasks_done`: the first
+    process calls these, and the others take part through `follow`.
 
-    modules   of the model, whose weights stage 3 partitions too      compute   dtype of the weights of a full model
+    modules   of the model, whose frozen weights stage 3 partitions too
+    compute   dtype of the weights of a full model
+    scaled    scale the losses (fp16)
+    pauses    see `Stepper`
     """
 
     def __init__(
@@ -128,14 +131,14 @@ class ShardedStepper(Stepper):
             self._process_group = stack.pop_all()
 
     def _set_masters(self, fp32: Mapping[nn.Parameter, Tensor]) -> None:
-        """Set the fp32 master weights to those of the model's file, instead of the 16-bit copy."""
+        """Set the fp32 master weights to the model file's weights, instead of their 16-bit copy."""
         from deepspeed.utils import safe_set_full_fp32_param
 
         for weight, values in fp32.items():
             safe_set_full_fp32_param(weight, values.float())
 
     def _guarded(self, step: Callable[[], Any]) -> Callable[[], None]:
-        """The optimizer step, skipped after a non-finite loss or gradient."""
+        """Return the optimizer step as a function that does nothing after a non-finite loss or gradient."""
 
         def unless_non_finite() -> None:
             if not self._guard.tripped():
@@ -146,7 +149,7 @@ class ShardedStepper(Stepper):
     # -- a step
 
     def stand_in(self, items: Sequence[T]) -> Sequence[T]:
-        """One image, as every process takes part in each collective operation."""
+        """Return the first of the images: each process must compute one, as all take part in each collective operation."""
         return items[:1]
 
     def backward(self, losses_of: Callable[[], Tensor], images: float, last: bool) -> Tensor:
@@ -159,7 +162,9 @@ class ShardedStepper(Stepper):
         return losses_B.detach()
 
     def step(self, loss: Tensor) -> Tensor:
-        """Step of DeepSpeed, which clips the gradients and checks them for non-finite values."""
+        """Update the weights by DeepSpeed, which clips the gradients and checks them for non-finite values; return the gradient norm,
+        0-d.
+        """
         self._guard.watch(loss)
         self._engine.step()
         norm = torch.as_tensor(self._zero._global_grad_norm, dtype=torch.float32, device=self._device)
@@ -180,11 +185,11 @@ class ShardedStepper(Stepper):
     # -- training state
 
     def state_dict(self) -> dict[str, Any]:
-        """What all processes share; `write_parts` writes their partitions."""
+        """Return the part of a training state that all processes share; `write_parts` writes their partitions."""
         return {"sharded": self._partitioning(), "paused": self.paused}
 
     def _partitioning(self) -> dict[str, Any]:
-        """Settings that a resumed run must share."""
+        """Return {"stage", "processes", "optimizer"}, which must be equal for a resumed run."""
         kind = type(self.optimizer).__name__
         return {"stage": self._settings.zero_stage, "processes": self._processes.count, "optimizer": kind}
 
@@ -193,7 +198,7 @@ class ShardedStepper(Stepper):
         self._write(folder)
 
     def _write(self, folder: Path) -> None:
-        """Write the partition of this process. Raises OSError on the first process where any failed."""
+        """Write this process's partition into the folder of the training state. The first process raises OSError if any process failed."""
         failed: OSError | None = None
         path = folder / self._file()
         try:
@@ -274,7 +279,7 @@ class ShardedStepper(Stepper):
 
     @contextmanager
     def _gathered(self, use: Use) -> Iterator[None]:
-        """Inside, each process has all weights for this use; those of files in fp32 unless the settings save 16 bits."""
+        """A context in which each process has all weights for this use; weights for files in fp32 unless the settings save 16 bits."""
         with ExitStack() as stack:
             if self.average is not None and self.average.replaces(use):
                 stack.enter_context(self._averaged(self.average))
@@ -290,7 +295,7 @@ class ShardedStepper(Stepper):
 
     @contextmanager
     def _averaged(self, average: WeightAverage) -> Iterator[None]:
-        """Inside, the average replaces the master weights and the weights."""
+        """A context in which the average replaces the master weights and the weights."""
         try:
             with average.in_place():
                 self._shards.push()
@@ -300,7 +305,7 @@ class ShardedStepper(Stepper):
 
     @contextmanager
     def _fp32_weights(self) -> Iterator[None]:
-        """Inside, fp32 master weights in RAM replace 16-bit weights on the first process."""
+        """A context in which, on the first process, fp32 master weights in RAM replace the 16-bit weights."""
         from deepspeed.utils import safe_get_full_fp32_param
 
         replaced = []
@@ -325,7 +330,12 @@ class ShardedStepper(Stepper):
 def config_of(
     job: TrainJob, processes: int, parameters: Sequence[nn.Parameter], compute: torch.dtype
 ) -> dict[str, Any]:
-    """The configuration of DeepSpeed."""
+    """Return DeepSpeed's configuration for a job.
+
+    processes   number of processes
+    parameters  trained weights
+    compute     dtype of the weights of a full model
+    """
     settings, accumulated = job.sharding, job.schedule.gradient_accumulation_steps
     bucket = min(LARGEST_BUCKET, max(2, sum(weight.numel() for weight in parameters) // 2 * 2))
     zero: dict[str, Any] = {
@@ -363,7 +373,8 @@ def config_of(
 
 def cpu_adam_if_needed(optimizer: Optimizer, settings: ShardingSettings, device: str) -> Optimizer:
     """Return DeepSpeed's CPU Adam if the optimizer state is on disk or master weights are fp16, else `optimizer`. Raises
-    ProblemsError if it cannot be compiled."""
+    ProblemsError if CPU Adam cannot be compiled.
+    """
     if settings.offload_optimizer_device != "nvme" and not settings.fp16_master_weights_and_gradients:
         return optimizer
     with process_group(device):
@@ -388,7 +399,7 @@ def cpu_adam_if_needed(optimizer: Optimizer, settings: ShardingSettings, device:
 def make_engine(
     config: dict[str, Any], module: WrappedWeights, optimizer: Optimizer, device: str, *, early: bool
 ) -> Any:
-    """Initialize DeepSpeed's engine. early: partition the weights before they are moved to the GPU"""
+    """Return DeepSpeed's engine for a module and an optimizer. early: partition the weights before they are moved to the GPU"""
     with process_group(device):
         import deepspeed
 
@@ -401,7 +412,7 @@ def make_engine(
 
 @contextmanager
 def process_group(device: str) -> Iterator[None]:
-    """Context in which DeepSpeed uses this device and the process group, or one of this process alone."""
+    """A context in which DeepSpeed uses this device. Creates a process group of this process alone if none exists; the group remains."""
     import torch.distributed as dist
 
     cuda = device.startswith("cuda")
@@ -424,7 +435,7 @@ def process_group(device: str) -> Iterator[None]:
 
 @contextmanager
 def all_weights(engine: Any) -> Iterator[None]:
-    """Context in which each process has all weights of stage 3, so that its passes need no other process."""
+    """A context in which each process has all weights of stage 3, so that its forward passes need no other process."""
     from deepspeed.runtime.zero.stage3 import unwrap_model_for_generation
 
     with unwrap_model_for_generation(engine):
