@@ -1,4 +1,4 @@
-"""Textual inversion: embeddings of new tokens are trained, the model is frozen."""
+"""Textual inversion: trains the embeddings of new tokens; the model is frozen."""
 
 from __future__ import annotations
 
@@ -31,7 +31,9 @@ PARTS = ("text_encoder", "text_encoder_2")
 class EmbeddingMethod(Method):
     """Textual inversion: trains the embeddings of new tokens in each text encoder.
 
-    With `extended` (XTI) every vector has 16 tokens, one for each layer that reads it; ids are grouped by layer.
+    With `extended` (XTI) each vector has 16 tokenizer tokens, one for each layer that reads it; their ids are ordered by layer.
+
+    start   embedding file to start from; None uses the initializers
     """
 
     trains_text = True
@@ -52,15 +54,18 @@ class EmbeddingMethod(Method):
 
     @property
     def words(self) -> list[str]:
+        """The new tokens, as in captions."""
         return self._settings.words
 
     @property
     def _suffixes(self) -> list[str]:
+        """Suffixes of the names of a token's vectors, in the order of the rows: one for each layer with XTI, else one empty suffix."""
         return [f"_{name}" for name in LAYERS] if self._settings.extended else [""]
 
     def build(self, components: Components) -> list[Trainable]:
-        """Add the tokens to the tokenizers, and their embeddings to the encoders' tables; everything else is frozen. Raises
-        ProblemsError for an `embedding_weights` that does not fit and an initializer without tokens."""
+        """Add the tokens to the tokenizers and their embeddings to the encoders' tables; freeze everything else. Returns the embeddings.
+        Raises ProblemsError for an embedding file that does not fit and an initializer without tokens.
+        """
         self._family = components.family
         count = self._settings.num_vectors_per_token
         tokens = [token for suffix in self._suffixes for word in self.words for token in tokens_of(word, count, suffix)]
@@ -84,8 +89,9 @@ class EmbeddingMethod(Method):
         return [Trainable(PARTS[index], [table.rows]) for index, table in enumerate(self._tables)]
 
     def _initial(self, encoders: int) -> list[Tensor | None] | None:
-        """The vectors of `embedding_weights` for each encoder, with XTI layers stacked; None without a file. Raises
-        ProblemsError for a file of another kind or family."""
+        """Return the vectors of the embedding file to start from, for each encoder, XTI layers concatenated; None without a file. Raises
+        ProblemsError for a file of another kind or family.
+        """
         if self._start is None:
             return None
         loaded = read_embedding(self._start)
@@ -103,7 +109,7 @@ class EmbeddingMethod(Method):
         return [loaded.get(name) for name in names]
 
     def _checked_shape(self, loaded: Tensor | None, initial_rows: Tensor) -> Tensor:
-        """`loaded`, if it has the shape of `initial_rows`; else raises ProblemsError."""
+        """Return `loaded`. Raises ProblemsError if its shape is not that of `initial_rows`."""
         assert loaded is not None
         if loaded.shape != initial_rows.shape:
             raise ProblemsError([other_size(loaded.shape, initial_rows.shape)])
@@ -112,7 +118,9 @@ class EmbeddingMethod(Method):
     # -- texts
 
     def encode(self, captions: Sequence[str], encode: EncodeText) -> TextStates:
-        """Encode captions with each token replaced by those of its vectors. XTI: context [B, 16, T, C]."""
+        """Return the text states of captions in which each new token is replaced by the names of its vectors. XTI: context
+        [B, 16, T, C].
+        """
         count = self._settings.num_vectors_per_token
         if not self._settings.extended:
             return encode([spelled_out(caption, self.words, count) for caption in captions])
@@ -133,7 +141,7 @@ class EmbeddingMethod(Method):
                 table.rows.copy_(tensors[f"rows_{index}"])
 
     def vectors(self, word: str) -> dict[str, Tensor]:
-        """{name in its file: vectors [count, C]} of the embedding of one token."""
+        """Return {tensor name in the file: vectors [count, C]} of one new token."""
         count = self._settings.num_vectors_per_token
         first = self.words.index(word) * count
         tables = [table.rows.data for table in self._tables]
@@ -144,15 +152,16 @@ class EmbeddingMethod(Method):
         return {name: rows[first : first + count] for name, rows in zip(names, tables, strict=True)}
 
     def extra_files(self, path: Path) -> list[Path]:
-        """One file for each token after the first, whose file is `path`."""
+        """Return the path of the file for each new token after the first, whose file is `path`."""
         names = [without_signs(word) for word in self.words[1:]]
         return [path.with_name(f"{path.stem}-{name}{path.suffix}") for name in names]
 
     def write(
         self, path: Path, metadata: dict[str, str], precision: str, *, epoch: int = 0, step: int = 0
     ) -> list[Problem]:
-        """Write one file for each token: the first one's at `path`, the others at `extra_files(path)`. Returns no problems;
-        raises ProblemsError for NaN or infinite vectors."""
+        """Write one file for each new token: the first token's at `path`, the others at `extra_files(path)`. Returns []. Raises
+        ProblemsError for NaN or infinite vectors.
+        """
         dtype = type_named(precision)
         for word, file in zip(self.words[1:], self.extra_files(path), strict=True):
             write_embedding(file, self.vectors(word), metadata | {TOKEN: word}, dtype)

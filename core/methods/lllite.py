@@ -30,9 +30,10 @@ if TYPE_CHECKING:
 
 
 class LLLiteMethod(SideMethod):
-    """Trains a ControlNet-LLLite."""
+    """Trains a ControlNet-LLLite: small networks in the U-Net's attention layers that read a control image."""
 
     def build(self, components: Components) -> list[Trainable]:
+        """Create the LLLite, or load the initial file, and attach it to the U-Net; return its weights."""
         unet = components.denoiser.requires_grad_(False)
         settings = lllite_of(self._job)
         targets = lllite_targets(unet, components.family)
@@ -47,6 +48,7 @@ class LLLiteMethod(SideMethod):
         return [Trainable("unet", list(net.parameters()))]
 
     def conditioned(self, conditioning: Conditioning, noisy_latents: Tensor, timesteps: Tensor) -> Conditioning:
+        """Pass the control images to the LLLite, if it takes part in passes; return the conditioning unchanged."""
         self.net.show(conditioning.control if self.acts else None)
         return conditioning
 
@@ -68,7 +70,7 @@ class LLLiteMethod(SideMethod):
 
 
 class _AttachedLLLite(nn.Module):
-    """For the memory forecast: the LLLite in the U-Net, as a model next to it that adds no arguments."""
+    """An LLLite in the U-Net's layers with the interface of a module next to the U-Net, for the memory forecast."""
 
     def __init__(self, net: LLLite):
         super().__init__()
@@ -80,7 +82,7 @@ class _AttachedLLLite(nn.Module):
 
 
 def attached_lllite(unet: Any, settings: LLLiteSettings) -> _AttachedLLLite:
-    """An LLLite on the "meta" device, attached to such a U-Net."""
+    """Create an LLLite on the "meta" device, attach it to `unet`, and return it as a module for the memory forecast."""
     targets = lllite_targets(unet, "sdxl" if unet.config.addition_embed_type == "text_time" else "sd1")
     net = empty(targets, settings.cond_emb_dim, settings.hidden_dim)
     net.attach(unet, targets)
@@ -88,7 +90,7 @@ def attached_lllite(unet: Any, settings: LLLiteSettings) -> _AttachedLLLite:
 
 
 def file_problems(job: TrainJob, workspace: Workspace) -> list[Problem]:
-    """Problems of training an LLLite on this model or of its initial file, from headers."""
+    """Return the problems of training an LLLite on this base model and of its initial file, from headers."""
     settings = lllite_of(job)
     model, path = unet_of(job, workspace), None
     try:

@@ -37,6 +37,7 @@ def run_training(job: TrainJob, context: JobContext, stop_at: int | None = None)
 
 
 def _train(job: TrainJob, context: JobContext, stop_at: int | None) -> str:
+    """Do the work of `run_training`, without measuring memory."""
     from core.training.building.setup import build_training
     from core.training.loop.train import train
     from core.training.saving.resume import begin

@@ -146,6 +146,7 @@ class Texts:
         return states
 
     def _encode_prompts(self, tokens: int | None, prompts: Sequence[str]) -> TextStates:
+        """Return the text states of prompts, padded to `tokens` tokens; None pads to the longest prompt."""
         return encode_texts(self._models.encoders(), prompts, self.reading, tokens)
 
     def _encode_captions(self, captions: Sequence[str]) -> TextStates:

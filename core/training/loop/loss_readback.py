@@ -106,6 +106,7 @@ class LossBuffer:
         self._waiting.append(record)
 
     def read_if_due(self) -> ReadBack | None:
+        """Call `read` if MOST_WAITING records or EVENT_SECONDS have accumulated; else return None."""
         if len(self._waiting) >= MOST_WAITING or time.monotonic() - self._last >= EVENT_SECONDS:
             return self.read()
         return None

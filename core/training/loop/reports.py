@@ -36,6 +36,7 @@ class StepClock:
         self._count = 0
 
     def add(self, seconds: float) -> None:
+        """Add the seconds of a step."""
         self.total += seconds
         self._count += 1
         if self._count == 2:
@@ -77,6 +78,7 @@ class Reports:
             raise damaged_weights(self.components) or read.end
 
     def _report_steps(self, read: ReadBack) -> None:
+        """Write the numbers of finite steps to the journal, the trackers and watch.json. read: has at least one step"""
         step = read.steps[-1]
         corrected = self.watch.add(read)
         self.context.journal.put(
@@ -95,6 +97,7 @@ class Reports:
         self.watch.write(self.context.folder.path, at_once=step >= self.plan.total)
 
     def _rates(self, step: int) -> dict[str, float]:
+        """Return {group: learning rate} of step `step`, counted from 1."""
         return self.rates.of(self.stepper.optimizer, max(0, step - 1 - self.stepper.paused))
 
     def _track(self, read: ReadBack, corrected: Sequence[float]) -> None:

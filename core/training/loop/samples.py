@@ -209,6 +209,7 @@ class Samples:
         self._compared = True
 
     def _begin(self, index: int, of: str = "") -> None:
+        """Report that sample `index` begins, and start to measure its time. of: further words of the message"""
         self.context.stage(f"generating sample {index + 1} of {len(self.prompts)}{of}")
         self._began = time.monotonic()
 
@@ -216,6 +217,7 @@ class Samples:
         return control_image(prompt, stretched=self.passes.job.samples.compatibility == "kohya")
 
     def _generate(self, prompt: SamplePrompt, control: ndarray | None) -> Image:
+        """Return the image of a prompt. control: control image, [3, H, W] in 0..1; None for methods without"""
         passes, job = self.passes, self.passes.job
         model_family, components = family(passes.components.family), passes.components
         states, seed = self.texts.states(prompt), prompt.seed or 0
@@ -241,6 +243,11 @@ class Samples:
             return decode(vae, latents, model_family.decode_latents)[0]
 
     def _save(self, image: Image, name: str, step: int, index: int, prompt: SamplePrompt) -> None:
+        """Write an image to samples/ and an event to the journal.
+
+        step    optimizer steps done, or CONTROL_IMAGE or WITHOUT_CONTROL
+        index   of the prompt
+        """
         with atomic.open_atomic(self.context.folder.samples / name) as path:
             image.save(path, format="PNG")
         settings, seconds = settings_digest(prompt, self.passes.job.samples), time.monotonic() - self._began

@@ -195,9 +195,11 @@ class Latents:
         return sample_latent(mean, logvar, self.seed_of(epoch), epoch, placed.key, repeat)
 
     def _decodes(self, placed: Placed) -> bool:
+        """Return whether the image itself or its control image is decoded at each step."""
         return placed.key in self._uncached or placed.image.control is not None
 
     def _decoded(self, placed: Placed, epoch: int, repeat: int) -> DecodedView:
+        """Return the decoded view of an image; an empty one if neither image nor control image is decoded at each step."""
         if self._views is None or not self._decodes(placed):
             return DecodedView()
         return self._views.take(placed, epoch, repeat)

@@ -111,6 +111,7 @@ class SpillGuard:
         return False
 
     def _usual_rate(self, size: Size) -> float:
+        """Return the usual seconds per pixel of steps of this size; infinity while there are too few steps to tell."""
         rates = list(self._usual[size])
         if len(rates) < ENOUGH:
             rates = [rate for each in self._usual.values() for rate in each]

@@ -204,6 +204,7 @@ class Stepper:
             yield
 
     def _averaged_for(self, use: Use) -> AbstractContextManager[None]:
+        """Return the context for this use with the EMA or, without an EMA, the average of a schedule-free optimizer in place."""
         if self.average is None:
             return averaged(self.optimizer)
         return self.average.in_place() if self.average.replaces(use) else nullcontext()

@@ -137,6 +137,7 @@ class Timetable:
     # -- commands
 
     def save_now(self) -> None:
+        """Save a checkpoint and a training state, and validate if checkpoints are ranked by loss."""
         self._save(self._checkpoints.step_name(self._state.step), state=True)
         if self._validation.ranks:
             self._validate()

@@ -78,6 +78,7 @@ def run_commands(run: Run, timetable: Timetable) -> None:
 
 
 def _save_or_sample(timetable: Timetable, name: str) -> None:
+    """Carry out the command "save" or "sample"; ignore others."""
     if name == "save":
         timetable.save_now()
     elif name == "sample":

@@ -225,6 +225,7 @@ class Validation:
 
 
 def _images_of(batches: Sequence[ValidationBatch]) -> list[Placed]:
+    """Return the images of the batches, each once."""
     return list({placed.key: placed for each in batches for placed, _ in each.batch.items}.values())
 
 

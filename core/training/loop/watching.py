@@ -37,6 +37,7 @@ class Mean:
         self.total, self.count, self.recent = total, count, recent
 
     def add(self, value: float, memory: float) -> None:
+        """Add a value. memory: number of values after which a value's weight in `recent` has fallen to 1/e"""
         self.count += 1
         self.total += value
         self.recent += (value - self.recent) / min(self.count, memory)

@@ -161,11 +161,13 @@ def largest_batch(job: TrainJob, report: Report | None = None) -> tuple[Sides, i
 
 
 def _pair(side: Any) -> Sides:
+    """Return a resolution setting, one side or (width, height), as (width, height)."""
     wide, high = side if isinstance(side, (tuple, list)) else (side, side)
     return wide, high
 
 
 def _size(part: Any, config: Mapping[str, Any]) -> PartSize:
+    """Return the parameter counts of a part from its header. config: diffusers' or transformers' config of the part"""
     shapes = {name: weight.entry.shape for name, weight in part.locations.items()}
     plain = sum(prod(shape) for name, shape in shapes.items() if len(shape) < 2 or "embedding" in name)
     wide = sum(prod(shape) for shape in shapes.values() if len(shape) == 4 and shape[2] > 1)
@@ -216,6 +218,7 @@ def memory_plan(job: TrainJob, facts: MemoryFacts, *, late: Collection[str] = ()
 
 
 def _precision(job: TrainJob, facts: MemoryFacts) -> Precision:
+    """Return the precision of a job; with DeepSpeed a full model is trained in the compute dtype."""
     precision = choose_precision(job.memory, facts.device, facts.stored, method=job.method)
     if job.sharding.active and job.method.traits.full_size:  # DeepSpeed trains a full model in the compute dtype
         return replace(precision, trainable=precision.compute)
@@ -432,6 +435,7 @@ def _encoding(job: TrainJob, facts: MemoryFacts, late: Collection[str]) -> int:
 
 
 def _cache(job: TrainJob, facts: MemoryFacts) -> int:
+    """Return the bytes of cached latents on the device and of control images."""
     return _latents(job, facts) + _control_images(job, facts)
 
 
@@ -447,6 +451,7 @@ def _control_images(job: TrainJob, facts: MemoryFacts) -> int:
 
 
 def _latents(job: TrainJob, facts: MemoryFacts) -> int:
+    """Return the bytes of cached posteriors on the device; 0 if they are in RAM, on disk, or images are encoded each step."""
     if encodes_each_time(job) or job.memory.cache_latents == "memory":
         return 0
     size = facts.images * 2 * prod(family(facts.family).latent_shape(facts.sides)) * 4

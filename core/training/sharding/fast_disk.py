@@ -69,4 +69,5 @@ def bytes_on_disk(job: TrainJob, workspace: Workspace, settings: list[str]) -> i
 
 
 def _bytes_of(folder: Path) -> int:
+    """Return the bytes of DeepSpeed's files in a folder, which a new run overwrites."""
     return sum(path.stat().st_size for path in (folder / DEEPSPEED_FOLDER).rglob("*") if path.is_file())

@@ -28,6 +28,7 @@ class Shards:
 
     @property
     def masters(self) -> Sequence[Tensor]:
+        """Flat fp32 master weights of this process's partition, one tensor for each parameter group."""
         groups: Sequence[Tensor] = self._zero.single_partition_of_fp32_groups
         return groups
 

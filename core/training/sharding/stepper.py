@@ -215,6 +215,7 @@ class ShardedStepper(Stepper):
             raise OSError(*failures[0])
 
     def _file(self) -> str:
+        """Return the name of the file with this process's partition."""
         return f"part-{self._processes.rank + 1:05d}-of-{self._processes.count:05d}.pt"
 
     def load(self, content: Mapping[str, Any], folder: Path) -> None:
@@ -443,6 +444,7 @@ def all_weights(engine: Any) -> Iterator[None]:
 
 
 def _cast(modules: Sequence[nn.Module], dtype: torch.dtype) -> None:
+    """Convert the weights of the modules to a dtype, in place."""
     for module in modules:
         for weight in module.parameters():
             weight.data = weight.data.to(dtype)
