@@ -1,5 +1,6 @@
-"""Automagic (ostris' ai-toolkit, MIT): AdaFactor's update, with learning rates that rise while its signs agree and fall
-while they change."""
+"""Automagic (ostris' ai-toolkit, MIT): AdaFactor's update with learning rates that rise while the signs of updates agree and fall while
+they change.
+"""
 
 from collections.abc import Callable, Iterator
 from typing import Any, overload
@@ -13,7 +14,7 @@ RATES = 1e-8, 1e3  # limits of Automagic3's rate
 
 
 class FactoredOptimizer(Optimizer):
-    """Base of Automagic and Automagic3: the step, the update by factored second moments, and average learning rates.
+    """Base of Automagic and Automagic3: step, update by factored second moments, and average learning rates.
 
     The rates of a group's weights start at its `initial_lr`; the learning rate scheduler multiplies them by `lr / initial_lr`.
     """
@@ -32,12 +33,15 @@ class FactoredOptimizer(Optimizer):
         return loss
 
     def _step_group(self, group: dict[str, Any], weights: list[Tensor]) -> None:
-        """Change the weights of a group that have a gradient."""
+        """Update the weights of a group; all have a gradient."""
 
     def _update(self, weight: Tensor, group: dict[str, Any]) -> Tensor:
-        """The gradient over the root of its second moment, with an RMS of at most `clip_threshold`, fp32. The moment of
-        matrices and convolutions is factored into the means of the last two dimensions (Shazeer and Stern 2018,
-        arXiv:1804.04235)."""
+        """Return a weight's update, fp32: the gradient over the root of its second moment, scaled down to an RMS of at most
+        `clip_threshold`.
+
+        The moment of matrices and convolutions is factored into the means over the last two dimensions (Shazeer and Stern 2018,
+        arXiv:1804.04235).
+        """
         assert weight.grad is not None
         gradient, state, new_share = weight.grad.float(), self.state[weight], 1 - group["beta2"]
         if not state:
@@ -55,7 +59,7 @@ class FactoredOptimizer(Optimizer):
         return update.div_((rms / group["clip_threshold"]).clamp_(min=1.0))
 
     def average_rates(self) -> dict[str, float]:
-        """{group's name: the average of its weights' rates}, from the first step on. Waits for the device."""
+        """Return {group name: mean learning rate of its weights}, without groups that took no step yet. Waits for the device."""
         averages = {}
         for group in self.param_groups:
             rates = [self.state[weight]["rate"].abs() for weight in group["params"] if self.state.get(weight)]
@@ -66,8 +70,9 @@ class FactoredOptimizer(Optimizer):
 
 
 class Automagic(FactoredOptimizer):
-    """Each element has its own rate, within min_lr and max_lr: `lr_bump` more if its update has the sign of the last one,
-    else `lr_bump` less. The first step has nothing to compare."""
+    """Each weight element has a learning rate within min_lr and max_lr. It rises by `lr_bump` if the element's update has the same sign as
+    its last one, else it falls by `lr_bump`; the first step does not change it.
+    """
 
     def __init__(
         self,
@@ -104,8 +109,9 @@ class Automagic(FactoredOptimizer):
 
 
 class Automagic3(FactoredOptimizer):
-    """Each group has one rate, for which its elements vote with the size of their updates: up if the last
-    `polarity_history` updates have the same sign, down if each differs from the one before."""
+    """Each group has one learning rate. Its elements vote on it, weighted by the size of their updates: up if the last `polarity_history`
+    updates have the same sign, down if each has the opposite sign of the one before.
+    """
 
     def __init__(
         self,
@@ -147,7 +153,7 @@ class Automagic3(FactoredOptimizer):
 
 
 def _vote(signs: Tensor, history: int) -> Tensor:
-    """1 where the last signs are equal, -1 where they alternate, else 0."""
+    """Return 1 where the last `history` signs are equal, -1 where they alternate, else 0; float32. signs: integers, a bit for each step"""
     all_ones, alternating = 2**history - 1, sum(1 << bit for bit in range(0, history, 2))
     window = signs & all_ones
     same = (window == 0) | (window == all_ones)
@@ -155,7 +161,7 @@ def _vote(signs: Tensor, history: int) -> Tensor:
 
 
 def _moments(weight: Tensor) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """(name, shape) of each tensor of the second moment."""
+    """Yield (state name, shape) of each tensor of a weight's second moment."""
     shape = tuple(weight.shape)
     if len(shape) > 1:
         yield "exp_avg_sq_row", shape[:-1]
@@ -165,10 +171,11 @@ def _moments(weight: Tensor) -> Iterator[tuple[str, tuple[int, ...]]]:
 
 
 def _start(group: dict[str, Any]) -> float:
+    """Return the learning rate at which a group's rates start."""
     return abs(float(group.get("initial_lr", group["lr"])))
 
 
 def _scheduled(group: dict[str, Any]) -> float:
-    """The scheduler's factor of the rates; negative where the model unlearns."""
+    """Return the scheduler's factor of the group's rates; negative for a negative learning rate, with which the model unlearns."""
     start = _start(group)
     return float(group["lr"]) / start if start else 0.0

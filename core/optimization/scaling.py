@@ -1,4 +1,4 @@
-"""Loss scaling for fp16, also if the weights themselves are fp16."""
+"""Loss scaling for fp16, also for weights that are fp16 themselves."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ if TYPE_CHECKING:
 
 
 class HalfWeightScaler(torch.amp.GradScaler):
-    """A GradScaler that accepts fp16 gradients, as in sd-scripts. torch's refuses them because it expects fp32 weights;
-    with full fp16 there are none."""
+    """A GradScaler that accepts fp16 gradients, as in sd-scripts. torch's refuses them because it expects fp32 weights, which full fp16
+    training does not have.
+    """
 
     def _unscale_grads_(
         self, optimizer: Optimizer, inv_scale: Tensor, found_inf: Tensor, allow_fp16: bool
@@ -22,6 +23,6 @@ class HalfWeightScaler(torch.amp.GradScaler):
 
 
 def make_scaler(device: str, weights: torch.dtype) -> Any:
-    """The GradScaler for a device ("cpu", "cuda:0") and the dtype of the trained weights."""
+    """Return the GradScaler for a device ("cpu", "cuda:0") and the dtype of the trained weights."""
     kind = HalfWeightScaler if weights == torch.float16 else torch.amp.GradScaler
     return kind(device.partition(":")[0])

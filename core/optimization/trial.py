@@ -1,4 +1,4 @@
-"""Tries optimizers on a small net: three steps, a saved state, three more. Those that pass are offered."""
+"""Tries optimizers on a small net: three steps, a saved state, three more. Optimizers that pass are offered to users."""
 
 import io
 import re
@@ -15,7 +15,7 @@ PAGED_ROWS = 1_600  # bitsandbytes pages the state of a weight from 100,000 numb
 
 @dataclass
 class Result:
-    """The result of a trial. reason: why it is not offered, empty if it is."""
+    """The result of a trial. reason: why the optimizer fails, "" if it passes"""
 
     reason: str = ""
     traits: list[str] = field(default_factory=list)  # "draws": uses random numbers; "averages": schedule-free
@@ -42,7 +42,7 @@ class Small:
         self.drew = False  # whether a step used a random generator
 
     def loss(self, step: int) -> Any:
-        """A regression to a fixed random map; different inputs at each step."""
+        """Return the loss of a regression to a fixed random map, 0-d; the inputs differ at each step."""
         draw = torch.Generator().manual_seed(1000 + step)
         device = self.big.device
         x = torch.randn(8, 64, generator=draw).to(device)
@@ -52,6 +52,7 @@ class Small:
         return (y * self.norm + self.bias - target).square().mean()
 
     def named_groups(self, rate: float, same: bool) -> list[dict[str, Any]]:
+        """Return two optimizer groups. same: give both the learning rate `rate`; else the second has half of it"""
         rates = (rate, rate if same else rate / 2)
         return [
             {"name": f"group{i}", "params": params, "lr": r, "initial_lr": r}
@@ -60,7 +61,8 @@ class Small:
 
     def train(self, optimizer: Any, steps: Sequence[int]) -> None:
         """Train for these steps. The global generators are seeded by the step, as core.optimization.seeded does in a
-        run."""
+        run. Sets `drew` if a step used one.
+        """
         for step in steps:
             self.loss(step).backward()
             seed_globally(step)
@@ -74,7 +76,12 @@ Make = Callable[[list[dict[str, Any]]], Any]
 
 
 def attempt(make: Make, rate: float, same_rate: bool = False, device: str = "cpu", rows: int = 96) -> Result:
-    """Train, save, resume in a new optimizer, compare bit for bit. Any failure becomes the result's reason."""
+    """Train with an optimizer, save, resume in a new optimizer, and compare bit for bit. Any failure becomes the result's reason.
+
+    make       (groups) -> the optimizer
+    rate       learning rate of the first group; the second has half of it unless `same_rate`
+    rows       see `Small`
+    """
     try:
         return _attempt(make, rate, same_rate, device, rows)
     except Exception as error:  # any failure of any library becomes the reason
@@ -82,7 +89,7 @@ def attempt(make: Make, rate: float, same_rate: bool = False, device: str = "cpu
 
 
 def _attempt(make: Make, rate: float, same_rate: bool, device: str, rows: int) -> Result:
-    """`attempt`, with errors raised."""
+    """Do the work of `attempt`; errors of the optimizer are raised."""
     from core.optimization.averaging import averaged, averages, ready_to_train
     from core.optimization.optimizers import load_state
 
@@ -116,7 +123,7 @@ def _attempt(make: Make, rate: float, same_rate: bool, device: str, rows: int) -
 
 
 def _first_line(error: Exception) -> str:
-    """The first line of an error, without memory addresses or paths."""
+    """Return the first line of an error, without memory addresses, at most 160 characters."""
     text = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     text = re.sub(r"0x[0-9a-f]+", "...", text)
     return text if len(text) <= 160 else text[:157] + "..."
