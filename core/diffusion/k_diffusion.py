@@ -28,7 +28,7 @@ TCD_GAMMA = 0.3  # TCD's stochasticity, diffusers' default
 DIGITS, POOL = 6, 24  # of a Brownian path: to which points are rounded, and words of entropy
 
 
-def ancestral(sigma: float, sigma_next: float) -> tuple[float, float]:
+def ancestral_levels(sigma: float, sigma_next: float) -> tuple[float, float]:
     """Return (level to step down to, deviation of the fresh noise that leads back up to `sigma_next`) of an ancestral step."""
     up = min(sigma_next, math.sqrt(sigma_next**2 * (sigma**2 - sigma_next**2)) / sigma)
     return math.sqrt(sigma_next**2 - up**2), up
@@ -51,7 +51,7 @@ def euler_ancestral(x: Tensor, levels: Sequence[float], noise: Noise) -> Run:
     """Euler's method with fresh noise at every step. On DDPM's levels it equals DDPM (Ho et al. 2020, arXiv:2006.11239). An `Algorithm`."""
     for sigma, sigma_next in pairwise(levels):
         x, clean = yield x, sigma
-        down, up = ancestral(sigma, sigma_next)
+        down, up = ancestral_levels(sigma, sigma_next)
         x = x + (x - clean) / sigma * (down - sigma)
         if sigma_next:
             x = x + noise(x, sigma, sigma_next) * up
@@ -91,7 +91,7 @@ def dpm_2(x: Tensor, levels: Sequence[float], noise: Noise) -> Run:
 def dpm_2_ancestral(x: Tensor, levels: Sequence[float], noise: Noise) -> Run:
     """DPM-Solver-2 with fresh noise at every step. An `Algorithm`."""
     for sigma, sigma_next in pairwise(levels):
-        down, up = ancestral(sigma, sigma_next)
+        down, up = ancestral_levels(sigma, sigma_next)
         x = yield from _midpoint(x, sigma, down)
         if sigma_next:
             x = x + noise(x, sigma, sigma_next) * up
@@ -122,12 +122,12 @@ def lms_coefficient(levels: Sequence[float], index: int, low: float, high: float
     return half * (polynomial(middle - half / math.sqrt(3)) + polynomial(middle + half / math.sqrt(3)))
 
 
-def _toward(x: Tensor, clean: Tensor, sigma: float, sigma_next: float) -> Tensor:
+def _exact_step(x: Tensor, clean: Tensor, sigma: float, sigma_next: float) -> Tensor:
     """Return the latents at level `sigma_next`, from `x` at level `sigma`, exact if `clean` are the clean latents."""
     return sigma_next / sigma * x + (1 - sigma_next / sigma) * clean
 
 
-def _extrapolated(clean: Tensor, last: Tensor | None, before: float, sigma: float, sigma_next: float) -> Tensor:
+def _extrapolated_clean(clean: Tensor, last: Tensor | None, before: float, sigma: float, sigma_next: float) -> Tensor:
     """Return the clean latents extrapolated half a step ahead (in log level) of the step from `sigma` to `sigma_next`.
 
     clean, last   clean latents of this step and of the step before, which began at level `before`; `last` None: return `clean`
@@ -142,8 +142,8 @@ def dpmpp_2m(x: Tensor, levels: Sequence[float], noise: Noise) -> Run:
     last, before = None, 0.0
     for sigma, sigma_next in pairwise(levels):
         x, clean = yield x, sigma
-        target = _extrapolated(clean, last, before, sigma, sigma_next) if sigma_next else clean
-        x = _toward(x, target, sigma, sigma_next)
+        target = _extrapolated_clean(clean, last, before, sigma, sigma_next) if sigma_next else clean
+        x = _exact_step(x, target, sigma, sigma_next)
         last, before = clean, sigma
     return x
 
@@ -152,11 +152,11 @@ def dpmpp_2s_ancestral(x: Tensor, levels: Sequence[float], noise: Noise) -> Run:
     """DPM-Solver++ (2S), Lu et al. 2022, arXiv:2211.01095, algorithm 1, with fresh noise at every step. An `Algorithm`."""
     for sigma, sigma_next in pairwise(levels):
         x, clean = yield x, sigma
-        down, up = ancestral(sigma, sigma_next)
+        down, up = ancestral_levels(sigma, sigma_next)
         if down:
             level = math.sqrt(sigma * down)
-            _, clean = yield _toward(x, clean, sigma, level), level
-        x = _toward(x, clean, sigma, down)
+            _, clean = yield _exact_step(x, clean, sigma, level), level
+        x = _exact_step(x, clean, sigma, down)
         if sigma_next:
             x = x + noise(x, sigma, sigma_next) * up
     return x
@@ -169,10 +169,10 @@ def dpmpp_sde(x: Tensor, levels: Sequence[float], noise: Noise) -> Run:
         if not sigma_next:
             return clean
         level = math.sqrt(sigma * sigma_next)
-        down, up = ancestral(sigma, level)
-        _, clean = yield _toward(x, clean, sigma, down) + noise(x, sigma, level) * up, level
-        down, up = ancestral(sigma, sigma_next)
-        x = _toward(x, clean, sigma, down) + noise(x, sigma, sigma_next) * up
+        down, up = ancestral_levels(sigma, level)
+        _, clean = yield _exact_step(x, clean, sigma, down) + noise(x, sigma, level) * up, level
+        down, up = ancestral_levels(sigma, sigma_next)
+        x = _exact_step(x, clean, sigma, down) + noise(x, sigma, sigma_next) * up
     return x
 
 
@@ -183,8 +183,8 @@ def dpmpp_2m_sde(x: Tensor, levels: Sequence[float], noise: Noise) -> Run:
         x, clean = yield x, sigma
         if not sigma_next:
             return clean
-        target = _extrapolated(clean, last, before, sigma, sigma_next)
-        x = _with_noise(_toward(x, target, sigma**2, sigma_next**2), sigma, sigma_next, noise)
+        target = _extrapolated_clean(clean, last, before, sigma, sigma_next)
+        x = _with_noise(_exact_step(x, target, sigma**2, sigma_next**2), sigma, sigma_next, noise)
         last, before = clean, sigma
     return x
 
@@ -200,7 +200,7 @@ def dpmpp_3m_sde(x: Tensor, levels: Sequence[float], noise: Noise) -> Run:
         size = math.log(sigma / sigma_next)
         twice = 2 * size
         phi_2 = math.expm1(-twice) / twice + 1
-        step = _toward(x, clean, sigma**2, sigma_next**2)
+        step = _exact_step(x, clean, sigma**2, sigma_next**2)
         if cleans:
             first = (clean - cleans[0]) * size / sizes[0]
             if len(cleans) == 2:
@@ -270,7 +270,7 @@ def tcd(x: Tensor, levels: Sequence[float], noise: Noise) -> Run:
             return clean
         timestep = timestep_at(table, torch.tensor(sigma_next))
         down = min(float(level_at(table, timestep * (1 - TCD_GAMMA))), sigma_next)
-        x = _toward(x, clean, sigma, down) + noise(x, sigma, sigma_next) * math.sqrt(sigma_next**2 - down**2)
+        x = _exact_step(x, clean, sigma, down) + noise(x, sigma, sigma_next) * math.sqrt(sigma_next**2 - down**2)
     return x
 
 
@@ -366,7 +366,7 @@ class KDiffusion:
         levels = torch.cat([levels[:-2], levels[-1:]]) if self._skips else levels
         self.sigmas = levels.float()
         self._steps: list[float] = levels.tolist()
-        self._levels = torch.tensor(_evaluated(self._algorithm, self._steps), dtype=torch.float64)
+        self._levels = torch.tensor(_evaluation_levels(self._algorithm, self._steps), dtype=torch.float64)
         self.timesteps = timestep_at(self._table, self._levels).float().to(device)
         self._device_table = self._table.float().to(device)
         self.init_noise_sigma = self._steps[0]
@@ -444,7 +444,7 @@ class KDiffusion:
         return randn_tensor(latents.shape, self._generators, latents.device, latents.dtype)
 
 
-def _evaluated(algorithm: Algorithm, levels: Sequence[float]) -> list[float]:
+def _evaluation_levels(algorithm: Algorithm, levels: Sequence[float]) -> list[float]:
     """Return the level of each evaluation of an algorithm that runs over these levels."""
     nothing = torch.zeros(())
     run, evaluated = algorithm(nothing, levels, lambda x, sigma, sigma_next: x), []

@@ -85,11 +85,11 @@ def timestep_of(settings: NoiseSettings, address: Address) -> int:
     low, high = settings.min_timestep, settings.max_timestep
     if low >= high or settings.uniform_timesteps:
         return draw_timestep(low, high, *address)
-    u = _stratified(*address) if settings.stratified_timesteps else uniform(address[0], "timestep", *address[1:])
+    u = _stratified_number(*address) if settings.stratified_timesteps else uniform(address[0], "timestep", *address[1:])
     return min(low + int(position(settings, u) * (high - low)), high - 1)
 
 
-def _stratified(seed: int, epoch: int, image: tuple[str, ...], repeat: int) -> float:
+def _stratified_number(seed: int, epoch: int, image: tuple[str, ...], repeat: int) -> float:
     """Return a uniform number from 0 to below 1. The numbers of an image's epochs and repeats lie evenly, from a random start of the
     image.
     """

@@ -49,7 +49,8 @@ class Method(ABC):
     extension        of the checkpoint, such as ".safetensors"; "" for a folder
     steady_gradients whether the same weights get gradients at each step, so that several processes agree on them only once
     clipped          weights whose gradients are clipped together, set by `build`; None: all trained weights
-    adds_up          whether gradients of clipped weights that are not trained accumulate from step to step, as in
+    keeps_clipped_gradients
+                     whether gradients of clipped weights that are not trained accumulate from step to step, as in
                      sd-scripts
     advice           problems to report after `build`
     needs_untrained  whether `untrained` needs a second U-Net, passed to `hold_untrained`
@@ -60,7 +61,7 @@ class Method(ABC):
     extension: str
     steady_gradients: bool = True
     clipped: Sequence[nn.Parameter] | None = None
-    adds_up: bool = True  # sd-scripts clears the gradients of its optimizer's weights
+    keeps_clipped_gradients: bool = True  # sd-scripts clears the gradients of its optimizer's weights
     needs_untrained: bool = False
 
     def __init__(self) -> None:

@@ -33,7 +33,7 @@ PREFIX = "controlnet_"  # prefix of the parameters that the U-Net does not have
 class ControlNetMethod(SideMethod):
     """Trains a ControlNet. With `model.compatibility`, one for SD 1.x or 2.x is trained as in sd-scripts."""
 
-    _side: ControlNet | None = None
+    _control_net: ControlNet | None = None
 
     def build(self, components: Components) -> list[Trainable]:
         """Create the net as a copy of the U-Net's encoder, or load the initial file; return its weights."""
@@ -49,7 +49,7 @@ class ControlNetMethod(SideMethod):
         if memory.gradient_checkpointing:
             net.enable_gradient_checkpointing()
         self._place_net(net, unet.device)
-        self._side = ControlNet(self.net, kohya=trains_as_kohya(self._job, self._family))
+        self._control_net = ControlNet(self.net, kohya=trains_as_kohya(self._job, self._family))
         return self._parts()
 
     def _parts(self) -> list[Trainable]:
@@ -66,22 +66,22 @@ class ControlNetMethod(SideMethod):
         return [Trainable("controlnet", added, rate=rate), Trainable("unet", copied)]
 
     def conditioned(self, conditioning: Conditioning, noisy_latents: Tensor, timesteps: Tensor) -> Conditioning:
-        if not self.acts:
+        if not self.active:
             return conditioning
-        assert self._side is not None
-        return replace(conditioning, added=self._side(noisy_latents, timesteps, conditioning))
+        assert self._control_net is not None
+        return replace(conditioning, added=self._control_net(noisy_latents, timesteps, conditioning))
 
     @contextmanager
     def sampling(self) -> Iterator[None]:
         """A context in which the net reads control images in 0..1, as sd-scripts does for samples even if it trains on -1..1 (reference:
         controlnet, 3.5).
         """
-        assert self._side is not None
-        before, self._side.signed = self._side.signed, False
+        assert self._control_net is not None
+        before, self._control_net.signed = self._control_net.signed, False
         try:
             yield
         finally:
-            self._side.signed = before
+            self._control_net.signed = before
 
     def write(self, path: Path, metadata: dict[str, str], precision: str, *, epoch: int, step: int) -> list[Problem]:
         config = None if self.extension else json.loads(self.net.to_json_string())
@@ -92,7 +92,7 @@ class ControlNetMethod(SideMethod):
 
     def release(self) -> None:
         super().release()
-        self._side = None
+        self._control_net = None
 
 
 def file_problems(job: TrainJob, workspace: Workspace) -> list[Problem]:

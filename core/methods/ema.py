@@ -26,7 +26,9 @@ class WeightAverage:
     def __init__(self, weights: Mapping[str, Tensor], settings: MethodSettings):
         self._weights, self._settings = dict(weights), settings
         self.steps = 0
-        self.average = {name: self._place(weight.detach()).clone() for name, weight in self._weights.items()}
+        self.average = {
+            name: self._to_average_device(weight.detach()).clone() for name, weight in self._weights.items()
+        }
 
     def keep(self) -> float:
         """Return the weight of the old average in this update: decay ** update_every; with warmup (1 + n) / (10 + n) while that is
@@ -45,21 +47,23 @@ class WeightAverage:
             return
         share = 1 - self.keep()
         weights = [self._weights[name].detach() for name in self.average]
-        if all(self._place(weight) is weight for weight in weights):  # fp32 on this device: one kernel for all
+        if all(
+            self._to_average_device(weight) is weight for weight in weights
+        ):  # fp32 on this device: one kernel for all
             torch._foreach_lerp_(list(self.average.values()), weights, share)
             return
         for average, weight in zip(self.average.values(), weights, strict=True):  # never a second model in memory
-            average.lerp_(self._place(weight), share)
+            average.lerp_(self._to_average_device(weight), share)
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
         """A context with the average in place of the weights; afterwards the weights are restored bit for bit."""
         weights = {name: weight.detach().to("cpu", copy=True) for name, weight in self._weights.items()}
         try:
-            self._put(self.average)
+            self._set_weights(self.average)
             yield
         finally:
-            self._put(weights)
+            self._set_weights(weights)
 
     def state_dict(self) -> dict[str, Tensor]:
         return self.average | {"steps": torch.tensor(self.steps)}
@@ -77,12 +81,12 @@ class WeightAverage:
         return self._settings.ema_use in ("all", use)
 
     @torch.no_grad()
-    def _put(self, values: Mapping[str, Tensor]) -> None:
+    def _set_weights(self, values: Mapping[str, Tensor]) -> None:
         """Copy values into the weights, in place."""
         for name, weight in self._weights.items():
             weight.copy_(values[name])
 
-    def _place(self, weight: Tensor) -> Tensor:
+    def _to_average_device(self, weight: Tensor) -> Tensor:
         """Return the weight in fp32 on the average's device, without a copy if it is there already."""
         device = weight.device if self._settings.ema_device == "device" else "cpu"
         return weight.to(device, torch.float32)

@@ -39,7 +39,7 @@ class EmbeddingMethod(Method):
     trains_text = True
     trains_unet = False
     steady_gradients = False  # a token that no caption of the batch contains gets none
-    adds_up = False  # sd-scripts' optimizer holds the whole table
+    keeps_clipped_gradients = False  # sd-scripts' optimizer holds the whole table
 
     def __init__(self, job: TrainJob, start: Path | None = None):
         super().__init__()

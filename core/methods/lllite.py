@@ -49,7 +49,7 @@ class LLLiteMethod(SideMethod):
 
     def conditioned(self, conditioning: Conditioning, noisy_latents: Tensor, timesteps: Tensor) -> Conditioning:
         """Pass the control images to the LLLite, if it takes part in passes; return the conditioning unchanged."""
-        self.net.show(conditioning.control if self.acts else None)
+        self.net.show(conditioning.control if self.active else None)
         return conditioning
 
     def before_micro_batch(self, step: int, number: int, images: Sequence[object]) -> None:

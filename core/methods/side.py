@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 class SideMethod(Method):
     """Trains a net next to the frozen U-Net, or in its layers. `build` sets `net`.
 
-    start   file that training starts from; None: a new net
-    acts    whether the net takes part in passes
+    start    file that training starts from; None: a new net
+    active   whether the net takes part in passes
     """
 
     trains_text, trains_unet = False, True
@@ -35,7 +35,7 @@ class SideMethod(Method):
         super().__init__()
         self._job, self._seed, self._start = job, seed, start
         self.extension = EXTENSIONS[job.saving.save_model_as]
-        self.acts = True
+        self.active = True
         self.net: Any = None
 
     def _place_net(self, net: nn.Module, device: torch.device) -> None:
@@ -46,11 +46,11 @@ class SideMethod(Method):
 
     @contextmanager
     def untrained(self) -> Iterator[None]:
-        before, self.acts = self.acts, False
+        before, self.active = self.active, False
         try:
             yield
         finally:
-            self.acts = before
+            self.active = before
 
     def state_dict(self) -> dict[str, Tensor]:
         return {name: value.detach() for name, value in self.net.state_dict().items()}

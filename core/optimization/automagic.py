@@ -65,7 +65,9 @@ class FactoredOptimizer(Optimizer):
             rates = [self.state[weight]["rate"].abs() for weight in group["params"] if self.state.get(weight)]
             if rates:
                 total = torch.stack([rate.sum() for rate in rates]).sum()
-                averages[group["name"]] = total.item() / sum(rate.numel() for rate in rates) * abs(_scheduled(group))
+                averages[group["name"]] = (
+                    total.item() / sum(rate.numel() for rate in rates) * abs(_schedule_factor(group))
+                )
         return averages
 
 
@@ -98,14 +100,14 @@ class Automagic(FactoredOptimizer):
             update, state = self._update(weight, group), self.state[weight]
             rises = update > 0
             if "rate" not in state:
-                rate = torch.full_like(update, _start(group)).clamp_(low, high)
+                rate = torch.full_like(update, _start_rate(group)).clamp_(low, high)
                 state["rate"] = torch.empty_like(rate)
             else:
                 agrees = torch.signbit(state["rate"]) != rises
                 rate = state["rate"].abs().add_(torch.where(agrees, bump, -bump)).clamp_(low, high)
             state["rate"].copy_(torch.where(rises, rate, -rate))  # its sign is the update's
             update.add_(weight, alpha=group["weight_decay"])
-            weight.sub_(update.mul_(rate), alpha=_scheduled(group))
+            weight.sub_(update.mul_(rate), alpha=_schedule_factor(group))
 
 
 class Automagic3(FactoredOptimizer):
@@ -136,7 +138,7 @@ class Automagic3(FactoredOptimizer):
             if "rate" not in state:
                 dtype = next(dtype for longest, dtype in HISTORY.items() if group["polarity_history"] <= longest)
                 state["signs"] = torch.zeros_like(weight, dtype=dtype)
-                state["rate"] = torch.full((), _start(group), dtype=torch.float32, device=weight.device)
+                state["rate"] = torch.full((), _start_rate(group), dtype=torch.float32, device=weight.device)
                 state["step"] = 0
             state["step"] += 1
             signs = state["signs"].mul_(2).add_(update > 0)  # the oldest bit falls out
@@ -145,7 +147,7 @@ class Automagic3(FactoredOptimizer):
                 votes.append((_vote(signs, group["polarity_history"]) * size).sum())
                 sizes.append(size.sum())
             update.add_(weight, alpha=group["weight_decay"])
-            weight.sub_(update.mul_(state["rate"]), alpha=_scheduled(group))
+            weight.sub_(update.mul_(state["rate"]), alpha=_schedule_factor(group))
         if votes:
             factor = torch.exp(torch.stack(votes).sum() / torch.stack(sizes).sum().clamp_(min=1e-30))
             for rate in (self.state[weight]["rate"] for weight in group["params"] if self.state.get(weight)):
@@ -170,12 +172,12 @@ def _moments(weight: Tensor) -> Iterator[tuple[str, tuple[int, ...]]]:
         yield "exp_avg_sq", shape
 
 
-def _start(group: dict[str, Any]) -> float:
+def _start_rate(group: dict[str, Any]) -> float:
     """Return the learning rate at which a group's rates start."""
     return abs(float(group.get("initial_lr", group["lr"])))
 
 
-def _scheduled(group: dict[str, Any]) -> float:
+def _schedule_factor(group: dict[str, Any]) -> float:
     """Return the scheduler's factor of the group's rates; negative for a negative learning rate, with which the model unlearns."""
-    start = _start(group)
+    start = _start_rate(group)
     return float(group["lr"]) / start if start else 0.0

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
 
-def averages(optimizer: Optimizer) -> bool:
+def has_evaluation_weights(optimizer: Optimizer) -> bool:
     """Return whether an optimizer has a second set of weights for evaluation: schedule-free ones (Defazio et al. 2024,
     arXiv:2405.15682) and similar ones.
     """
@@ -23,19 +23,19 @@ def averages(optimizer: Optimizer) -> bool:
 
 def ready_to_train(optimizer: Optimizer) -> None:
     """Switch a schedule-free optimizer to its training weights; call before the first step."""
-    if averages(optimizer):
+    if has_evaluation_weights(optimizer):
         schedule_free: Any = optimizer
         schedule_free.train()
 
 
 @contextmanager
-def averaged(optimizer: Optimizer) -> Iterator[None]:
+def evaluation_weights(optimizer: Optimizer) -> Iterator[None]:
     """A context with the averaged weights in place, for saving, sampling and validation; unchanged weights for other optimizers.
 
     Afterwards the training weights are restored from a copy in RAM, not by the optimizer's own `train()`, which computes them: rounding
     would change the result of runs that sample more often.
     """
-    if not averages(optimizer):
+    if not has_evaluation_weights(optimizer):
         yield
         return
     with torch.no_grad():

@@ -73,7 +73,7 @@ class WideStep:
     def __init__(self, optimizer: Optimizer, seed: int, *, stochastic: bool, by_parts: bool, kahan: bool = False):
         self._optimizer, self._seed, self._stochastic, self._by_parts = optimizer, seed, stochastic, by_parts
         self._kahan = kahan
-        self._own_step = type(optimizer).step
+        self._original_step = type(optimizer).step
         self._index = {weight: index for index, weight in enumerate(weights_of(optimizer.param_groups))}
         optimizer.param_groups[0].setdefault(STEP, 0)
 
@@ -106,7 +106,7 @@ class WideStep:
             for weight, old in zip(weights, before, strict=True):
                 if old.dtype not in NARROW:
                     weight.data = old.clone()
-        _step(self._optimizer, self._own_step, groups)
+        _step(self._optimizer, self._original_step, groups)
         for weight, old in zip(weights, before, strict=True):
             weight.grad = None
             new = weight.data
@@ -117,13 +117,13 @@ class WideStep:
                 continue
             shorts = self._random_shorts(weight)
             blocked = None if on_cpu else withheld
-            for target, values, *lost in in_pieces(old, new, *self._lost(weight)):
+            for target, values, *errors in in_pieces(old, new, *self._rounding_errors(weight)):
                 rounded = values if shorts is None else round_stochastically(values, shorts)
-                _put(target, rounded, blocked)
-                for rest in lost:
-                    _put(rest, values - rounded.to(target.dtype), blocked)
+                _copy_unless_blocked(target, rounded, blocked)
+                for error in errors:
+                    _copy_unless_blocked(error, values - rounded.to(target.dtype), blocked)
 
-    def _lost(self, weight: nn.Parameter) -> list[Tensor]:
+    def _rounding_errors(self, weight: nn.Parameter) -> list[Tensor]:
         """Return [rounding error of this weight so far], bf16, from the optimizer's state; [] without Kahan summation."""
         if weight.dtype != torch.bfloat16 or not self._kahan:
             return []
@@ -137,7 +137,7 @@ class WideStep:
         return draws(address(self._seed, "rounding", step, self._index[weight]), weight.device)
 
 
-def _put(target: Tensor, values: Tensor, blocked: Tensor | None) -> None:
+def _copy_unless_blocked(target: Tensor, values: Tensor, blocked: Tensor | None) -> None:
     """Copy values into the target. blocked: 0-d, above 0 leaves the target unchanged; None copies"""
     target.copy_(values if blocked is None else torch.where(blocked > 0, target, values.to(target.dtype)))
 
@@ -196,14 +196,14 @@ def widen_steps(optimizer: Optimizer, seed: int, *, stochastic: bool, by_parts: 
     return wide
 
 
-def _step(optimizer: Optimizer, own_step: Any, groups: Sequence[Group]) -> None:
+def _step(optimizer: Optimizer, original_step: Any, groups: Sequence[Group]) -> None:
     """Call the optimizer's original step with only these groups; its state is keyed by weight, so the other groups are not needed.
 
-    own_step   `step` of the optimizer's class
+    original_step   `step` of the optimizer's class
     """
     all_groups = optimizer.param_groups
     optimizer.param_groups = list(groups)
     try:
-        own_step(optimizer)
+        original_step(optimizer)
     finally:
         optimizer.param_groups = all_groups

@@ -43,7 +43,7 @@ class ScheduleInputs:
     rate: float
 
     @property
-    def done(self) -> float:
+    def progress(self) -> float:
         """Progress from the end of warmup to the last tick, 0 to 1."""
         return min(1.0, (self.tick - self.warmup) / max(1, self.total - self.warmup))
 
@@ -59,7 +59,7 @@ def _half_waves(part: float, cycles: float) -> float:
 
 def _restarts(inputs: ScheduleInputs) -> float:
     """Return the factor of cosine_with_restarts after the warmup."""
-    part = inputs.done
+    part = inputs.progress
     return 0.0 if part >= 1 else _half_waves((inputs.settings.lr_scheduler_num_cycles * part) % 1.0, 1)
 
 
@@ -68,13 +68,13 @@ def _polynomial(inputs: ScheduleInputs) -> float:
     rate, floor = abs(inputs.rate), inputs.argument("lr_end", FLOOR)
     if rate <= floor:  # nothing to decay to
         return 1.0
-    remaining = (1.0 - inputs.done) ** inputs.settings.lr_scheduler_power
+    remaining = (1.0 - inputs.progress) ** inputs.settings.lr_scheduler_power
     return ((rate - floor) * remaining + floor) / rate
 
 
 def _cosine(inputs: ScheduleInputs) -> float:
     """Return the factor of cosine after the warmup."""
-    return _half_waves(inputs.done, 2 * inputs.argument("num_cycles", 0.5))
+    return _half_waves(inputs.progress, 2 * inputs.argument("num_cycles", 0.5))
 
 
 def _inverse_sqrt(inputs: ScheduleInputs) -> float:
@@ -86,7 +86,7 @@ def _inverse_sqrt(inputs: ScheduleInputs) -> float:
 def _cosine_with_min_lr(inputs: ScheduleInputs) -> float:
     """Return the factor of cosine_with_min_lr after the warmup."""
     low = inputs.settings.lr_scheduler_min_lr_ratio or inputs.argument("min_lr", 0.0) / (abs(inputs.rate) or 1.0)
-    return _half_waves(inputs.done, inputs.settings.lr_scheduler_num_cycles) * (1 - low) + low
+    return _half_waves(inputs.progress, inputs.settings.lr_scheduler_num_cycles) * (1 - low) + low
 
 
 def _stable_decay(inputs: ScheduleInputs) -> float:
@@ -108,8 +108,8 @@ def _stable_decay(inputs: ScheduleInputs) -> float:
 
 def _rex(inputs: ScheduleInputs) -> float:
     """Return the factor of REX (Chen et al. 2021, arXiv:2107.04197), which has 1/2 for `rex_d`."""
-    left, d = 1.0 - inputs.done, inputs.settings.rex_d
-    return left / (1 - d + d * left)
+    remaining, d = 1.0 - inputs.progress, inputs.settings.rex_d
+    return remaining / (1 - d + d * remaining)
 
 
 def _piecewise(inputs: ScheduleInputs) -> float:
@@ -123,7 +123,7 @@ SCHEDULES: dict[str, Callable[[ScheduleInputs], float]] = {
     "constant": lambda inputs: 1.0,
     "constant_with_warmup": lambda inputs: 1.0,
     "cosine": _cosine,
-    "linear": lambda inputs: 1.0 - inputs.done,
+    "linear": lambda inputs: 1.0 - inputs.progress,
     "cosine_with_restarts": _restarts,
     "polynomial": _polynomial,
     "inverse_sqrt": _inverse_sqrt,
@@ -177,7 +177,7 @@ class LrSchedule:
         """
         if self._next and step >= self._length:
             return self._next.at(step - self._length, base_rate, reference_rate)
-        settings, tick = self._settings, self._within(step) * self._ticks
+        settings, tick = self._settings, self._limited_step(step) * self._ticks
         if settings.lr_scheduler_type:
             from core.optimization.torch_schedules import simulated
 
@@ -189,7 +189,7 @@ class LrSchedule:
         factor, low = SCHEDULES[settings.lr_scheduler](inputs), settings.min_ratio
         return low + (1 - low) * factor if low else factor
 
-    def _within(self, step: int) -> int:
+    def _limited_step(self, step: int) -> int:
         """Return the step, limited to the schedule's `lr_scheduler_steps`."""
         return min(step, self._length - 1) if self._length else step
 
@@ -202,7 +202,7 @@ class LrSchedule:
             return None
         from core.optimization.torch_schedules import simulated_momentum
 
-        tick = self._within(step) * self._ticks
+        tick = self._limited_step(step) * self._ticks
         return simulated_momentum(settings.lr_scheduler_type, settings.lr_scheduler_args, tick, self._total, base_rate)
 
 

@@ -21,7 +21,7 @@ class Result:
     traits: list[str] = field(default_factory=list)  # "draws": uses random numbers; "averages": schedule-free
 
 
-class Small:
+class TrialNet:
     """A small net with weights of all trained shapes: a matrix large enough for 8-bit states, a LoRA pair, a
     convolution, vectors.
 
@@ -75,34 +75,34 @@ class Small:
 Make = Callable[[list[dict[str, Any]]], Any]
 
 
-def attempt(make: Make, rate: float, same_rate: bool = False, device: str = "cpu", rows: int = 96) -> Result:
+def run_trial(make: Make, rate: float, same_rate: bool = False, device: str = "cpu", rows: int = 96) -> Result:
     """Train with an optimizer, save, resume in a new optimizer, and compare bit for bit. Any failure becomes the result's reason.
 
     make       (groups) -> the optimizer
     rate       learning rate of the first group; the second has half of it unless `same_rate`
-    rows       see `Small`
+    rows       see `TrialNet`
     """
     try:
-        return _attempt(make, rate, same_rate, device, rows)
+        return _run_trial(make, rate, same_rate, device, rows)
     except Exception as error:  # any failure of any library becomes the reason
         return Result(_first_line(error))
 
 
-def _attempt(make: Make, rate: float, same_rate: bool, device: str, rows: int) -> Result:
-    """Do the work of `attempt`; errors of the optimizer are raised."""
-    from core.optimization.averaging import averaged, averages, ready_to_train
+def _run_trial(make: Make, rate: float, same_rate: bool, device: str, rows: int) -> Result:
+    """Do the work of `run_trial`; errors of the optimizer are raised."""
+    from core.optimization.averaging import evaluation_weights, has_evaluation_weights, ready_to_train
     from core.optimization.optimizers import load_state
 
-    net = Small(device, rows)
+    net = TrialNet(device, rows)
     optimizer = make(net.named_groups(rate, same_rate))
     ready_to_train(optimizer)
     before = [weight.detach().clone() for weight in net.parameters]
     net.train(optimizer, range(STEPS))
     buffer = io.BytesIO()
-    with averaged(optimizer):
+    with evaluation_weights(optimizer):
         pass  # saving a file must not change anything
     torch.save(optimizer.state_dict(), buffer)
-    copy = Small(device, rows)
+    copy = TrialNet(device, rows)
     with torch.no_grad():
         for weight, saved in zip(copy.parameters, net.parameters, strict=True):
             weight.copy_(saved)
@@ -111,7 +111,7 @@ def _attempt(make: Make, rate: float, same_rate: bool, device: str, rows: int) -
     load_state(resumed, torch.load(io.BytesIO(buffer.getvalue()), weights_only=True))
     for one, other in ((net, optimizer), (copy, resumed)):
         one.train(other, range(STEPS, 2 * STEPS))
-    traits = [name for name, has in (("draws", net.drew), ("averages", averages(optimizer))) if has]
+    traits = [name for name, has in (("draws", net.drew), ("averages", has_evaluation_weights(optimizer))) if has]
     if not all(torch.equal(a, b) for a, b in zip(net.parameters, copy.parameters, strict=True)):
         return Result("a resumed run differs from an unbroken one", traits)
     net.train(optimizer, range(2 * STEPS, 5 * STEPS))  # some start with steps of size 0, such as RAdam

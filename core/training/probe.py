@@ -31,7 +31,7 @@ STEPS = 2  # on each batch; the first one warms up and creates the optimizer sta
 Group = list[PlannedBatch]  # the micro-batches of a step
 
 
-def forecast_words(forecast: Forecasted) -> str:
+def forecast_sentence(forecast: Forecasted) -> str:
     """Return the memory and time of a forecast as a sentence."""
     each = "; ".join(f"{name}: {seconds:.2f} s" for name, seconds in forecast.seconds_per_step.items())
     return (
@@ -134,17 +134,17 @@ def _probe(job: TrainJob, context: JobContext) -> Forecasted:
             run.plan = plan = ProbePlan(run.plan, batches.groups)
             run.passes.text.need(plan.captions(0))
             context.stage("trying two batches")
-            times = _timed(run, len(plan.groups))
+            times = _step_seconds(run, len(plan.groups))
         finally:
             training.release()
     paces = [times[STEPS * number + 1] for number in range(len(batches.groups))]
     by_pixels = [(pixels_of(group), pace) for group, pace in zip(batches.groups, paces, strict=True)]
-    mean = sum(_interpolated(by_pixels, pixels) for pixels in batches.pixels) / len(batches.pixels)
-    seconds = {title(group): pace for group, pace in zip(batches.groups, paces, strict=True)}
+    mean = sum(_interpolated_seconds(by_pixels, pixels) for pixels in batches.pixels) / len(batches.pixels)
+    seconds = {batch_title(group): pace for group, pace in zip(batches.groups, paces, strict=True)}
     return Forecasted(peak.bytes, machine.memory(context.device)[1], seconds, mean * total, total)
 
 
-def _timed(run: Run, steps: int) -> list[float]:
+def _step_seconds(run: Run, steps: int) -> list[float]:
     """Train `steps` further steps; return the seconds of each."""
     times = []
     for _ in range(steps):
@@ -157,7 +157,7 @@ def _timed(run: Run, steps: int) -> list[float]:
     return times
 
 
-def _interpolated(measured: Sequence[tuple[int, float]], pixels: int) -> float:
+def _interpolated_seconds(measured: Sequence[tuple[int, float]], pixels: int) -> float:
     """Return the seconds of a step of `pixels` pixels, by linear interpolation between the first and the last of `measured`, each
     (pixels, seconds).
     """
@@ -167,7 +167,7 @@ def _interpolated(measured: Sequence[tuple[int, float]], pixels: int) -> float:
     return max(0.0, quick + (slow - quick) * (pixels - least) / (most - least))
 
 
-def title(group: Group) -> str:
+def batch_title(group: Group) -> str:
     """Return the size of a step's largest micro-batch and its number of images, such as "512x768, 4 images"."""
     batch = max(group, key=lambda each: prod(each.bucket) * len(each.items))
     count = sum(len(each.items) for each in group)
@@ -178,5 +178,5 @@ def run_probe(job: TrainJob, context: JobContext) -> Outcome:
     """Forecast a job's memory and time, a task of the engine; report the forecast as an event and a message."""
     forecast = probe(job, context)
     context.journal.put(forecast)
-    context.say(forecast_words(forecast))
+    context.say(forecast_sentence(forecast))
     return Outcome()

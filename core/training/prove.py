@@ -88,9 +88,9 @@ def prove(
         torch.manual_seed(secrets.randbelow(2**31))  # as a new process would have another global seed
         say(f"resuming up to step {steps}")
         _train(short, workspace, stopped, device, token)
-        first, second = _content(whole), _content(stopped)
+        first, second = _state_hashes(whole), _state_hashes(stopped)
         different = tuple(name for name in sorted(first.keys() | second.keys()) if first.get(name) != second.get(name))
-        losses, resumed_losses = _losses(whole), _losses(stopped)
+        losses, resumed_losses = _journal_losses(whole), _journal_losses(stopped)
         return Proof(
             steps,
             half,
@@ -144,7 +144,7 @@ def _train(
         raise ProblemsError.one(what, "resume check", "start the training itself to see why", code="proof.unfinished")
 
 
-def _content(folder: RunFolder) -> dict[str, str]:
+def _state_hashes(folder: RunFolder) -> dict[str, str]:
     """Return {name: SHA-256} of the entries of a run's newest training state. Raises ProblemsError where the run has none."""
     state = newest_state(folder.states)
     if state is None:
@@ -188,7 +188,7 @@ def _largest_difference(one: Mapping[int, float], other: Mapping[int, float]) ->
     return max((abs(other[step] - loss) / max(abs(loss), 1e-12) for step, loss in one.items()), default=inf)
 
 
-def _losses(folder: RunFolder) -> dict[int, float]:
+def _journal_losses(folder: RunFolder) -> dict[int, float]:
     """Return {step: loss} from a run's journal."""
     return {
         step: loss

@@ -430,7 +430,7 @@ def small_parts() -> Facts:
     yield (
         "between",
         [
-            probe._interpolated(measured, pixels)
+            probe._interpolated_seconds(measured, pixels)
             for measured in ([(100, 2.0), (50, 1.0)], [(100, 2.0), (100, 1.0)], [(100, 1.0), (50, 3.0)])
             for pixels in (0, 50, 75, 100, 200)
         ],

@@ -13,7 +13,7 @@ from core.methods.ema import WeightAverage
 from core.networks.block_weights import block_weights, slot_of, weight_of
 from core.networks.kinds import kind_of_keys
 from core.networks.network import Network, attached
-from core.optimization.averaging import averaged
+from core.optimization.averaging import evaluation_weights
 from core.optimization.clipping import NonFiniteGuard, clip_grad_norm
 from core.optimization.fused import FusedBackward, split_groups
 from core.optimization.groups import Trainable, parameter_groups
@@ -314,7 +314,7 @@ def optimizers() -> Facts:
                     weight.grad = torch.cos(weight.detach() * (step + 2))
             optimizer.step()
         found = [_all(parts)]
-        with averaged(optimizer):
+        with evaluation_weights(optimizer):
             found.append(_all(parts))
         groups = [[group["name"], group["lr"], len(group["params"])] for group in optimizer.param_groups]
         yield name, [*found, groups, step_sizes(optimizer) if name != "Prodigy" else list(step_sizes(optimizer))]

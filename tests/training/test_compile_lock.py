@@ -15,7 +15,7 @@ from core.record.journal import Journal
 from core.record.run_folder import RunFolder
 from core.settings.sharding import ShardingSettings
 from core.training.sharding import compile_lock
-from core.training.sharding.compile_lock import extension_locks, left_behind, wait_for, wait_for_compilers
+from core.training.sharding.compile_lock import extension_locks, is_stale, wait_for, wait_for_compilers
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="DeepSpeed runs on Linux only")
 HOLD = "import os, sys; os.chdir('/'); os.open(sys.argv[1], os.O_CREAT | os.O_EXCL); print('held', flush=True); sys.stdin.read()"
@@ -59,9 +59,9 @@ def holder(lock, code=HOLD):
 @pytest.mark.parametrize("code", [HOLD, WORK], ids=["the owner", "its compiler"])
 def test_a_lock_counts_until_its_owner_and_compiler_are_gone(lock, context, code):
     with holder(lock, code) as process:
-        assert not left_behind(lock)
+        assert not is_stale(lock)
         process.kill()
-    assert left_behind(lock)
+    assert is_stale(lock)
     wait_for_compilers(DISK, context)
     assert not lock.exists()
     ((text, fix),) = said(context)
@@ -76,9 +76,9 @@ def test_a_file_that_the_owner_closes_meanwhile_does_not_hide_the_lock(lock, mon
 
     with holder(lock) as process:
         monkeypatch.setattr(compile_lock.os, "scandir", scandir)
-        assert not left_behind(lock)
+        assert not is_stale(lock)
         process.kill()
-    assert left_behind(lock)
+    assert is_stale(lock)
 
 
 def test_a_lock_in_use_is_waited_for_and_named(lock, context):

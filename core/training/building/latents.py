@@ -218,7 +218,7 @@ def _posteriors(
     """
     context, memory = inputs.context, inputs.job.memory
     cache = latent_cache(inputs, images)
-    todo = _late_sides(inputs, models, cache, images, at_once=at_once, keep_vae=keep_vae)
+    todo = _sides_for_steps(inputs, models, cache, images, at_once=at_once, keep_vae=keep_vae)
     encode = encoder(inputs, models)
 
     def finished() -> None:
@@ -241,7 +241,7 @@ def _posteriors(
     )
 
 
-def _late_sides(
+def _sides_for_steps(
     inputs: Inputs, models: Models, cache: LatentCache, images: Sequence[Placed], *, at_once: bool, keep_vae: bool
 ) -> list[Side]:
     """Return the sides (an image, plain or flipped) that steps will encode; [] if all are cached or were encoded here (see

@@ -46,12 +46,12 @@ def network_problems(job: TrainJob, workspace: Workspace) -> list[Problem]:
             collected(problems, _refuse_unfit_layers, job, workspace, family_name)
     for setting, name in _named_files(network):
         try:
-            path = _find(name, setting, workspace)
+            path = _find_lora(name, setting, workspace)
             check_file(path, family_name)
             if setting == START and blocks_fit and not errors(problems):
                 problems += _start_advice(job, workspace, path, family_name)
             if setting == MERGED:
-                problems += _unmatched(job, workspace, path, family_name)
+                problems += _unmatched_advice(job, workspace, path, family_name)
         except ProblemsError as error:
             problems += error.problems
     return problems
@@ -105,7 +105,7 @@ def _start_advice(job: TrainJob, workspace: Workspace, path: Path, family_name: 
     return advice
 
 
-def _unmatched(job: TrainJob, workspace: Workspace, path: Path, family_name: str) -> list[Problem]:
+def _unmatched_advice(job: TrainJob, workspace: Workspace, path: Path, family_name: str) -> list[Problem]:
     """Return advice about layers of a LoRA to merge that the base model lacks, by the headers of both."""
     from core.networks.network import Network
 
@@ -139,11 +139,11 @@ def network_files(job: TrainJob, workspace: Workspace, memo: HashMemo) -> Networ
     if not job.method.traits.uses_network:
         return NetworkFiles()
     network = job.network
-    start = _find(network.network_weights, START, workspace) if network.network_weights else None
+    start = _find_lora(network.network_weights, START, workspace) if network.network_weights else None
     strengths = numbers(network.base_weights_multiplier) if network.base_weights_multiplier else []
     merged = []
     for index, name in enumerate(network.base_weights):
-        path = _find(name, MERGED, workspace)
+        path = _find_lora(name, MERGED, workspace)
         strength = strengths[index] if index < len(strengths) else 1.0
         merged.append(MergedFile(path, strength, model_hashes(path, memo)[1]))
     return NetworkFiles(start, model_hashes(start, memo)[1] if start is not None else None, tuple(merged))
@@ -161,7 +161,7 @@ def _named_files(network: NetworkSettings) -> list[tuple[str, str]]:
     return start + [(MERGED, name) for name in network.base_weights]
 
 
-def _find(name: str, setting: str, workspace: Workspace) -> Path:
+def _find_lora(name: str, setting: str, workspace: Workspace) -> Path:
     """Return the path of a LoRA by name. Raises ProblemsError that names the setting."""
     try:
         return find("lora", name, workspace)

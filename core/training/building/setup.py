@@ -97,7 +97,7 @@ def build_training(
         with processes.first_does():
             text, prompt_texts = texts.sources()
         components = models.load()
-        compiled, optimizer = _attach(inputs, components, stack)
+        compiled, optimizer = _attach_weights(inputs, components, stack)
         prior_term = _prepare_prior(inputs, models, text)
         stepper = make_stepper(inputs, components, optimizer)
         stack.callback(stepper.release)
@@ -145,7 +145,9 @@ def build_training(
         return Training(inputs, run, timetable, samples, states, checkpoints, stack.pop_all())
 
 
-def _attach(inputs: Inputs, components: Components, stack: ExitStack) -> tuple[CompiledBlocks | None, Optimizer]:
+def _attach_weights(
+    inputs: Inputs, components: Components, stack: ExitStack
+) -> tuple[CompiledBlocks | None, Optimizer]:
     """Attach the trained weights to the model; return its compiled blocks, if any, and the optimizer.
 
     stack   receives the functions that undo this; the caller closes it
@@ -194,7 +196,7 @@ def make_stepper(inputs: Inputs, components: Components, optimizer: Optimizer) -
     job, precision, context = inputs.job, inputs.precision, inputs.context
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     guard = NonFiniteGuard(context.device, job.schedule.skip_non_finite)
-    pauses = job.schedule.compatibility == "kohya"
+    counts_overflows = job.schedule.compatibility == "kohya"
     if job.sharding.active:
         from core.training.sharding.stepper import ShardedStepper
 
@@ -208,7 +210,7 @@ def make_stepper(inputs: Inputs, components: Components, optimizer: Optimizer) -
             guard,
             compute=precision.compute,
             scaled=precision.scaled,
-            pauses=pauses,
+            counts_overflows=counts_overflows,
         )
     from core.methods.ema import average_of
     from core.optimization.scaling import make_scaler
@@ -224,8 +226,8 @@ def make_stepper(inputs: Inputs, components: Components, optimizer: Optimizer) -
         fused=step_within_backward(inputs, optimizer, guard),
         max_grad_norm=job.optimizer.max_grad_norm,
         clipped=inputs.method.clipped,
-        adds_up=inputs.method.adds_up,
-        pauses=pauses,
+        keeps_clipped_gradients=inputs.method.keeps_clipped_gradients,
+        counts_overflows=counts_overflows,
     )
     stepper.average = average_of(inputs.method, parameters, job.method)
     return stepper
@@ -255,7 +257,7 @@ def step_within_backward(inputs: Inputs, optimizer: Optimizer, guard: NonFiniteG
 
     settings = inputs.job.memory
     entry = find(inputs.job.optimizer.optimizer_type)
-    wide = widen_steps(
+    wide_step = widen_steps(
         optimizer,
         inputs.seed,
         stochastic=settings.stochastic_rounding,
@@ -265,32 +267,34 @@ def step_within_backward(inputs: Inputs, optimizer: Optimizer, guard: NonFiniteG
     if not inputs.job.method.traits.full_size or not (settings.fused_backward_pass or settings.fused_optimizer_groups):
         return None
     max_grad_norm = inputs.job.optimizer.max_grad_norm
-    return FusedBackward(optimizer, wide, guard, max_grad_norm, by_tensor=settings.fused_backward_pass)
+    return FusedBackward(optimizer, wide_step, guard, max_grad_norm, by_tensor=settings.fused_backward_pass)
 
 
 def _write_fingerprint(inputs: Inputs) -> None:
     """Write dataset.json: fingerprints of the training and validation images. Warns if they changed since the run started."""
     path = inputs.context.folder.dataset_file
     memo, token = inputs.context.workspace.private / "index.sqlite", inputs.context.token
-    present = dataset_fingerprint(inputs.report.placed, memo_path=memo, cancel=token)
+    fingerprint = dataset_fingerprint(inputs.report.placed, memo_path=memo, cancel=token)
     validated = inputs.validation.images
     rows = dataset_fingerprint(validated, memo_path=memo, cancel=token)["images"]
-    present["validation"] = {
+    fingerprint["validation"] = {
         "seed": inputs.job.validation.validation_seed,
         "timesteps": timesteps_of(inputs.job.noise),
         "images": [row | _validation_facts(each) for row, each in zip(rows, validated, strict=True)],
     }
-    if inputs.validation.batches and not inputs.validation.by_hand:
-        present["validation"]["pairs"] = inputs.validation.pairs
-    present["measured_with"] = "validation seed"  # earlier versions drew latents by the training's
+    if inputs.validation.batches and not inputs.validation.holds_out_images:
+        fingerprint["validation"]["pairs"] = inputs.validation.pairs
+    fingerprint["measured_with"] = "validation seed"  # earlier versions drew latents by the training's
     if path.exists():
         earlier = _earlier_fingerprint(path)
-        common = {name: present[name] for name in earlier if name in present}  # earlier versions wrote no "validation"
+        common = {
+            name: fingerprint[name] for name in earlier if name in fingerprint
+        }  # earlier versions wrote no "validation"
         if earlier != common:
             inputs.context.say(
                 "The images or captions changed since this run started; the current ones are used", "warning"
             )
-    atomic.write_json(path, present)
+    atomic.write_json(path, fingerprint)
 
 
 def _earlier_fingerprint(path: Path) -> dict[str, Any]:

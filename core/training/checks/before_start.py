@@ -219,7 +219,7 @@ def _weight_error(texts: Iterable[str]) -> str:
 
 def token_problems(job: TrainJob, placed: Sequence[Placed]) -> list[Problem]:
     """Return one error for each textual inversion token that no caption contains, so that it would not be trained."""
-    texts = {text for each in placed for text in _texts(each)}
+    texts = {text for each in placed for text in _token_texts(each)}
     return [
         Problem(
             f"No caption contains the token '{word}', so it would not be trained",
@@ -231,7 +231,7 @@ def token_problems(job: TrainJob, placed: Sequence[Placed]) -> list[Problem]:
     ]
 
 
-def _texts(placed: Placed) -> list[str]:
+def _token_texts(placed: Placed) -> list[str]:
     """Return the texts of an image that may contain a token: the caption as trained and, without a caption template, the caption file's
     whole text, as only one of its random choices may contain the token.
     """

@@ -85,8 +85,8 @@ class Passes:
         preserved, at = batch.preserved, queued(torch.tensor(list(timesteps)), self.device)
         unmasked_weight = job.noise.masked_prior_preservation_weight if with_prior and preserves_unmasked(job) else 0.0
 
-        def loss_of(predict: Predict, **more: Any) -> Tensor:
-            return training_loss(self.objective, predict, latents, noises, at, **more)
+        def loss_of(predict: Predict, **options: Any) -> Tensor:
+            return training_loss(self.objective, predict, latents, noises, at, **options)
 
         losses_B = loss_of(
             predict,

@@ -43,7 +43,7 @@ def class_caption(job: TrainJob, placed: Placed) -> str:
 
 def prior_problems(job: TrainJob, placed: Sequence[Placed]) -> list[Problem]:
     """Return the problems of folders whose images have no class caption, and of runs in which nothing would be trained."""
-    problems = _nothing_trained(job, placed)
+    problems = _nothing_trained_problems(job, placed)
     if not has_prior(job):
         return problems
     unnamed = {
@@ -62,7 +62,7 @@ def prior_problems(job: TrainJob, placed: Sequence[Placed]) -> list[Problem]:
     ]
 
 
-def _nothing_trained(job: TrainJob, placed: Sequence[Placed]) -> list[Problem]:
+def _nothing_trained_problems(job: TrainJob, placed: Sequence[Placed]) -> list[Problem]:
     """Return the problems of folders that only preserve the base model's output: for textual inversion of any such folder, else only if
     all folders do.
     """

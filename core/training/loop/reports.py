@@ -98,7 +98,7 @@ class Reports:
 
     def _rates(self, step: int) -> dict[str, float]:
         """Return {group: learning rate} of step `step`, counted from 1."""
-        return self.rates.of(self.stepper.optimizer, max(0, step - 1 - self.stepper.paused))
+        return self.rates.of(self.stepper.optimizer, max(0, step - 1 - self.stepper.overflow_steps))
 
     def _track(self, read: ReadBack, corrected: Sequence[float]) -> None:
         """Pass the numbers of each step to the trackers, under sd-scripts' names if it has them (reference: section 7.6).
@@ -128,11 +128,11 @@ class Reports:
     def validated(self, result: Validated) -> None:
         """Write a validation result to the journal and the trackers, in these also by epoch if an epoch ends with its step."""
         self.context.journal.put(result)
-        where = "validation" if result.measured_on == "held_out" else "training_images"
+        loss_group = "validation" if result.measured_on == "held_out" else "training_images"
         for name in ("step", "epoch") if self.plan.ends_epoch(result.step) else ("step",):
-            self.tracker.add(f"loss/{where}/{name}_average", result.loss, result.step)
+            self.tracker.add(f"loss/{loss_group}/{name}_average", result.loss, result.step)
             if result.gap is not None:
-                self.tracker.add(f"loss/{where}/{name}_divergence", result.gap, result.step)
+                self.tracker.add(f"loss/{loss_group}/{name}_divergence", result.gap, result.step)
         if result.effect is not None:
             self.tracker.add("control/effect", result.effect, result.step)
 
@@ -141,7 +141,7 @@ def rate_name(method: MethodSpec, group: str) -> str:
     """Return the name under which sd-scripts logs the learning rate of a parameter group: for a network "text_encoder plus" is
     lr/textencoder plus, for a full model "unet_block3" is lr/block3.
     """
-    part, space, rest = group.partition(" ")
+    part, space, role = group.partition(" ")
     if method.traits.base_trains:
         part = part.replace("unet_block", "block")
-    return method.logged.get(part, f"lr/{part}") + space + rest
+    return method.logged.get(part, f"lr/{part}") + space + role

@@ -20,12 +20,12 @@ class RunState:
     """Progress of a run.
 
     step     optimizer steps done, which also determine the position in the data
-    begun    step at which the run was started; 0 after resuming
+    start_step    step at which the run was started; 0 after resuming
     """
 
     step: int = 0
     seconds: float = 0.0
-    begun: int = 0
+    start_step: int = 0
 
 
 @dataclass

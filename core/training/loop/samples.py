@@ -94,7 +94,7 @@ def _all_texts(prompt: SamplePrompt, edited: bool) -> list[str]:
     return texts if len(moments) == 1 else list(dict.fromkeys(texts))
 
 
-def _states(prompt: SamplePrompt, edited: bool, states_of: Callable[[list[str]], TextStates]) -> PromptStates:
+def _prompt_states(prompt: SamplePrompt, edited: bool, states_of: Callable[[list[str]], TextStates]) -> PromptStates:
     """Return the text states of a prompt and its negative prompt; with `edited` also those of later steps at which the text changes."""
     moments, texts = _texts_at(prompt, edited), _all_texts(prompt, edited)
     states = states_of(texts)
@@ -116,7 +116,7 @@ class TrainedPromptTexts:
         """Do nothing: `states` encodes."""
 
     def states(self, prompt: SamplePrompt) -> PromptStates:
-        return _states(prompt, self._edited, self._encode)
+        return _prompt_states(prompt, self._edited, self._encode)
 
 
 class FrozenPromptTexts:
@@ -145,7 +145,7 @@ class FrozenPromptTexts:
             source.need([part for prompt in prompts for part in _all_texts(prompt, self._edited)])
 
     def states(self, prompt: SamplePrompt) -> PromptStates:
-        return _states(prompt, self._edited, self._texts[self._lengths[prompt]].states)
+        return _prompt_states(prompt, self._edited, self._texts[self._lengths[prompt]].states)
 
 
 PromptTexts = TrainedPromptTexts | FrozenPromptTexts
@@ -208,9 +208,9 @@ class Samples:
             self._save(image, f"without_{index:02d}.png", WITHOUT_CONTROL, index, prompt)
         self._compared = True
 
-    def _begin(self, index: int, of: str = "") -> None:
-        """Report that sample `index` begins, and start to measure its time. of: further words of the message"""
-        self.context.stage(f"generating sample {index + 1} of {len(self.prompts)}{of}")
+    def _begin(self, index: int, suffix: str = "") -> None:
+        """Report that sample `index` begins, and start to measure its time. suffix: end of the message"""
+        self.context.stage(f"generating sample {index + 1} of {len(self.prompts)}{suffix}")
         self._began = time.monotonic()
 
     def _control_of(self, prompt: SamplePrompt) -> ndarray | None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from core.methods.ema import split_average, with_average
-from core.optimization.averaging import averaged
+from core.optimization.averaging import evaluation_weights
 from core.optimization.clipping import NonFiniteGuard, clip_grad_norm
 from core.record.lazy_torch import Tensor, nn, torch
 from core.record.problems import ProblemsError
@@ -28,15 +28,16 @@ DEEPSPEED_FIX = "turn DeepSpeed on or off as in the run that saved it, or start 
 class Stepper:
     """Does backward passes and optimizer steps. Each process holds all trained weights; gradients are summed over processes once a step.
 
-    clipped   weights whose gradients are clipped together; None clips those of the trained weights
-    adds_up   keep the gradients of clipped weights that do not train from step to step, and do not unscale them in fp16, as in
-              sd-scripts, whose optimizer does not hold these weights
-    pauses    count the steps skipped by an fp16 overflow, in which the learning rate scheduler waits; reads the device at each step
-    paused    number of these steps
-    average   EMA of the trained weights; None without
+    clipped           weights whose gradients are clipped together; None clips those of the trained weights
+    keeps_clipped_gradients
+                      keep the gradients of clipped weights that do not train from step to step, and do not unscale them in fp16, as in
+                      sd-scripts, whose optimizer does not hold these weights
+    counts_overflows  count the steps skipped by an fp16 overflow, in which the learning rate scheduler waits; reads the device each step
+    overflow_steps    number of these steps
+    average           EMA of the trained weights; None without
     """
 
-    paused = 0
+    overflow_steps = 0
     average: WeightAverage | None = None
 
     def __init__(
@@ -51,14 +52,14 @@ class Stepper:
         fused: FusedBackward | None,
         max_grad_norm: float,
         clipped: Sequence[nn.Parameter] | None = None,
-        adds_up: bool = False,
-        pauses: bool = False,
+        keeps_clipped_gradients: bool = False,
+        counts_overflows: bool = False,
     ):
         self._method, self._parameters = method, parameters
         self.optimizer = optimizer  # that updates the weights
         self._guard, self._processes = guard, processes
         self._scaler, self._fused, self._max_grad_norm = scaler, fused, max_grad_norm
-        self._pauses, self._adds_up = pauses, adds_up
+        self._counts_overflows, self._adds_up = counts_overflows, keeps_clipped_gradients
         self._clipped = parameters if clipped is None else clipped
         trainable, together = set(parameters), set(self._clipped)
         self._clipped_only = [weight for weight in self._clipped if weight not in trainable]
@@ -71,7 +72,7 @@ class Stepper:
     def begin(self) -> None:
         self._guard.begin()
 
-    def stand_in(self, items: Sequence[T]) -> Sequence[T]:
+    def placeholder_items(self, items: Sequence[T]) -> Sequence[T]:
         """Return images to compute without effect, as a short batch has none of `items` for this process: none here."""
         return ()
 
@@ -127,10 +128,10 @@ class Stepper:
             self._guard.step(self.optimizer)
             return norm
         self._guard.watch(loss)
-        scale = self._scaler.get_scale() if self._pauses else 0.0
+        scale = self._scaler.get_scale() if self._counts_overflows else 0.0
         unscaled = () if self._adds_up else self._clipped_only
         norm = self._guard.scaled_step(self._scaler, self.optimizer, self._clipped, self._max_grad_norm, unscaled)
-        self.paused += bool(self._pauses and self._scaler.get_scale() < scale)
+        self.overflow_steps += bool(self._counts_overflows and self._scaler.get_scale() < scale)
         return norm
 
     def weight_norm(self) -> Tensor:
@@ -148,7 +149,7 @@ class Stepper:
             "optimizer": self.optimizer.state_dict(),
             "optimizer_class": type(self.optimizer).__name__,
             "scaler": self._scaler.state_dict() if self._scaler is not None else None,
-            "paused": self.paused,
+            "paused": self.overflow_steps,
             "beside": [weight.grad for weight in self._clipped_only] if self._adds_up else [],
         }
 
@@ -188,7 +189,7 @@ class Stepper:
             what = f"The optimizer state does not fit this run: {error}"
             fix = "use the optimizer and the network of the run that saved it"
             raise ProblemsError.one(what, str(folder), fix, "state.other-optimizer") from None
-        self.paused = content.get("paused", 0)  # states of earlier versions have none
+        self.overflow_steps = content.get("paused", 0)  # states of earlier versions have none
         for weight, gradient in zip(self._clipped_only, content.get("beside", ())):
             weight.grad = None if gradient is None else gradient.to(weight)
 
@@ -206,7 +207,7 @@ class Stepper:
     def _averaged_for(self, use: Use) -> AbstractContextManager[None]:
         """Return the context for this use with the EMA or, without an EMA, the average of a schedule-free optimizer in place."""
         if self.average is None:
-            return averaged(self.optimizer)
+            return evaluation_weights(self.optimizer)
         return self.average.in_place() if self.average.replaces(use) else nullcontext()
 
     def tasks_done(self) -> None:

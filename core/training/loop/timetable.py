@@ -42,11 +42,11 @@ class Timetable:
         self._sample_steps = None if self._sample_epochs else every(job.samples.sample_every_n_steps)
         self._validate_steps = every(job.validation.validate_every_n_steps)
         self._validate_epochs = every(job.validation.validate_every_n_epochs)
-        if not validation.by_hand:  # what finds the best checkpoint is measured at each save
+        if not validation.holds_out_images:  # what finds the best checkpoint is measured at each save
             self._validate_steps = self._validate_epochs = None
         periodic = bool(self._validate_steps or self._validate_epochs)
-        self._validates_first = periodic or (validation.ranks and 0 not in validation.left_out)
-        self._validates_last = periodic or (validation.ranks and total not in validation.left_out)
+        self._validates_first = periodic or (validation.ranks_checkpoints and 0 not in validation.unmeasured_saves)
+        self._validates_last = periodic or (validation.ranks_checkpoints and total not in validation.unmeasured_saves)
         self._validated_at = -1
         self._best, self._journal = BestTracker(), Tail(run.context.folder.journal_file)
 
@@ -62,12 +62,14 @@ class Timetable:
         missing.
         """
         step = self._state.step
-        if step > self._state.begun:
+        if step > self._state.start_step:
             lines = list(read_lines(self._context.folder.journal_file))
             self._measure_if_due(any(line["kind"] == "saved" and line["step"] == step for line in lines), lines)
             return
-        if self._validation.limited:
-            self._context.say(self._validation.limited, code="" if self._validation.ranks else TOO_SHORT)
+        if self._validation.limit_message:
+            self._context.say(
+                self._validation.limit_message, code="" if self._validation.ranks_checkpoints else TOO_SHORT
+            )
         if self._validates_first:
             self._validate()
         if self._run.job.samples.sample_at_first and self._samples.prompts:
@@ -107,12 +109,12 @@ class Timetable:
 
     def at_a_stop(self) -> None:
         """Write a checkpoint and a training state; validate if that takes only seconds."""
-        if self._state.step > self._state.begun:
+        if self._state.step > self._state.start_step:
             self._write_and_back_up(self._checkpoints.step_name(self._state.step))
-            if self._validation.ranks and self._validation.quick:
+            if self._validation.ranks_checkpoints and self._validation.is_quick:
                 with self._context.after_stop():
                     self._validate()
-            elif self._validation.ranks:
+            elif self._validation.ranks_checkpoints:
                 self._context.say("The validation loss of this checkpoint will be measured when the run resumes")
 
     def _measure_if_due(self, saved: bool, lines: Sequence[Line] = ()) -> None:
@@ -127,7 +129,7 @@ class Timetable:
         kinds = [line["kind"] for line in lines if line.get("step") == step]
         epoch = plan.epoch_of(step) if plan.ends_epoch(step) else None
         due = _is_due(step, self._validate_steps, epoch, self._validate_epochs)
-        ranked = saved and self._validation.ranks and step not in self._validation.left_out
+        ranked = saved and self._validation.ranks_checkpoints and step not in self._validation.unmeasured_saves
         if (due or ranked) and "validated" not in kinds:
             self._validate()
         due = _is_due(step, self._sample_steps, epoch, self._sample_epochs) or self._sample_timer.due
@@ -139,7 +141,7 @@ class Timetable:
     def save_now(self) -> None:
         """Save a checkpoint and a training state, and validate if checkpoints are ranked by loss."""
         self._save(self._checkpoints.step_name(self._state.step), state=True)
-        if self._validation.ranks:
+        if self._validation.ranks_checkpoints:
             self._validate()
 
     def sample_now(self) -> None:
@@ -210,7 +212,7 @@ class Timetable:
 
         smaller = "lower dataset.train_batch_size, or turn it off (validation.validate_every_n_epochs and _steps to 0)"
         # A checkpoint is ranked by the weights that it contains.
-        use: Use = "files" if self._validation.ranks else "samples"
+        use: Use = "files" if self._validation.ranks_checkpoints else "samples"
         self._attempt("Validation", "check the held-out images", smaller, measure, use)
 
     def _write_best(self) -> None:

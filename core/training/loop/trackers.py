@@ -92,12 +92,12 @@ class Trackers:
             try:
                 work(tracker)
             except Exception as error:
-                self._leave_out(tracker, name, error)
+                self._suspend(tracker, name, error)
             else:
                 if self._failed.pop(tracker, None) is not None:
                     self._say(f"{name} works again; the numbers in between are in the run's journal", "info")
 
-    def _leave_out(self, tracker: Tracker, name: str, error: Exception) -> None:
+    def _suspend(self, tracker: Tracker, name: str, error: Exception) -> None:
         """Report a tracker's first error; skip the tracker until its next attempt, or for the rest of the run."""
         tracker.abandon()
         if tracker.retry_seconds is None:

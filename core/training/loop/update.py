@@ -22,7 +22,7 @@ def optimizer_update(run: Run) -> None:
     run.stepper.begin()
     epoch, batches = run.plan.step_batches(run.state.step)
     passes.text.need(run.plan.captions(epoch))
-    run.rates.set(run.stepper.optimizer, run.state.step - run.stepper.paused)
+    run.rates.set(run.stepper.optimizer, run.state.step - run.stepper.overflow_steps)
     ahead = run.plan.next_batches(run.state.step)
     passes.latents.decode_ahead(epoch, [item for batch in ahead for item in processes.share(batch.items)])
     images = sum(len(batch.items) for batch in batches)
@@ -37,15 +37,15 @@ def optimizer_update(run: Run) -> None:
         ]
         for (placed, _), timestep in zip(global_batch.items, timesteps, strict=True):
             step_images.append(StepImage(placed.key, timestep, placed.loss_weight(run.job.dataset)))
-        stand_in = run.stepper.stand_in
-        items = processes.share(global_batch.items) or stand_in(global_batch.items)
+        placeholder_items = run.stepper.placeholder_items
+        items = processes.share(global_batch.items) or placeholder_items(global_batch.items)
         batch = PlannedBatch(global_batch.bucket, tuple(items))
         if not batch.items:  # a short batch that left nothing for this process
             continue
         views = [(placed.key, repeat) for placed, repeat in batch.items]
         passes.method.before_micro_batch(run.state.step, number, views)
-        own_timesteps = processes.share(timesteps) or stand_in(timesteps)
-        losses_of = partial(micro_batch, run, epoch, batch, own_timesteps)
+        local_timesteps = processes.share(timesteps) or placeholder_items(timesteps)
+        losses_of = partial(micro_batch, run, epoch, batch, local_timesteps)
         divisor = loss_divisor(run, global_batch, images) if rows else inf
         losses_B = run.stepper.backward(losses_of, divisor, number == len(batches) - 1)
         passes.method.after_micro_batch()  # not before: gradient checkpointing computes forwards once more

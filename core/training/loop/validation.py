@@ -124,36 +124,36 @@ class MeasuredLosses:
 class Validation:
     """The images that a run measures, and the measurement of their losses.
 
-    measured_on        "held_out" or "training": the images of `batches`
-    by_hand            whether the settings hold out images for validation
-    ranks              whether saved checkpoints are measured, to find the best one
-    left_out           steps of saves that are not measured, to limit the cost; 0 if the base model is not
-    batches            of held-out images, else of some training images; empty if nothing is measured
-    training_batches   of as many training images as the settings hold out
-    pairs              number of (image, timestep) pairs of a measurement that ranks a checkpoint
+    pairs               number of (image, timestep) pairs of a measurement that ranks a checkpoint
+    holds_out_images    whether the settings hold out images for validation
+    measured_on         "held_out" or "training": the images of `batches`
+    ranks_checkpoints   whether saved checkpoints are measured, to find the best one
+    unmeasured_saves    steps of saves that are not measured, to limit the cost; 0 if the base model is not
+    batches             of held-out images, else of some training images; empty if nothing is measured
+    training_batches    of as many training images as the settings hold out
     """
 
     def __init__(self, job: TrainJob, report: Report, budget: Budget):
         self.pairs = budget.pairs
-        self.by_hand = holds_out(job)
+        self.holds_out_images = holds_out(job)
         self.measured_on = "held_out" if report.validation else "training"
         self.batches: list[ValidationBatch] = []
         self.training_batches: list[ValidationBatch] = []
         self._seed = job.validation.validation_seed
-        self.ranks = job.validation.best_checkpoint != "off"
-        if self.by_hand:
+        self.ranks_checkpoints = job.validation.best_checkpoint != "off"
+        if self.holds_out_images:
             most = every(job.validation.max_validation_steps)
             batches = batches_of([unaugmented(placed) for placed in report.validation])
             self.batches = at_every_timestep(batches[: int(most)] if most else batches)
             self.training_batches = at_every_timestep(batches_of(pick_evenly(report.placed, len(self.images))))
-        elif self.ranks:
+        elif self.ranks_checkpoints:
             held_out = [unaugmented(placed) for placed in report.validation]
             images = held_out or pick_evenly(report.placed, min(self.pairs, AUTOMATIC_MOST))
             self.batches = spread_pairs(images, self.pairs)
         self._saves = budget.saves
-        self.left_out = budget.unmeasured_saves(self._measured_pairs) if self.ranks else frozenset()
-        self.ranks = self.ranks and not self.left_out.issuperset(budget.saves)
-        if not self.ranks and not self.by_hand:
+        self.unmeasured_saves = budget.unmeasured_saves(self._measured_pairs) if self.ranks_checkpoints else frozenset()
+        self.ranks_checkpoints = self.ranks_checkpoints and not self.unmeasured_saves.issuperset(budget.saves)
+        if not self.ranks_checkpoints and not self.holds_out_images:
             self.batches = []
 
     @property
@@ -161,17 +161,17 @@ class Validation:
         return sum(len(each.timestep_indices) for each in [*self.batches, *self.training_batches])
 
     @property
-    def quick(self) -> bool:
+    def is_quick(self) -> bool:
         """Whether a measurement takes a few seconds at most."""
         return self._measured_pairs <= MOST_PAIRS
 
     @property
-    def limited(self) -> str:
+    def limit_message(self) -> str:
         """A sentence about checkpoints that are not measured, to limit the cost; "" if all are."""
-        left = len(self.left_out - {0})
-        if not left or self.by_hand or len(self._saves) < 2:
+        left = len(self.unmeasured_saves - {0})
+        if not left or self.holds_out_images or len(self._saves) < 2:
             return ""
-        if not self.ranks:
+        if not self.ranks_checkpoints:
             return "Too short to compare checkpoints by loss"
         most = len(self._saves) - left
         return (
@@ -190,7 +190,7 @@ class Validation:
         return list(dict.fromkeys(unaugmented_caption(placed) for each in both for placed, _ in each.batch.items))
 
     @cached_property
-    def each_of(self) -> str:
+    def pairs_hash(self) -> str:
         """Hash of the measured images, their captions and timesteps, in order: only losses with an equal hash compare."""
         rows = [
             [self._seed, *placed.key, unaugmented_caption(placed), number]
@@ -209,7 +209,7 @@ class Validation:
             train_loss = None
             if self.training_batches:
                 train_loss = _measure(passes, context, self.training_batches).loss
-            effect = _effect(passes, self.batches) if passes.job.method.traits.control_images else None
+            effect = _mean_effect(passes, self.batches) if passes.job.method.traits.control_images else None
         return Validated(
             step,
             result.loss,
@@ -219,7 +219,7 @@ class Validation:
             len(_images_of(self.batches)),
             self.measured_on,
             [float(f"{loss:.7g}") for loss in thinned(result.each, MOST_LOSSES)],
-            self.each_of,
+            self.pairs_hash,
             effect,
         )
 
@@ -308,7 +308,7 @@ def _measure(passes: Passes, context: JobContext, batches: Sequence[ValidationBa
     return MeasuredLosses(each, {timesteps[number]: fmean(by_number[number]) for number in sorted(by_number)})
 
 
-def _effect(passes: Passes, batches: Sequence[ValidationBatch]) -> float:
+def _mean_effect(passes: Passes, batches: Sequence[ValidationBatch]) -> float:
     """Return the mean relative change of predictions by the trained weights, over EFFECT_BATCHES of the batches."""
     timesteps = timesteps_of(passes.job.noise)
     few = thinned(batches, EFFECT_BATCHES)

@@ -66,7 +66,7 @@ def advise(job: TrainJob, facts: MemoryFacts, count: int | None = SHOWN) -> list
         alternative = with_change(job, change)
         if any(each.level == "error" and each.what not in existing for each in training_problems(alternative)):
             continue
-        saved = total - memory_plan(alternative, scaled(facts, job, alternative)).total
+        saved = total - memory_plan(alternative, scaled_facts(facts, job, alternative)).total
         if saved >= MIN_SHARE * total:
             (path, value), *also = change.items()
             savings.append(Saving(path, value, saved, title, tuple(also)))
@@ -119,7 +119,7 @@ def candidates(job: TrainJob, facts: MemoryFacts) -> Iterator[tuple[str, Change]
         yield f"a resolution of {smaller}", {"dataset.resolution": smaller}
 
 
-def scaled(facts: MemoryFacts, before: TrainJob, after: TrainJob) -> MemoryFacts:
+def scaled_facts(facts: MemoryFacts, before: TrainJob, after: TrainJob) -> MemoryFacts:
     """Return the facts with sides and batch scaled by the ratio of the settings of `after` to those of `before`."""
     (width, height), batch = largest_batch(before)
     (new_width, new_height), new_batch = largest_batch(after)
@@ -132,8 +132,8 @@ def smaller_resolution(job: TrainJob) -> int | None:
     """Return 3/4 of the shorter side of the resolution in pixels, rounded down to a multiple of 64; None if that is 0."""
     value = value_of(job, "dataset.resolution")
     side = min(value) if isinstance(value, (tuple, list)) else value
-    less = side * 3 // 4 // 64 * 64
-    return less if less >= 64 else None
+    smaller = side * 3 // 4 // 64 * 64
+    return smaller if smaller >= 64 else None
 
 
 def out_of_memory_advice(job: TrainJob, context: JobContext) -> str:

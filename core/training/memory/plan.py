@@ -138,7 +138,7 @@ def facts_of(job: TrainJob, workspace: Workspace, device: str, report: Report | 
     parts_of_file = family(name).parts(path)
     if job.model.vae:
         parts_of_file["vae"] = open_vae(model_path(job.model.vae, workspace, "model.vae"))
-    parts = {key: _size(part, part.full_config(layout.config(key))) for key, part in parts_of_file.items()}
+    parts = {key: _part_size(part, part.full_config(layout.config(key))) for key, part in parts_of_file.items()}
     stored = parts_of_file[layout.denoiser].weight_bytes()
     sides, batch = largest_batch(job, report)
     images = len(report.placed) if report else 0
@@ -154,19 +154,21 @@ def largest_batch(job: TrainJob, report: Report | None = None) -> tuple[Sides, i
         batches = [(each.placement.bucket, each.concept.images.train_batch_size) for each in report.placed]
     for concept in concepts_of(job) if not batches else ():
         images = concept.images
-        batches += [(_pair(side), images.train_batch_size) for side in (images.resolution, *images.more_resolutions)]
-    batches = batches or [(_pair(job.dataset.resolution), job.dataset.train_batch_size)]
+        batches += [
+            (_width_height(side), images.train_batch_size) for side in (images.resolution, *images.more_resolutions)
+        ]
+    batches = batches or [(_width_height(job.dataset.resolution), job.dataset.train_batch_size)]
     sides, batch = max(batches, key=lambda each: prod(each[0]) * each[1])
     return (max(64, sides[0] // 8 * 8), max(64, sides[1] // 8 * 8)), batch
 
 
-def _pair(side: Any) -> Sides:
+def _width_height(side: Any) -> Sides:
     """Return a resolution setting, one side or (width, height), as (width, height)."""
     wide, high = side if isinstance(side, (tuple, list)) else (side, side)
     return wide, high
 
 
-def _size(part: Any, config: Mapping[str, Any]) -> PartSize:
+def _part_size(part: Any, config: Mapping[str, Any]) -> PartSize:
     """Return the parameter counts of a part from its header. config: diffusers' or transformers' config of the part"""
     shapes = {name: weight.entry.shape for name, weight in part.locations.items()}
     plain = sum(prod(shape) for name, shape in shapes.items() if len(shape) < 2 or "embedding" in name)
@@ -186,7 +188,7 @@ def fits_with_encoders(job: TrainJob, facts: MemoryFacts, free: int, late: Colle
     On a CPU, encoders of at most CUT_OFF * `free` (the share for fragmentation) are accepted without counting a pass, which takes
     seconds.
     """
-    encoders = _encoders(job, facts, late) + _encoding(job, facts, late)
+    encoders = _encoder_bytes(job, facts, late) + _encoding_bytes(job, facts, late)
     if facts.device.startswith("cpu") and encoders <= CUT_OFF * free:
         return True
     return memory_plan(job, facts, late=late).total <= free
@@ -195,7 +197,7 @@ def fits_with_encoders(job: TrainJob, facts: MemoryFacts, free: int, late: Colle
 def sharded_sizes(job: TrainJob, facts: MemoryFacts) -> ProcessSizes:
     """Return the bytes on the GPU, in RAM and on disk of a job with DeepSpeed."""
     precision = _precision(job, facts)
-    return _sharded(job, facts, precision, _trained_numbers(job, facts))
+    return _sharded_bytes(job, facts, precision, _trained_numbers(job, facts))
 
 
 def memory_plan(job: TrainJob, facts: MemoryFacts, *, late: Collection[str] = ()) -> MemoryPlan:
@@ -205,16 +207,16 @@ def memory_plan(job: TrainJob, facts: MemoryFacts, *, late: Collection[str] = ()
     """
     precision, trainable = _precision(job, facts), _trained_numbers(job, facts)
     count, cuda = job.memory.num_processes, facts.device.startswith("cuda")
-    sizes = (_sharded if job.sharding.active else _unsharded)(job, facts, precision, trainable)
-    one_pass = max(_activations(job, facts, precision), _encoding(job, facts, late)) + sizes.gathered
+    sizes = (_sharded_bytes if job.sharding.active else _unsharded_bytes)(job, facts, precision, trainable)
+    one_pass = max(_activation_bytes(job, facts, precision), _encoding_bytes(job, facts, late)) + sizes.gathered
     if count > 1 and not job.sharding.active:
         one_pass = max(one_pass, sizes.gradients)  # all-reduced as one tensor
-    passes = max(one_pass, sizes.whole)
-    weights = sizes.weights + _extra_weights(job, facts, precision, trainable, late)
+    passes = max(one_pass, sizes.between_passes)
+    weights = sizes.weights + _extra_weight_bytes(job, facts, precision, trainable, late)
     spare = RUNTIME_BYTES["cuda" if cuda else "cpu"]
     spare += int(CUT_OFF * (weights + passes + sizes.optimizer + sizes.gradients))
-    plan = MemoryPlan(weights, sizes.optimizer, sizes.gradients, passes, _cache(job, facts), spare)
-    return replace(plan, memory=sizes.memory, disk=sizes.disk) if cuda else _on_one_machine(plan, sizes, job)
+    plan = MemoryPlan(weights, sizes.optimizer, sizes.gradients, passes, _cache_bytes(job, facts), spare)
+    return replace(plan, memory=sizes.memory, disk=sizes.disk) if cuda else _on_cpu(plan, sizes, job)
 
 
 def _precision(job: TrainJob, facts: MemoryFacts) -> Precision:
@@ -225,17 +227,23 @@ def _precision(job: TrainJob, facts: MemoryFacts) -> Precision:
     return precision
 
 
-def _on_one_machine(plan: MemoryPlan, sizes: ProcessSizes, job: TrainJob) -> MemoryPlan:
+def _on_cpu(plan: MemoryPlan, sizes: ProcessSizes, job: TrainJob) -> MemoryPlan:
     """Return the plan of a CPU, where all processes and DeepSpeed's offload to RAM share one memory. plan: of one process"""
     of_all = {name: size * processes_here(job) for name, size in plan.parts().items()}
     return MemoryPlan(**of_all | {"optimizer": of_all["optimizer"] + sizes.memory}, disk=sizes.disk)
 
 
-def _unsharded(job: TrainJob, facts: MemoryFacts, precision: Precision, trainable: Mapping[str, int]) -> ProcessSizes:
+def _unsharded_bytes(
+    job: TrainJob, facts: MemoryFacts, precision: Precision, trainable: Mapping[str, int]
+) -> ProcessSizes:
     """Return the bytes of a process without DeepSpeed. trainable: {part: number of trained weights}"""
     item, trained = type_named(job.memory.full_precision).itemsize, sum(trainable.values())
     gradients = (trained + _clipped_embeddings(job, facts)) * item
-    weights, cast, step = _weights(job, facts, precision, trainable, item), 0, _before_fp8(job, facts, precision)
+    weights, cast, step = (
+        _weight_bytes(job, facts, precision, trainable, item),
+        0,
+        _fp8_cast_bytes(job, facts, precision),
+    )
     if job.method.traits.full_size:
         cast, step = _cast_bytes(precision, trainable), _step_bytes(job, trained, item)
     if job.method.traits.full_size and (job.memory.fused_backward_pass or job.memory.fused_optimizer_groups):
@@ -249,10 +257,10 @@ def _unsharded(job: TrainJob, facts: MemoryFacts, precision: Precision, trainabl
     else:
         weights += cast
     compensation = trained * item if job.memory.kahan_summation and job.memory.full_precision == "bf16" else 0
-    return ProcessSizes(weights, gradients, _state_bytes(job, facts, trained) + compensation, whole=step)
+    return ProcessSizes(weights, gradients, _state_bytes(job, facts, trained) + compensation, between_passes=step)
 
 
-def _before_fp8(job: TrainJob, facts: MemoryFacts, precision: Precision) -> int:
+def _fp8_cast_bytes(job: TrainJob, facts: MemoryFacts, precision: Precision) -> int:
     """Return the extra bytes of the U-Net on the device before it is cast to fp8; 0 if it is cast in RAM or not at all."""
     in_ram = facts.device.startswith("cuda") and not job.memory.lowram
     if in_ram or job.method.traits.base_trains or not job.memory.narrow_unet:
@@ -286,10 +294,12 @@ def _clipped_embeddings(job: TrainJob, facts: MemoryFacts) -> int:
     return int(last.get("vocab_size", 49408)) * int(last.get("hidden_size", 768))
 
 
-def _sharded(job: TrainJob, facts: MemoryFacts, precision: Precision, trainable: Mapping[str, int]) -> ProcessSizes:
+def _sharded_bytes(
+    job: TrainJob, facts: MemoryFacts, precision: Precision, trainable: Mapping[str, int]
+) -> ProcessSizes:
     """Return the bytes of a process with DeepSpeed; a network is in fp32. trainable: {part: number of trained weights}"""
     item = _bytes(precision.compute) if job.method.traits.full_size else 4
-    model = _weights(job, facts, precision, trainable, item)
+    model = _weight_bytes(job, facts, precision, trainable, item)
     trained = TrainedSizes(sum(trainable.values()), item, model, state_numbers(job))
     return process_sizes(job.sharding, trained, job.memory.num_processes, processes_here(job))
 
@@ -308,17 +318,19 @@ def _trained_shapes(job: TrainJob, facts: MemoryFacts) -> Mapping[Shape, int]:
     return spec_of(job).trained_shapes(job, facts.family, facts.parts)
 
 
-def _weights(job: TrainJob, facts: MemoryFacts, precision: Precision, trainable: Mapping[str, int], item: int) -> int:
+def _weight_bytes(
+    job: TrainJob, facts: MemoryFacts, precision: Precision, trainable: Mapping[str, int], item: int
+) -> int:
     """Return the bytes of the weights of the trained model and the network.
 
     trainable   {part: number of trained weights}
     item        bytes of a trained weight
     """
-    whole, compute = job.method.traits.base_trains, _bytes(precision.compute)
+    full_model, compute = job.method.traits.base_trains, _bytes(precision.compute)
     names = [facts.body, *(facts.text_parts() if trains_text(job) else ())]
-    total = 0 if whole else sum(trainable.values()) * item
+    total = 0 if full_model else sum(trainable.values()) * item
     for name in names:
-        part, trains = facts.parts[name], whole and name in trainable
+        part, trains = facts.parts[name], full_model and name in trainable
         body = name == facts.body
         has_trained_tokens = job.method.traits.new_words and not body
         size = item if trains or has_trained_tokens else compute
@@ -329,21 +341,21 @@ def _weights(job: TrainJob, facts: MemoryFacts, precision: Precision, trainable:
     return total
 
 
-def _extra_weights(
+def _extra_weight_bytes(
     job: TrainJob, facts: MemoryFacts, precision: Precision, trainable: Mapping[str, int], late: Collection[str]
 ) -> int:
     """Return the bytes of weights besides the trained model: an EMA (its shard with DeepSpeed), an untrained U-Net, and the encoders that
     steps use.
     """
-    whole, total = job.method.traits.base_trains, 0
+    full_model, total = job.method.traits.base_trains, 0
     if job.method.ema and (job.method.ema_device != "cpu" or facts.device.startswith("cpu")):
         total += sum(trainable.values()) * 4 // (job.memory.num_processes if job.sharding.active else 1)
-    if whole and needs_untrained_model(job):
+    if full_model and needs_untrained_model(job):
         total += facts.denoiser.numbers * _bytes(precision.compute)
-    return total + _encoders(job, facts, late)
+    return total + _encoder_bytes(job, facts, late)
 
 
-def _encoders(job: TrainJob, facts: MemoryFacts, late: Collection[str]) -> int:
+def _encoder_bytes(job: TrainJob, facts: MemoryFacts, late: Collection[str]) -> int:
     """Return the bytes of the VAE if steps encode images, and of frozen text encoders if steps encode captions."""
     total = 0
     if IMAGES in late or encodes_each_time(job):
@@ -371,13 +383,13 @@ def encodes_each_time(job: TrainJob) -> bool:
     return job.memory.cache_latents == "off" or varied
 
 
-def _activations(job: TrainJob, facts: MemoryFacts, precision: Precision) -> int:
+def _activation_bytes(job: TrainJob, facts: MemoryFacts, precision: Precision) -> int:
     """Return the bytes of the largest forward and backward pass: stated by the family, else counted on torch's meta device."""
     from core.training.memory.activations import Pass, peak_bytes
 
     stated = family(facts.family).activation_bytes(prod(facts.sides), facts.batch)
     if stated is not None:
-        return stated + _text_activations(job, facts, _bytes(precision.compute))
+        return stated + _text_activation_bytes(job, facts, _bytes(precision.compute))
 
     if job.method.traits.base_trains:
         trains = "weights" if trains_unet(job) else "text"
@@ -404,7 +416,7 @@ def _activations(job: TrainJob, facts: MemoryFacts, precision: Precision) -> int
     # Proportional to images and bytes of a number, so that one count serves all.
     item = _bytes(precision.compute)
     counted = peak_bytes(largest_pass, facts.denoiser.config) * facts.batch * item // 2
-    return counted + _text_activations(job, facts, item)
+    return counted + _text_activation_bytes(job, facts, item)
 
 
 def _method_settings(job: TrainJob) -> str:
@@ -413,7 +425,7 @@ def _method_settings(job: TrainJob) -> str:
     return json.dumps(values | ({group: getattr(job, group).model_dump(mode="json")} if group else {}))
 
 
-def _text_activations(job: TrainJob, facts: MemoryFacts, item: int) -> int:
+def _text_activation_bytes(job: TrainJob, facts: MemoryFacts, item: int) -> int:
     """Return the bytes that passes of the text encoders store for the backward pass; 0 if they do not train. item: bytes of a number"""
     if not trains_text(job):
         return 0
@@ -426,7 +438,7 @@ def _text_activations(job: TrainJob, facts: MemoryFacts, item: int) -> int:
     return total
 
 
-def _encoding(job: TrainJob, facts: MemoryFacts, late: Collection[str]) -> int:
+def _encoding_bytes(job: TrainJob, facts: MemoryFacts, late: Collection[str]) -> int:
     """Return the bytes of the VAE's activations while steps encode images; 0 if they do not."""
     if IMAGES not in late and not encodes_each_time(job):
         return 0
@@ -434,12 +446,12 @@ def _encoding(job: TrainJob, facts: MemoryFacts, late: Collection[str]) -> int:
     return rows * VAE_MAPS * 128 * prod(facts.sides) * _vae_bytes(job)
 
 
-def _cache(job: TrainJob, facts: MemoryFacts) -> int:
+def _cache_bytes(job: TrainJob, facts: MemoryFacts) -> int:
     """Return the bytes of cached latents on the device and of control images."""
-    return _latents(job, facts) + _control_images(job, facts)
+    return _latent_bytes(job, facts) + _control_image_bytes(job, facts)
 
 
-def _control_images(job: TrainJob, facts: MemoryFacts) -> int:
+def _control_image_bytes(job: TrainJob, facts: MemoryFacts) -> int:
     """Return the bytes of control images, which are cached in RAM, compressed; 0 on a GPU, which they do not use."""
     from core.dataset.caches.partners import memory_limit
 
@@ -450,7 +462,7 @@ def _control_images(job: TrainJob, facts: MemoryFacts) -> int:
     return min(size, memory_limit(writes=cache_latents in ("auto", "disk")))
 
 
-def _latents(job: TrainJob, facts: MemoryFacts) -> int:
+def _latent_bytes(job: TrainJob, facts: MemoryFacts) -> int:
     """Return the bytes of cached posteriors on the device; 0 if they are in RAM, on disk, or images are encoded each step."""
     if encodes_each_time(job) or job.memory.cache_latents == "memory":
         return 0

@@ -167,12 +167,12 @@ class Checkpoints:
         which are left from before the run was resumed from an older state.
         """
         protected = read_kept(self.context.folder.path)
-        present = [
+        candidates = [
             each
             for each in self.intermediate()
             if each.step <= step and f"checkpoints/{each.path.name}" not in protected
         ]
-        expired = expired_checkpoints(self.settings, present, step)
+        expired = expired_checkpoints(self.settings, candidates, step)
         if expired:
             self.uploads.finish()  # one of them may be in an upload
         for path in (path for old in expired for path in self._files_of(old.path)):

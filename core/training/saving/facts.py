@@ -89,7 +89,7 @@ class FileFacts:
         regularization = sum(each.concept.role == "regularization" for each in views)
         facts = SaveFacts(
             session_id=address(0, "session", self.folder.name) % 2**32,
-            started_at=_started(self.folder),
+            started_at=_first_start(self.folder),
             family=self.components.family,
             prediction=self.prediction,
             mixed_precision=self.precision,
@@ -115,23 +115,23 @@ class FileFacts:
             datasets=datasets_of(placed, views),
             network_module=kind.module_name,
             network_args=kind.network_args(job),
-            extra=self.method.metadata() | user_metadata(job, placed) | _validation(job, self.held_out),
+            extra=self.method.metadata() | user_metadata(job, placed) | _validation_metadata(job, self.held_out),
         )
         file_kind = spec_of(job).saves
         if file_kind == "embedding":
-            return model_spec(job, facts, file_kind) | _schedule(job)
+            return model_spec(job, facts, file_kind) | _schedule_metadata(job)
         if file_kind != "lora":  # as in sd-scripts, which writes training metadata to networks only
             return model_spec(job, facts, file_kind if self.method.extension else "folder")
         metadata = lora_metadata(job, facts)
-        return shortened(metadata) | _schedule(job) if job.saving.no_metadata else metadata
+        return minimal_metadata(metadata) | _schedule_metadata(job) if job.saving.no_metadata else metadata
 
 
-def _schedule(job: TrainJob) -> dict[str, str]:
+def _schedule_metadata(job: TrainJob) -> dict[str, str]:
     """Return {"ss_zero_terminal_snr": "True"} with zero terminal SNR, else {}. Samplers need it, so all kinds of files have it."""
     return {"ss_zero_terminal_snr": "True"} if job.noise.zero_terminal_snr else {}
 
 
-def shortened(metadata: Mapping[str, str]) -> dict[str, str]:
+def minimal_metadata(metadata: Mapping[str, str]) -> dict[str, str]:
     """Return the entries of `metadata` that other programs need to load the file, without settings and images (`no_metadata`)."""
     return {name: text for name, text in metadata.items() if name in MINIMUM or name.startswith("modelspec.")}
 
@@ -155,7 +155,7 @@ def trigger_words(placed: Sequence[Placed]) -> str:
     return ", ".join(dict.fromkeys(trigger for folder in folders for trigger in folder.triggers))
 
 
-def _validation(job: TrainJob, held_out: int) -> dict[str, str]:
+def _validation_metadata(job: TrainJob, held_out: int) -> dict[str, str]:
     """Return the number of validation images and the validation settings as ss_* metadata, as in sd-scripts 0.10."""
     settings = {f"ss_{name}": str(getattr(job.validation, name)) for name in VALIDATION}
     return {"ss_num_validation_images": str(held_out)} | settings
@@ -173,7 +173,7 @@ def thumbnail_url(path: str) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}"
 
 
-def _started(folder: RunFolder) -> float:
+def _first_start(folder: RunFolder) -> float:
     """Return the time of the run's first start in Unix seconds, also after resuming; 0 for an empty journal."""
     first = next(read_lines(folder.journal_file), None)
     return float(first["time"]) if first else 0.0
@@ -185,7 +185,7 @@ def folders_of(placed: Iterable[Placed], *, regularization: bool | None = None) 
     regularization   True: only regularization folders; False: only training folders; None: all
     """
     folders: dict[str, Any] = {}
-    for each in _first_sizes(placed):
+    for each in _one_per_image(placed):
         if regularization is not None and (each.concept.role == "regularization") is not regularization:
             continue
         entry = folders.setdefault(each.image.source, {"n_repeats": each.repeats, "img_count": 0})
@@ -196,7 +196,7 @@ def folders_of(placed: Iterable[Placed], *, regularization: bool | None = None) 
 def tags_of(placed: Iterable[Placed]) -> dict[str, dict[str, int]]:
     """Return {folder: {tag: number of images}}; tags are the comma-separated parts of captions, in lower case."""
     by_folder: defaultdict[str, Counter[str]] = defaultdict(Counter)
-    for each in _first_sizes(placed):
+    for each in _one_per_image(placed):
         tags = {tag.strip().lower() for tag in each.caption.text.split(",")}
         by_folder[each.image.source].update(tags - {""})
     return {folder: dict(counts) for folder, counts in by_folder.items()}
@@ -230,10 +230,10 @@ def datasets_of(placed: Sequence[Placed], views: Sequence[Placed]) -> list[dict[
     groups: defaultdict[tuple, list[Concept]] = defaultdict(list)
     for concept in concepts.values():
         groups[concept.batch_group, concept.images.resolution].append(concept)
-    return [_dataset(group, placed, views) for group in groups.values()]
+    return [_dataset_entry(group, placed, views) for group in groups.values()]
 
 
-def _dataset(group: Sequence[Concept], placed: Sequence[Placed], epoch_views: Sequence[Placed]) -> dict[str, Any]:
+def _dataset_entry(group: Sequence[Concept], placed: Sequence[Placed], epoch_views: Sequence[Placed]) -> dict[str, Any]:
     """Return the entry of ss_datasets for a group of folders that share batches and resolution."""
     numbers = {concept.number for concept in group}
     members = [each for each in placed if each.concept.number in numbers]
@@ -252,13 +252,13 @@ def _dataset(group: Sequence[Concept], placed: Sequence[Placed], epoch_views: Se
         "max_bucket_reso": images.max_bucket_reso,
         "tag_frequency": tags_of(members),
         "bucket_info": buckets_of(views),
-        "subsets": [_subset(concept, members) for concept in group],
+        "subsets": [_subset_entry(concept, members) for concept in group],
     }
 
 
-def _subset(concept: Concept, placed: Sequence[Placed]) -> dict[str, Any]:
+def _subset_entry(concept: Concept, placed: Sequence[Placed]) -> dict[str, Any]:
     """Return the entry of "subsets" in ss_datasets for one folder. placed: images of its group of folders"""
-    members = [each for each in _first_sizes(placed) if each.concept.number == concept.number]
+    members = [each for each in _one_per_image(placed) if each.concept.number == concept.number]
     return {
         "img_count": len(members),
         "num_repeats": members[0].repeats if members else 1,
@@ -270,6 +270,6 @@ def _subset(concept: Concept, placed: Sequence[Placed]) -> dict[str, Any]:
     }
 
 
-def _first_sizes(placed: Iterable[Placed]) -> list[Placed]:
+def _one_per_image(placed: Iterable[Placed]) -> list[Placed]:
     """Return each image once: placed at the first of its resolutions."""
     return [each for each in placed if not each.variant]

@@ -52,10 +52,10 @@ def start_step_problems(job: TrainJob, workspace: Workspace, report: Report) -> 
         step = first_step(job, Plan(report.placed, job, 0, report.total_steps))
     if step is None or not report.total_steps:
         return []
-    return _after_end(job, step, report.total_steps) or _rate_jump(job, state, step, report.total_steps)
+    return _after_end_error(job, step, report.total_steps) or _rate_jump_warning(job, state, step, report.total_steps)
 
 
-def _rate_jump(job: TrainJob, state: Path | None, step: int, total: int) -> list[Problem]:
+def _rate_jump_warning(job: TrainJob, state: Path | None, step: int, total: int) -> list[Problem]:
     """Return the warning that the learning rate at step `step` differs much from that of the run which saved `state`; [] without a jump,
     a state, or a readable run.
 
@@ -71,7 +71,7 @@ def _rate_jump(job: TrainJob, state: Path | None, step: int, total: int) -> list
     return jump_advice(folder, earlier_job, job, step, total)
 
 
-def _after_end(job: TrainJob, step: int, total: int) -> list[Problem]:
+def _after_end_error(job: TrainJob, step: int, total: int) -> list[Problem]:
     """Return the error that training would start at `step`, which is not before its last step `total`; [] where it is before."""
     if step < total:
         return []
@@ -99,8 +99,8 @@ def begin(run: Run, states: States) -> None:
             message = f"The training state is from step {run.state.step}; training starts at step {start}, as set"
             context.say(message, "warning")
         run.state.step = start
-    raise_if_errors(_after_end(run.job, run.state.step, run.total))
-    run.state.begun = run.state.step
+    raise_if_errors(_after_end_error(run.job, run.state.step, run.total))
+    run.state.start_step = run.state.step
 
 
 def find_state(text: str, workspace: Workspace, *, quick: bool = False) -> Path:

@@ -80,8 +80,8 @@ class States:
     def remove_old(self) -> None:
         """Remove expired training states; by default all but the newest two, so that one is left if the newest is damaged."""
         step = self.run.state.step
-        present = [path for path in states_in(self.run.context.folder.states)[::-1] if state_step(path) <= step]
-        expired = expired_states(self.run.job.saving, self.run.plan, step, present)
+        candidates = [path for path in states_in(self.run.context.folder.states)[::-1] if state_step(path) <= step]
+        expired = expired_states(self.run.job.saving, self.run.plan, step, candidates)
         if expired and self.run.job.hub.save_state_to_huggingface:
             self.uploads.finish()  # one of them may be in an upload
         for folder in expired:

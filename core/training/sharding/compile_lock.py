@@ -53,7 +53,7 @@ def wait_for(lock: Path, context: JobContext) -> None:
     began, reported = time.monotonic(), False
     while lock.exists():
         context.check()
-        if _removed(lock):
+        if _remove_if_stale(lock):
             context.say(f"Removed {lock}, left behind by a killed compiler")
             return
         if not reported and time.monotonic() - began >= SAY_SECONDS:
@@ -63,16 +63,16 @@ def wait_for(lock: Path, context: JobContext) -> None:
         time.sleep(LOOK_SECONDS)
 
 
-def _removed(lock: Path) -> bool:
+def _remove_if_stale(lock: Path) -> bool:
     """Remove the lock file if its owner is gone; return whether it was removed. Only one process at a time checks and removes."""
     with FileLock(lock.with_name("atelier.lock")):
-        if not left_behind(lock):
+        if not is_stale(lock):
             return False
         lock.unlink(missing_ok=True)
         return True
 
 
-def left_behind(lock: Path) -> bool:
+def is_stale(lock: Path) -> bool:
     """Return whether no process has the lock file open or works in its folder, as torch's compilers do. False if that is unknown, as on
     a disk shared with other machines or containers.
     """

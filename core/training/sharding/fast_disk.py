@@ -59,12 +59,12 @@ def space_problems(job: TrainJob, workspace: Workspace) -> list[Problem]:
 
 def bytes_on_disk(job: TrainJob, workspace: Workspace, settings: list[str]) -> int:
     """Return the bytes that the offload settings named in `settings` write to disk. Raises ProblemsError for a missing or unknown model."""
-    others = {
+    disabled = {
         f"offload_{name}_device": None
         for name in ("optimizer", "param")
         if f"sharding.offload_{name}_nvme_path" not in settings
     }
-    alone = job.model_copy(update={"sharding": job.sharding.model_copy(update=others)})
+    alone = job.model_copy(update={"sharding": job.sharding.model_copy(update=disabled)})
     return sharded_sizes(alone, facts_of(job, workspace, machine.default_device())).disk
 
 

@@ -70,10 +70,10 @@ class ShardedStepper(Stepper):
     """Stepper of DeepSpeed. All processes call its methods together, except `weights_for`, `write_parts` and `tasks_done`: the first
     process calls these, and the others take part through `follow`.
 
-    modules   of the model, whose frozen weights stage 3 partitions too
-    compute   dtype of the weights of a full model
-    scaled    scale the losses (fp16)
-    pauses    see `Stepper`
+    modules            of the model, whose frozen weights stage 3 partitions too
+    compute            dtype of the weights of a full model
+    scaled             scale the losses (fp16)
+    counts_overflows   see `Stepper`
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class ShardedStepper(Stepper):
         *,
         compute: torch.dtype,
         scaled: bool,
-        pauses: bool = False,
+        counts_overflows: bool = False,
     ):
         processes, max_grad_norm = context.processes, job.optimizer.max_grad_norm
         wait_for_compilers(job.sharding, context)
@@ -102,7 +102,7 @@ class ShardedStepper(Stepper):
             scaler=None,
             fused=None,
             max_grad_norm=max_grad_norm,
-            pauses=pauses,
+            counts_overflows=counts_overflows,
         )
         self._settings, self._full_model, self._device = job.sharding, job.method.traits.full_size, context.device
         self._scale = LossScale() if scaled else None
@@ -120,7 +120,7 @@ class ShardedStepper(Stepper):
             stack.enter_context(process_group(context.device))  # stage 3 needs it in each pass
             stack.callback(self._engine.destroy)
             self._zero = self._engine.optimizer
-            vars(optimizer)["step"] = self._guarded(optimizer.step)
+            vars(optimizer)["step"] = self._guarded_step(optimizer.step)
             self._shards: Shards = (SharedWeights if shares_weights else Shards)(self._zero, optimizer)
             self._set_masters(fp32)
             for part in () if shares_weights else modules:  # frozen weights
@@ -137,7 +137,7 @@ class ShardedStepper(Stepper):
         for weight, values in fp32.items():
             safe_set_full_fp32_param(weight, values.float())
 
-    def _guarded(self, step: Callable[[], Any]) -> Callable[[], None]:
+    def _guarded_step(self, step: Callable[[], Any]) -> Callable[[], None]:
         """Return the optimizer step as a function that does nothing after a non-finite loss or gradient."""
 
         def unless_non_finite() -> None:
@@ -148,7 +148,7 @@ class ShardedStepper(Stepper):
 
     # -- a step
 
-    def stand_in(self, items: Sequence[T]) -> Sequence[T]:
+    def placeholder_items(self, items: Sequence[T]) -> Sequence[T]:
         """Return the first of the images: each process must compute one, as all take part in each collective operation."""
         return items[:1]
 
@@ -173,7 +173,7 @@ class ShardedStepper(Stepper):
         elif not self._guard.tripped():
             overflow = bool(self._zero.overflow)
             self._scale.update(overflow)
-            self.paused += overflow and self._pauses
+            self.overflow_steps += overflow and self._counts_overflows
         return norm
 
     def weight_norm(self) -> Tensor:
@@ -186,7 +186,7 @@ class ShardedStepper(Stepper):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the part of a training state that all processes share; `write_parts` writes their partitions."""
-        return {"sharded": self._partitioning(), "paused": self.paused}
+        return {"sharded": self._partitioning(), "paused": self.overflow_steps}
 
     def _partitioning(self) -> dict[str, Any]:
         """Return {"stage", "processes", "optimizer"}, which must be equal for a resumed run."""
@@ -195,12 +195,12 @@ class ShardedStepper(Stepper):
 
     def write_parts(self, folder: Path) -> None:
         self._processes.broadcast(("write", str(folder)))
-        self._write(folder)
+        self._write_partition(folder)
 
-    def _write(self, folder: Path) -> None:
+    def _write_partition(self, folder: Path) -> None:
         """Write this process's partition into the folder of the training state. The first process raises OSError if any process failed."""
         failed: OSError | None = None
-        path = folder / self._file()
+        path = folder / self._partition_file()
         try:
             scale = vars(self._scale) if self._scale is not None else None
             average = self.average.state_dict() if self.average is not None else {}
@@ -214,7 +214,7 @@ class ShardedStepper(Stepper):
         if failures and self._processes.first:
             raise OSError(*failures[0])
 
-    def _file(self) -> str:
+    def _partition_file(self) -> str:
         """Return the name of the file with this process's partition."""
         return f"part-{self._processes.rank + 1:05d}-of-{self._processes.count:05d}.pt"
 
@@ -232,7 +232,7 @@ class ShardedStepper(Stepper):
             fix = "resume with the same GPUs and ZeRO stage, or start from the final checkpoint"
             what = f"This training state was partitioned differently: {other}"
             raise ProblemsError.one(what, str(folder), fix, code="state.other-partitions")
-        part = load_state_file(folder / self._file())
+        part = load_state_file(folder / self._partition_file())
         try:
             self._shards.load(part["parts"])
         except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -243,7 +243,7 @@ class ShardedStepper(Stepper):
             vars(self._scale).update(part["own"]["scale"])
         if self.average is not None:
             self.average.load_state_dict(part["own"]["average"])
-        self.paused = content.get("paused", 0)
+        self.overflow_steps = content.get("paused", 0)
         self._loaded = True
 
     _loaded = False
@@ -273,7 +273,7 @@ class ShardedStepper(Stepper):
             if command == "done":
                 return
             if command == "write":
-                self._write(Path(argument))
+                self._write_partition(Path(argument))
             elif command == "gather":
                 with self._gathered(argument):
                     self._processes.broadcast(nothing)  # wait for "release"
