@@ -1,9 +1,5 @@
 """k-diffusion's samplers, with the names and values of A1111 and ComfyUI, behind the interface of diffusers'
 schedulers.
-
-An algorithm has (x, levels, noise): latents that are image + levels[0] * standard normal noise; falling noise levels; a source of
-fresh noise. It is a generator: for each evaluation of the model it yields (latents, level) and is sent (the latents as evaluated,
-the clean latents that the model estimates from them). It returns the latents at the last level.
 """
 
 from __future__ import annotations
@@ -18,9 +14,11 @@ from core.diffusion.noise_levels import LEVELS, level_at, level_table, timestep_
 from core.diffusion.schedule import TIMESTEPS
 from core.record.lazy_torch import Tensor, torch
 
+# Yields (latents, level) for each evaluation of the model, is sent (the latents as evaluated, the clean latents that the model
+# estimates from them), and returns the latents at the last level.
 Run = Generator[tuple[Tensor, float], tuple[Tensor, Tensor], Tensor]
 Noise = Callable[[Tensor, float, float], Tensor]  # (latents, level, next level) -> fresh noise of their shape
-# (latents, levels, noise) -> a run; the levels may start in the middle of a schedule
+# (latents = image + levels[0] * noise, falling levels, source of fresh noise) -> a run. Levels may start within a schedule.
 Algorithm = Callable[[Tensor, Sequence[float], Noise], Run]
 HISTORY = 4  # slopes that LMS knows
 ER_POINTS = 200  # of the sums that are ER-SDE's integrals, as in ComfyUI
@@ -35,7 +33,9 @@ def ancestral_levels(sigma: float, sigma_next: float) -> tuple[float, float]:
 
 
 def euler(x: Tensor, levels: Sequence[float], noise: Noise) -> Run:
-    """Euler's method: Karras et al. 2022, arXiv:2206.00364, algorithm 2 without churn. On DDIM's levels it equals DDIM. An `Algorithm`."""
+    """Euler's method: Karras et al. 2022, arXiv:2206.00364, algorithm 2 without churn. On DDIM's levels it equals DDIM. Arguments and
+    protocol: see `Algorithm`.
+    """
     for sigma, sigma_next in pairwise(levels):
         x, clean = yield x, sigma
         x = x + (x - clean) / sigma * (sigma_next - sigma)
@@ -43,12 +43,14 @@ def euler(x: Tensor, levels: Sequence[float], noise: Noise) -> Run:
 
 
 def euler_to_first_alpha(x: Tensor, levels: Sequence[float], noise: Noise) -> Run:
-    """Euler's method, ending at the lowest level of the training schedule or above. An `Algorithm`."""
+    """Euler's method, ending at the lowest level of the training schedule or above. Arguments and protocol: see `Algorithm`."""
     return (yield from euler(x, [*levels[:-1], max(levels[-1], float(_levels_of_training()[0]))], noise))
 
 
 def euler_ancestral(x: Tensor, levels: Sequence[float], noise: Noise) -> Run:
-    """Euler's method with fresh noise at every step. On DDPM's levels it equals DDPM (Ho et al. 2020, arXiv:2006.11239). An `Algorithm`."""
+    """Euler's method with fresh noise at every step. On DDPM's levels it equals DDPM (Ho et al. 2020, arXiv:2006.11239). Arguments and
+    protocol: see `Algorithm`.
+    """
     for sigma, sigma_next in pairwise(levels):
         x, clean = yield x, sigma
         down, up = ancestral_levels(sigma, sigma_next)
@@ -59,7 +61,10 @@ def euler_ancestral(x: Tensor, levels: Sequence[float], noise: Noise) -> Run:
 
 
 def heun(x: Tensor, levels: Sequence[float], noise: Noise) -> Run:
-    """Heun's method: Karras et al. 2022, arXiv:2206.00364, algorithm 1, with two evaluations a step. An `Algorithm`."""
+    """Heun's method: Karras et al. 2022, arXiv:2206.00364, algorithm 1, with two evaluations a step.
+
+    Arguments and protocol: see `Algorithm`.
+    """
     for sigma, sigma_next in pairwise(levels):
         x, clean = yield x, sigma
         slope = (x - clean) / sigma
@@ -71,7 +76,7 @@ def heun(x: Tensor, levels: Sequence[float], noise: Noise) -> Run:
 
 
 def _midpoint(x: Tensor, sigma: float, sigma_next: float) -> Run:
-    """One step of DPM-Solver-2 (Lu et al. 2022, arXiv:2206.00927) from level `sigma` to `sigma_next`; a part of an `Algorithm`."""
+    """Do a step of DPM-Solver-2 (Lu et al. 2022, arXiv:2206.00927) from level `sigma` to `sigma_next`. Protocol: see `Run`."""
     x, clean = yield x, sigma
     slope, level = (x - clean) / sigma, sigma
     if sigma_next:
@@ -82,14 +87,14 @@ def _midpoint(x: Tensor, sigma: float, sigma_next: float) -> Run:
 
 
 def dpm_2(x: Tensor, levels: Sequence[float], noise: Noise) -> Run:
-    """DPM-Solver-2, k-diffusion's sample_dpm_2: two evaluations a step. An `Algorithm`."""
+    """DPM-Solver-2, k-diffusion's sample_dpm_2: two evaluations a step. Arguments and protocol: see `Algorithm`."""
     for sigma, sigma_next in pairwise(levels):
         x = yield from _midpoint(x, sigma, sigma_next)
     return x
 
 
 def dpm_2_ancestral(x: Tensor, levels: Sequence[float], noise: Noise) -> Run:
-    """DPM-Solver-2 with fresh noise at every step. An `Algorithm`."""
+    """DPM-Solver-2 with fresh noise at every step. Arguments and protocol: see `Algorithm`."""
     for sigma, sigma_next in pairwise(levels):
         down, up = ancestral_levels(sigma, sigma_next)
         x = yield from _midpoint(x, sigma, down)
@@ -99,7 +104,10 @@ def dpm_2_ancestral(x: Tensor, levels: Sequence[float], noise: Noise) -> Run:
 
 
 def lms(x: Tensor, levels: Sequence[float], noise: Noise) -> Run:
-    """The linear multistep method of fourth order; the first steps use the slopes that exist already. An `Algorithm`."""
+    """The linear multistep method of fourth order; the first steps use the slopes that exist already.
+
+    Arguments and protocol: see `Algorithm`.
+    """
     slopes: list[Tensor] = []
     for number, (sigma, sigma_next) in enumerate(pairwise(levels)):
         x, clean = yield x, sigma
@@ -138,7 +146,7 @@ def _extrapolated_clean(clean: Tensor, last: Tensor | None, before: float, sigma
 
 
 def dpmpp_2m(x: Tensor, levels: Sequence[float], noise: Noise) -> Run:
-    """DPM-Solver++ (2M): Lu et al. 2022, arXiv:2211.01095, algorithm 2. An `Algorithm`."""
+    """DPM-Solver++ (2M): Lu et al. 2022, arXiv:2211.01095, algorithm 2. Arguments and protocol: see `Algorithm`."""
     last, before = None, 0.0
     for sigma, sigma_next in pairwise(levels):
         x, clean = yield x, sigma
@@ -149,7 +157,10 @@ def dpmpp_2m(x: Tensor, levels: Sequence[float], noise: Noise) -> Run:
 
 
 def dpmpp_2s_ancestral(x: Tensor, levels: Sequence[float], noise: Noise) -> Run:
-    """DPM-Solver++ (2S), Lu et al. 2022, arXiv:2211.01095, algorithm 1, with fresh noise at every step. An `Algorithm`."""
+    """DPM-Solver++ (2S), Lu et al. 2022, arXiv:2211.01095, algorithm 1, with fresh noise at every step.
+
+    Arguments and protocol: see `Algorithm`.
+    """
     for sigma, sigma_next in pairwise(levels):
         x, clean = yield x, sigma
         down, up = ancestral_levels(sigma, sigma_next)
@@ -163,7 +174,7 @@ def dpmpp_2s_ancestral(x: Tensor, levels: Sequence[float], noise: Noise) -> Run:
 
 
 def dpmpp_sde(x: Tensor, levels: Sequence[float], noise: Noise) -> Run:
-    """DPM-Solver++ (SDE): two evaluations a step, with fresh noise at both. An `Algorithm`."""
+    """DPM-Solver++ (SDE): two evaluations a step, with fresh noise at both. Arguments and protocol: see `Algorithm`."""
     for sigma, sigma_next in pairwise(levels):
         x, clean = yield x, sigma
         if not sigma_next:
@@ -177,7 +188,7 @@ def dpmpp_sde(x: Tensor, levels: Sequence[float], noise: Noise) -> Run:
 
 
 def dpmpp_2m_sde(x: Tensor, levels: Sequence[float], noise: Noise) -> Run:
-    """DPM-Solver++ (2M) with fresh noise at every step, in k-diffusion's form "midpoint". An `Algorithm`."""
+    """DPM-Solver++ (2M) with fresh noise at every step, in k-diffusion's form "midpoint". Arguments and protocol: see `Algorithm`."""
     last, before = None, 0.0
     for sigma, sigma_next in pairwise(levels):
         x, clean = yield x, sigma
@@ -190,7 +201,7 @@ def dpmpp_2m_sde(x: Tensor, levels: Sequence[float], noise: Noise) -> Run:
 
 
 def dpmpp_3m_sde(x: Tensor, levels: Sequence[float], noise: Noise) -> Run:
-    """DPM-Solver++ (3M) with fresh noise at every step. An `Algorithm`."""
+    """DPM-Solver++ (3M) with fresh noise at every step. Arguments and protocol: see `Algorithm`."""
     cleans: list[Tensor] = []
     sizes: list[float] = []  # of the steps before, in the logarithm of the level
     for sigma, sigma_next in pairwise(levels):
@@ -215,7 +226,10 @@ def dpmpp_3m_sde(x: Tensor, levels: Sequence[float], noise: Noise) -> Run:
 
 
 def er_sde(x: Tensor, levels: Sequence[float], noise: Noise) -> Run:
-    """ER-SDE-Solver-3: Cui et al. 2023, arXiv:2309.06169; the first two steps are of lower order. An `Algorithm`."""
+    """ER-SDE-Solver-3: Cui et al. 2023, arXiv:2309.06169; the first two steps are of lower order.
+
+    Arguments and protocol: see `Algorithm`.
+    """
     cleans: list[Tensor] = []  # clean latents, slopes and levels of the steps before, the newest first
     slopes: list[Tensor] = []
     before: list[float] = []
@@ -253,7 +267,7 @@ def _with_noise(x: Tensor, sigma: float, sigma_next: float, noise: Noise) -> Ten
 
 
 def lcm(x: Tensor, levels: Sequence[float], noise: Noise) -> Run:
-    """Latent consistency: Luo et al. 2023, arXiv:2310.04378. An `Algorithm`."""
+    """Latent consistency: Luo et al. 2023, arXiv:2310.04378. Arguments and protocol: see `Algorithm`."""
     for sigma, sigma_next in pairwise(levels):
         _, x = yield x, sigma
         if sigma_next:
@@ -262,7 +276,7 @@ def lcm(x: Tensor, levels: Sequence[float], noise: Noise) -> Run:
 
 
 def tcd(x: Tensor, levels: Sequence[float], noise: Noise) -> Run:
-    """Trajectory consistency: Zheng et al. 2024, arXiv:2402.19159, algorithm 4. An `Algorithm`."""
+    """Trajectory consistency: Zheng et al. 2024, arXiv:2402.19159, algorithm 4. Arguments and protocol: see `Algorithm`."""
     table = _levels_of_training()
     for sigma, sigma_next in pairwise(levels):
         x, clean = yield x, sigma
@@ -362,6 +376,7 @@ class KDiffusion:
         self._paths: list[BrownianPath] = []
 
     def set_timesteps(self, num_inference_steps: int, device: Any = None) -> None:
+        """Set the noise levels and timesteps of a run of this number of steps."""
         levels = LEVELS[self._schedule](self._table, num_inference_steps + self._skips)
         levels = torch.cat([levels[:-2], levels[-1:]]) if self._skips else levels
         self.sigmas = levels.float()

@@ -131,10 +131,12 @@ class Diffusion(Objective):
         return (size + self.settings.adaptive_noise_scale * brightness).clamp_min(0.0)
 
     def noised(self, x0: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        """Return alpha_bar ** .5 * x0 + (1 - alpha_bar) ** .5 * noise at the timesteps, float32 [B, C, H, W]."""
         a, s = self._signal_and_noise(x0.dtype, timesteps)
         return (a * x0 + s * noise).float()
 
     def target(self, x0: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        """Return the target of the prediction type, float32 [B, C, H, W]."""
         return self._kind.target(x0, noise, *self._signal_and_noise(x0.dtype, timesteps)).float()
 
     def _signal_and_noise(self, dtype: torch.dtype, timesteps: Tensor) -> tuple[Tensor, Tensor]:
@@ -143,10 +145,12 @@ class Diffusion(Objective):
         return bar_B.sqrt().view(-1, 1, 1, 1), (1.0 - bar_B).sqrt().view(-1, 1, 1, 1)
 
     def loss(self, predicted: Tensor, target: Tensor, timesteps: Tensor) -> Tensor:
+        """Return the elementwise loss by `loss_type`, float32 [B, C, H, W]."""
         alpha_bar_B = self.alpha_bar[timesteps].float()
         return element_loss(predicted - target, timesteps, alpha_bar_B, self.settings)
 
     def weight(self, timesteps: Tensor) -> Tensor | float:
+        """Return the product of the enabled loss weights, [B]; 1.0 if none is enabled."""
         return timestep_weight(self._snr[timesteps], self.settings, self._kind)
 
 

@@ -66,6 +66,7 @@ class ControlNetMethod(SideMethod):
         return [Trainable("controlnet", added, rate=rate), Trainable("unet", copied)]
 
     def conditioned(self, conditioning: Conditioning, noisy_latents: Tensor, timesteps: Tensor) -> Conditioning:
+        """Return the conditioning with the ControlNet's outputs as `added`; unchanged while the net is off."""
         if not self.active:
             return conditioning
         assert self._control_net is not None
@@ -84,6 +85,7 @@ class ControlNetMethod(SideMethod):
             self._control_net.signed = before
 
     def write(self, path: Path, metadata: dict[str, str], precision: str, *, epoch: int, step: int) -> list[Problem]:
+        """Write the ControlNet as a diffusers folder or single file; return advice about it."""
         config = None if self.extension else json.loads(self.net.to_json_string())
         pickled = self._job.saving.save_model_as == "diffusers"
         return controlnet_file.write_control_net(

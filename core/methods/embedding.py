@@ -171,11 +171,13 @@ class EmbeddingMethod(Method):
     # -- for the training loop
 
     def after_update(self) -> dict[str, Tensor]:
+        """Restore the norm of the embeddings, if set; return {"norm/<encoder>": norm of its new embeddings, 0-d}."""
         for table in self._tables if self._settings.preserve_embedding_norm else ():
             table.restore_norm()
         return {f"norm/{PARTS[index]}": table.rows.detach().float().norm() for index, table in enumerate(self._tables)}
 
     def release(self) -> None:
+        """Remove the XTI hooks and release the token tables."""
         if self._layers is not None:
             self._layers.remove()
         self._tables, self._layers = [], None

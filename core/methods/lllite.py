@@ -53,6 +53,7 @@ class LLLiteMethod(SideMethod):
         return conditioning
 
     def before_micro_batch(self, step: int, number: int, images: Sequence[object]) -> None:
+        """Pass the step and the images to the dropout, which depends on them."""
         if self.net.dropout is not None:
             self.net.dropout.show(step, number, images, next(self.net.parameters()).device)
 
@@ -77,6 +78,7 @@ class _AttachedLLLite(nn.Module):
         self.net = net
 
     def forward(self, noisy_latents: Tensor, timesteps: Tensor, conditioning: Conditioning) -> dict[str, Any]:
+        """Pass the control images to the LLLite; return no arguments for the U-Net."""
         self.net.show(conditioning.control)
         return {}
 

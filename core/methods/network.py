@@ -104,6 +104,7 @@ class NetworkMethod(Method):
 
     @property
     def _built(self) -> Network:
+        """The network, after `build`."""
         assert self.network is not None
         return self.network
 
@@ -124,7 +125,9 @@ class NetworkMethod(Method):
             self._built.set_multiplier(strength)
 
     def before_micro_batch(self, step: int, number: int, images: Sequence[object]) -> None:
-        """Freeze the text encoders from the configured step on; set what dropout of this micro-batch depends on."""
+        """Freeze the text encoders from the configured step on; pass the step and the images to the network, whose dropout depends on
+        them.
+        """
         if self._stop_text is not None and step >= self._stop_text:
             self._stop_text = None
             for weight in self._built.parameters_by_part()["text_encoder"]:
@@ -132,6 +135,7 @@ class NetworkMethod(Method):
         self._built.show(step, number, images)
 
     def after_micro_batch(self) -> None:
+        """End the network's dropout for the micro-batch."""
         self._built.hide()
 
     def after_update(self) -> dict[str, Tensor]:
@@ -148,6 +152,7 @@ class NetworkMethod(Method):
 
     @contextmanager
     def untrained(self) -> Iterator[None]:
+        """A context in which passes do not use the network."""
         strength = self._strength
         self.set_strength(0.0)
         try:
@@ -198,6 +203,7 @@ class NetworkMethod(Method):
         return write_lora(path, tensors, metadata, dtype)
 
     def release(self) -> None:
+        """Detach the network from the model and release it."""
         if self.network is not None and self.network.attached:
             self.network.detach()
         self.network = None

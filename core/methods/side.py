@@ -46,6 +46,7 @@ class SideMethod(Method):
 
     @contextmanager
     def untrained(self) -> Iterator[None]:
+        """A context in which passes do not use the net."""
         before, self.active = self.active, False
         try:
             yield
@@ -53,6 +54,7 @@ class SideMethod(Method):
             self.active = before
 
     def state_dict(self) -> dict[str, Tensor]:
+        """Return the weights of the net by name."""
         return {name: value.detach() for name, value in self.net.state_dict().items()}
 
     def load_state_dict(self, tensors: Mapping[str, Tensor]) -> None:

@@ -42,6 +42,7 @@ class TokenTable(nn.Module):
 
     @cached_property
     def _median_norm(self) -> Tensor:
+        """Median L2 norm of the original embeddings, 0-d."""
         return self.weight.detach().float().norm(dim=1).median()
 
     def forward(self, ids: Tensor) -> Tensor:
@@ -137,6 +138,7 @@ class TextPerLayer:
         return pick
 
     def remove(self) -> None:
+        """Remove the hooks from the U-Net."""
         for hook in self._hooks:
             hook.remove()
         self._hooks = []

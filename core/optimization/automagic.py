@@ -95,6 +95,7 @@ class Automagic(FactoredOptimizer):
         super().__init__(params, dict(zip(names, values, strict=True)))
 
     def _step_group(self, group: dict[str, Any], weights: list[Tensor]) -> None:
+        """Update the weights of a group, each element with its own learning rate."""
         low, high, bump = group["min_lr"], group["max_lr"], group["lr_bump"]
         for weight in weights:
             update, state = self._update(weight, group), self.state[weight]
@@ -132,6 +133,7 @@ class Automagic3(FactoredOptimizer):
         super().__init__(params, dict(zip(names, values, strict=True)))
 
     def _step_group(self, group: dict[str, Any], weights: list[Tensor]) -> None:
+        """Update the weights of a group with its learning rate, then change the rate by their votes."""
         limit, votes, sizes = group["clip_threshold"], [], []
         for weight in weights:
             update, state = self._update(weight, group).clamp_(-limit, limit), self.state[weight]

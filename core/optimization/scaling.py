@@ -19,6 +19,7 @@ class HalfWeightScaler(torch.amp.GradScaler):
     def _unscale_grads_(
         self, optimizer: Optimizer, inv_scale: Tensor, found_inf: Tensor, allow_fp16: bool
     ) -> dict[torch.device, Tensor]:
+        """Unscale the gradients as torch does, with fp16 gradients allowed."""
         return super()._unscale_grads_(optimizer, inv_scale, found_inf, True)
 
 

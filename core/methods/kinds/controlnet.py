@@ -30,6 +30,7 @@ RULES = "core.settings.rules.control"
 
 
 def _make(inputs: MethodInputs) -> Method:
+    """Return the training method; the initial ControlNet is located by name."""
     from core.methods.controlnet import ControlNetMethod
 
     start = controlnet_of(inputs.job).controlnet_model_name_or_path

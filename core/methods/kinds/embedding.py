@@ -17,6 +17,7 @@ RULES = "core.settings.rules.embedding"
 
 
 def _make(inputs: MethodInputs) -> Method:
+    """Return the training method; the initial embedding is located by name."""
     from core.methods.embedding import EmbeddingMethod
 
     start = inputs.job.embedding.embedding_weights

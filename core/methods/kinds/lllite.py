@@ -22,6 +22,7 @@ RULES = "core.settings.rules.control"
 
 
 def _make(inputs: MethodInputs) -> Method:
+    """Return the training method; the initial LLLite is located by name."""
     from core.methods.lllite import LLLiteMethod
 
     start = lllite_of(inputs.job).weights

@@ -191,7 +191,9 @@ def fp32_retry(family: Family, vae: Any) -> Encode | None:
 
 
 def each_step_encoder(inputs: Inputs, models: Models) -> Encode:
-    """Return `encoder`'s function for images that are not cached. Where a 16-bit VAE returns NaN, the image is encoded again in fp32."""
+    """Return a function from pixels to a posterior, for images that are encoded at each step. Images for which a 16-bit VAE returns NaN
+    or infinity are encoded again in fp32.
+    """
     encode = encoder(inputs, models)
 
     def checked(pixels: torch.Tensor) -> Posterior:

@@ -66,7 +66,7 @@ class Change:
 
 @dataclass(frozen=True)
 class Setup:
-    """Recommended changes for a job. no_model: message that no base model for photographs is on this machine; "" if one is"""
+    """Recommended changes for a job. no_model: message that no base model for photographs is on this machine, else empty"""
 
     changes: tuple[Change, ...]
     no_model: str = ""
@@ -113,7 +113,7 @@ def _demo_settings(job: TrainJob) -> list[str]:
 
 
 def demo_problems(job: TrainJob, workspace: Workspace) -> Iterator[Problem]:
-    """Yield advice while the demo's model, output name or sample prompts are set although the job trains other images."""
+    """Yield advice if the job trains other images than the demo's with the demo's base model, output name or sample prompts."""
     if not other_images(job):
         return
     if is_starter(job.model.base_model, workspace):

@@ -117,6 +117,7 @@ class Passes:
         return Conditioning(self.text.states(batch.captions), sizes, guidance, self._on_device(batch.control))
 
     def _on_device(self, tensor: Tensor | None) -> Tensor | None:
+        """Move a tensor to the device without waiting; return None for None."""
         return None if tensor is None else queued(tensor, self.device)
 
     @contextmanager
@@ -232,4 +233,5 @@ def _require_shapes(
 
 
 def _shape(tensor: Tensor) -> str:
+    """Return a tensor's shape as text, for messages."""
     return str(list(tensor.shape))

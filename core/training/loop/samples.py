@@ -116,6 +116,7 @@ class TrainedPromptTexts:
         """Do nothing: `states` encodes."""
 
     def states(self, prompt: SamplePrompt) -> PromptStates:
+        """Return the text states of a prompt and its negative prompt by the encoders' present weights."""
         return _prompt_states(prompt, self._edited, self._encode)
 
 
@@ -145,6 +146,7 @@ class FrozenPromptTexts:
             source.need([part for prompt in prompts for part in _all_texts(prompt, self._edited)])
 
     def states(self, prompt: SamplePrompt) -> PromptStates:
+        """Return the text states of a prompt and its negative prompt, which `encode` has encoded."""
         return _prompt_states(prompt, self._edited, self._texts[self._lengths[prompt]].states)
 
 
@@ -214,6 +216,7 @@ class Samples:
         self._began = time.monotonic()
 
     def _control_of(self, prompt: SamplePrompt) -> ndarray | None:
+        """Return the control image of a prompt, [3, H, W] in 0..1; None without one."""
         return control_image(prompt, stretched=self.passes.job.samples.compatibility == "kohya")
 
     def _generate(self, prompt: SamplePrompt, control: ndarray | None) -> Image:

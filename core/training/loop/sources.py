@@ -74,6 +74,7 @@ class ViewLoader:
             raise ProblemsError([problem_of(placed.image.path, error)]) from error
 
     def close(self) -> None:
+        """Stop the threads and drop the views that were not taken."""
         self._pool.shutdown(wait=False, cancel_futures=True)
         self._waiting.clear()
 
@@ -159,6 +160,7 @@ class Latents:
         return Batch(items, views, addresses, captions, stacked, batch_masks, control)
 
     def close(self) -> None:
+        """Stop the threads that decode images."""
         for part in (self._views, self._late):
             if part is not None:
                 part.close()
@@ -179,6 +181,7 @@ class Latents:
         return self._late.seconds if self._late is not None else 0.0
 
     def _side(self, placed: Placed, epoch: int, repeat: int) -> Side:
+        """Return the side, plain or flipped, that this use of the image needs."""
         return Side(placed, draw_view(placed, self.seed_of(epoch), epoch, repeat).flip)
 
     def seed_of(self, epoch: int) -> int:
@@ -322,9 +325,11 @@ class TrainedText:
         self._encode = encode
 
     def need(self, captions: Sequence[str]) -> None:
+        """Do nothing: `states` encodes."""
         return
 
     def states(self, captions: Sequence[str]) -> TextStates:
+        """Return the text states of the captions, in order, with gradients."""
         return self._encode(captions)
 
 

@@ -70,6 +70,7 @@ class Stepper:
     # -- a step
 
     def begin(self) -> None:
+        """Begin a step: count the non-finite flag of the last one."""
         self._guard.begin()
 
     def placeholder_items(self, items: Sequence[T]) -> Sequence[T]:
@@ -205,7 +206,9 @@ class Stepper:
             yield
 
     def _averaged_for(self, use: Use) -> AbstractContextManager[None]:
-        """Return the context for this use with the EMA or, without an EMA, the average of a schedule-free optimizer in place."""
+        """Return a context in which averaged weights replace the trained ones: the EMA, if the settings use it for this use, or without an
+        EMA the average of a schedule-free optimizer.
+        """
         if self.average is None:
             return evaluation_weights(self.optimizer)
         return self.average.in_place() if self.average.replaces(use) else nullcontext()
@@ -217,5 +220,6 @@ class Stepper:
         """Wait for `tasks_done`, and gather weights if the first process needs them; called by the other processes."""
 
     def release(self) -> None:
+        """Remove the hooks of a fused backward pass."""
         if self._fused is not None:
             self._fused.release()

@@ -145,6 +145,7 @@ class Timetable:
             self._validate()
 
     def sample_now(self) -> None:
+        """Generate samples, or warn that the run has no sample prompts."""
         if self._samples.prompts:
             self._sample()
         else:
@@ -193,6 +194,7 @@ class Timetable:
             self.back_up()
 
     def _sample(self) -> None:
+        """Generate samples with averaged weights, if the settings use these; an error does not end the training."""
         smaller = "use smaller samples (samples.width, samples.height), or none (samples.sample_prompts)"
         self._attempt(
             "Sampling", "check the sample settings", smaller, lambda: self._samples.generate(self._state.step)

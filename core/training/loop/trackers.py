@@ -82,6 +82,7 @@ class Trackers:
         self.abandon()
 
     def abandon(self) -> None:
+        """Forget all trackers without closing them."""
         self._trackers, self._failed = [], {}
 
     def _each(self, work: Callable[[Tracker], None]) -> None:
@@ -124,6 +125,7 @@ class TensorBoard:
         self._writer: Any = None
 
     def _open(self) -> Any:
+        """Return the writer of the event file; create it at the first call, or after an error."""
         if self._writer is None:
             from torch.utils.tensorboard import SummaryWriter
 
@@ -148,6 +150,7 @@ class TensorBoard:
             self._writer.close()
 
     def abandon(self) -> None:
+        """Close the event file, ignoring errors; the next number opens a new one."""
         writer, self._writer = self._writer, None
         if writer is not None:
             with suppress(Exception):  # buffered numbers fail as the others did
@@ -178,6 +181,7 @@ class Wandb:
         self._waiting: dict[str, Any] = {}
 
     def _open(self) -> Any:
+        """Return the run at Weights & Biases; log in and create it at the first call."""
         if self._run is None:
             import wandb
 
@@ -211,9 +215,11 @@ class Wandb:
             self._run.finish()
 
     def abandon(self) -> None:
+        """Drop the collected values."""
         self._waiting = {}
 
     def _send(self) -> None:
+        """Send the collected values of a step."""
         if self._waiting:
             # A separate column: wandb's step takes no values for earlier steps.
             self._open().log(self._waiting | {"global_step": self._step})

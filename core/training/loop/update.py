@@ -101,4 +101,5 @@ def naming_step(step: int) -> Iterator[None]:
 
 
 def _addresses(run: Run, epoch: int, planned: PlannedBatch) -> list[Address]:
+    """Return the addresses of the images' random numbers: (seed, epoch, image key, repeat)."""
     return [(run.plan.seed, epoch, placed.key, repeat) for placed, repeat in planned.items]

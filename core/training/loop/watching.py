@@ -47,6 +47,7 @@ class Mean:
         return self.total / self.count if self.count else 0.0
 
     def state(self) -> list[float]:
+        """Return [total, count, recent], as stored in training states."""
         return [self.total, self.count, self.recent]
 
 
@@ -152,4 +153,5 @@ class Watch:
 
 
 def _mean(values: Sequence[float]) -> Mean:
+    """Return a Mean from the values of `Mean.state`."""
     return Mean(values[0], int(values[1]), values[2])

@@ -134,4 +134,5 @@ def _prepare(model: torch.nn.Module, pass_: Pass) -> None:
 
 
 def _drop(weight: torch.Tensor) -> None:
+    """Free the weight's gradient. A hook for when it is accumulated."""
     weight.grad = None

@@ -42,6 +42,7 @@ class Saving:
     also: tuple[tuple[str, Any], ...] = ()
 
     def sentence(self) -> str:
+        """Return the change and its saving as text."""
         return f"{self.words} saves about {memory_words(self.bytes)}"
 
 

@@ -90,6 +90,7 @@ class MemoryFacts:
         return self.parts[self.body]
 
     def text_parts(self) -> list[str]:
+        """Return the names of the text encoders that the model has."""
         return [name for name in self.texts if name in self.parts]
 
 
@@ -305,6 +306,7 @@ def _sharded_bytes(
 
 
 def _bytes(dtype: Any) -> int:
+    """Return the bytes of a number of this dtype."""
     return int(dtype.itemsize)
 
 
@@ -374,6 +376,7 @@ def is_fp8(job: TrainJob, body: bool) -> bool:
 
 
 def _vae_bytes(job: TrainJob) -> int:
+    """Return the bytes of a number in the VAE's dtype."""
     return 2 if job.memory.vae_precision in ("bf16", "fp16") else 4
 
 

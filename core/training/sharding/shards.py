@@ -82,6 +82,7 @@ class SharedWeights(Shards):
 
     @property
     def masters(self) -> Sequence[Tensor]:
+        """Flat fp32 master weights of this process's partition, one tensor for each sub-group of stage 3."""
         groups: Sequence[Tensor] = self._zero.fp32_partitioned_groups_flat
         return groups
 
@@ -99,6 +100,7 @@ class SharedWeights(Shards):
                 zero._optimizer_states_and_gradient_swap_out(number)
 
     def push(self) -> None:
+        """Copy the master weights to the model's weights and gather those that each process keeps whole."""
         zero = self._zero
         zero._partition_all_parameters()
         for number in range(len(self.masters)):
@@ -109,4 +111,5 @@ class SharedWeights(Shards):
 
 
 def _copy(value: Any) -> Any:
+    """Return a copy of a tensor on the CPU, other values unchanged."""
     return value.detach().to("cpu", copy=True) if isinstance(value, torch.Tensor) else value

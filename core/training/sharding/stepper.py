@@ -49,6 +49,7 @@ class WrappedWeights(nn.Module):
         self.weights, self.parts = nn.ParameterList(weights), nn.ModuleList(modules)
 
     def forward(self, work: Callable[[], Tensor]) -> Tensor:
+        """Return the result of `work`, a forward pass of the model."""
         return work()
 
 
@@ -59,6 +60,7 @@ class LossScale:
         self.factor, self.good = FIRST_SCALE, 0
 
     def update(self, overflow: bool) -> None:
+        """Adjust the scale after a step. overflow: whether its gradient was infinite or NaN"""
         self.good = 0 if overflow else self.good + 1
         if overflow:
             self.factor /= 2
@@ -153,6 +155,7 @@ class ShardedStepper(Stepper):
         return items[:1]
 
     def backward(self, losses_of: Callable[[], Tensor], images: float, last: bool) -> Tensor:
+        """Compute the losses [B] of a micro-batch and accumulate their gradient; return the losses. Arguments: see `Stepper`."""
         self._engine.set_gradient_accumulation_boundary(last)
         if self._scale is not None:
             self._zero.override_loss_scale(self._scale.factor)
@@ -177,6 +180,7 @@ class ShardedStepper(Stepper):
         return norm
 
     def weight_norm(self) -> Tensor:
+        """Return the L2 norm of all trained weights of all processes, 0-d on the device."""
         squares = [master.detach().float().square().sum().to(self._device) for master in self._shards.each()]
         total = torch.stack(squares).sum()
         self._processes.sum_up([total])
@@ -189,11 +193,12 @@ class ShardedStepper(Stepper):
         return {"sharded": self._partitioning(), "paused": self.overflow_steps}
 
     def _partitioning(self) -> dict[str, Any]:
-        """Return {"stage", "processes", "optimizer"}, which must be equal for a resumed run."""
+        """Return {"stage": ZeRO stage, "processes": their number, "optimizer": class name}, which must be equal for a resumed run."""
         kind = type(self.optimizer).__name__
         return {"stage": self._settings.zero_stage, "processes": self._processes.count, "optimizer": kind}
 
     def write_parts(self, folder: Path) -> None:
+        """Make each process write its partition into the folder of the training state."""
         self._processes.broadcast(("write", str(folder)))
         self._write_partition(folder)
 
@@ -219,6 +224,7 @@ class ShardedStepper(Stepper):
         return f"part-{self._processes.rank + 1:05d}-of-{self._processes.count:05d}.pt"
 
     def load(self, content: Mapping[str, Any], folder: Path) -> None:
+        """Load a training state with this process's partition. Raises ProblemsError if it does not fit."""
         saved, present = content.get("sharded"), self._partitioning()
         if saved is None:
             what = "This training state was saved without DeepSpeed"
@@ -249,6 +255,7 @@ class ShardedStepper(Stepper):
     _loaded = False
 
     def ready(self) -> None:
+        """Copy loaded master weights to the model's weights, in all processes together."""
         if self._loaded:
             self._shards.push()
 
@@ -256,6 +263,7 @@ class ShardedStepper(Stepper):
 
     @contextmanager
     def weights_for(self, use: Use) -> Iterator[None]:
+        """A context in which the first process has all weights for this use; the others take part through `follow`."""
         self._processes.broadcast(("gather", use))
         with self._gathered(use):
             try:
@@ -264,9 +272,11 @@ class ShardedStepper(Stepper):
                 self._processes.broadcast(("release", ""))
 
     def tasks_done(self) -> None:
+        """Tell the other processes to leave `follow`."""
         self._processes.broadcast(("done", ""))
 
     def follow(self) -> None:
+        """Do what the first process asks for (write partitions, gather weights) until its `tasks_done`."""
         nothing: Any = None
         while True:
             command, argument = self._processes.broadcast(nothing)
@@ -322,6 +332,7 @@ class ShardedStepper(Stepper):
                 weight.data = data
 
     def release(self) -> None:
+        """End DeepSpeed's engine and leave its process group context."""
         self._process_group.close()
 
 
