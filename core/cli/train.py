@@ -104,7 +104,7 @@ def prove_resume(job: TrainJob, options: Options) -> int:
         proof = prove(job, workspace, device, int(text), say=lambda line: print(line, file=sys.stderr))
     finally:
         owner.release()
-    print(proof.words())
+    print(proof.report())
     return DONE if proof.equal else FAILED
 
 

@@ -260,8 +260,8 @@ def _er_scale(level: float) -> float:
 
 
 def _with_noise(x: Tensor, sigma: float, sigma_next: float, noise: Noise) -> Tensor:
-    """Add fresh noise to the latents of an SDE step, of which the step has left only (sigma_next / sigma) ** 2 of the noise, so that they
-    have level `sigma_next` again.
+    """Add the fresh noise of an SDE step, which has left (sigma_next / sigma) ** 2 of the noise in `x`, so that the level is
+    `sigma_next`.
     """
     return x + noise(x, sigma, sigma_next) * sigma_next * math.sqrt(1 - (sigma_next / sigma) ** 2)
 

@@ -76,10 +76,9 @@ class Diffusion(Objective):
     1.x, 2.x and SDXL are trained.
 
     prediction      "epsilon" or "v"
-    debiased_as     prediction type whose debiased weight is used; "": that of `prediction`
+    debiased_as     prediction type whose debiased weight is used; "" uses that of `prediction`
     alpha_bar       cumulative alpha of the noise schedule, [1000]
-    snr_alpha_bar   cumulative alpha for the SNR in loss weights, [1000]: with `compatibility` that before zero terminal SNR
-                    rescaled the schedule
+    snr_alpha_bar   cumulative alpha for the SNR in loss weights, [1000]; with `compatibility` it is not rescaled to zero terminal SNR
     """
 
     def __init__(

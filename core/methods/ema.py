@@ -19,8 +19,8 @@ EMA = "ema."  # in front of the names of averaged weights in a training state
 class WeightAverage:
     """Exponential moving average of weights, in fp32, on their device or in RAM.
 
-    After each `update_every` steps: average = keep * average + (1 - keep) * weights, with keep = decay ** update_every, so that the
-    average covers equally many steps for any `update_every`.
+    After each `update_every` steps: average = w * average + (1 - w) * weights, with w = decay ** update_every, so that the average
+    covers equally many steps for any `update_every`.
     """
 
     def __init__(self, weights: Mapping[str, Tensor], settings: MethodSettings):
@@ -30,7 +30,7 @@ class WeightAverage:
             name: self._to_average_device(weight.detach()).clone() for name, weight in self._weights.items()
         }
 
-    def keep(self) -> float:
+    def old_weight(self) -> float:
         """Return the weight of the old average in this update: decay ** update_every; with warmup (1 + n) / (10 + n) while that is
         less, with n the number of updates so far (diffusers, EMAModel).
         """
@@ -45,7 +45,7 @@ class WeightAverage:
         self.steps += 1
         if self.steps % self._settings.ema_update_every:
             return
-        share = 1 - self.keep()
+        share = 1 - self.old_weight()
         weights = [self._weights[name].detach() for name in self.average]
         if all(
             self._to_average_device(weight) is weight for weight in weights

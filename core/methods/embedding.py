@@ -14,7 +14,7 @@ from core.families.components import Components
 from core.formats.embedding_file import LAYERS, ONE, SDXL, TOKEN, read_embedding, write_embedding
 from core.formats.tensors.writer import type_named
 from core.methods import Method
-from core.methods.tokens import TextPerLayer, TokenTable, add_tokens, first_rows, spelled_out, tokens_of
+from core.methods.tokens import TextPerLayer, TokenTable, add_tokens, first_rows, vector_names, with_vector_names
 from core.optimization.groups import Trainable
 from core.record.problems import Problem, ProblemsError
 from core.settings.names import without_signs
@@ -68,7 +68,9 @@ class EmbeddingMethod(Method):
         """
         self._family = components.family
         count = self._settings.num_vectors_per_token
-        tokens = [token for suffix in self._suffixes for word in self.words for token in tokens_of(word, count, suffix)]
+        tokens = [
+            token for suffix in self._suffixes for word in self.words for token in vector_names(word, count, suffix)
+        ]
         initial = self._initial(len(components.text_encoders))
         for index, (encoder, tokenizer) in enumerate(zip(components.text_encoders, components.tokenizers, strict=True)):
             rows = [first_rows(encoder, tokenizer, init, count) for init in self._settings.init_words]
@@ -123,9 +125,9 @@ class EmbeddingMethod(Method):
         """
         count = self._settings.num_vectors_per_token
         if not self._settings.extended:
-            return encode([spelled_out(caption, self.words, count) for caption in captions])
+            return encode([with_vector_names(caption, self.words, count) for caption in captions])
         each = [
-            encode([spelled_out(caption, self.words, count, suffix) for caption in captions]).context
+            encode([with_vector_names(caption, self.words, count, suffix) for caption in captions]).context
             for suffix in self._suffixes
         ]
         return TextStates(torch.stack(each, dim=1))

@@ -60,31 +60,31 @@ def embeddings_of(encoders: Iterable[nn.Module]) -> list[nn.Parameter]:
     return [weight for table in tables for weight in table.parameters(recurse=False)]
 
 
-def tokens_of(word: str, count: int, suffix: str = "") -> list[str]:
-    """Return the tokenizer's names for the vectors of one new token, such as <mira|0> and <mira|1>. suffix: of an XTI layer"""
+def vector_names(word: str, count: int, suffix: str = "") -> list[str]:
+    """Return the names, in the tokenizer, of the vectors of one new token: <mira|0>, <mira|1> ... suffix: of an XTI layer"""
     return [f"<{word}|{number}{suffix}>" for number in range(count)]
 
 
-def spelled_out(text: str, words: Sequence[str], count: int, suffix: str = "") -> str:
+def with_vector_names(text: str, new_tokens: Sequence[str], count: int, suffix: str = "") -> str:
     """Return a text with each new token replaced by the names of its `count` vectors: "a mira" -> "a <mira|0> <mira|1>"; "miracle" is
     unchanged.
 
-    words   the new tokens, as in captions
-    suffix  of the names for one layer (XTI)
+    new_tokens  as in captions
+    suffix      of the names for one layer (XTI)
     """
-    spelled = {word.casefold(): " ".join(tokens_of(word, count, suffix)) for word in words}
-    return word_pattern(words).sub(lambda match: spelled[match[0].casefold()], text)
+    spelled = {word.casefold(): " ".join(vector_names(word, count, suffix)) for word in new_tokens}
+    return word_pattern(new_tokens).sub(lambda match: spelled[match[0].casefold()], text)
 
 
-def add_tokens(tokenizer: Any, words: Sequence[str], names: Sequence[str]) -> None:
+def add_tokens(tokenizer: Any, new_tokens: Sequence[str], names: Sequence[str]) -> None:
     """Add the names of vectors to a tokenizer. Raises ProblemsError if the tokenizer has one of the new tokens already.
 
-    words   the new tokens, as in captions
-    names   of all their vectors
+    new_tokens  as in captions
+    names       of all their vectors
     """
     from tokenizers import AddedToken
 
-    if existing := known_tokens(words, tokenizer.get_vocab()):
+    if existing := known_tokens(new_tokens, tokenizer.get_vocab()):
         raise ProblemsError(existing)
     added = tokenizer.add_tokens([AddedToken(name, normalized=True) for name in names])
     assert added == len(names)

@@ -11,13 +11,13 @@ RISES = 1.5  # times the last rate: a larger rise is a jump
 OF_RATE = 0.01  # of the part's learning rate: a jump ends above this
 
 
-def planned(folder: RunFolder) -> tuple[int, int] | None:
+def planned_length(folder: RunFolder) -> tuple[int, int] | None:
     """Return (steps, steps per epoch) with which the run was last started; None if it never started."""
     events = [event for event in read_lines(folder.path / "events.jsonl") if event.get("kind") == "planned"]
     return (int(events[-1]["total"]), int(events[-1].get("steps_per_epoch", 0))) if events else None
 
 
-def steps_planned(job: TrainJob, per_epoch: int) -> int | None:
+def steps_of_job(job: TrainJob, per_epoch: int) -> int | None:
     """Return the number of steps of a job from its settings; None if they leave it to the dataset. per_epoch: steps of an epoch"""
     epochs = job.schedule.max_train_epochs
     return job.schedule.steps_in_force or (epochs * per_epoch if epochs else None)
@@ -54,12 +54,12 @@ def jump_advice(
     after            the job to continue with
     step, total      first and last step; None: from the run's newest training state and the settings
     """
-    plan, states, schedule = planned(folder), states_in(folder.path / "state"), after.schedule
+    plan, states, schedule = planned_length(folder), states_in(folder.path / "state"), after.schedule
     if step is None and states:
         step = state_step(states[0])
     if plan is None or not step or (schedule.lr_scheduler_steps and schedule.lr_scheduler_after == "restart"):
         return []
-    length = total or steps_planned(after, plan[1])
+    length = total or steps_of_job(after, plan[1])
     jump = rate_jump(before, plan[0], after, length, step) if length and length > step else None
     if jump is None:
         return []

@@ -238,13 +238,13 @@ class Rates:
             return dict(base_rates)
         return {name: rate * self._schedule.at(step, rate, self._reference) for name, rate in base_rates.items()}
 
-    def of(self, optimizer: Optimizer, step: int) -> dict[str, float]:
+    def for_optimizer(self, optimizer: Optimizer, step: int) -> dict[str, float]:
         """Return {group name: learning rate at this step, counted from 0} for the optimizer's groups."""
         return self.at(step, {group["name"]: group.get("initial_lr", 0.0) for group in optimizer.param_groups})
 
     def set(self, optimizer: Optimizer, step: int) -> dict[str, float]:
         """Set the learning rates of this step in the optimizer, each from its group's `initial_lr`; return {group name: rate}."""
-        rates = self.of(optimizer, step)
+        rates = self.for_optimizer(optimizer, step)
         if self._schedule is None:
             return rates
         for group in optimizer.param_groups:

@@ -48,7 +48,7 @@ class Proof:
     def equal(self) -> bool:
         return self.whole == self.resumed and self.losses_equal
 
-    def words(self) -> str:
+    def report(self) -> str:
         """Return the comparison as lines for a terminal."""
         lines = [
             f"{self.steps} steps in one go:               {self.whole}",

@@ -17,7 +17,7 @@ from core.optimization.averaging import evaluation_weights
 from core.optimization.clipping import NonFiniteGuard, clip_grad_norm
 from core.optimization.fused import FusedBackward, split_groups
 from core.optimization.groups import Trainable, parameter_groups
-from core.optimization.jumps import rate_jump, steps_planned
+from core.optimization.jumps import rate_jump, steps_of_job
 from core.optimization.optimizers import build_optimizer, device_problems, groups_for, load_state, resolve, step_sizes
 from core.optimization.rounding import STEP, draws, round_stochastically, widen_steps
 from core.optimization.schedules import LrSchedule, Rates, curve
@@ -253,7 +253,7 @@ def schedules() -> Facts:
     ):
         jobs = [build(TrainJob, {"schedule": {"lr_scheduler": "cosine", **values}}) for values in (before, after)]
         yield f"jump {before} {after}", [[rate_jump(jobs[0], 10, jobs[1], total, step) for total, step in ((20, 10), (20, 3), (12, 5))],
-                                         steps_planned(jobs[1], 7)]  # fmt: skip
+                                         steps_of_job(jobs[1], 7)]  # fmt: skip
 
 
 def _curve(schedule: LrSchedule) -> list[float]:
@@ -398,7 +398,7 @@ def steps() -> Facts:
         for step in range(5):
             weight.data += step
             average.after_step()
-            keeps.append(average.keep())
+            keeps.append(average.old_weight())
         with average.in_place():
             inside = weight.detach().clone()
         yield (

@@ -141,7 +141,7 @@ def edges() -> Facts:
 def _noting(heard: list[Any], step: int, begun: int, due: bool) -> timetable.Timetable:
     """A timetable of 9 steps and 3 epochs at a step, with what it needs noted."""
     timer = SimpleNamespace(due=due, restart=partial(heard.append, "restarted"))
-    reports = SimpleNamespace(all=partial(heard.append, "all"), validated=heard.append)
+    reports = SimpleNamespace(report_all=partial(heard.append, "all"), report_validation=heard.append)
     plan = SimpleNamespace(total=9, epoch_of=lambda step: -(-step // 3), ends_epoch=lambda step: step % 3 == 0)
     job = SimpleNamespace(samples=SimpleNamespace(sample_at_first=due))
     run = SimpleNamespace(

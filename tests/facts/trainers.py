@@ -296,7 +296,7 @@ def reported() -> Facts:
     ):
         said.clear()
         run = SimpleNamespace(
-            reports=SimpleNamespace(all=lambda: None), total=8, stepper=SimpleNamespace(weights_for=_noted(said))
+            reports=SimpleNamespace(report_all=lambda: None), total=8, stepper=SimpleNamespace(weights_for=_noted(said))
         )
         one = _timetable(run, context, step)
         freed: list[int] = []
@@ -337,7 +337,7 @@ def stopped() -> Facts:
         context = SimpleNamespace(
             say=lambda *words, heard=heard: heard.append(["said", *words[1:2]]), after_stop=ExitStack
         )
-        run = SimpleNamespace(reports=SimpleNamespace(all=lambda heard=heard: heard.append("all")), total=9)
+        run = SimpleNamespace(reports=SimpleNamespace(report_all=lambda heard=heard: heard.append("all")), total=9)
         one = _timetable(run, context, step)
         lines = [{"kind": "validated", "step": 9}] * quick + [{"kind": "sample", "step": 9}] * (1 + quick)
         vars(one).update(
@@ -468,7 +468,7 @@ def decided() -> Facts:
                 patch.object(building, "preflight", partial(_checked, heard)),
                 patch.object(building, "problems_before_start", partial(_answer, heard, "before", found)),
             ):
-                yield f"checked {begins} {failing}", [refused(partial(building.checked, job, context)), list(heard)]
+                yield f"checked {begins} {failing}", [refused(partial(building.check_dataset, job, context)), list(heard)]
 
 
 def _checked(heard: list[Any], *given: Any, progress: Any, **named: Any) -> str:

@@ -391,12 +391,12 @@ def test_a_timer_is_due_after_exactly_its_minutes(monkeypatch, minutes, seconds,
 
 def test_a_proof_says_what_differs():
     equal = Proof(10, 5, "a", "a", True)
-    assert equal.equal and equal.words().splitlines()[-1] == "equal to the bit"
+    assert equal.equal and equal.report().splitlines()[-1] == "equal to the bit"
     for other in (replace(equal, resumed="b"), replace(equal, losses_equal=False)):
-        assert not other.equal and "NOT equal" in other.words()
+        assert not other.equal and "NOT equal" in other.report()
     named = replace(equal, resumed="b", steps=11, different=tuple("abcdefghijkl"))
-    assert named.words().splitlines()[1].startswith("5 steps, stopped, 6 more steps:")
-    assert named.words().endswith("different: a, b, c, d, e, f, g, h, i, j")
+    assert named.report().splitlines()[1].startswith("5 steps, stopped, 6 more steps:")
+    assert named.report().endswith("different: a, b, c, d, e, f, g, h, i, j")
     assert _largest_difference({1: 2.0, 2: 4.0}, {1: 1.0, 2: 4.5}) == 0.5
     assert _largest_difference({1: 1.0}, {2: 1.0}) == _largest_difference({}, {}) == math.inf
     assert _largest_difference({1: 0.0}, {1: 1e-12}) == 1.0 and _largest_difference({1: -2.0}, {1: -1.0}) == 0.5

@@ -80,8 +80,8 @@ class SimulatedRun:
             losses=SimpleNamespace(read_if_due=lambda: None),
             clock=SimpleNamespace(add=self.seconds.append),
             report=lambda read: None,
-            all=lambda: None,
-            validated=lambda found: None,
+            report_all=lambda: None,
+            report_validation=lambda found: None,
         )
         stepper = SimpleNamespace(tasks_done=lambda: None, weights_for=lambda use: nullcontext())
         run = Run(self.job, context, self.plan, self.passes, stepper, None, reports, self.state, stop_at)

@@ -108,7 +108,7 @@ def test_the_trackers_get_every_number_of_each_step_also_of_steps_that_are_read_
         context=SimpleNamespace(),
         plan=SimpleNamespace(ends_epoch=lambda step: step == 2, total=4),
         stepper=SimpleNamespace(optimizer=SimpleNamespace(param_groups=[]), overflow_steps=0),
-        rates=SimpleNamespace(of=lambda optimizer, step: {"unet": step / 10}),
+        rates=SimpleNamespace(for_optimizer=lambda optimizer, step: {"unet": step / 10}),
         components=None,
         tracker=SimpleNamespace(add=lambda name, value, step: logged.setdefault(name, []).append((step, value))),
         watch=Watch(steps_per_epoch=2),

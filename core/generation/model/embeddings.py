@@ -211,12 +211,12 @@ class PromptEncoder:
 
     def _with_tokens(self, text: str, suffix: str) -> str:
         """The text with each embedding's name replaced by its tokens. suffix: after the name of tokens of layered ones"""
-        from core.methods.tokens import tokens_of
+        from core.methods.tokens import vector_names
 
         if not self._counts:
             return text
         tokens = {
-            name.casefold(): " ".join(tokens_of(name, count, suffix if name in self._layered else ""))
+            name.casefold(): " ".join(vector_names(name, count, suffix if name in self._layered else ""))
             for name, count in self._counts.items()
         }
         return word_pattern(list(self._counts)).sub(lambda match: tokens[match[0].casefold()], text)
@@ -254,7 +254,7 @@ def embeddings_attached(
 
 def _tokens_and_vectors(vectors_by_name: dict[str, dict[str, Tensor]], encoder: int) -> tuple[list[str], Tensor]:
     """(tokens, their vectors [n, C]) of all embeddings for the text encoder with this index."""
-    from core.methods.tokens import tokens_of
+    from core.methods.tokens import vector_names
 
     names: list[str] = []
     rows: list[Tensor] = []
@@ -264,7 +264,7 @@ def _tokens_and_vectors(vectors_by_name: dict[str, dict[str, Tensor]], encoder: 
         else:
             parts = {"": list(vectors.values())[encoder]}  # read_embedding returns clip_l before clip_g
         for suffix, vectors_of_part in parts.items():
-            names += tokens_of(name, len(vectors_of_part), suffix)
+            names += vector_names(name, len(vectors_of_part), suffix)
             rows.append(vectors_of_part)
     return names, torch.cat(rows)
 

@@ -73,7 +73,7 @@ def read_inputs(job: TrainJob, context: JobContext, select: Select = lambda repo
     """
     workspace, seed = context.workspace, job.schedule.seed or 0
     with context.processes.first_does():  # the others read its cached measurements
-        report = select(checked(job, context))
+        report = select(check_dataset(job, context))
     model = model_path(job.model.base_model, workspace)
     vae = model_path(job.model.vae, workspace, "model.vae") if job.model.vae else None
     family_name = family_of(model, job.model.family)
@@ -92,7 +92,7 @@ def read_inputs(job: TrainJob, context: JobContext, select: Select = lambda repo
     )
 
 
-def checked(job: TrainJob, context: JobContext) -> Report:
+def check_dataset(job: TrainJob, context: JobContext) -> Report:
     """Scan the dataset and repeat all checks, as files may have changed while the job waited in the queue; return the dataset report.
     Raises ProblemsError for errors.
     """

@@ -126,7 +126,7 @@ def latent_cache(inputs: Inputs, images: Sequence[Placed]) -> LatentCache:
     )
 
 
-def fill(inputs: Inputs, models: Models, cache: LatentCache, images: Sequence[Placed]) -> None:
+def fill_cache(inputs: Inputs, models: Models, cache: LatentCache, images: Sequence[Placed]) -> None:
     """Encode the images that `cache` lacks for this VAE, size and crop."""
     missing = cache.missing(images, inputs.context.check)
     _report_npz(inputs, cache)
@@ -353,7 +353,7 @@ def prepare_latents(inputs: Inputs, models: Models) -> None:
     if not on_disk(inputs) or not cached:
         inputs.context.say("Latents are not cached: with these settings, images are encoded at each step")
         return
-    fill(inputs, models, latent_cache(inputs, cached), cached)
+    fill_cache(inputs, models, latent_cache(inputs, cached), cached)
     latent_masks(inputs, cached)
 
 
@@ -369,7 +369,7 @@ def write_npz_caches(inputs: Inputs, models: Models) -> Exported:
     if len(images) < len(all_images):
         inputs.context.say(f"{len(all_images) - len(images)} images are augmented at random and get no .npz cache")
     cache = latent_cache(inputs, images)
-    fill(inputs, models, cache, images)
+    fill_cache(inputs, models, cache, images)
 
     def sample(side: Side) -> torch.Tensor:
         mean, logvar = cache.read(side)

@@ -66,10 +66,10 @@ class Change:
 
 @dataclass(frozen=True)
 class Setup:
-    """Recommended changes for a job. no_model: message that no base model for photographs is on this machine, else empty"""
+    """Recommended changes for a job. missing_model: message that no base model for photographs is on this machine, else empty"""
 
     changes: tuple[Change, ...]
-    no_model: str = ""
+    missing_model: str = ""
 
 
 @cache
@@ -83,7 +83,7 @@ def demo() -> TrainJob:
     return job
 
 
-def other_images(job: TrainJob) -> bool:
+def trains_other_images(job: TrainJob) -> bool:
     """Return whether the job trains images other than the demo's."""
     folders = [source.folder for source in job.dataset.all_sources() if source.enabled and source.role == "train"]
     shipped = (STARTER / "images").resolve()
@@ -114,7 +114,7 @@ def _demo_settings(job: TrainJob) -> list[str]:
 
 def demo_problems(job: TrainJob, workspace: Workspace) -> Iterator[Problem]:
     """Yield advice if the job trains other images than the demo's with the demo's base model, output name or sample prompts."""
-    if not other_images(job):
+    if not trains_other_images(job):
         return
     if is_starter(job.model.base_model, workspace):
         what = "The base model is the starter, a demo for simple icons at 128 px, which cannot train photographs"
@@ -122,43 +122,43 @@ def demo_problems(job: TrainJob, workspace: Workspace) -> Iterator[Problem]:
         yield Problem(what, MODEL, fix, "warning", code="demo.base-model")
     paths = _demo_settings(job)
     if paths:
-        left = listed([{NAME: "output name", PROMPTS: "sample prompts"}[path] for path in paths])
-        what = f"Still set for the demo: {left}"
+        unchanged = listed([{NAME: "output name", PROMPTS: "sample prompts"}[path] for path in paths])
+        what = f"Still set for the demo: {unchanged}"
         fix = "apply the recommended settings on the page, or set your own"
         yield Problem(what, ", ".join(paths), fix, "advice", code="demo.name-or-prompts")
 
 
-def holds_demo(job: TrainJob, workspace: Workspace) -> bool:
+def uses_demo_settings(job: TrainJob, workspace: Workspace) -> bool:
     """Return whether the job trains other images with the demo's model, output name or sample prompts."""
-    return other_images(job) and (is_starter(job.model.base_model, workspace) or bool(_demo_settings(job)))
+    return trains_other_images(job) and (is_starter(job.model.base_model, workspace) or bool(_demo_settings(job)))
 
 
 # -- the set-up
 
 
-def setup_for(
-    job: TrainJob, report: Report, workspace: Workspace, memory: int = 0, left: Collection[str] = ()
+def recommended_setup(
+    job: TrainJob, report: Report, workspace: Workspace, memory: int = 0, earlier_changes: Collection[str] = ()
 ) -> Setup | None:
     """Return the recommended changes for the images of `report`; None if there are none.
 
     Only an unusual learning rate, and settings with the demo's value, a default or a value of an earlier setup are changed.
-    memory  bytes of the GPU, 0 without one
-    left    settings that an earlier setup made for other images and the user has not changed since
+    memory           bytes of the GPU, 0 without one
+    earlier_changes  settings that an earlier setup made for other images and the user has not changed since
     """
-    if not report.trained or not (left or holds_demo(job, workspace)):
+    if not report.trained or not (earlier_changes or uses_demo_settings(job, workspace)):
         return None
     starter = is_starter(job.model.base_model, workspace)
     model = best_model(workspace, memory) if starter else None
-    no_model = ""
+    missing_model = ""
     if starter and model is None:
-        no_model = "The starter is a demo for simple icons at 128 px and cannot train photographs. "
-        no_model += "Download a base model such as SD 1.5 or SDXL, then apply these settings again."
-    changes = _changes(job, report, workspace, model, left, trains_photographs=bool(model) or not starter)
+        missing_model = "The starter is a demo for simple icons at 128 px and cannot train photographs. "
+        missing_model += "Download a base model such as SD 1.5 or SDXL, then apply these settings again."
+    changes = _changes(job, report, workspace, model, earlier_changes, trains_photographs=bool(model) or not starter)
     wanted = tuple(change for change in changes if change.old != change.new)
-    return Setup(wanted, no_model) if wanted else None
+    return Setup(wanted, missing_model) if wanted else None
 
 
-def with_setup(job: TrainJob, setup: Setup) -> TrainJob:
+def apply_setup(job: TrainJob, setup: Setup) -> TrainJob:
     """Return the job with the changes of `setup`, except of settings that were altered since. Raises ProblemsError for invalid values."""
     values = presets.to_values(job)
     for change in (each for each in setup.changes if value_of(job, each.path) == each.old):
@@ -191,7 +191,7 @@ def _changes(
     report: Report,
     workspace: Workspace,
     model: tuple[str, str] | None,
-    left: Collection[str],
+    earlier_changes: Collection[str],
     *,
     trains_photographs: bool,
 ) -> Iterator[Change]:
@@ -199,11 +199,11 @@ def _changes(
 
     model               (value of model.base_model, title) to change to; None keeps the model
     trains_photographs  whether the model can train photographs
-    Other arguments: see `setup_for`.
+    Other arguments: see `recommended_setup`.
     """
 
     def may_change(path: str) -> bool:
-        return path in left or _is_demo(job, path)
+        return path in earlier_changes or _is_demo(job, path)
 
     def change(path: str, new: Any, reason: str) -> Change:
         return Change(path, value_of(job, path), new, reason)
@@ -213,17 +213,17 @@ def _changes(
     folder = next(source.folder for source in job.dataset.all_sources() if source.enabled and source.role == "train")
     repeated = Counter(row.path.parent.name for row in report.rows if row.trains and row.repeats > 1)
     name, named_by = name_of(folder, [inside for inside, _ in repeated.most_common(1)])
-    if (NAME in left or _is_demo_or_default(job, NAME)) and not job.method.traits.new_words:
+    if (NAME in earlier_changes or _is_demo_or_default(job, NAME)) and not job.method.traits.new_words:
         yield change(NAME, name, named_by)
-    if PROMPTS in left or _is_demo_or_default(job, PROMPTS):
+    if PROMPTS in earlier_changes or _is_demo_or_default(job, PROMPTS):
         prompts, where = prompts_of(job, report, name)
         yield change(PROMPTS, prompts, where)
-    if TRIGGER in left or (value_of(job, TRIGGER) is None and not job.method.traits.new_words):
+    if TRIGGER in earlier_changes or (value_of(job, TRIGGER) is None and not job.method.traits.new_words):
         yield change(TRIGGER, _shared_tag(report), "every caption has it")
     batch = job.dataset.train_batch_size
     if trains_photographs:
         base = model[0] if model else job.model.base_model
-        chosen = "dataset.resolution" not in left and not _is_demo_or_default(job, "dataset.resolution")
+        chosen = "dataset.resolution" not in earlier_changes and not _is_demo_or_default(job, "dataset.resolution")
         if not chosen and (size := _resolution(job, report, base, workspace)) is not None:
             yield change("dataset.resolution", *size)
         for path, reason in (

@@ -60,7 +60,7 @@ class Reports:
     losses: LossBuffer
     clock: StepClock = field(default_factory=StepClock)
 
-    def all(self) -> None:
+    def report_all(self) -> None:
         """Report every step so far. Called before a save or sample. Raises ProblemsError at a non-finite loss that ends the run."""
         self.report(self.losses.read())
 
@@ -98,7 +98,7 @@ class Reports:
 
     def _rates(self, step: int) -> dict[str, float]:
         """Return {group: learning rate} of step `step`, counted from 1."""
-        return self.rates.of(self.stepper.optimizer, max(0, step - 1 - self.stepper.overflow_steps))
+        return self.rates.for_optimizer(self.stepper.optimizer, max(0, step - 1 - self.stepper.overflow_steps))
 
     def _track(self, read: ReadBack, corrected: Sequence[float]) -> None:
         """Pass the numbers of each step to the trackers, under sd-scripts' names if it has them (reference: section 7.6).
@@ -125,7 +125,7 @@ class Reports:
         for name, size in step_sizes(self.stepper.optimizer).items():
             add(rate_name(method, name).replace("lr", "lr/d*lr", 1), size, read.steps[-1])
 
-    def validated(self, result: Validated) -> None:
+    def report_validation(self, result: Validated) -> None:
         """Write a validation result to the journal and the trackers, in these also by epoch if an epoch ends with its step."""
         self.context.journal.put(result)
         loss_group = "validation" if result.measured_on == "held_out" else "training_images"

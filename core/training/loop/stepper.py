@@ -74,7 +74,7 @@ class Stepper:
         self._guard.begin()
 
     def placeholder_items(self, items: Sequence[T]) -> Sequence[T]:
-        """Return images to compute without effect, as a short batch has none of `items` for this process: none here."""
+        """Return the images to compute without effect in a process for which a short batch has none: none here. items: of the batch"""
         return ()
 
     def backward(self, losses_of: Callable[[], Tensor], images: float, last: bool) -> Tensor:

@@ -91,7 +91,7 @@ class Timetable:
 
     def at_the_end(self) -> None:
         """Write the final checkpoint, then validate and sample it; their errors cannot prevent the checkpoint."""
-        self._run.reports.all()
+        self._run.reports.report_all()
         self._write_and_back_up(self._checkpoints.final.name, final=True, state=self._state_at_end)
         if self._validates_last:
             self._validate()
@@ -153,7 +153,7 @@ class Timetable:
 
     def back_up(self) -> None:
         """Save a training state and remove expired ones. A failed write is reported and does not end the training."""
-        self._run.reports.all()
+        self._run.reports.report_all()
         try:
             self._states.save()
         except OSError as error:
@@ -181,7 +181,7 @@ class Timetable:
         """Write the checkpoint `name` during training, and a training state if `state` (None: if the settings save states with
         checkpoints). A failed write (full disk, unreachable base model) is reported; training continues, and the next save tries again.
         """
-        self._run.reports.all()
+        self._run.reports.report_all()
         try:
             with self._run.stepper.weights_for("files"):
                 self._checkpoints.write(name, self._state.step)
@@ -208,7 +208,7 @@ class Timetable:
 
         def measure() -> None:
             result = self._validation.measure(self._run.passes, self._context, self._state.step)
-            self._run.reports.validated(result)
+            self._run.reports.report_validation(result)
             self._validated_at = self._state.step
             self._write_best()
 
@@ -235,7 +235,7 @@ class Timetable:
         smaller   fix if the device ran out of memory, as text
         """
         ran_out = False
-        self._run.reports.all()
+        self._run.reports.report_all()
         try:
             with self._run.stepper.weights_for(use):
                 work()

@@ -59,7 +59,7 @@ def train(run: Run, timetable: Timetable) -> str:
     if not first:
         run.stepper.follow()
         return "done" if run.state.step >= run.total else "stopped"
-    run.reports.all()
+    run.reports.report_all()
     done = run.state.step >= run.total
     (timetable.at_the_end if done else timetable.at_a_stop)()
     run.stepper.tasks_done()

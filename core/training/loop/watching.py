@@ -29,7 +29,7 @@ WORST = 200  # images in the file
 
 
 class Mean:
-    """Mean of all values, and a running mean of about the last `memory` values (`recent`)."""
+    """Mean of all values (`mean`), and a running mean of the last values (`recent`), of about as many as `add` states."""
 
     __slots__ = ("count", "recent", "total")
 
@@ -66,7 +66,7 @@ class Watch:
         self._written = 0.0
 
     def add(self, read: ReadBack) -> list[float]:
-        """Add the losses of finished steps; return the corrected loss of each step, which is 1 for an average loss at its timesteps."""
+        """Add the losses of finished steps; return each step's corrected loss: 1 is average at its timesteps, less is better."""
         corrected, self.averages = [], []
         for step, loss, images, losses in zip(read.steps, read.losses, read.step_images, read.by_image, strict=True):
             self.step = step

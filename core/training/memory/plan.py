@@ -121,7 +121,7 @@ class MemoryPlan:
         return sum(self.parts().values())
 
     def parts(self) -> dict[str, int]:
-        """Return {field: bytes} of what is on the device."""
+        """Return {field: bytes} of everything on the device."""
         offloaded = ("memory", "disk")
         return {entry.name: getattr(self, entry.name) for entry in fields(self) if entry.name not in offloaded}
 

@@ -17,14 +17,14 @@ from core.record.problems import ProblemsError
 from core.record.stamps import stamp_of_files
 from core.record.workspace import PROJECT, Workspace
 
-FILE, KEPT = "forecasts.json", 50
+FILE, MOST_STORED = "forecasts.json", 50
 LIBRARIES = ("torch", "diffusers", "transformers")
 _WRITING = threading.Lock()
 
 
 def forecast_key(*depends: Any) -> str:
     """Return a hash of what a forecast depends on: the values by `repr`, the libraries' versions, and the code."""
-    return hashlib.sha256(repr((depends, _code())).encode("utf-8", "backslashreplace")).hexdigest()
+    return hashlib.sha256(repr((depends, _code_stamp())).encode("utf-8", "backslashreplace")).hexdigest()
 
 
 def stored_forecast(key: str, workspace: Workspace) -> dict[str, Any] | None:
@@ -33,12 +33,12 @@ def stored_forecast(key: str, workspace: Workspace) -> dict[str, Any] | None:
 
 
 def store_forecast(key: str, forecast: dict[str, Any], workspace: Workspace) -> None:
-    """Store a forecast, a JSON object, with its key; only the KEPT newest remain. A failed write is ignored."""
+    """Store a forecast, a JSON object, with its key; only the MOST_STORED newest remain. A failed write is ignored."""
     with _WRITING, suppress(OSError, ProblemsError):
         others = {other: value for other, value in _read(workspace).items() if other != key}
         file = workspace.private / FILE
         file.parent.mkdir(parents=True, exist_ok=True)
-        write_json(file, dict([*others.items(), (key, forecast)][-KEPT:]))
+        write_json(file, dict([*others.items(), (key, forecast)][-MOST_STORED:]))
 
 
 def _read(workspace: Workspace) -> dict[str, dict[str, Any]]:
@@ -51,7 +51,7 @@ def _read(workspace: Workspace) -> dict[str, dict[str, Any]]:
 
 
 @cache
-def _code() -> list[Any]:
+def _code_stamp() -> list[Any]:
     """Return a value that changes with the libraries, the files of core/ and the modules of other packages."""
     modules = [getattr(sys.modules.get(name), "__file__", None) for name in extensions.EXTENSIONS]
     files = {*(PROJECT / "core").rglob("*.py"), *(Path(file) for file in modules if file)}

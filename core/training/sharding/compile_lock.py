@@ -32,7 +32,7 @@ def wait_for_compilers(settings: ShardingSettings, context: JobContext) -> None:
     for lock in extension_locks(settings):
         if not lock.with_name(f"{lock.parent.name}.so").exists():
             context.stage(f"compiling {lock.parent.name} for DeepSpeed, which takes a minute or two once")
-        wait_for(lock, context)
+        wait_for_lock(lock, context)
 
 
 def extension_locks(settings: ShardingSettings) -> list[Path]:
@@ -46,7 +46,7 @@ def extension_locks(settings: ShardingSettings) -> list[Path]:
     return [Path(_get_build_directory(name, verbose=False)) / "lock" for name in names]
 
 
-def wait_for(lock: Path, context: JobContext) -> None:
+def wait_for_lock(lock: Path, context: JobContext) -> None:
     """Wait until the lock file is gone, with a warning after SAY_SECONDS; remove a lock that a killed compiler left behind. Raises
     Cancelled.
     """

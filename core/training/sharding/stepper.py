@@ -151,7 +151,7 @@ class ShardedStepper(Stepper):
     # -- a step
 
     def placeholder_items(self, items: Sequence[T]) -> Sequence[T]:
-        """Return the first of the images: each process must compute one, as all take part in each collective operation."""
+        """Return the first image of the batch: a process without images must compute one, as all take part in each collective operation."""
         return items[:1]
 
     def backward(self, losses_of: Callable[[], Tensor], images: float, last: bool) -> Tensor:
@@ -265,7 +265,7 @@ class ShardedStepper(Stepper):
     def weights_for(self, use: Use) -> Iterator[None]:
         """A context in which the first process has all weights for this use; the others take part through `follow`."""
         self._processes.broadcast(("gather", use))
-        with self._gathered(use):
+        with self._gathered_weights(use):
             try:
                 yield
             finally:
@@ -285,15 +285,15 @@ class ShardedStepper(Stepper):
             if command == "write":
                 self._write_partition(Path(argument))
             elif command == "gather":
-                with self._gathered(argument):
+                with self._gathered_weights(argument):
                     self._processes.broadcast(nothing)  # wait for "release"
 
     @contextmanager
-    def _gathered(self, use: Use) -> Iterator[None]:
+    def _gathered_weights(self, use: Use) -> Iterator[None]:
         """A context in which each process has all weights for this use; weights for files in fp32 unless the settings save 16 bits."""
         with ExitStack() as stack:
             if self.average is not None and self.average.replaces(use):
-                stack.enter_context(self._averaged(self.average))
+                stack.enter_context(self._averaged_weights(self.average))
             if self._settings.shares_weights:
                 stack.enter_context(all_weights(self._engine))
             if (
@@ -305,8 +305,8 @@ class ShardedStepper(Stepper):
             yield
 
     @contextmanager
-    def _averaged(self, average: WeightAverage) -> Iterator[None]:
-        """A context in which the average replaces the master weights and the weights."""
+    def _averaged_weights(self, average: WeightAverage) -> Iterator[None]:
+        """A context in which the EMA replaces the master weights and the model's weights."""
         try:
             with average.in_place():
                 self._shards.push()
