@@ -468,7 +468,10 @@ def decided() -> Facts:
                 patch.object(building, "preflight", partial(_checked, heard)),
                 patch.object(building, "problems_before_start", partial(_answer, heard, "before", found)),
             ):
-                yield f"checked {begins} {failing}", [refused(partial(building.check_dataset, job, context)), list(heard)]
+                yield (
+                    f"checked {begins} {failing}",
+                    [refused(partial(building.check_dataset, job, context)), list(heard)],
+                )
 
 
 def _checked(heard: list[Any], *given: Any, progress: Any, **named: Any) -> str:

@@ -149,7 +149,9 @@ def test_what_a_model_of_a_thousand_numbers_takes(ten, groups, device, plan):
     ],
 )  # fmt: skip
 def test_what_encoding_takes_next_to_a_step(ten, groups, late, more):
-    plain, found = (memory.memory_plan(job_of(**each), FACTS, late=names) for each, names in (({}, ()), (groups, late)))
+    plain, found = (
+        memory.memory_plan(job_of(**each), FACTS, encoded_in_steps=names) for each, names in (({}, ()), (groups, late))
+    )
     assert (found.weights - plain.weights, found.activations - plain.activations) == more
 
 

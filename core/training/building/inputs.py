@@ -104,9 +104,9 @@ def check_dataset(job: TrainJob, context: JobContext) -> Report:
         cancel=context.token,
         progress=lambda done, total: context.stage("checking images", done, total),
     )
-    begins = not context.folder.states.is_dir()
+    new_run = not context.folder.states.is_dir()
     raise_if_errors(
-        problems_before_start(job, context.workspace, report, context.device, begins=begins, cancel=context.token)
+        problems_before_start(job, context.workspace, report, context.device, new_run=new_run, cancel=context.token)
     )
     return report
 

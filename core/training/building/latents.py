@@ -65,7 +65,7 @@ def build_latents(inputs: Inputs, models: Models, *, at_once: bool = False) -> L
     return Latents(
         posteriors.get,
         inputs.seed,
-        late=posteriors,
+        late_posteriors=posteriors,
         mode=memory.latent_draw,
         masks=latent_masks(inputs, cached),
         views=ViewLoader(_loader(seed_of, uncached_keys, control_source(inputs)), decoders, prefetch),
@@ -265,8 +265,8 @@ def _sides_for_steps(
     return todo
 
 
-def encoders_fit(inputs: Inputs, late: Collection[str]) -> bool:
-    """Return whether the VAE (IMAGES) and text encoders (CAPTIONS) named in `late` fit next to the model, so that steps can encode.
+def encoders_fit(inputs: Inputs, encoded_in_steps: Collection[str]) -> bool:
+    """Return whether the encoders that steps need fit next to the model: the VAE for IMAGES, the text encoders for CAPTIONS.
 
     False in several processes, where the first one encodes for all before the others continue.
     """
@@ -274,7 +274,7 @@ def encoders_fit(inputs: Inputs, late: Collection[str]) -> bool:
     if context.processes.count > 1 or inputs.job.sharding.active:
         return False
     facts = facts_of(inputs.job, context.workspace, context.device, inputs.report)
-    return fits_with_encoders(inputs.job, facts, machine.free_memory(context.device), late)
+    return fits_with_encoders(inputs.job, facts, machine.free_memory(context.device), encoded_in_steps)
 
 
 def posterior_device(cache: LatentCache, images: Sequence[Placed], cache_latents: str, device: str) -> str | None:

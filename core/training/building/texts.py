@@ -35,13 +35,13 @@ FEW = 8 * ENCODED_AT_ONCE  # captions that are encoded before the first step
 class Texts:
     """Encodes the captions and prompts of a run.
 
-    late        what steps encode besides captions, such as [IMAGES], for the memory forecast; None: steps encode no captions
-    precision   of the text encoders
-    reading     how sample prompts are tokenized and weighted
+    encoded_in_steps   what steps encode besides captions, [IMAGES] or [], for the memory forecast; None: steps encode no captions
+    precision          of the text encoders
+    reading            how sample prompts are tokenized and weighted
     """
 
-    def __init__(self, inputs: Inputs, models: Models, late: Collection[str] | None = None):
-        self._inputs, self._job, self._models, self._late = inputs, inputs.job, models, late
+    def __init__(self, inputs: Inputs, models: Models, encoded_in_steps: Collection[str] | None = None):
+        self._inputs, self._job, self._models, self._encoded_in_steps = inputs, inputs.job, models, encoded_in_steps
         self.precision = inputs.precision
         self.reading = reading_of(inputs.job, inputs.family_name)
 
@@ -87,9 +87,9 @@ class Texts:
         prior_captions = class_captions(self._job, inputs.plan.placed)
         first = [*inputs.plan.captions(0), *inputs.validation.captions(), *prior_captions]
         missing = text.count_missing(first)
-        text.late = self._encodes_late(missing)
+        text.encodes_in_steps = self._encodes_in_steps(missing)
         text.need(first)
-        if text.late:
+        if text.encodes_in_steps:
             text.encode(first if missing <= FEW else prior_captions)
         prompts = FrozenPromptTexts(inputs.prompts, self.reading, text_of, reads_edits(inputs.job.samples))
         prompts.encode()
@@ -97,17 +97,17 @@ class Texts:
         started = True
         return text, prompts
 
-    def _encodes_late(self, missing: int) -> bool:
+    def _encodes_in_steps(self, missing: int) -> bool:
         """Return whether the first step that needs a caption encodes it, or reads it from the cache.
 
         missing   number of captions that are not cached. Up to FEW are encoded before the first step; on a GPU all cached entries are read
                   then, too, as the encoders may not fit later to encode damaged entries again
         """
-        if self._late is None:
+        if self._encoded_in_steps is None:
             return False
         if missing <= FEW:
             return self._inputs.context.device.startswith("cpu") and self._inputs.context.processes.count == 1
-        return encoders_fit(self._inputs, [*self._late, CAPTIONS])
+        return encoders_fit(self._inputs, [*self._encoded_in_steps, CAPTIONS])
 
     def _cache(self, tokens: int | None) -> TextCache:
         """Return the cache of captions, or with `tokens` the cache of prompts of this token length."""

@@ -43,20 +43,20 @@ def problems_before_start(
     report: Report,
     device: str | None = None,
     *,
-    begins: bool = True,
+    new_run: bool = True,
     copies: bool = True,
     model: bool = True,
     cancel: CancelToken | None = None,
 ) -> list[Problem]:
     """Return all problems that prevent or affect a start, errors first, each once.
 
-    device  None if it is not known yet: problems of the device are then left out
-    begins  the run has no training state yet
-    copies  report held-out images that are copies of training images, which reads the files
-    model   check the base model and VAE too; the command line may have to download them first
+    device   None if it is not known yet: problems of the device are then left out
+    new_run  the run has no training state yet
+    copies   report held-out images that are copies of training images, which reads the files
+    model    check the base model and VAE too; the command line may have to download them first
     """
-    problems = problems_without_model(job, workspace, report, device, begins=begins)
-    if begins and copies:
+    problems = problems_without_model(job, workspace, report, device, new_run=new_run)
+    if new_run and copies:
         problems += held_out_copies(report, workspace.private / "index.sqlite", cancel)
     if model:
         problems += [*model_problems(job.model, workspace), *problems_with_model(job, workspace)]
@@ -69,7 +69,7 @@ def problems_without_model(
     report: Report,
     device: str | None = None,
     *,
-    begins: bool = True,
+    new_run: bool = True,
 ) -> list[Problem]:
     """Return the problems of settings, images, files and device, without those of the base model. Arguments: see
     `problems_before_start`.
@@ -80,8 +80,8 @@ def problems_without_model(
     problems += bracket_problems(job, report.placed)
     if job.method.traits.new_words:
         problems += token_problems(job, report.placed)
-    problems += named_file_problems(job, workspace, begins=begins)
-    if begins and not errors(problems):
+    problems += named_file_problems(job, workspace, new_run=new_run)
+    if new_run and not errors(problems):
         problems += start_step_problems(job, workspace, report)
     if device is not None:
         from core.optimization.optimizers import device_problems

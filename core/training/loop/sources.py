@@ -82,17 +82,17 @@ class ViewLoader:
 class Latents:
     """Builds batches of latents, sampled from cached posteriors or from images encoded at each step.
 
-    posterior_of    (side) -> posterior (mean, log variance); a side is an image, plain or flipped, that is encoded once
-    late            the source of `posterior_of`, if sides are still encoded during training; else None
-    mode            "sample": a random sample for each (epoch, image, repeat); "mean"; "frozen": one sample for the whole run
-    masks           {image key: [1, h, w] in 0..1 at latent size} of the images whose mask is not all ones
-    views           loads control images and the images that are encoded at each step
-    uncached        keys of the images that are encoded at each step
-    encode          (pixels) -> posterior of the uncached images, up to `encode_at_once` together
-    latent_pixels   image pixels per latent, along a side
-    device          of the batch's latents
-    into_model      converts the VAE's latents to the model's; set when the model is loaded
-    rounding_dtype  dtype to which the VAE's latents are rounded before `into_model`; None keeps float32
+    posterior_of     (side) -> posterior (mean, log variance); a side is an image, plain or flipped, that is encoded once
+    late_posteriors  the source of `posterior_of`, if sides are still encoded during training; else None
+    mode             "sample": a random sample for each (epoch, image, repeat); "mean"; "frozen": one sample for the whole run
+    masks            {image key: [1, h, w] in 0..1 at latent size} of the images whose mask is not all ones
+    views            loads control images and the images that are encoded at each step
+    uncached         keys of the images that are encoded at each step
+    encode           (pixels) -> posterior of the uncached images, up to `encode_at_once` together
+    latent_pixels    image pixels per latent, along a side
+    device           of the batch's latents
+    into_model       converts the VAE's latents to the model's; set when the model is loaded
+    rounding_dtype   dtype to which the VAE's latents are rounded before `into_model`; None keeps float32
     """
 
     def __init__(
@@ -100,7 +100,7 @@ class Latents:
         posterior_of: Callable[[Side], Posterior],
         seed: int,
         *,
-        late: LatePosteriors | None = None,
+        late_posteriors: LatePosteriors | None = None,
         mode: str = "sample",
         masks: Mapping[tuple[str, ...], Tensor] | None = None,
         views: ViewLoader | None = None,
@@ -114,7 +114,7 @@ class Latents:
         self.into_model: Callable[[Tensor], Tensor] = lambda latents: latents
         self.rounding_dtype: torch.dtype | None = None
         self._device = device
-        self._posterior_of, self._late, self._seed, self._mode = posterior_of, late, seed, mode
+        self._posterior_of, self._late_posteriors, self._seed, self._mode = posterior_of, late_posteriors, seed, mode
         self._validation_seed = seed if validation_seed is None else validation_seed
         self._masks = masks or {}
         self._views, self._uncached, self._encode, self._at_once = views, frozenset(uncached), encode, encode_at_once
@@ -125,9 +125,9 @@ class Latents:
         items = list(items)
         if self._views is not None:
             self._views.decode_ahead(epoch, (item for item in items if self._decodes(item[0])))
-        if self._late is not None and self._late.waiting:
+        if self._late_posteriors is not None and self._late_posteriors.waiting:
             cached = [(placed, repeat) for placed, repeat in items if placed.key not in self._uncached]
-            self._late.decode_ahead(self._side(placed, epoch, repeat) for placed, repeat in cached)
+            self._late_posteriors.decode_ahead(self._side(placed, epoch, repeat) for placed, repeat in cached)
 
     def batch(
         self, epoch: int, items: Sequence[Item], addresses: Sequence[Address] = (), captions: Sequence[str] = ()
@@ -161,14 +161,14 @@ class Latents:
 
     def close(self) -> None:
         """Stop the threads that decode images."""
-        for part in (self._views, self._late):
+        for part in (self._views, self._late_posteriors):
             if part is not None:
                 part.close()
 
     @property
     def encodes_later(self) -> bool:
         """Whether images remain that the steps encode and cache."""
-        return self._late is not None and self._late.waiting > 0
+        return self._late_posteriors is not None and self._late_posteriors.waiting > 0
 
     @property
     def encodes_each_step(self) -> bool:
@@ -178,7 +178,7 @@ class Latents:
     @property
     def encoding_seconds(self) -> float:
         """Seconds spent in steps so far on encoding images that are then cached."""
-        return self._late.seconds if self._late is not None else 0.0
+        return self._late_posteriors.seconds if self._late_posteriors is not None else 0.0
 
     def _side(self, placed: Placed, epoch: int, repeat: int) -> Side:
         """Return the side, plain or flipped, that this use of the image needs."""
@@ -249,10 +249,10 @@ def frozen_latent(mean: Tensor, logvar: Tensor, seed: int, key: Sequence[str], f
 class FrozenText:
     """Text states of frozen text encoders. Each caption variant is encoded once; encoders are loaded only when needed.
 
-    release    called when the encoders may be freed
-    progress   called with (number encoded, total) if steps encode captions
-    late       captions are encoded at the first step that needs them; set before the first step
-    seconds    time spent on encoding so far
+    release           called when the encoders may be freed
+    progress          called with (number encoded, total) if steps encode captions
+    encodes_in_steps  captions are encoded at the first step that needs them; set before the first step
+    seconds           time spent on encoding so far
     """
 
     def __init__(
@@ -263,7 +263,7 @@ class FrozenText:
         device: str,
         progress: Callable[[int, int], None] = lambda done, total: None,
     ):
-        self.late, self.seconds = False, 0.0
+        self.encodes_in_steps, self.seconds = False, 0.0
         self._cache, self._encode, self._release, self._device = cache, encode, release, device
         self._progress = progress
         self._expected: Sequence[str] | None = None
@@ -274,10 +274,10 @@ class FrozenText:
         return len(self._cache.missing(captions))
 
     def need(self, captions: Sequence[str]) -> None:
-        """Prepare for `states` of these captions: encode those that are not cached, and release the encoders. With `late`, leave the
-        encoding to `states`.
+        """Prepare for `states` of these captions: encode those that are not cached, and release the encoders. With `encodes_in_steps`,
+        leave the encoding to `states`.
         """
-        if not self.late:
+        if not self.encodes_in_steps:
             if self._cache.ensure(captions, self._encode_timed):
                 self._release()
         elif captions is not self._expected:
@@ -300,7 +300,7 @@ class FrozenText:
         """Return the text states of the captions, in order, on the device."""
         before = self._encoded
         states = self._cache.get(captions, self._encode_timed)
-        if self._encoded > before and self.late:
+        if self._encoded > before and self.encodes_in_steps:
             self._progress(self._total - self._cache.waiting, self._total)
         if self._encoded > before and not self._cache.waiting:
             self._release()

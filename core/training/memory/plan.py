@@ -66,13 +66,13 @@ class PartSize:
 class MemoryFacts:
     """Facts of the model and the dataset for a memory forecast.
 
-    parts    {part: parameter counts}
-    stored   bytes of the denoiser's weights in the file
-    sides    width and height of the largest batch, in pixels
-    batch    number of images of the largest batch, in one process
-    images   number of images with cached latents
-    body     name of the denoiser in `parts`
-    texts    names of the text encoders in `parts`
+    parts           {part: parameter counts}
+    stored          bytes of the denoiser's weights in the file
+    sides           width and height of the largest batch, in pixels
+    batch           number of images of the largest batch, in one process
+    images          number of images with cached latents
+    denoiser_name   name of the denoiser in `parts`
+    texts           names of the text encoders in `parts`
     """
 
     family: str
@@ -82,12 +82,12 @@ class MemoryFacts:
     sides: Sides
     batch: int
     images: int = 0
-    body: str = "unet"
+    denoiser_name: str = "unet"
     texts: tuple[str, ...] = ("text_encoder", "text_encoder_2")
 
     @property
     def denoiser(self) -> PartSize:
-        return self.parts[self.body]
+        return self.parts[self.denoiser_name]
 
     def text_parts(self) -> list[str]:
         """Return the names of the text encoders that the model has."""
@@ -181,18 +181,18 @@ def _part_size(part: Any, config: Mapping[str, Any]) -> PartSize:
 # -- the plan
 
 
-def fits_with_encoders(job: TrainJob, facts: MemoryFacts, free: int, late: Collection[str]) -> bool:
+def fits_with_encoders(job: TrainJob, facts: MemoryFacts, free: int, encoded_in_steps: Collection[str]) -> bool:
     """Return whether the job fits into `free` bytes of memory while its steps encode images or captions that are not cached.
 
-    late   what steps encode: IMAGES, CAPTIONS
+    encoded_in_steps   what steps encode: IMAGES, CAPTIONS
 
     On a CPU, encoders of at most CUT_OFF * `free` (the share for fragmentation) are accepted without counting a pass, which takes
     seconds.
     """
-    encoders = _encoder_bytes(job, facts, late) + _encoding_bytes(job, facts, late)
+    encoders = _encoder_bytes(job, facts, encoded_in_steps) + _encoding_bytes(job, facts, encoded_in_steps)
     if facts.device.startswith("cpu") and encoders <= CUT_OFF * free:
         return True
-    return memory_plan(job, facts, late=late).total <= free
+    return memory_plan(job, facts, encoded_in_steps=encoded_in_steps).total <= free
 
 
 def sharded_sizes(job: TrainJob, facts: MemoryFacts) -> ProcessSizes:
@@ -201,19 +201,21 @@ def sharded_sizes(job: TrainJob, facts: MemoryFacts) -> ProcessSizes:
     return _sharded_bytes(job, facts, precision, _trained_numbers(job, facts))
 
 
-def memory_plan(job: TrainJob, facts: MemoryFacts, *, late: Collection[str] = ()) -> MemoryPlan:
+def memory_plan(job: TrainJob, facts: MemoryFacts, *, encoded_in_steps: Collection[str] = ()) -> MemoryPlan:
     """Return the memory forecast of a job. Counting a pass takes seconds for SDXL the first time; the count is cached.
 
-    late   what steps still encode for the caches: IMAGES, CAPTIONS
+    encoded_in_steps   what steps still encode for the caches: IMAGES, CAPTIONS
     """
     precision, trainable = _precision(job, facts), _trained_numbers(job, facts)
     count, cuda = job.memory.num_processes, facts.device.startswith("cuda")
     sizes = (_sharded_bytes if job.sharding.active else _unsharded_bytes)(job, facts, precision, trainable)
-    one_pass = max(_activation_bytes(job, facts, precision), _encoding_bytes(job, facts, late)) + sizes.gathered
+    one_pass = (
+        max(_activation_bytes(job, facts, precision), _encoding_bytes(job, facts, encoded_in_steps)) + sizes.gathered
+    )
     if count > 1 and not job.sharding.active:
         one_pass = max(one_pass, sizes.gradients)  # all-reduced as one tensor
     passes = max(one_pass, sizes.between_passes)
-    weights = sizes.weights + _extra_weight_bytes(job, facts, precision, trainable, late)
+    weights = sizes.weights + _extra_weight_bytes(job, facts, precision, trainable, encoded_in_steps)
     spare = RUNTIME_BYTES["cuda" if cuda else "cpu"]
     spare += int(CUT_OFF * (weights + passes + sizes.optimizer + sizes.gradients))
     plan = MemoryPlan(weights, sizes.optimizer, sizes.gradients, passes, _cache_bytes(job, facts), spare)
@@ -329,22 +331,26 @@ def _weight_bytes(
     item        bytes of a trained weight
     """
     full_model, compute = job.method.traits.base_trains, _bytes(precision.compute)
-    names = [facts.body, *(facts.text_parts() if trains_text(job) else ())]
+    names = [facts.denoiser_name, *(facts.text_parts() if trains_text(job) else ())]
     total = 0 if full_model else sum(trainable.values()) * item
     for name in names:
         part, trains = facts.parts[name], full_model and name in trainable
-        body = name == facts.body
-        has_trained_tokens = job.method.traits.new_words and not body
+        is_denoiser = name == facts.denoiser_name
+        has_trained_tokens = job.method.traits.new_words and not is_denoiser
         size = item if trains or has_trained_tokens else compute
-        fp8 = not trains and is_fp8(job, body)
+        fp8 = not trains and is_fp8(job, is_denoiser)
         total += part.plain * size + (part.numbers - part.plain) * (1 if fp8 else size)
-        if body and not trains and not fp8 and facts.device == "cpu" and not job.sharding.shares_weights:
+        if is_denoiser and not trains and not fp8 and facts.device == "cpu" and not job.sharding.shares_weights:
             total += part.wide * size  # core/networks/frozen.py
     return total
 
 
 def _extra_weight_bytes(
-    job: TrainJob, facts: MemoryFacts, precision: Precision, trainable: Mapping[str, int], late: Collection[str]
+    job: TrainJob,
+    facts: MemoryFacts,
+    precision: Precision,
+    trainable: Mapping[str, int],
+    encoded_in_steps: Collection[str],
 ) -> int:
     """Return the bytes of weights besides the trained model: an EMA (its shard with DeepSpeed), an untrained U-Net, and the encoders that
     steps use.
@@ -354,23 +360,23 @@ def _extra_weight_bytes(
         total += sum(trainable.values()) * 4 // (job.memory.num_processes if job.sharding.active else 1)
     if full_model and needs_untrained_model(job):
         total += facts.denoiser.numbers * _bytes(precision.compute)
-    return total + _encoder_bytes(job, facts, late)
+    return total + _encoder_bytes(job, facts, encoded_in_steps)
 
 
-def _encoder_bytes(job: TrainJob, facts: MemoryFacts, late: Collection[str]) -> int:
+def _encoder_bytes(job: TrainJob, facts: MemoryFacts, encoded_in_steps: Collection[str]) -> int:
     """Return the bytes of the VAE if steps encode images, and of frozen text encoders if steps encode captions."""
     total = 0
-    if IMAGES in late or encodes_each_time(job):
+    if IMAGES in encoded_in_steps or encodes_each_time(job):
         total += facts.parts["vae"].numbers * _vae_bytes(job)
-    if CAPTIONS in late:
+    if CAPTIONS in encoded_in_steps:
         item = _bytes(_precision(job, facts).compute)
         total += sum(facts.parts[name].numbers for name in facts.text_parts()) * item
     return total
 
 
-def is_fp8(job: TrainJob, body: bool) -> bool:
-    """Return whether a frozen part is in fp8: the denoiser (`body`), or with a LoRA the text encoders."""
-    if body:
+def is_fp8(job: TrainJob, is_denoiser: bool) -> bool:
+    """Return whether a frozen part is in fp8: the denoiser, if `is_denoiser`, or with a LoRA the text encoders."""
+    if is_denoiser:
         return job.memory.narrow_unet
     return job.memory.fp8_base and job.method.traits.uses_network
 
@@ -441,11 +447,11 @@ def _text_activation_bytes(job: TrainJob, facts: MemoryFacts, item: int) -> int:
     return total
 
 
-def _encoding_bytes(job: TrainJob, facts: MemoryFacts, late: Collection[str]) -> int:
+def _encoding_bytes(job: TrainJob, facts: MemoryFacts, encoded_in_steps: Collection[str]) -> int:
     """Return the bytes of the VAE's activations while steps encode images; 0 if they do not."""
-    if IMAGES not in late and not encodes_each_time(job):
+    if IMAGES not in encoded_in_steps and not encodes_each_time(job):
         return 0
-    rows = job.memory.vae_batch_size if IMAGES in late else min(facts.batch, job.memory.vae_batch_size)
+    rows = job.memory.vae_batch_size if IMAGES in encoded_in_steps else min(facts.batch, job.memory.vae_batch_size)
     return rows * VAE_MAPS * 128 * prod(facts.sides) * _vae_bytes(job)
 
 
