@@ -1,9 +1,9 @@
-"""Gradient clipping and the guard against non-finite values, without a device sync."""
+"""Gradient clipping, loss scaling for fp16, and the guard against non-finite values, without a device sync."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -102,3 +102,21 @@ class NonFiniteGuard:
 def _reads_flags(optimizer: Optimizer) -> bool:
     """Return whether the optimizer is one of torch's fused ones, which skip a step if the flag `found_inf` on the device is set."""
     return bool(optimizer.defaults.get("fused") and getattr(optimizer, "_step_supports_amp_scaling", False))
+
+
+class HalfWeightScaler(torch.amp.GradScaler):
+    """A GradScaler that accepts fp16 gradients, as in sd-scripts. torch's refuses them because it expects fp32 weights, which full fp16
+    training does not have.
+    """
+
+    def _unscale_grads_(
+        self, optimizer: Optimizer, inv_scale: Tensor, found_inf: Tensor, allow_fp16: bool
+    ) -> dict[torch.device, Tensor]:
+        """Unscale the gradients as torch does, with fp16 gradients allowed."""
+        return super()._unscale_grads_(optimizer, inv_scale, found_inf, True)
+
+
+def make_scaler(device: str, weights: torch.dtype) -> Any:
+    """Return the GradScaler for a device ("cpu", "cuda:0") and the dtype of the trained weights."""
+    kind = HalfWeightScaler if weights == torch.float16 else torch.amp.GradScaler
+    return kind(device.partition(":")[0])

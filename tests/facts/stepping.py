@@ -12,7 +12,7 @@ from unittest.mock import patch
 import torch
 
 from core.optimization import optimizers
-from core.optimization.scaling import make_scaler
+from core.optimization.clipping import make_scaler
 from core.record.problems import ProblemsError
 from core.training.loop import timetable
 from tests.facts.partitions import Average

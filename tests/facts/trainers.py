@@ -15,7 +15,7 @@ import psutil
 import torch
 from torch import nn
 
-from core.optimization.scaling import make_scaler
+from core.optimization.clipping import make_scaler
 from core.record import processes
 from core.record.problems import Problem
 from core.record.processes import Together, check_launch, launched_processes, only_follows

@@ -9,8 +9,7 @@ import torch
 from torch import nn
 
 from core.methods.ema import average_of
-from core.optimization.clipping import NonFiniteGuard
-from core.optimization.scaling import make_scaler
+from core.optimization.clipping import NonFiniteGuard, make_scaler
 from core.record.processes import Processes
 from core.settings.method import MethodSettings
 from core.training.loop.stepper import Stepper

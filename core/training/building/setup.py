@@ -14,7 +14,7 @@ from core.families.compiling import CompiledBlocks, try_compiling
 from core.families.components import Components
 from core.formats.hub.upload import Uploads
 from core.formats.tensors.writer import type_named
-from core.optimization.clipping import NonFiniteGuard
+from core.optimization.clipping import NonFiniteGuard, make_scaler
 from core.optimization.fused import FusedBackward
 from core.optimization.groups import parameter_groups
 from core.optimization.schedules import Rates
@@ -213,7 +213,6 @@ def make_stepper(inputs: Inputs, components: Components, optimizer: Optimizer) -
             counts_overflows=counts_overflows,
         )
     from core.methods.ema import average_of
-    from core.optimization.scaling import make_scaler
 
     trainable = type_named(job.memory.full_precision)
     stepper = Stepper(
