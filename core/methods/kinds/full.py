@@ -7,6 +7,7 @@ trains the text encoder by default.
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from core import extensions
@@ -70,45 +71,35 @@ def _fine_tune_needs(job: TrainJob, family: str, size: str) -> Needs:
 
 RULES = "core.settings.rules.full_model"
 TEXT_ENCODER = Usual(1e-7, 1e-6, 1e-5)
-LOGGED = {"text_encoder": "lr/text_encoder1", "text_encoder_2": "lr/text_encoder2"}
 
-register(
-    MethodSpec(
-        name="dreambooth",
-        title="DreamBooth: full model, one subject",
-        words="DreamBooth",
-        changes="model",
-        make=_make,
-        trains_unet=lambda job: True,
-        trains_text=lambda job: _text_trains(True, job),
-        trained_numbers=trained_numbers,
-        trained_shapes=trained_shapes,
-        usual={"unet": Usual(5e-7, 2e-6, 1e-5), "text_encoder": TEXT_ENCODER},  # 1e-6 to 5e-6 in diffusers' examples
-        project="dreambooth",
-        saves="model",
-        logged=LOGGED,
-        problems=extensions.later(RULES, "problems"),
-        unused=extensions.later(RULES, "unused"),
-        needs=_dreambooth_needs,
-    )
+DREAMBOOTH = MethodSpec(
+    name="dreambooth",
+    title="DreamBooth: full model, one subject",
+    words="DreamBooth",
+    changes="model",
+    make=_make,
+    trains_unet=lambda job: True,
+    trains_text=lambda job: _text_trains(True, job),
+    trained_numbers=trained_numbers,
+    trained_shapes=trained_shapes,
+    usual={"unet": Usual(5e-7, 2e-6, 1e-5), "text_encoder": TEXT_ENCODER},  # 1e-6 to 5e-6 in diffusers' examples
+    project="dreambooth",
+    saves="model",
+    logged={"text_encoder": "lr/text_encoder1", "text_encoder_2": "lr/text_encoder2"},
+    problems=extensions.later(RULES, "problems"),
+    unused=extensions.later(RULES, "unused"),
+    needs=_dreambooth_needs,
 )
+register(DREAMBOOTH)
 register(
-    MethodSpec(
+    replace(
+        DREAMBOOTH,
         name="fine_tune",
         title="Fine-tuning: full model, many images",
         words="fine-tuning",
-        changes="model",
-        make=_make,
-        trains_unet=lambda job: True,
         trains_text=lambda job: _text_trains(False, job),
-        trained_numbers=trained_numbers,
-        trained_shapes=trained_shapes,
         usual={"unet": Usual(5e-7, 5e-6, 2e-5), "text_encoder": TEXT_ENCODER},
         project="finetuning",
-        saves="model",
-        logged=LOGGED,
-        problems=extensions.later(RULES, "problems"),
-        unused=extensions.later(RULES, "unused"),
         needs=_fine_tune_needs,
     )
 )
