@@ -256,7 +256,7 @@ def make_sampler(
         options = sampler.order, sampler.brownian, sampler.skips, sampler.cfg_pp
         return k.KDiffusion(sampler.algorithm, levels, prediction_type, stretched, *options)
     scheduler = _with_attributes(sampler.make(prediction, stretched), sampler, prediction, stretched)
-    changes, config = AS_PROGRAM[program], config_of(scheduler)
+    changes, config = AS_PROGRAM[program], scheduler.config
     if program == "generator" and config.get("timestep_spacing") == "trailing":
         changes = changes | {"timestep_spacing": "leading"}  # also of a stretched schedule
     if supported := {key: value for key, value in changes.items() if key in config}:
@@ -294,12 +294,6 @@ def _at_levels(scheduler: Any, schedule: str, zero_terminal_snr: bool) -> Any:
     return scheduler
 
 
-def config_of(scheduler: Any) -> Mapping[str, Any]:
-    """Return a scheduler's config."""
-    config: Mapping[str, Any] = scheduler.config
-    return config
-
-
 AS_PROGRAM: dict[str, dict[str, Any]] = {
     "": {},
     "trainer": {"clip_sample": True, "steps_offset": 0, "skip_prk_steps": False},
@@ -334,7 +328,7 @@ def clean_estimate(scheduler: Any, output: Tensor, timestep: Tensor, latents: Te
     a = max(root_alpha_bar(scheduler, timestep), 1e-3)
     s = (1 - a**2) ** 0.5
     scaled = latents * a if start_scale(scheduler) > 1 else latents
-    if config_of(scheduler)["prediction_type"] == "v_prediction":
+    if scheduler.config["prediction_type"] == "v_prediction":
         return a * scaled - s * output
     return (scaled - s * output) / a
 
