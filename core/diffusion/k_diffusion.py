@@ -391,6 +391,7 @@ class KDiffusion:
         return self._step_index
 
     def set_begin_index(self, begin_index: int = 0) -> None:
+        """Set the index of the first evaluation, for a run that starts within the schedule."""
         self._step_index = begin_index
 
     def _init_step_index(self, timestep: Tensor) -> None:
@@ -404,9 +405,11 @@ class KDiffusion:
         return level.reshape(*level.shape, *[1] * 3) if level.ndim else level
 
     def scale_model_input(self, sample: Tensor, timestep: Tensor) -> Tensor:
+        """Return the latents divided by (level ** 2 + 1) ** .5, the model's input."""
         return sample / (self._level(timestep) ** 2 + 1) ** 0.5
 
     def add_noise(self, original_samples: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        """Return image latents with noise of the timesteps' levels added."""
         return original_samples + noise * self._level(timesteps)
 
     def step(

@@ -49,9 +49,9 @@ class Conditioning:
 
     texts     of B texts
     sizes     float32 [B, 6] in pixels: original height and width, top and left of the crop, target height and width
-              (Podell et al. 2023, arXiv:2307.01952, section 2.2); None for families without
-    guidance  float32 [B], the scale for a guidance-distilled model: 1 in training; None for families without
-    control   control images, float32 [B, 3, H, W] in 0..1, for a model next to the denoiser; None for methods without
+              (Podell et al. 2023, arXiv:2307.01952, section 2.2); None if the family reads none
+    guidance  float32 [B], the scale for a guidance-distilled model: 1 in training; None if the family reads none
+    control   control images, float32 [B, 3, H, W] in 0..1, for a model next to the denoiser; None if the method reads none
     added     outputs of the model next to the denoiser, by the name of the denoiser's argument
     """
 

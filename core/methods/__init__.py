@@ -141,7 +141,7 @@ class Method(ABC):
         return nullcontext()
 
     def sampling(self) -> AbstractContextManager[None]:
-        """Return a context for the passes of samples."""
+        """Return a context in which samples are generated: without effect by default."""
         return nullcontext()
 
     def hold_untrained(self, unet: Any) -> None:

@@ -75,8 +75,10 @@ class EmbeddingMethod(Method):
         for index, (encoder, tokenizer) in enumerate(zip(components.text_encoders, components.tokenizers, strict=True)):
             rows = [first_rows(encoder, tokenizer, init, count) for init in self._settings.init_words]
             initial_rows = torch.cat(rows).repeat(len(self._suffixes), 1)
-            if initial is not None and initial[index] is not None:
-                initial_rows = self._checked_shape(initial[index], initial_rows)
+            if initial is not None and (loaded := initial[index]) is not None:
+                if loaded.shape != initial_rows.shape:
+                    raise ProblemsError([other_size(loaded.shape, initial_rows.shape)])
+                initial_rows = loaded
             add_tokens(tokenizer, self.words, tokens)
             encoder.requires_grad_(False)
             table = TokenTable(encoder.get_input_embeddings(), initial_rows.to(encoder.device), self._dtype)
@@ -109,13 +111,6 @@ class EmbeddingMethod(Method):
             what, fix = f"{self._start.name} was made for another model family", "choose one of the same family"
             raise ProblemsError.one(what, "embedding.embedding_weights", fix, "embedding.other-tensors")
         return [loaded.get(name) for name in names]
-
-    def _checked_shape(self, loaded: Tensor | None, initial_rows: Tensor) -> Tensor:
-        """Return `loaded`. Raises ProblemsError if its shape is not that of `initial_rows`."""
-        assert loaded is not None
-        if loaded.shape != initial_rows.shape:
-            raise ProblemsError([other_size(loaded.shape, initial_rows.shape)])
-        return loaded
 
     # -- texts
 

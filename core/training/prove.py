@@ -46,6 +46,7 @@ class Proof:
 
     @property
     def equal(self) -> bool:
+        """Whether both trainings have equal training states and losses."""
         return self.whole == self.resumed and self.losses_equal
 
     def report(self) -> str:

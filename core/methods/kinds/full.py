@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 
 def _make(inputs: MethodInputs) -> Method:
+    """Return the training method for the inputs."""
     from core.methods.full import FullMethod
 
     return FullMethod(inputs.job, inputs.model, inputs.vae)

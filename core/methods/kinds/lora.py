@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 
 def _make(inputs: MethodInputs) -> Method:
+    """Return the training method for the inputs."""
     from core.methods.network import NetworkMethod
 
     return NetworkMethod(inputs.job, inputs.seed, inputs.files)

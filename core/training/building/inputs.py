@@ -59,10 +59,12 @@ class Inputs:
 
     @property
     def family(self) -> Family:
+        """The model family."""
         return family(self.family_name)
 
     @property
     def seed(self) -> int:
+        """Seed of the run's random numbers."""
         return self.plan.seed
 
 

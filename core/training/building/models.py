@@ -65,6 +65,7 @@ class Models:
         return self._text
 
     def release_encoders(self) -> None:
+        """Release the text encoders; `encoders` would load them again."""
         self._text = None
 
     # -- the trained model

@@ -116,7 +116,7 @@ class LossBuffer:
         self._waiting = []
 
     def read(self) -> ReadBack | None:
-        """Wait for the device and read the collected records, up to a non-finite step that is not allowed. None without records."""
+        """Wait for the device and read the collected records, up to a non-finite step that ends the run. None if there are no records."""
         self._last = time.monotonic()
         records, self._waiting = self._waiting, []
         if not records:

@@ -216,9 +216,9 @@ def _require_shapes(
     masks: Tensor | None,
     fractions: bool,
 ) -> None:
-    """Raise ValueError if shapes or dtypes are not those of `training_loss`. Values are not read, so the device is not waited for.
+    """Raise ValueError if shapes or dtypes are not those that `training_loss` documents. Values are not read, so there is no sync.
 
-    fractions   float32 timesteps are allowed
+    fractions   whether float32 timesteps are allowed
     """
     count = len(latents)
     if latents.dim() != 4 or noise.shape != latents.shape:

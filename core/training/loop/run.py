@@ -51,8 +51,10 @@ class Run:
 
     @property
     def total(self) -> int:
+        """Number of optimizer steps of the run."""
         return self.plan.total
 
     @property
     def stop_wanted(self) -> bool:
+        """Whether the user has stopped the run, or step `stop_at` is reached."""
         return self.context.token.wanted or (self.stop_at is not None and self.state.step >= self.stop_at)

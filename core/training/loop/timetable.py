@@ -278,10 +278,12 @@ class Timer:
         self.restart()
 
     def restart(self) -> None:
+        """Measure the minutes from now on."""
         self._last = time.monotonic() if self._minutes is not None else 0.0
 
     @property
     def due(self) -> bool:
+        """Whether the minutes have passed since the last restart."""
         return self._minutes is not None and time.monotonic() - self._last >= self._minutes * 60
 
 

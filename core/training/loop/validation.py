@@ -118,6 +118,7 @@ class MeasuredLosses:
 
     @property
     def loss(self) -> float:
+        """Mean loss of all pairs."""
         return sum(self.each) / len(self.each)
 
 
@@ -158,6 +159,7 @@ class Validation:
 
     @property
     def _measured_pairs(self) -> int:
+        """Number of (image, timestep) pairs of a measurement."""
         return sum(len(each.timestep_indices) for each in [*self.batches, *self.training_batches])
 
     @property
@@ -248,11 +250,13 @@ def at_every_timestep(batches: Sequence[PlannedBatch]) -> list[ValidationBatch]:
 
 
 def pairs_within(views: float, saves: int) -> int:
-    """Return the number of (image, timestep) pairs of a measurement for which all measurements of a run cost about 2% of its training;
-    at least one for each timestep (`Budget.unmeasured_saves` then leaves out saves).
+    """Return the number of (image, timestep) pairs per measurement with which all measurements of a run cost about 2% of its training; at
+    least one pair for each timestep (`Budget.unmeasured_saves` then leaves out saves).
 
-    A pair is one forward pass. The training of a view costs at least two, as frozen weights need no gradients. There is a
-    measurement at each of the `saves` saves and one before the first step. views: see `Budget`
+    views   see `Budget`
+    saves   number of saves; there is a measurement at each of them and one before the first step
+
+    A pair is one forward pass. The training of a view costs at least two, as frozen weights need no gradients.
     """
     affordable = 2 * COST_SHARE * views / (saves + 1)
     rounded = int(affordable) // (PARTS - 1) * (PARTS - 1)  # equally many for each timestep

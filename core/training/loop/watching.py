@@ -44,6 +44,7 @@ class Mean:
 
     @property
     def mean(self) -> float:
+        """Mean of all values; 0 without any."""
         return self.total / self.count if self.count else 0.0
 
     def state(self) -> list[float]:

@@ -87,6 +87,7 @@ class MemoryFacts:
 
     @property
     def denoiser(self) -> PartSize:
+        """Parameter counts of the denoiser."""
         return self.parts[self.denoiser_name]
 
     def text_parts(self) -> list[str]:
@@ -118,6 +119,7 @@ class MemoryPlan:
 
     @property
     def total(self) -> int:
+        """Bytes of all parts on the device."""
         return sum(self.parts().values())
 
     def parts(self) -> dict[str, int]:
@@ -489,7 +491,5 @@ def _state_bytes(job: TrainJob, facts: MemoryFacts, trained: int) -> int:
 
 
 def state_numbers(job: TrainJob) -> float:
-    """Return the fp32 numbers of optimizer state for each trained weight of a large matrix: 2 with AdamW, half a number with 8-bit
-    AdamW.
-    """
+    """Return how many fp32 values of optimizer state a trained weight of a large matrix has: 2 with AdamW, 0.5 with 8-bit AdamW."""
     return state_bytes(job.optimizer, {USUAL: 1}) / prod(USUAL) / FP32

@@ -29,7 +29,7 @@ class TrainedSizes:
     trained   number of trained weights
     item      bytes of a trained weight in the compute dtype
     model     bytes of all loaded parts of the model
-    states    fp32 numbers of optimizer state for each trained weight
+    states    fp32 values of optimizer state for each trained weight
     """
 
     trained: int
