@@ -109,15 +109,15 @@ def _run_trial(make: Make, rate: float, same_rate: bool, device: str, rows: int)
     resumed = make(copy.named_groups(rate, same_rate))
     ready_to_train(resumed)
     load_state(resumed, torch.load(io.BytesIO(buffer.getvalue()), weights_only=True))
-    for one, other in ((net, optimizer), (copy, resumed)):
-        one.train(other, range(STEPS, 2 * STEPS))
+    net.train(optimizer, range(STEPS, 2 * STEPS))
+    copy.train(resumed, range(STEPS, 2 * STEPS))
     traits = [name for name, has in (("draws", net.drew), ("averages", has_evaluation_weights(optimizer))) if has]
     if not all(torch.equal(a, b) for a, b in zip(net.parameters, copy.parameters, strict=True)):
         return Result("a resumed run differs from an unbroken one", traits)
     net.train(optimizer, range(2 * STEPS, 5 * STEPS))  # some start with steps of size 0, such as RAdam
     if not all(bool(torch.isfinite(weight).all()) for weight in net.parameters):
         return Result("its weights are not finite after a few steps", traits)
-    if all(torch.equal(now, then) for now, then in zip(net.parameters, before, strict=True)):
+    if all(torch.equal(weight, initial) for weight, initial in zip(net.parameters, before, strict=True)):
         return Result("it moves nothing", traits)
     return Result("", traits)
 

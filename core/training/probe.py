@@ -91,8 +91,8 @@ class ProbeBatches:
         order = sorted(range(len(shares)), key=lambda index: (-largest_pixels(shares[index]), index))
         indices = list(dict.fromkeys([order[0], min(order, key=lambda index: self.pixels[index])]))
         self.groups = [shares[index] for index in indices]
-        wanted = {placed.key for group in self.groups for batch in group for placed, _ in batch.items}
-        placed = tuple(each for each in report.placed if each.key in wanted)
+        keys = {placed.key for group in self.groups for batch in group for placed, _ in batch.items}
+        placed = tuple(each for each in report.placed if each.key in keys)
         return replace(report, placed=placed, validation=())
 
 
@@ -161,10 +161,12 @@ def _interpolated_seconds(measured: Sequence[tuple[int, float]], pixels: int) ->
     """Return the seconds of a step of `pixels` pixels, by linear interpolation between the first and the last of `measured`, each
     (pixels, seconds).
     """
-    (most, slow), (least, quick) = measured[0], measured[-1]
-    if most == least:
-        return slow
-    return max(0.0, quick + (slow - quick) * (pixels - least) / (most - least))
+    (most_pixels, slow_seconds), (fewest_pixels, fast_seconds) = measured[0], measured[-1]
+    if most_pixels == fewest_pixels:
+        return slow_seconds
+    return max(
+        0.0, fast_seconds + (slow_seconds - fast_seconds) * (pixels - fewest_pixels) / (most_pixels - fewest_pixels)
+    )
 
 
 def batch_title(group: Group) -> str:

@@ -76,19 +76,19 @@ def prove(
     """
     atomic.remove_folder(workspace.private / "proofs")  # left by a killed check
     parent = workspace.private / "proofs" / secrets.token_hex(4)
-    short = short_job(job, steps)
+    short_run = short_job(job, steps)
     half = steps // 2
     token = token or CancelToken()
     try:
         say(f"training {steps} steps in one go")
-        whole = RunFolder.create(parent, "whole", dump(short))
-        _train(short, workspace, whole, device, token)
-        stopped = RunFolder.create(parent, "broken", dump(short))
+        whole = RunFolder.create(parent, "whole", dump(short_run))
+        _train(short_run, workspace, whole, device, token)
+        stopped = RunFolder.create(parent, "broken", dump(short_run))
         say(f"training {half} steps, then stopping")
-        _train(short, workspace, stopped, device, token, stop_at=half)
+        _train(short_run, workspace, stopped, device, token, stop_at=half)
         torch.manual_seed(secrets.randbelow(2**31))  # as a new process would have another global seed
         say(f"resuming up to step {steps}")
-        _train(short, workspace, stopped, device, token)
+        _train(short_run, workspace, stopped, device, token)
         first, second = _state_hashes(whole), _state_hashes(stopped)
         different = tuple(name for name in sorted(first.keys() | second.keys()) if first.get(name) != second.get(name))
         losses, resumed_losses = _journal_losses(whole), _journal_losses(stopped)
@@ -182,11 +182,11 @@ def _hash_of_all(content: Mapping[str, str]) -> str:
     return hashlib.sha256(lines.encode()).hexdigest()
 
 
-def _largest_difference(one: Mapping[int, float], other: Mapping[int, float]) -> float:
+def _largest_difference(losses: Mapping[int, float], resumed_losses: Mapping[int, float]) -> float:
     """Return the largest relative difference of a step's losses, from {step: loss}; infinity where the steps differ."""
-    if one.keys() != other.keys():
+    if losses.keys() != resumed_losses.keys():
         return inf
-    return max((abs(other[step] - loss) / max(abs(loss), 1e-12) for step, loss in one.items()), default=inf)
+    return max((abs(resumed_losses[step] - loss) / max(abs(loss), 1e-12) for step, loss in losses.items()), default=inf)
 
 
 def _journal_losses(folder: RunFolder) -> dict[int, float]:

@@ -115,8 +115,8 @@ def latent_cache(inputs: Inputs, images: Sequence[Placed]) -> LatentCache:
     npz = None
     if inputs.job.memory.npz_caches and inputs.family_name in NPZ_KINDS:
         npz = NpzCaches(images, NPZ_KINDS[inputs.family_name])
-    wanted = inputs.job.memory.vae_precision
-    precision = "fp32" if wanted == "auto" else wanted  # dtype that the VAE is loaded in
+    vae_precision = inputs.job.memory.vae_precision
+    precision = "fp32" if vae_precision == "auto" else vae_precision  # dtype that the VAE is loaded in
     return LatentCache(
         vae_id=identity,
         dtype=precision,

@@ -160,8 +160,8 @@ def not_finite(record: StepRecord, what: str, losses: Sequence[float]) -> Proble
     what     "loss" or "gradient"
     losses   of the step's images
     """
-    named = list(zip(record.images, record.timesteps, strict=True))
-    broken = [each for each, loss in zip(named, losses, strict=False) if not math.isfinite(loss)] or named
+    named_images = list(zip(record.images, record.timesteps, strict=True))
+    broken = [each for each, loss in zip(named_images, losses, strict=False) if not math.isfinite(loss)] or named_images
     names = first_of([name for name, _ in broken], 8)
     steps = ", ".join(f"{timestep:g}" for _, timestep in broken[:8])
     return ProblemsError.one(

@@ -170,12 +170,12 @@ class Validation:
     @property
     def limit_message(self) -> str:
         """A sentence about checkpoints that are not measured, to limit the cost; "" if all are."""
-        left = len(self.unmeasured_saves - {0})
-        if not left or self.holds_out_images or len(self._saves) < 2:
+        unmeasured = len(self.unmeasured_saves - {0})
+        if not unmeasured or self.holds_out_images or len(self._saves) < 2:
             return ""
         if not self.ranks_checkpoints:
             return "Too short to compare checkpoints by loss"
-        most = len(self._saves) - left
+        most = len(self._saves) - unmeasured
         return (
             f"Best checkpoint: chosen from {most} of {len(self._saves)} checkpoints, to stay within "
             f"{COST_SHARE:.0%} of the training time"

@@ -74,8 +74,8 @@ class Watch:
             self._epoch.append(loss)
             self.averages.append(self.average)
             quotients = [self._quotient(each, value) for each, value in zip(images, losses, strict=True)]
-            known = [quotient for quotient in quotients if quotient is not None]
-            corrected.append(sum(known) / len(known) if known else 1.0)
+            loss_quotients = [quotient for quotient in quotients if quotient is not None]
+            corrected.append(sum(loss_quotients) / len(loss_quotients) if loss_quotients else 1.0)
         return corrected
 
     def _quotient(self, image: StepImage, loss: float) -> float | None:

@@ -486,8 +486,8 @@ def _state_bytes(job: TrainJob, facts: MemoryFacts, trained: int) -> int:
     matrices.
     """
     shapes = _trained_shapes(job, facts) or {USUAL: 1}
-    known = sum(prod(shape) * count for shape, count in shapes.items())
-    return round(trained * (state_bytes(job.optimizer, shapes) / known))
+    numbers = sum(prod(shape) * count for shape, count in shapes.items())
+    return round(trained * (state_bytes(job.optimizer, shapes) / numbers))
 
 
 def state_numbers(job: TrainJob) -> float:
