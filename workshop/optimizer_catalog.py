@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from core.optimization.signatures import arguments_of
-from core.optimization.trial import PAGED_ROWS, Result, attempt
+from core.optimization.trial import PAGED_ROWS, Result, run_trial
 from core.settings.optimization.optimizers import FILE, OWN, Argument, Entry, entry_from
 
 # distribution -> modules whose optimizers are listed, the shortest path first
@@ -144,10 +144,10 @@ def trial(entry: Entry) -> tuple[Result, bool]:
         return construct(entry, groups, rate, extra)
 
     rows = PAGED_ROWS if entry.package == "bitsandbytes" else 96
-    result = attempt(make, rate, rows=rows)
+    result = run_trial(make, rate, rows=rows)
     if "different" not in result.reason:
         return result, True
-    return attempt(make, rate, same_rate=True, rows=rows), False
+    return run_trial(make, rate, same_rate=True, rows=rows), False
 
 
 def construct(entry: Entry, groups: list[dict[str, Any]], rate: float, arguments: Mapping[str, Any]) -> Any:

@@ -52,7 +52,7 @@ def train_job(job: Settings, options: Options, resume: RunFolder | None = None) 
         return run_job("train", job, job.saving.output_name, options)
     job = job.model_copy(update={"memory": with_launched_processes(job.memory)})
     print_advice(options.advice)
-    report = check(job, options, begins=resume is None or not resume.states.is_dir())
+    report = check(job, options, new_run=resume is None or not resume.states.is_dir())
     if options.values.get("check"):
         state = newest_state(resume.states) if resume else None
         resumes = f"Resumes from step {state_step(state)}" if state else ""
@@ -109,7 +109,7 @@ def prove_resume(job: TrainJob, options: Options) -> int:
         proof = prove(job, workspace, device, int(text), say=lambda line: print(line, file=sys.stderr))
     finally:
         owner.release()
-    print(proof.words())
+    print(proof.report())
     return DONE if proof.equal else FAILED
 
 
@@ -119,12 +119,12 @@ def with_launched_processes(memory: MemorySettings) -> MemorySettings:
     return memory.model_copy(update={"num_processes": count}) if count > 1 else memory
 
 
-def check(job: TrainJob, options: Options, *, trains: bool = True, begins: bool = True) -> Report:
-    """Run the preflight, print its advice and return its report. Raises ProblemsError with all errors.
+def check(job: TrainJob, options: Options, *, trains: bool = True, new_run: bool = True) -> Report:
+    """Run the preflight, print its advice and return its report. Raises ProblemsError with all errors. Without errors a model
+    named by a hub id is downloaded, except with --check.
 
-    trains  whether a training follows: then the device is checked, and no image may be in both training and validation set
-    begins  whether the run has no training state yet
-    Without errors, models named by hub ids are downloaded, except with --check.
+    trains  whether a training follows: then the device is checked, and no image may both train and validate
+    new_run  the run has no training state yet
     """
     from core.dataset.preflight import preflight
     from core.families.locate import base_model_family
@@ -136,13 +136,13 @@ def check(job: TrainJob, options: Options, *, trains: bool = True, begins: bool 
     workspace, device = options.workspace(), options.device() if trains else None
     with checking_bar() as progress:
         report = preflight(job, workspace, count_tokens=count_tokens, decode=True, progress=progress)
-    problems = problems_before_start(job, workspace, report, device, begins=begins, copies=trains, model=False)
+    problems = problems_before_start(job, workspace, report, device, new_run=new_run, copies=trains, model=False)
     if trains and not errors(problems):
         problems += upload_problems(job)
     if not errors(problems):
         download_models(job.model, options)
     if not errors(problems) or options.values.get("check") or not _to_download(job.model, options):
-        problems += problems_before_start(job, workspace, report, device, begins=begins, copies=trains)
+        problems += problems_before_start(job, workspace, report, device, new_run=new_run, copies=trains)
         problems += recipe_problems(
             options.preset_read, base_model_family(job.model, workspace), gpu_memory(device) if device else None
         )

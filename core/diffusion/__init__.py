@@ -1,1 +1,1 @@
-"""Diffusion arithmetic: schedule, noise, timesteps, targets, loss weights, samplers. Pure functions of tensors."""
+"""Diffusion arithmetic: noise schedule, timesteps, targets, losses, loss weights, samplers. Pure functions of tensors."""

@@ -1,8 +1,5 @@
 """k-diffusion's samplers, with the names and values of A1111 and ComfyUI, behind the interface of diffusers'
 schedulers.
-
-An algorithm works on latents that are image + level * noise. It is a generator: it yields the latents and level of each
-evaluation and is sent the latents as they were evaluated and the clean latents that the model estimates from them.
 """
 
 from __future__ import annotations
@@ -17,9 +14,11 @@ from core.diffusion.noise_levels import LEVELS, level_at, level_table, timestep_
 from core.diffusion.schedule import TIMESTEPS
 from core.record.lazy_torch import Tensor, torch
 
+# Yields (latents, level) for each evaluation of the model, is sent (the latents as evaluated, the clean latents that the model
+# estimates from them), and returns the latents at the last level.
 Run = Generator[tuple[Tensor, float], tuple[Tensor, Tensor], Tensor]
 Noise = Callable[[Tensor, float, float], Tensor]  # (latents, level, next level) -> fresh noise of their shape
-# (latents, levels, noise) -> a run; the levels may start in the middle of a schedule
+# (latents = image + levels[0] * noise, falling levels, source of fresh noise) -> a run. Levels may start within a schedule.
 Algorithm = Callable[[Tensor, Sequence[float], Noise], Run]
 HISTORY = 4  # slopes that LMS knows
 ER_POINTS = 200  # of the sums that are ER-SDE's integrals, as in ComfyUI
@@ -27,14 +26,16 @@ TCD_GAMMA = 0.3  # TCD's stochasticity, diffusers' default
 DIGITS, POOL = 6, 24  # of a Brownian path: to which points are rounded, and words of entropy
 
 
-def ancestral(sigma: float, sigma_next: float) -> tuple[float, float]:
-    """(the level to step down to, the size of the fresh noise that leads back up to `sigma_next`)."""
+def ancestral_levels(sigma: float, sigma_next: float) -> tuple[float, float]:
+    """Return (level to step down to, deviation of the fresh noise that leads back up to `sigma_next`) of an ancestral step."""
     up = min(sigma_next, math.sqrt(sigma_next**2 * (sigma**2 - sigma_next**2)) / sigma)
     return math.sqrt(sigma_next**2 - up**2), up
 
 
 def euler(x: Tensor, levels: Sequence[float], noise: Noise) -> Run:
-    """Karras et al. 2022, arXiv:2206.00364, algorithm 2 without churn. On DDIM's levels it equals DDIM."""
+    """Euler's method: Karras et al. 2022, arXiv:2206.00364, algorithm 2 without churn. On DDIM's levels it equals DDIM. Arguments and
+    protocol: see `Algorithm`.
+    """
     for sigma, sigma_next in pairwise(levels):
         x, clean = yield x, sigma
         x = x + (x - clean) / sigma * (sigma_next - sigma)
@@ -42,15 +43,17 @@ def euler(x: Tensor, levels: Sequence[float], noise: Noise) -> Run:
 
 
 def euler_to_first_alpha(x: Tensor, levels: Sequence[float], noise: Noise) -> Run:
-    """Euler that ends at the lowest level of the training schedule."""
+    """Euler's method, ending at the lowest level of the training schedule or above. Arguments and protocol: see `Algorithm`."""
     return (yield from euler(x, [*levels[:-1], max(levels[-1], float(_levels_of_training()[0]))], noise))
 
 
 def euler_ancestral(x: Tensor, levels: Sequence[float], noise: Noise) -> Run:
-    """Euler with fresh noise at every step. On DDPM's levels it equals DDPM (Ho et al. 2020, arXiv:2006.11239)."""
+    """Euler's method with fresh noise at every step. On DDPM's levels it equals DDPM (Ho et al. 2020, arXiv:2006.11239). Arguments and
+    protocol: see `Algorithm`.
+    """
     for sigma, sigma_next in pairwise(levels):
         x, clean = yield x, sigma
-        down, up = ancestral(sigma, sigma_next)
+        down, up = ancestral_levels(sigma, sigma_next)
         x = x + (x - clean) / sigma * (down - sigma)
         if sigma_next:
             x = x + noise(x, sigma, sigma_next) * up
@@ -58,7 +61,10 @@ def euler_ancestral(x: Tensor, levels: Sequence[float], noise: Noise) -> Run:
 
 
 def heun(x: Tensor, levels: Sequence[float], noise: Noise) -> Run:
-    """Karras et al. 2022, algorithm 1: two evaluations a step."""
+    """Heun's method: Karras et al. 2022, arXiv:2206.00364, algorithm 1, with two evaluations a step.
+
+    Arguments and protocol: see `Algorithm`.
+    """
     for sigma, sigma_next in pairwise(levels):
         x, clean = yield x, sigma
         slope = (x - clean) / sigma
@@ -70,7 +76,7 @@ def heun(x: Tensor, levels: Sequence[float], noise: Noise) -> Run:
 
 
 def _midpoint(x: Tensor, sigma: float, sigma_next: float) -> Run:
-    """A step of DPM-Solver-2 (Lu et al. 2022, arXiv:2206.00927)."""
+    """Do a step of DPM-Solver-2 (Lu et al. 2022, arXiv:2206.00927) from level `sigma` to `sigma_next`. Protocol: see `Run`."""
     x, clean = yield x, sigma
     slope, level = (x - clean) / sigma, sigma
     if sigma_next:
@@ -81,16 +87,16 @@ def _midpoint(x: Tensor, sigma: float, sigma_next: float) -> Run:
 
 
 def dpm_2(x: Tensor, levels: Sequence[float], noise: Noise) -> Run:
-    """k-diffusion's sample_dpm_2: two evaluations a step."""
+    """DPM-Solver-2, k-diffusion's sample_dpm_2: two evaluations a step. Arguments and protocol: see `Algorithm`."""
     for sigma, sigma_next in pairwise(levels):
         x = yield from _midpoint(x, sigma, sigma_next)
     return x
 
 
 def dpm_2_ancestral(x: Tensor, levels: Sequence[float], noise: Noise) -> Run:
-    """`dpm_2` with fresh noise at every step."""
+    """DPM-Solver-2 with fresh noise at every step. Arguments and protocol: see `Algorithm`."""
     for sigma, sigma_next in pairwise(levels):
-        down, up = ancestral(sigma, sigma_next)
+        down, up = ancestral_levels(sigma, sigma_next)
         x = yield from _midpoint(x, sigma, down)
         if sigma_next:
             x = x + noise(x, sigma, sigma_next) * up
@@ -98,7 +104,10 @@ def dpm_2_ancestral(x: Tensor, levels: Sequence[float], noise: Noise) -> Run:
 
 
 def lms(x: Tensor, levels: Sequence[float], noise: Noise) -> Run:
-    """The linear multistep method of fourth order; the first steps use as many slopes as there are."""
+    """The linear multistep method of fourth order; the first steps use the slopes that exist already.
+
+    Arguments and protocol: see `Algorithm`.
+    """
     slopes: list[Tensor] = []
     for number, (sigma, sigma_next) in enumerate(pairwise(levels)):
         x, clean = yield x, sigma
@@ -109,7 +118,7 @@ def lms(x: Tensor, levels: Sequence[float], noise: Noise) -> Run:
 
 
 def lms_coefficient(levels: Sequence[float], index: int, low: float, high: float) -> float:
-    """The integral from `low` to `high` of the Lagrange polynomial that is 1 at levels[index] and 0 at the others.
+    """Return the integral from `low` to `high` of the Lagrange polynomial that is 1 at levels[index] and 0 at the other levels.
 
     Gauss' rule with two points is exact up to degree 3, that is for at most four levels.
     """
@@ -121,72 +130,78 @@ def lms_coefficient(levels: Sequence[float], index: int, low: float, high: float
     return half * (polynomial(middle - half / math.sqrt(3)) + polynomial(middle + half / math.sqrt(3)))
 
 
-def _toward(x: Tensor, clean: Tensor, sigma: float, sigma_next: float) -> Tensor:
-    """The exact step from one level to another, assuming these clean latents."""
+def _exact_step(x: Tensor, clean: Tensor, sigma: float, sigma_next: float) -> Tensor:
+    """Return the latents at level `sigma_next`, from `x` at level `sigma`, exact if `clean` are the clean latents."""
     return sigma_next / sigma * x + (1 - sigma_next / sigma) * clean
 
 
-def _extrapolated(clean: Tensor, last: Tensor | None, before: float, sigma: float, sigma_next: float) -> Tensor:
-    """The clean latents half a step ahead, by those of the last step, from level `before` to `sigma`."""
+def _extrapolated_clean(clean: Tensor, last: Tensor | None, before: float, sigma: float, sigma_next: float) -> Tensor:
+    """Return the clean latents extrapolated half a step ahead (in log level) of the step from `sigma` to `sigma_next`.
+
+    clean, last   clean latents of this step and of the step before, which began at level `before`; `last` None: return `clean`
+    """
     if last is None:
         return clean
     return clean + (clean - last) * math.log(sigma / sigma_next) / math.log(before / sigma) / 2
 
 
 def dpmpp_2m(x: Tensor, levels: Sequence[float], noise: Noise) -> Run:
-    """DPM-Solver++ (2M): Lu et al. 2022, arXiv:2211.01095, algorithm 2."""
+    """DPM-Solver++ (2M): Lu et al. 2022, arXiv:2211.01095, algorithm 2. Arguments and protocol: see `Algorithm`."""
     last, before = None, 0.0
     for sigma, sigma_next in pairwise(levels):
         x, clean = yield x, sigma
-        target = _extrapolated(clean, last, before, sigma, sigma_next) if sigma_next else clean
-        x = _toward(x, target, sigma, sigma_next)
+        target = _extrapolated_clean(clean, last, before, sigma, sigma_next) if sigma_next else clean
+        x = _exact_step(x, target, sigma, sigma_next)
         last, before = clean, sigma
     return x
 
 
 def dpmpp_2s_ancestral(x: Tensor, levels: Sequence[float], noise: Noise) -> Run:
-    """DPM-Solver++ (2S), algorithm 1 of the same paper, with fresh noise at every step."""
+    """DPM-Solver++ (2S), Lu et al. 2022, arXiv:2211.01095, algorithm 1, with fresh noise at every step.
+
+    Arguments and protocol: see `Algorithm`.
+    """
     for sigma, sigma_next in pairwise(levels):
         x, clean = yield x, sigma
-        down, up = ancestral(sigma, sigma_next)
+        down, up = ancestral_levels(sigma, sigma_next)
         if down:
             level = math.sqrt(sigma * down)
-            _, clean = yield _toward(x, clean, sigma, level), level
-        x = _toward(x, clean, sigma, down)
+            _, clean = yield _exact_step(x, clean, sigma, level), level
+        x = _exact_step(x, clean, sigma, down)
         if sigma_next:
             x = x + noise(x, sigma, sigma_next) * up
     return x
 
 
 def dpmpp_sde(x: Tensor, levels: Sequence[float], noise: Noise) -> Run:
-    """DPM-Solver++ (SDE): two evaluations a step, with fresh noise at both."""
+    """DPM-Solver++ (SDE): two evaluations a step, with fresh noise at both. Arguments and protocol: see `Algorithm`."""
     for sigma, sigma_next in pairwise(levels):
         x, clean = yield x, sigma
         if not sigma_next:
             return clean
         level = math.sqrt(sigma * sigma_next)
-        down, up = ancestral(sigma, level)
-        _, clean = yield _toward(x, clean, sigma, down) + noise(x, sigma, level) * up, level
-        down, up = ancestral(sigma, sigma_next)
-        x = _toward(x, clean, sigma, down) + noise(x, sigma, sigma_next) * up
+        down, up = ancestral_levels(sigma, level)
+        _, clean = yield _exact_step(x, clean, sigma, down) + noise(x, sigma, level) * up, level
+        down, up = ancestral_levels(sigma, sigma_next)
+        x = _exact_step(x, clean, sigma, down) + noise(x, sigma, sigma_next) * up
     return x
 
 
 def dpmpp_2m_sde(x: Tensor, levels: Sequence[float], noise: Noise) -> Run:
-    """DPM-Solver++ (2M) with fresh noise at every step, in the form "midpoint"."""
+    """DPM-Solver++ (2M) with fresh noise at every step, in k-diffusion's form "midpoint". Arguments and protocol: see `Algorithm`."""
     last, before = None, 0.0
     for sigma, sigma_next in pairwise(levels):
         x, clean = yield x, sigma
         if not sigma_next:
             return clean
-        target = _extrapolated(clean, last, before, sigma, sigma_next)
-        x = _with_noise(_toward(x, target, sigma**2, sigma_next**2), sigma, sigma_next, noise)
+        target = _extrapolated_clean(clean, last, before, sigma, sigma_next)
+        x = _with_noise(_exact_step(x, target, sigma**2, sigma_next**2), sigma, sigma_next, noise)
         last, before = clean, sigma
     return x
 
 
 def dpmpp_3m_sde(x: Tensor, levels: Sequence[float], noise: Noise) -> Run:
-    """DPM-Solver++ (3M) with fresh noise at every step."""
+    """DPM-Solver++ (3M) with fresh noise at every step. Arguments and protocol: see `Algorithm`."""
     cleans: list[Tensor] = []
     sizes: list[float] = []  # of the steps before, in the logarithm of the level
     for sigma, sigma_next in pairwise(levels):
@@ -196,7 +211,7 @@ def dpmpp_3m_sde(x: Tensor, levels: Sequence[float], noise: Noise) -> Run:
         size = math.log(sigma / sigma_next)
         twice = 2 * size
         phi_2 = math.expm1(-twice) / twice + 1
-        step = _toward(x, clean, sigma**2, sigma_next**2)
+        step = _exact_step(x, clean, sigma**2, sigma_next**2)
         if cleans:
             first = (clean - cleans[0]) * size / sizes[0]
             if len(cleans) == 2:
@@ -211,7 +226,10 @@ def dpmpp_3m_sde(x: Tensor, levels: Sequence[float], noise: Noise) -> Run:
 
 
 def er_sde(x: Tensor, levels: Sequence[float], noise: Noise) -> Run:
-    """ER-SDE-Solver-3: Cui et al. 2023, arXiv:2309.06169; the first steps have the order that their history allows."""
+    """ER-SDE-Solver-3: Cui et al. 2023, arXiv:2309.06169; the first two steps are of lower order.
+
+    Arguments and protocol: see `Algorithm`.
+    """
     cleans: list[Tensor] = []  # clean latents, slopes and levels of the steps before, the newest first
     slopes: list[Tensor] = []
     before: list[float] = []
@@ -237,17 +255,19 @@ def er_sde(x: Tensor, levels: Sequence[float], noise: Noise) -> Run:
 
 
 def _er_scale(level: float) -> float:
-    """The paper's noise scale function 5."""
+    """Return the paper's noise scale function 5 (Cui et al. 2023) at a level."""
     return level * (math.exp(level**0.3) + 10)
 
 
 def _with_noise(x: Tensor, sigma: float, sigma_next: float, noise: Noise) -> Tensor:
-    """The latents of an SDE step after its fresh noise; before it only the share (after / now) ** 2 of the noise is left."""
+    """Add the fresh noise of an SDE step, which has left (sigma_next / sigma) ** 2 of the noise in `x`, so that the level is
+    `sigma_next`.
+    """
     return x + noise(x, sigma, sigma_next) * sigma_next * math.sqrt(1 - (sigma_next / sigma) ** 2)
 
 
 def lcm(x: Tensor, levels: Sequence[float], noise: Noise) -> Run:
-    """Latent consistency: Luo et al. 2023, arXiv:2310.04378."""
+    """Latent consistency: Luo et al. 2023, arXiv:2310.04378. Arguments and protocol: see `Algorithm`."""
     for sigma, sigma_next in pairwise(levels):
         _, x = yield x, sigma
         if sigma_next:
@@ -256,7 +276,7 @@ def lcm(x: Tensor, levels: Sequence[float], noise: Noise) -> Run:
 
 
 def tcd(x: Tensor, levels: Sequence[float], noise: Noise) -> Run:
-    """Trajectory consistency: Zheng et al. 2024, arXiv:2402.19159, algorithm 4."""
+    """Trajectory consistency: Zheng et al. 2024, arXiv:2402.19159, algorithm 4. Arguments and protocol: see `Algorithm`."""
     table = _levels_of_training()
     for sigma, sigma_next in pairwise(levels):
         x, clean = yield x, sigma
@@ -264,20 +284,23 @@ def tcd(x: Tensor, levels: Sequence[float], noise: Noise) -> Run:
             return clean
         timestep = timestep_at(table, torch.tensor(sigma_next))
         down = min(float(level_at(table, timestep * (1 - TCD_GAMMA))), sigma_next)
-        x = _toward(x, clean, sigma, down) + noise(x, sigma, sigma_next) * math.sqrt(sigma_next**2 - down**2)
+        x = _exact_step(x, clean, sigma, down) + noise(x, sigma, sigma_next) * math.sqrt(sigma_next**2 - down**2)
     return x
 
 
 @cache
 def _levels_of_training() -> Tensor:
+    """Return the noise level of each timestep in training, float64 [1000], rising."""
     return level_table()
 
 
 class BrownianPath:
     """A Brownian path from `low` to `high`, refined by Brownian bridges between midpoints: torchsde's BrownianTree, with
-    the same values, whatever points are queried. So noise depends on the noise levels and not on their number.
+    the same values whichever points are queried. So the noise depends on the noise levels and not on their number.
 
-    seed    any integer of 64 bits      shape   of a point; random numbers are drawn on `device`
+    seed     any 64-bit integer
+    shape    of the path's value at a point
+    device   on which random numbers are drawn
     """
 
     def __init__(self, seed: int, shape: Sequence[int], low: float, high: float, device: torch.device | str = "cpu"):
@@ -287,7 +310,7 @@ class BrownianPath:
         self.at = lru_cache(maxsize=4)(self._at)
 
     def _draw(self, *node: int) -> Tensor:
-        """Standard normal numbers of a node of the tree, (number, depth); without one those of the whole path."""
+        """Return standard normal numbers for a node of the tree, (number, depth); without a node, those of the whole path."""
         from numpy.random import SeedSequence
 
         seed = int(SeedSequence(self._seed, spawn_key=node, pool_size=POOL).generate_state(1)[0])
@@ -295,7 +318,7 @@ class BrownianPath:
         return torch.randn(self._shape, generator=generator, device=self._device)
 
     def _at(self, point: float) -> Tensor:
-        """The path at a point between its ends; it begins at 0."""
+        """Return the path's value at a point between its ends; it is 0 at `low`."""
         start, end = self._ends
         point, before, total = min(max(round(point, DIGITS), start), end), torch.zeros_like(self._total), self._total
         number = depth = 0
@@ -311,16 +334,17 @@ class BrownianPath:
         return before + total if point >= end else before
 
     def noise(self, sigma: float, sigma_next: float) -> Tensor:
-        """The noise of the step from one point down to another, with deviation 1."""
+        """Return the noise of the step from level `sigma` down to `sigma_next`, with standard deviation 1."""
         return (self.at(sigma_next) - self.at(sigma)) / math.sqrt(sigma - sigma_next)
 
 
 class KDiffusion:
     """A k-diffusion algorithm as a diffusers scheduler, for one run of `set_timesteps` and `step`.
 
-    sigmas      float32 [steps + 1]           timesteps     one per evaluation, may be fractional
-    order       evaluations per step, except a last one that ends without noise
-    step_index  of the next evaluation; None: found by the timestep of the first `step`
+    sigmas      noise levels, float32 [steps + 1]
+    timesteps   one per evaluation, may be fractional
+    order       evaluations per step, except a last step that ends without noise
+    step_index  index of the next evaluation; None: found by the timestep of the first `step`
     """
 
     def __init__(
@@ -334,11 +358,10 @@ class KDiffusion:
         skips: bool = False,
         cfg_pp: bool = False,
     ):
-        """
-        schedule   a key of LEVELS
-        cfg_pp     steps along the noise of the unguided output: CFG++ (Chung et al. 2024, arXiv:2406.08070)
-        brownian   noise comes from a path determined by the seed, instead of one draw after another
-        skips      leaves out the last level but one, of a schedule that is one step longer
+        """schedule   schedule type, a key of LEVELS
+        cfg_pp     step along the noise of the unguided output: CFG++ (Chung et al. 2024, arXiv:2406.08070)
+        brownian   noise comes from a path determined by the seed, instead of new random numbers at each step
+        skips      leave out the lowest level above 0, of a schedule that is one step longer
         """
         from diffusers.configuration_utils import FrozenDict
 
@@ -353,11 +376,12 @@ class KDiffusion:
         self._paths: list[BrownianPath] = []
 
     def set_timesteps(self, num_inference_steps: int, device: Any = None) -> None:
+        """Set the noise levels and timesteps of a run of this number of steps."""
         levels = LEVELS[self._schedule](self._table, num_inference_steps + self._skips)
         levels = torch.cat([levels[:-2], levels[-1:]]) if self._skips else levels
         self.sigmas = levels.float()
         self._steps: list[float] = levels.tolist()
-        self._levels = torch.tensor(_evaluated(self._algorithm, self._steps), dtype=torch.float64)
+        self._levels = torch.tensor(_evaluation_levels(self._algorithm, self._steps), dtype=torch.float64)
         self.timesteps = timestep_at(self._table, self._levels).float().to(device)
         self._device_table = self._table.float().to(device)
         self.init_noise_sigma = self._steps[0]
@@ -367,22 +391,25 @@ class KDiffusion:
         return self._step_index
 
     def set_begin_index(self, begin_index: int = 0) -> None:
+        """Set the index of the first evaluation, for a run that starts within the schedule."""
         self._step_index = begin_index
 
     def _init_step_index(self, timestep: Tensor) -> None:
-        """Find the first step of a run without a begin index."""
+        """Set the index of a run's first evaluation by its timestep, if no begin index was set."""
         starts = self.timesteps[:: self.order]
         self._step_index = int((starts == timestep).nonzero()[0]) * self.order
 
     def _level(self, timesteps: Tensor) -> Tensor:
-        """The noise level, float32, broadcastable to latents."""
+        """Return the noise levels of timesteps, float32, broadcastable to latents."""
         level = level_at(self._device_table, timesteps)
         return level.reshape(*level.shape, *[1] * 3) if level.ndim else level
 
     def scale_model_input(self, sample: Tensor, timestep: Tensor) -> Tensor:
+        """Return the latents divided by (level ** 2 + 1) ** .5, the model's input."""
         return sample / (self._level(timestep) ** 2 + 1) ** 0.5
 
     def add_noise(self, original_samples: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        """Return image latents with noise of the timesteps' levels added."""
         return original_samples + noise * self._level(timesteps)
 
     def step(
@@ -394,6 +421,7 @@ class KDiffusion:
         return_dict: bool = False,
         unguided: Tensor | None = None,
     ) -> tuple[Tensor]:
+        """Return (latents after evaluation `step_index`,), as diffusers' schedulers do. unguided: the unguided output, for CFG++"""
         if self._step_index is None:
             self._init_step_index(timestep)
         assert self._step_index is not None
@@ -420,11 +448,13 @@ class KDiffusion:
         return (next_latents,)
 
     def _clean(self, output: Tensor, latents: Tensor, level: float) -> Tensor:
+        """Return the clean latents estimated from the model's output for latents of this noise level."""
         if self.config.prediction_type == "v_prediction":
             return latents / (level**2 + 1) - output * level / math.sqrt(level**2 + 1)
         return latents - level * output
 
     def _noise(self, latents: Tensor, sigma: float, sigma_next: float) -> Tensor:
+        """Return fresh noise with standard deviation 1 for the step from level `sigma` to `sigma_next`."""
         from diffusers.utils.torch_utils import randn_tensor
 
         if self._paths:
@@ -432,8 +462,8 @@ class KDiffusion:
         return randn_tensor(latents.shape, self._generators, latents.device, latents.dtype)
 
 
-def _evaluated(algorithm: Algorithm, levels: Sequence[float]) -> list[float]:
-    """The level of each evaluation in a run over these levels."""
+def _evaluation_levels(algorithm: Algorithm, levels: Sequence[float]) -> list[float]:
+    """Return the level of each evaluation of an algorithm that runs over these levels."""
     nothing = torch.zeros(())
     run, evaluated = algorithm(nothing, levels, lambda x, sigma, sigma_next: x), []
     try:

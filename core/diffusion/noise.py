@@ -1,8 +1,8 @@
 """The random tensors of a training step, addressed by image.
 
-A draw depends only on (seed, purpose, epoch, image, repeat): an image gets the same noise for any batch size, any
-number of processes, and after resuming. `image` is (source id, relative path). All draws are float32 on the CPU; the
-caller moves them.
+A random number depends only on (seed, purpose, epoch, image, repeat): an image gets the same noise for any batch size, any
+number of processes, and after resuming. `image` is (source id, relative path). All are drawn as float32 on the CPU; callers move them
+to the device.
 """
 
 from __future__ import annotations
@@ -24,13 +24,14 @@ Address = tuple[int, int, ImageInfo, int]  # seed, epoch, image, repeat
 
 @dataclass(frozen=True)
 class Noises:
-    """All random values for a batch's latents. An option acts only if both its setting and its tensor are set.
+    """All random values for a batch's latents. An option has an effect only if both its setting and its tensor are set.
 
-    noise, perturbation    standard normal, [B, C, H, W]; the perturbation is scaled by `ip_noise_gamma`
-    offset                 standard normal [B, C, 1, 1], scaled by `noise_offset` and the adaptive scale
-    multires               sum of the upsampled and discounted levels of multi-resolution noise, [B, C, H, W]
-    offset_strength, perturbation_strength   factors in 0..1 of `noise_offset` and `ip_noise_gamma`: one number or [B], for
-    random strengths
+    noise          standard normal, [B, C, H, W]
+    offset         standard normal, [B, C, 1, 1]; to be scaled by `noise_offset` and the adaptive scale
+    multires       sum of the upsampled and discounted levels of multi-resolution noise, [B, C, H, W]
+    perturbation   standard normal, [B, C, H, W]; to be scaled by `ip_noise_gamma`
+    offset_strength, perturbation_strength
+                   random factors in 0..1 of `noise_offset` and `ip_noise_gamma`: one number or [B]
     """
 
     noise: Tensor
@@ -42,7 +43,7 @@ class Noises:
 
 
 def draw_timestep(low: int, high: int, seed: int, epoch: int, image: ImageInfo, repeat: int) -> int:
-    """A uniform timestep from [low, high), or `high` if low is not below it, as in sd-scripts 0.10."""
+    """Draw a uniform timestep from [low, high); return `high` if low is not below it, as in sd-scripts 0.10."""
     if low >= high:
         return high
     return integer(low, high, seed, "timestep", epoch, image, repeat)
@@ -53,7 +54,7 @@ def draw_noises(settings: NoiseSettings, latents: Tensor, addresses: Sequence[Ad
     `compatibility` noise and perturbation have the latents' dtype.
 
     latents     [B, C, H, W]; only shape, dtype and device are read
-    addresses   of the batch's images. With `compatibility` the first one decides what sd-scripts draws once per batch:
+    addresses   of the batch's images. With `compatibility` the first one determines what sd-scripts draws once per batch:
                 random strengths and the sizes of multi-resolution levels
     """
     shape, device = latents.shape[1:], latents.device
@@ -78,6 +79,7 @@ def draw_noises(settings: NoiseSettings, latents: Tensor, addresses: Sequence[Ad
 
 
 def _strengths(option: str, addresses: Sequence[Address], device: torch.device) -> Tensor:
+    """Draw a factor in [0, 1) of an option's strength for each address, [B]."""
     return stack_draws([torch.tensor(draw_strength(option, *address)) for address in addresses], device)
 
 
@@ -88,10 +90,11 @@ def _multires(
     shared: Sequence[Address],
     device: torch.device,
 ) -> Tensor:
-    """The multi-resolution noise of a batch, float32 [B, C, H, W].
+    """Return the multi-resolution noise of a batch, float32 [B, C, H, W].
 
-    shape: (C, H, W)       addresses: of each image's noise
-    shared: of the sizes of each image's levels, with `compatibility` the first image's for all
+    shape       (C, H, W)
+    addresses   of each image's noise
+    shared      addresses of the sizes of each image's levels: with `compatibility` the first image's for all
     """
     channels, height, width = shape
     iterations, discount = settings.multires_noise_iterations, settings.multires_noise_discount
@@ -104,32 +107,35 @@ def _multires(
 
 
 def draw_noise(shape: Sequence[int], seed: int, epoch: int, image: ImageInfo, repeat: int) -> Tensor:
-    """The noise that is added to an image's latents: standard normal, float32 `shape` = [C, H, W]."""
+    """Draw the noise that is added to an image's latents: standard normal, float32 [C, H, W] = `shape`."""
     return normal(tuple(shape), seed, "noise", epoch, image, repeat)
 
 
 def draw_offset_noise(channels: int, seed: int, epoch: int, image: ImageInfo, repeat: int) -> Tensor:
-    """One standard normal number per image and channel, [C, 1, 1]. Scaled by `noise_offset` it shifts the whole image's
-    brightness and color, so that the model learns very dark and very bright images."""
+    """Draw offset noise: one standard normal number per image and channel, [C, 1, 1]. Scaled by `noise_offset` it shifts the whole
+    image's brightness and color, so that the model learns very dark and very bright images.
+    """
     return normal((channels, 1, 1), seed, "noise_offset", epoch, image, repeat)
 
 
 def draw_perturbation(shape: Sequence[int], seed: int, epoch: int, image: ImageInfo, repeat: int) -> Tensor:
-    """Input perturbation (Ning et al. 2023, arXiv:2301.11706): a second standard normal [C, H, W], added to the noise
-    in the model's input but not in its target."""
+    """Draw input perturbation (Ning et al. 2023, arXiv:2301.11706): a second standard normal [C, H, W] = `shape`, added to the noise
+    in the model's input but not in the target.
+    """
     return normal(tuple(shape), seed, "input_perturbation", epoch, image, repeat)
 
 
 def draw_strength(option: str, seed: int, epoch: int, image: ImageInfo, repeat: int) -> float:
-    """The random factor in [0, 1) of an option's strength ("noise_offset", "ip_noise_gamma")."""
+    """Draw the random factor in [0, 1) of the strength of an option, "noise_offset" or "ip_noise_gamma"."""
     return uniform(seed, f"{option}_strength", epoch, image, repeat)
 
 
 def multires_sizes(
     height: int, width: int, iterations: int, seed: int, epoch: int, image: ImageInfo, repeat: int
 ) -> list[tuple[int, int]]:
-    """(height, width) of each level: level i is smaller by r ** i, with r drawn between 2 and 4 for each. The first has
-    the latents' size; a level with a side of 1 is the last."""
+    """Return (height, width) of each level of multi-resolution noise, at most `iterations`. Level i is smaller than the latents by r ** i,
+    with r drawn between 2 and 4 for each level; level 0 has the latents' size, and the first level with a side of 1 is the last.
+    """
     draw = python_random(seed, "multires_ratio", epoch, image, repeat)
     sizes = []
     for level in range(iterations):
@@ -149,12 +155,10 @@ def draw_multires(
     image: ImageInfo,
     repeat: int,
 ) -> Tensor:
-    """The sum that multi-resolution noise (Whitaker 2023, 'Multi-Resolution Noise for Diffusion Model Training') adds
-    to the noise, which is then divided by its deviation: the upsampled levels, each `discount` times weaker than the
-    one before.
+    """Draw multi-resolution noise (Whitaker 2023, 'Multi-Resolution Noise for Diffusion Model Training'), float32 [C, H, W]: the sum of the
+    upsampled levels, each `discount` times the strength of the one before. It is added to the noise.
 
-    sizes      of `multires_sizes`; the first is [H, W] of the latents
-    returns    float32 [C, H, W]; its first level is a second noise of full size, as in sd-scripts
+    sizes      (height, width) of each level; the first is the latents' size, a second noise of full size as in sd-scripts
     """
     from torch.nn.functional import interpolate
 
@@ -168,5 +172,5 @@ def draw_multires(
 
 
 def stack_draws(draws: Sequence[Tensor], device: torch.device | str) -> Tensor:
-    """The [C, ...] draws of a batch's images as one [B, C, ...] on `device`."""
+    """Return the tensors of a batch's images, [C, ...] each, as one [B, C, ...] on `device`."""
     return queued(torch.stack(list(draws)), device)

@@ -1,7 +1,7 @@
-"""The noise levels (sigmas) of sampling, by schedule type: those of k-diffusion and A1111.
+"""The noise levels (sigmas) of sampling by schedule type, as in k-diffusion and A1111.
 
-A table holds the level of each timestep, float64 [1000], rising. A schedule is a function of table and number of steps that
-returns one level more than steps, falling; the last one is what sampling ends at.
+A table holds the level of each timestep, float64 [1000], rising. A schedule is a function of (table, number of steps) that returns
+steps + 1 levels, falling; sampling ends at the last one.
 """
 
 import math
@@ -19,76 +19,81 @@ TINY = 2.0**-24  # the last alpha_bar of a stretched schedule, as diffusers has 
 
 
 def level_table(zero_terminal_snr: bool = False) -> Tensor:
-    """The level of each timestep, float64 [1000]."""
+    """Return the noise level of each timestep, float64 [1000], rising."""
     table = schedule_in_force(zero_terminal_snr).double()
     table[-1] = max(float(table[-1]), TINY)
     return sigmas(table)
 
 
 def level_at(table: Tensor, timesteps: Tensor) -> Tensor:
-    """The levels at timesteps; between those of the table their logarithm is interpolated."""
+    """Return the levels at timesteps, which may be fractional: the logarithm of the level is interpolated. table: see `level_table`"""
     low = timesteps.floor().clamp(0, len(table) - 1).long()
     high = (low + 1).clamp(max=len(table) - 1)
     return table[low].log().lerp(table[high].log(), timesteps.to(table.dtype) - low).exp()
 
 
 def timestep_at(table: Tensor, levels: Tensor) -> Tensor:
-    """The timesteps of levels, the inverse of `level_at`: float64, within the table's range."""
+    """Return the fractional timesteps of levels, the inverse of `level_at`: float64, within the table's range."""
     log_table, log_levels = table.log(), levels.to(table.dtype).log()
     low = (torch.searchsorted(log_table, log_levels, right=True) - 1).clamp(0, len(table) - 2)
     return low + ((log_levels - log_table[low]) / (log_table[low + 1] - log_table[low])).clamp(0, 1)
 
 
 def _fractions(count: int) -> Tensor:
-    """`count` evenly spaced numbers from 0 to 1."""
+    """Return `count` evenly spaced numbers from 0 to 1, float64."""
     return torch.linspace(0, 1, count, dtype=torch.float64)
 
 
 def _with_zero(levels: Tensor) -> Tensor:
-    """The levels with a final 0."""
+    """Return the levels with a final 0 appended."""
     return torch.cat([levels, levels.new_zeros(1)])
 
 
 def uniform(table: Tensor, steps: int) -> Tensor:
-    """The levels of evenly spaced timesteps, including both ends."""
+    """Return the levels of evenly spaced timesteps, from the last to the first of the table, and 0: [steps + 1], falling."""
     return _with_zero(level_at(table, (1 - _fractions(steps)) * (len(table) - 1)))
 
 
 def sgm_uniform(table: Tensor, steps: int) -> Tensor:
-    """The levels of evenly spaced timesteps, without the table's first."""
+    """Return the levels of evenly spaced timesteps from the table's last, without its first, and 0: [steps + 1], falling."""
     return _with_zero(level_at(table, (1 - _fractions(steps + 1)[:-1]) * (len(table) - 1)))
 
 
 def simple(table: Tensor, steps: int) -> Tensor:
-    """Every n-th level of the table, from the last one down."""
+    """Return every n-th level of the table, from the last one down, and 0: [steps + 1], falling."""
     return _with_zero(table[[-1 - int(step * len(table) / steps) for step in range(steps)]])
 
 
 def karras(table: Tensor, steps: int) -> Tensor:
-    """Levels evenly spaced in level ** (1 / RHO): Karras et al. 2022, arXiv:2206.00364, equation 5."""
+    """Return levels evenly spaced in level ** (1 / RHO), and 0: [steps + 1], falling. Karras et al. 2022, arXiv:2206.00364, equation 5."""
     low, high = table[0] ** (1 / RHO), table[-1] ** (1 / RHO)
     return _with_zero((high + _fractions(steps) * (low - high)) ** RHO)
 
 
 def exponential(table: Tensor, steps: int) -> Tensor:
-    """Levels with equal ratios."""
+    """Return levels with equal ratios, and 0: [steps + 1], falling."""
     return _with_zero(table[-1].log().lerp(table[0].log(), _fractions(steps)).exp())
 
 
 def kl_optimal(table: Tensor, steps: int) -> Tensor:
-    """Sabour et al. 2024, arXiv:2404.14507, equation 12. It ends at the lowest level of the table, as in A1111."""
+    """Return levels evenly spaced in atan(level): [steps + 1], falling to the table's lowest, as in A1111. Sabour et al. 2024,
+    arXiv:2404.14507, equation 12.
+    """
     return table[-1].atan().lerp(table[0].atan(), _fractions(steps + 1)).tan()
 
 
 def beta(table: Tensor, steps: int) -> Tensor:
-    """Levels at quantiles of a beta distribution between both ends of the table: Lee et al. 2024, arXiv:2407.12173."""
+    """Return levels at quantiles of a beta distribution between both ends of the table, and 0: [steps + 1], falling. Lee et al. 2024,
+    arXiv:2407.12173.
+    """
     shares = torch.tensor(beta_quantiles(steps), dtype=torch.float64)
     return _with_zero(table[0].lerp(table[-1], shares))
 
 
 def align_your_steps(published: Sequence[float], table: Tensor, steps: int) -> Tensor:
-    """The published levels, clamped to the table; for other numbers of steps their logarithm is interpolated. The last one is
-    replaced by 0."""
+    """Return the published levels within the table's range, the last replaced by 0: [steps + 1], falling. For other numbers of steps the
+    logarithm of the level is interpolated.
+    """
     known = torch.tensor(published, dtype=torch.float64).log()
     position = _fractions(steps + 1) * (len(known) - 1)
     low = position.floor().long().clamp(max=len(known) - 2)
@@ -111,9 +116,9 @@ OF_FAMILIES = {("ays", "sdxl"): "ays_sdxl"}  # (schedule type, model family) -> 
 
 
 def beta_quantiles(count: int, alpha: float = 0.6, beta: float = 0.6) -> list[float]:
-    """Quantiles of the beta distribution at `count` equal steps from 1 to 0.
+    """Return `count` quantiles of the beta distribution at equal intervals from 1 to 0.
 
-    Its density is integrated over the angle whose squared sine is the variable, where it has no pole.
+    The density is integrated over the angle whose squared sine is the variable: there it has no pole.
     """
     angle = torch.linspace(0, math.pi / 2, 20_001, dtype=torch.float64)
     density = angle.sin() ** (2 * alpha - 1) * angle.cos().clamp_min(0) ** (2 * beta - 1)

@@ -1,7 +1,7 @@
 """Training objectives: prediction target, loss and loss weights, chosen once per run, without branches in the step.
 
-The order of operations is that of sd-scripts, so each option gives sd-scripts' loss (float32, relative 1e-5).
-Everything stays on the tensors' device: nothing here waits for it.
+The order of operations is that of sd-scripts, so each option gives sd-scripts' loss (float32, relative 1e-5). Everything is computed
+on the tensors' device, without a sync.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ class Objective(ABC):
     """The interface of a training objective. Timesteps [B] are on the scale 0 (nearly an image) to 1000 (nearly noise):
     integers, or float32 if the objective draws fractions.
 
-    prediction   the name in metadata and samplers of what the model predicts: "epsilon", "v" ...
-    fractions    whether it draws fractional timesteps, float32
+    prediction   prediction type in metadata and samplers: "epsilon", "v" ...
+    fractions    whether timesteps are fractional, float32
     mask_mean    "area": the loss of a masked image is the mean over its mask; "image": over the whole image
     """
 
@@ -35,38 +35,39 @@ class Objective(ABC):
     fractions: bool = False
 
     def mixed(self, latents: Tensor, noises: Noises) -> tuple[Tensor, Tensor, Tensor]:
-        """(x0, the target's noise, the noise in the model's input), [B, C, H, W] each, from all draws."""
+        """Return (x0, noise for the target, noise for the model's input), [B, C, H, W] each, from the latents and all random tensors."""
         noise = noises.noise.float()
         return latents.float(), noise, noise
 
     def draw(self, settings: NoiseSettings, address: Address, size: tuple[int, int]) -> float:
-        """An image's timestep, an integer or a fraction: by the settings' distribution, from `min_timestep` to below
-        `max_timestep`.
+        """Return an image's timestep by the settings' distribution, from `min_timestep` to below `max_timestep`: an integer, or a float if
+        `fractions`.
 
-        address   of the image for random draws (core/record/draws.py)
+        address   of the image for random numbers (core/record/draws.py)
         size      of the image, (width, height) in pixels
         """
         return timestep_of(settings, address)
 
     @abstractmethod
     def noised(self, x0: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-        """The noisy latents for the model's input, [B, C, H, W]."""
+        """Return the noisy latents for the model's input, [B, C, H, W]."""
 
     @abstractmethod
     def target(self, x0: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-        """The prediction target, [B, C, H, W]."""
+        """Return the prediction target, [B, C, H, W]."""
 
     def form(self, output: Tensor, noisy: Tensor, timesteps: Tensor) -> Tensor:
-        """Convert the model's output [B, C, H, W], float32, to the form of the target: unchanged, negated, as the
-        estimated image ... For prior preservation the base model's output is converted too."""
+        """Convert the model's output [B, C, H, W], float32, to the form of the target, such as negated or as the estimated image;
+        unchanged by default. For prior preservation the base model's output is converted too.
+        """
         return output
 
     def loss(self, predicted: Tensor, target: Tensor, timesteps: Tensor) -> Tensor:
-        """The elementwise loss, float32 [B, C, H, W]."""
+        """Return the elementwise loss, float32 [B, C, H, W]."""
         return (predicted - target) ** 2
 
     def weight(self, timesteps: Tensor) -> Tensor | float:
-        """The loss weight of each timestep, float32 [B] or one number."""
+        """Return the loss weight of each timestep, float32 [B], or one number for all."""
         return 1.0
 
 
@@ -74,10 +75,10 @@ class Diffusion(Objective):
     """Denoising diffusion (Ho et al. 2020, arXiv:2006.11239) with the options of the noise group, as Stable Diffusion
     1.x, 2.x and SDXL are trained.
 
-    prediction      "epsilon" or "v"                       debiased_as     another prediction whose debiased weight is
-                    used
-    alpha_bar       [1000], the schedule in force          snr_alpha_bar   [1000], the schedule of the SNR in loss
-                    weights: with `compatibility` the one before zero terminal SNR rescaled it
+    prediction      "epsilon" or "v"
+    debiased_as     prediction type whose debiased weight is used; "" uses that of `prediction`
+    alpha_bar       cumulative alpha of the noise schedule, [1000]
+    snr_alpha_bar   cumulative alpha for the SNR in loss weights, [1000]; with `compatibility` it is not rescaled to zero terminal SNR
     """
 
     def __init__(
@@ -98,9 +99,9 @@ class Diffusion(Objective):
         self._kind = replace(PREDICTIONS[prediction], debiased=PREDICTIONS[debiased_as or prediction].debiased)
 
     def mixed(self, latents: Tensor, noises: Noises) -> tuple[Tensor, Tensor, Tensor]:
-        """(x0, the target's noise, the noise in the model's input), [B, C, H, W] each.
+        """Return (x0, noise for the target, noise for the model's input), [B, C, H, W] each.
 
-        Offset noise is added first, then multi-resolution noise, whose sum is divided by its standard deviation; input
+        Offset noise is added first, then multi-resolution noise, whose sum with the noise is divided by its standard deviation; input
         perturbation is only in the input. All is float32; with `compatibility` each tensor keeps its dtype, as in sd-scripts.
         """
         settings, noise = self.settings, noises.noise
@@ -117,7 +118,10 @@ class Diffusion(Objective):
         return latents, noise, perturbed
 
     def _offset_scale(self, latents: Tensor, strength: Tensor | float) -> Tensor | float:
-        """The factor of offset noise: a number, [B, 1, 1, 1], or with the adaptive scale [B, C, 1, 1]."""
+        """Return the factor of offset noise: a number, [B, 1, 1, 1], or with the adaptive scale [B, C, 1, 1].
+
+        strength   random factor in 0..1 of `noise_offset`: one number or [B]
+        """
         assert self.settings.noise_offset is not None
         size = self.settings.noise_offset * _per_image(strength)
         if self.settings.adaptive_noise_scale is None:
@@ -126,27 +130,31 @@ class Diffusion(Objective):
         return (size + self.settings.adaptive_noise_scale * brightness).clamp_min(0.0)
 
     def noised(self, x0: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        """Return alpha_bar ** .5 * x0 + (1 - alpha_bar) ** .5 * noise at the timesteps, float32 [B, C, H, W]."""
         a, s = self._signal_and_noise(x0.dtype, timesteps)
         return (a * x0 + s * noise).float()
 
     def target(self, x0: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        """Return the target of the prediction type, float32 [B, C, H, W]."""
         return self._kind.target(x0, noise, *self._signal_and_noise(x0.dtype, timesteps)).float()
 
     def _signal_and_noise(self, dtype: torch.dtype, timesteps: Tensor) -> tuple[Tensor, Tensor]:
-        """(alpha_bar ** .5, (1 - alpha_bar) ** .5), [B, 1, 1, 1] each; alpha_bar is rounded to this dtype first."""
+        """Return (alpha_bar ** .5, (1 - alpha_bar) ** .5) at the timesteps, [B, 1, 1, 1] each; alpha_bar is rounded to `dtype` first."""
         bar_B = self.alpha_bar.to(dtype)[timesteps]
         return bar_B.sqrt().view(-1, 1, 1, 1), (1.0 - bar_B).sqrt().view(-1, 1, 1, 1)
 
     def loss(self, predicted: Tensor, target: Tensor, timesteps: Tensor) -> Tensor:
+        """Return the elementwise loss by `loss_type`, float32 [B, C, H, W]."""
         alpha_bar_B = self.alpha_bar[timesteps].float()
         return element_loss(predicted - target, timesteps, alpha_bar_B, self.settings)
 
     def weight(self, timesteps: Tensor) -> Tensor | float:
+        """Return the product of the enabled loss weights, [B]; 1.0 if none is enabled."""
         return timestep_weight(self._snr[timesteps], self.settings, self._kind)
 
 
 def _per_image(value: Tensor | float) -> Tensor | float:
-    """One number for all images unchanged; one per image, [B], as [B, 1, 1, 1]."""
+    """Return a tensor [B] as [B, 1, 1, 1], and a number or 0-d tensor unchanged."""
     if isinstance(value, (int, float)) or value.dim() == 0:
         return value
     return value.reshape(-1, 1, 1, 1)
@@ -157,10 +165,10 @@ def _per_image(value: Tensor | float) -> Tensor | float:
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a model predicts. x0, noise: [B, C, H, W]; a = alpha_bar ** .5, s = (1 - alpha_bar) ** .5: [B, 1, 1, 1].
+    """A prediction type. x0, noise: [B, C, H, W]; a = alpha_bar ** .5, s = (1 - alpha_bar) ** .5: [B, 1, 1, 1].
 
     target     (x0, noise, a, s) -> [B, C, H, W]
-    per_x0     snr -> (target error) ** 2 / (x0 error) ** 2, which turns a weight on x0 into one on the target
+    per_x0     snr -> (target error) ** 2 / (x0 error) ** 2, by which a loss weight on x0 is divided
     min_snr_at_zero   limit of min(snr, gamma) / per_x0(snr) for snr to 0
     debiased          snr -> weight of debiased estimation
     """
@@ -191,7 +199,7 @@ PREDICTIONS: dict[str, Prediction] = {  # v: Salimans & Ho 2022, arXiv:2202.0051
 
 
 def _log_cosh(error: Tensor) -> Tensor:
-    """log(cosh(error)), without the overflow of cosh."""
+    """Return log(cosh(error)) elementwise, without the overflow of cosh."""
     size = error.abs()
     return size + (-2 * size).exp().log1p() - math.log(2)
 
@@ -210,10 +218,10 @@ HUBER_LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 
 
 def element_loss(error_BCHW: Tensor, timesteps: Tensor, alpha_bar_B: Tensor, settings: NoiseSettings) -> Tensor:
-    """The elementwise loss of the prediction, float32 [B, C, H, W].
+    """Return the elementwise loss of the prediction by `loss_type`, float32 [B, C, H, W].
 
     error_BCHW    prediction minus target
-    alpha_bar_B   of the schedule in force, float32 [B]
+    alpha_bar_B   cumulative alpha at the timesteps, float32 [B]
     """
     if settings.loss_type == "mixed":
         weights = {"l2": settings.mse_weight, "l1": settings.mae_weight, "log_cosh": settings.log_cosh_weight}
@@ -228,9 +236,9 @@ def element_loss(error_BCHW: Tensor, timesteps: Tensor, alpha_bar_B: Tensor, set
 
 
 def huber_c(timesteps: Tensor, alpha_bar_B: Tensor, settings: NoiseSettings) -> Tensor:
-    """The Huber threshold c at each timestep, float32 [B] (Khrapov et al. 2024, arXiv:2403.16728).
+    """Return the Huber threshold c at each timestep, float32 [B] (Khrapov et al. 2024, arXiv:2403.16728).
 
-    With `compatibility` the schedule "snr" ignores `huber_scale`, as sd-scripts does.
+    With `compatibility` the schedule "snr" ignores `huber_scale`, as sd-scripts does. alpha_bar_B: cumulative alpha at the timesteps
     """
     c_B = HUBER_SCHEDULES[settings.huber_schedule](timesteps, alpha_bar_B, settings.huber_c)
     unscaled = settings.compatibility != "none" and settings.huber_schedule == "snr"
@@ -238,16 +246,17 @@ def huber_c(timesteps: Tensor, alpha_bar_B: Tensor, settings: NoiseSettings) -> 
 
 
 def _constant(timesteps: Tensor, alpha_bar_B: Tensor, c: float) -> Tensor:
+    """Return c as the Huber threshold at each timestep, [B]."""
     return torch.full_like(alpha_bar_B, c)
 
 
 def _exponential(timesteps: Tensor, alpha_bar_B: Tensor, c: float) -> Tensor:
-    """Exponential decay from 1 at timestep 0 to c at the end."""
+    """Return the Huber threshold, [B], that decays exponentially from 1 at timestep 0 to c at timestep 1000."""
     return (timesteps.to(alpha_bar_B.dtype) * (math.log(c) / TIMESTEPS)).exp()
 
 
 def _snr(timesteps: Tensor, alpha_bar_B: Tensor, c: float) -> Tensor:
-    """Near 1 for nearly clean images, c for pure noise (sigma infinite)."""
+    """Return the Huber threshold, [B], by SNR: near 1 for nearly clean images, c for pure noise."""
     return (1 - c) / (1 + sigmas(alpha_bar_B)) ** 2 + c
 
 
@@ -264,41 +273,43 @@ MOST_SNR = 1000.0  # sd-scripts' cap: below timestep 6 the weights would diverge
 
 
 def min_snr_weight(snr_B: Tensor, gamma: float, prediction: Prediction) -> Tensor:
-    """min(SNR, gamma) measured on x0 (Hang et al. 2023, arXiv:2303.09556).
+    """Return the min-SNR loss weight, [B]: min(SNR, gamma) as a weight on the error of x0 (Hang et al. 2023, arXiv:2303.09556).
 
     gamma     above 0; infinity gives 1 everywhere for epsilon
-    At SNR 0 (the end of a zero-terminal schedule) it is the limit: 1 for epsilon, 0 for v.
+    At SNR 0 (the end of a zero-terminal schedule) the weight is its limit: 1 for epsilon, 0 for v.
     """
     weight = snr_B.clip(max=gamma) / prediction.per_x0(snr_B)
     return weight.where(snr_B > 0, prediction.min_snr_at_zero)
 
 
 def p2_weight(snr_B: Tensor, gamma: float, prediction: Prediction) -> Tensor:
-    """P2 weighting (Choi et al. 2022, arXiv:2204.00227, k = 1): 1 / (1 + SNR) ** gamma for epsilon, 1 / (2 + SNR) ** gamma
-    for v, as in OneTrainer."""
+    """Return the P2 loss weight, [B] (Choi et al. 2022, arXiv:2204.00227, k = 1): 1 / (1 + SNR) ** gamma for epsilon,
+    1 / (2 + SNR) ** gamma for v, as in OneTrainer.
+    """
     return (1.0 + prediction.per_x0(snr_B)) ** -gamma
 
 
 def like_noise_weight(snr_B: Tensor) -> Tensor:
-    """SNR / (SNR + 1): turns a v loss into the loss of predicting the noise."""
+    """Return the loss weight SNR / (SNR + 1), [B], which turns a v loss into the loss of predicting the noise."""
     capped = snr_B.clip(max=MOST_SNR)
     return capped / (capped + 1.0)
 
 
 def like_v_weight(snr_B: Tensor, strength: float) -> Tensor:
-    """1 + strength * (SNR + 1) / SNR: the noise loss plus `strength` times the v loss. Infinite at SNR 0."""
+    """Return the loss weight 1 + strength * (SNR + 1) / SNR, [B]: the noise loss plus `strength` times the v loss. Infinite at SNR 0."""
     capped = snr_B.clip(max=MOST_SNR)
     return 1.0 + strength * (capped + 1.0) / capped
 
 
 def debiased_weight(snr_B: Tensor, prediction: Prediction) -> Tensor:
-    """Debiased estimation (Yu et al. 2023, arXiv:2310.08442): 1 / SNR ** .5 for epsilon, infinite at SNR 0; 1 / (SNR +
-    1) for v, as in sd-scripts since 0.9."""
+    """Return the loss weight of debiased estimation, [B] (Yu et al. 2023, arXiv:2310.08442): 1 / SNR ** .5 for epsilon, infinite at SNR 0;
+    1 / (SNR + 1) for v, as in sd-scripts since 0.9.
+    """
     return prediction.debiased(snr_B.clip(max=MOST_SNR))
 
 
 def timestep_weight(snr_B: Tensor, settings: NoiseSettings, prediction: Prediction) -> Tensor | float:
-    """The product of all enabled weights, in sd-scripts' order; 1.0 if none is."""
+    """Return the product of all enabled loss weights, [B], in sd-scripts' order; 1.0 if none is enabled."""
     weight: Tensor | float = 1.0
     if settings.min_snr_gamma is not None:
         weight = weight * min_snr_weight(snr_B, settings.min_snr_gamma, prediction)

@@ -1,4 +1,4 @@
-"""The registered training objectives, by name. Without torch."""
+"""The registry of training objectives, by name. Imports no torch."""
 
 from __future__ import annotations
 
@@ -21,12 +21,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ObjectiveKind:
-    """A registered objective.
+    """A registered training objective.
 
-    name, title   in presets and on the page
-    make          (job of a known family, prediction, device) -> the objective
-    settings      its own settings group, named after it
-    uses          settings of the group `noise` that it reads; the page marks the others as unused
+    name       in presets
+    title      on the page
+    make       (job of a known family, prediction type, device) -> the objective
+    settings   model of the objective's settings group, which has its name; None without
+    uses       settings of the group `noise` that the objective reads; the page marks the others as unused
     """
 
     name: str
@@ -40,7 +41,7 @@ OBJECTIVES: dict[str, ObjectiveKind] = {}
 
 
 def register(kind: ObjectiveKind, *, choice: bool = True) -> None:
-    """Register an objective. choice: users can select it for any model; False: only families use it."""
+    """Register an objective. choice: True: users can select it for any model; False: only model families use it"""
     OBJECTIVES[kind.name] = kind
     TRAITS[kind.name] = ObjectiveTraits(kind.title, kind.uses)
     if choice:
@@ -50,13 +51,17 @@ def register(kind: ObjectiveKind, *, choice: bool = True) -> None:
 
 
 def make_objective(job: TrainJob, default: str, prediction: str, device: str) -> Objective:
-    """The objective of a run: the selected one, or `default`, the model family's."""
+    """Return the objective of a run: the one that the settings select, else `default`, the model family's.
+
+    prediction   prediction type, "epsilon" or "v", for the objective diffusion
+    """
     extensions.load()
     name = default if job.noise.objective == "auto" else job.noise.objective
     return OBJECTIVES[name].make(job, prediction, device)
 
 
 def _diffusion(job: TrainJob, prediction: str, device: str) -> Objective:
+    """Return the objective of denoising diffusion for a job of a known family."""
     return Diffusion(job.noise, prediction, device, spec_of(job).debiased_as(job))
 
 

@@ -2,7 +2,7 @@
 
 A model's scheduler config is never read: it differs between copies of one model, and one without `clip_sample: false`
 turns every DDIM image magenta. Samplers that A1111 has too give k-diffusion's values; with sd-scripts compatibility,
-those of diffusers, as in sd-scripts itself.
+diffusers' values, as in sd-scripts itself.
 """
 
 from __future__ import annotations
@@ -33,16 +33,18 @@ Make = Callable[[str, bool], Any]  # (prediction, zero terminal SNR) -> a new sc
 class Sampler:
     """A sampler.
 
-    scheduler   the name of diffusers' class, or a function that makes a scheduler; None: only the algorithm
-    config      for diffusers' class, except what depends on the model
-    algorithm   k-diffusion's algorithm, used for every schedule type; for "own" only if `default_levels` names its levels.
-                None: the scheduler is used, set to the levels of the schedule type
-    order       evaluations per step           draws       maximum noise draws per step
-    brownian    noise comes from a path determined by the seed (`BrownianPath`)
-    skips       leaves out the lowest level above 0, of a schedule that is one step longer, as A1111 does
-    cfg_pp      CFG++, which has the unguided output at every guidance scale (`KDiffusion`)
-    objectives  names of the objectives whose models it samples
-    all_schedules   whether it supports every schedule type, or "own" alone
+    scheduler       name of a diffusers class, or a function that makes a scheduler; None: the sampler has only `algorithm`
+    config          of the diffusers class, except what depends on the model
+    algorithm       k-diffusion's algorithm, used for every schedule type; for the type "own" only if `default_levels` names levels.
+                    None: the scheduler is used, set to the levels of the schedule type
+    default_levels  schedule type of `algorithm` for "own", a key of LEVELS; "" uses the scheduler
+    order           evaluations per step
+    draws           maximum number of noise tensors drawn per step
+    brownian        noise comes from a path determined by the seed (`BrownianPath`)
+    skips           leave out the lowest level above 0, of a schedule that is one step longer, as A1111 does
+    cfg_pp          CFG++, which needs the unguided output at every guidance scale (`KDiffusion`)
+    objectives      names of the objectives whose models the sampler can sample
+    all_schedules   whether the sampler supports every schedule type; False: only its default, "own", is supported
     """
 
     scheduler: str | Make | None = None
@@ -58,7 +60,7 @@ class Sampler:
     all_schedules: bool = True
 
     def make(self, prediction: str, zero_terminal_snr: bool) -> Any:
-        """A new scheduler."""
+        """Return a new scheduler for a prediction type, "epsilon" or "v", and a noise schedule with or without zero terminal SNR."""
         assert self.scheduler is not None, "a sampler without a scheduler has levels"
         if not isinstance(self.scheduler, str):
             return self.scheduler(prediction, zero_terminal_snr)
@@ -66,10 +68,10 @@ class Sampler:
 
 
 def _diffusers_scheduler(name: str, config: Mapping[str, Any], prediction: str, zero_terminal_snr: bool) -> Any:
-    """diffusers' scheduler of this name with this config.
+    """Return a new scheduler of diffusers, by class name and config.
 
-    "leading" never uses the last timestep, where a stretched schedule starts: it becomes "trailing" there (Lin et al.
-    2023, arXiv:2305.08891, section 3.3).
+    The spacing "leading" never uses the last timestep, where a schedule of zero terminal SNR begins: there it becomes "trailing" (Lin
+    et al. 2023, arXiv:2305.08891, section 3.3).
     """
     import diffusers
 
@@ -82,8 +84,10 @@ def _diffusers_scheduler(name: str, config: Mapping[str, Any], prediction: str, 
 
 
 def _model_config(kind: Any, prediction: str, zero_terminal_snr: bool) -> dict[str, Any]:
-    """The config that depends on the model. `steps_offset` affects the "leading" spacing, and sd-scripts' generator
-    when it starts from an image."""
+    """Return the part of a scheduler's config that depends on the model. kind: diffusers' class
+
+    `steps_offset` affects the "leading" spacing, and sd-scripts' generator when it starts from an image.
+    """
     parameters = inspect.signature(kind.__init__).parameters
     config = {"num_train_timesteps": TIMESTEPS, "prediction_type": DIFFUSERS_PREDICTION[prediction]}
     config |= {"steps_offset": 1} if "steps_offset" in parameters else {}
@@ -96,6 +100,7 @@ def _model_config(kind: Any, prediction: str, zero_terminal_snr: bool) -> dict[s
 
 
 def _lms(prediction: str, zero_terminal_snr: bool) -> Any:
+    """Return a new LMS scheduler of diffusers that needs no scipy."""
     from diffusers.schedulers.scheduling_lms_discrete import LMSDiscreteScheduler
 
     class Lms(LMSDiscreteScheduler):
@@ -109,7 +114,9 @@ def _lms(prediction: str, zero_terminal_snr: bool) -> Any:
 
 
 def _distilled(name: str) -> Make:
-    """Return a maker of diffusers' scheduler `name` with the timesteps of the distillation (50), or more for more steps."""
+    """Return a maker of diffusers' scheduler `name` with the timesteps of the distillation (50), or as many as there are steps if those
+    are more.
+    """
 
     def make(prediction: str, zero_terminal_snr: bool) -> Any:
         scheduler = _diffusers_scheduler(name, {}, prediction, zero_terminal_snr)
@@ -179,8 +186,8 @@ def register(name: str, title: str, make: Make, objectives: frozenset[str] = FOR
     """Register a sampler for samples, generation, presets and the command line.
 
     make         (prediction, zero terminal SNR) -> a new scheduler with diffusers' interface
-    objectives   names of the objectives whose models it samples; it is refused for others before the start
-    draws        maximum noise draws per step
+    objectives   names of the objectives whose models it samples; models of others are refused before the start
+    draws        maximum number of noise tensors drawn per step
     """
     SAMPLERS[name] = Sampler(make, draws=draws, objectives=objectives, all_schedules=False)
     SAMPLER_LABELS[name] = title
@@ -190,7 +197,7 @@ def register(name: str, title: str, make: Make, objectives: frozenset[str] = FOR
 
 
 def sampler_problem(name: str, objective: str, where: str) -> Problem | None:
-    """The problem of a sampler that does not fit models of this objective; None if it fits or is unknown."""
+    """Return the problem of a sampler that does not fit models of this objective; None if it fits or is unknown. where: its setting"""
     fitting = [each for each, sampler in SAMPLERS.items() if objective in sampler.objectives]
     if name in fitting or name not in SAMPLERS:
         return None
@@ -201,7 +208,7 @@ def sampler_problem(name: str, objective: str, where: str) -> Problem | None:
 
 
 def noise_problem(name: str, where: str) -> Problem | None:
-    """The problem of a sampler that cannot add noise to an image, for stages that start from one; None if it can."""
+    """Return the problem of a sampler that cannot begin with a noised image (img2img); None if it can or is unknown. where: its setting"""
     if name not in SAMPLERS or any(hasattr(make_sampler(name), method) for method in ("add_noise", "scale_noise")):
         return None
     what = f"The sampler {SAMPLER_LABELS[name]} cannot begin with an image"
@@ -209,13 +216,13 @@ def noise_problem(name: str, where: str) -> Problem | None:
 
 
 def schedules_of(name: str) -> list[str]:
-    """The schedule types that a sampler supports."""
+    """Return the names of the schedule types that a sampler supports, "own" first."""
     all_types = [each for each in LEVELS if each not in OF_FAMILIES.values()]
     return ["own", *(all_types if name in SAMPLERS and SAMPLERS[name].all_schedules else ())]
 
 
 def schedule_problem(name: str, schedule: str, where: str) -> Problem | None:
-    """The problem of a schedule type that a sampler does not support; None if it does, or for an unknown sampler."""
+    """Return the problem of a schedule type that a sampler does not support; None if it does or the sampler is unknown."""
     schedules = schedules_of(name)
     if name not in SAMPLERS or schedule in schedules:
         return None
@@ -231,14 +238,14 @@ def make_sampler(
     program: str = "",
     schedule: str = "own",
 ) -> Any:
-    """A new diffusers scheduler for one run of `set_timesteps` and `sampler_step`; it is stateful.
+    """Return a new scheduler with diffusers' interface, for one run of `set_timesteps` and `sampler_step`: it is stateful.
 
     name          a key of SAMPLERS
     prediction    of the U-Net: "epsilon" or "v"
     zero_terminal_snr
-                  for a model trained on the stretched schedule (`schedule.zero_terminal`)
-    program       "trainer": as sd-scripts' trainers sample: x0 is clipped to -1..1 by samplers that can (DDIM, Heun),
-                  timesteps have no offset, and the schedule is never stretched; "generator": as its generator does
+                  for a model trained on the rescaled schedule (`schedule.zero_terminal`)
+    program       "trainer": sample as sd-scripts' trainers: x0 is clipped to -1..1 by samplers that can (DDIM, Heun),
+                  timesteps have no offset, and the schedule is never rescaled; "generator": as its generator; "": neither
     schedule      one of `schedules_of`, or a value of OF_FAMILIES
     """
     sampler = SAMPLERS[name]
@@ -249,7 +256,7 @@ def make_sampler(
         options = sampler.order, sampler.brownian, sampler.skips, sampler.cfg_pp
         return k.KDiffusion(sampler.algorithm, levels, prediction_type, stretched, *options)
     scheduler = _with_attributes(sampler.make(prediction, stretched), sampler, prediction, stretched)
-    changes, config = AS_PROGRAM[program], config_of(scheduler)
+    changes, config = AS_PROGRAM[program], scheduler.config
     if program == "generator" and config.get("timestep_spacing") == "trailing":
         changes = changes | {"timestep_spacing": "leading"}  # also of a stretched schedule
     if supported := {key: value for key, value in changes.items() if key in config}:
@@ -258,8 +265,9 @@ def make_sampler(
 
 
 def _with_attributes(scheduler: Any, sampler: Sampler, prediction: str, zero_terminal_snr: bool) -> Any:
-    """Add attributes that a scheduler of a package may lack: `config`, and `alphas_cumprod` if it samples only diffusion
-    models; return it."""
+    """Return the scheduler with attributes that one of another package may lack: `config`, and `alphas_cumprod` if the sampler samples only
+    diffusion models.
+    """
     from diffusers.configuration_utils import FrozenDict
 
     if not hasattr(scheduler, "config"):
@@ -272,7 +280,7 @@ def _with_attributes(scheduler: Any, sampler: Sampler, prediction: str, zero_ter
 
 
 def _at_levels(scheduler: Any, schedule: str, zero_terminal_snr: bool) -> Any:
-    """Make a diffusers scheduler with one evaluation per step use the levels of a schedule type; return it."""
+    """Make a diffusers scheduler with one evaluation per step use the levels of a schedule type; return the scheduler."""
     original_set_timesteps, table = scheduler.set_timesteps, level_table(zero_terminal_snr)
 
     def set_timesteps(num_inference_steps: int, device: Any = None) -> None:
@@ -286,12 +294,6 @@ def _at_levels(scheduler: Any, schedule: str, zero_terminal_snr: bool) -> Any:
     return scheduler
 
 
-def config_of(scheduler: Any) -> Mapping[str, Any]:
-    """A scheduler's config."""
-    config: Mapping[str, Any] = scheduler.config
-    return config
-
-
 AS_PROGRAM: dict[str, dict[str, Any]] = {
     "": {},
     "trainer": {"clip_sample": True, "steps_offset": 0, "skip_prk_steps": False},
@@ -300,12 +302,12 @@ AS_PROGRAM: dict[str, dict[str, Any]] = {
 
 
 def start_scale(scheduler: Any) -> float:
-    """The deviation of the initial noise; call after `set_timesteps`. 1 for flow matching."""
+    """Return the standard deviation of the initial noise; 1 for flow matching. Call after `set_timesteps`."""
     return float(getattr(scheduler, "init_noise_sigma", 1.0))
 
 
 def add_noise(scheduler: Any, latents: Tensor, noise: Tensor, index: int) -> Tensor:
-    """Latents with the noise level before evaluation `index` of `sampler.timesteps`."""
+    """Return latents with noise of the level before evaluation `index` of `scheduler.timesteps`."""
     timestep = scheduler.timesteps[index].repeat(len(latents))
     if hasattr(scheduler, "scale_noise"):  # flow matching
         return scheduler.scale_noise(latents, timestep, noise)
@@ -313,26 +315,26 @@ def add_noise(scheduler: Any, latents: Tensor, noise: Tensor, index: int) -> Ten
 
 
 def root_alpha_bar(scheduler: Any, timestep: Tensor) -> float:
-    """The factor of the clean latents in the model's input at this evaluation."""
+    """Return alpha_bar ** .5, the factor of the clean latents in the model's input at this timestep."""
     if start_scale(scheduler) > 1:  # latents with noise of the size sigma, which are divided for the model
         return float(model_input(scheduler, torch.ones(1, 1, 1, 1, device=timestep.device), timestep))
     return float(scheduler.alphas_cumprod[min(int(timestep), len(scheduler.alphas_cumprod) - 1)] ** 0.5)
 
 
 def clean_estimate(scheduler: Any, output: Tensor, timestep: Tensor, latents: Tensor) -> Tensor:
-    """The clean latents estimated from the model's output at this timestep."""
+    """Return the clean latents estimated from the model's output at this timestep, [B, C, H, W]. latents: noisy, as the sampler has them"""
     if not hasattr(scheduler, "alphas_cumprod"):  # flow matching
         return latents - timestep / TIMESTEPS * output
     a = max(root_alpha_bar(scheduler, timestep), 1e-3)
     s = (1 - a**2) ** 0.5
     scaled = latents * a if start_scale(scheduler) > 1 else latents
-    if config_of(scheduler)["prediction_type"] == "v_prediction":
+    if scheduler.config["prediction_type"] == "v_prediction":
         return a * scaled - s * output
     return (scaled - s * output) / a
 
 
 def model_input(scheduler: Any, latents: Tensor, timestep: Tensor) -> Tensor:
-    """The latents scaled for the model's input; unchanged for flow matching."""
+    """Return the latents scaled for the model's input; unchanged for flow matching."""
     x: Tensor = scheduler.scale_model_input(latents, timestep) if hasattr(scheduler, "scale_model_input") else latents
     return x
 
@@ -345,10 +347,11 @@ def sampler_step(
     generators: Sequence[torch.Generator],
     unguided: Tensor | None = None,
 ) -> Tensor:
-    """The latents after one step, [B, C, H, W]; samplers that add noise draw it per image.
+    """Return the latents after one step, [B, C, H, W].
 
-    output    the U-Net's (guided) prediction at `timestep`, which must be the next of `scheduler.timesteps`
-    unguided  its prediction for the negative prompt, for CFG++
+    output      the U-Net's (guided) prediction at `timestep`, which must be the next of `scheduler.timesteps`
+    generators  one for each image, for samplers that add noise
+    unguided    the U-Net's prediction for the negative prompt, for CFG++; None without
     """
     parameters = inspect.signature(scheduler.step).parameters
     options = {"generator": list(generators), "unguided": unguided}

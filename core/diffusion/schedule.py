@@ -12,23 +12,22 @@ BETA_END = 0.012
 
 
 def sd_alpha_bar() -> Tensor:
-    """Cumulative alpha for every timestep, float32 [1000], falling from 0.99915 to 0.00466.
+    """Return cumulative alpha for every timestep, float32 [1000], falling from 0.99915 to 0.00466.
 
-    "scaled_linear": beta ** .5 is linear. Every step is taken in float32, as sd-scripts and diffusers do,
-    so the table equals theirs bit for bit.
+    "scaled_linear": beta ** .5 is linear. All is computed in float32, as in sd-scripts and diffusers, so the table equals theirs bit
+    for bit.
     """
     beta = torch.linspace(BETA_START**0.5, BETA_END**0.5, TIMESTEPS, dtype=torch.float32) ** 2
     return torch.cumprod(1.0 - beta, dim=0)
 
 
 def zero_terminal(alpha_bar: Tensor) -> Tensor:
-    """The schedule rescaled to zero terminal SNR (Lin et al. 2023, arXiv:2305.08891, algorithm 1): the last timestep is
-    pure noise.
+    """Rescale a schedule to zero terminal SNR (Lin et al. 2023, arXiv:2305.08891, algorithm 1): the last timestep is pure noise.
 
-    The first value stays and the last becomes 0. Steps are in the order of sd-scripts and diffusers, through alpha and
-    beta and back, so that the float32 table equals theirs bit for bit.
+    The first value stays and the last becomes 0. The order of operations is that of sd-scripts and diffusers, through alpha and beta
+    and back, so that the float32 table equals theirs bit for bit.
 
-    alpha_bar   [T], falling; returns the same shape
+    alpha_bar   cumulative alpha, [T], falling; returns the same shape
     """
     a = alpha_bar.sqrt()
     a = (a - a[-1]) * (a[0] / (a[0] - a[-1]))  # the quotient first: another order differs in the last bit
@@ -39,15 +38,15 @@ def zero_terminal(alpha_bar: Tensor) -> Tensor:
 
 
 def schedule_in_force(zero_terminal_snr: bool) -> Tensor:
-    """alpha_bar of a training with this setting, float32 [1000]."""
+    """Return cumulative alpha, float32 [1000], of a training with this setting."""
     return zero_terminal(sd_alpha_bar()) if zero_terminal_snr else sd_alpha_bar()
 
 
 def snr(alpha_bar: Tensor) -> Tensor:
-    """Signal-to-noise ratio in power, `alpha_bar / (1 - alpha_bar)`; same shape."""
+    """Return the signal-to-noise ratio in power, `alpha_bar / (1 - alpha_bar)`; same shape."""
     return alpha_bar / (1.0 - alpha_bar)
 
 
 def sigmas(alpha_bar: Tensor) -> Tensor:
-    """Noise deviation per unit of signal, `snr ** -0.5`, as in k-diffusion; same shape."""
+    """Return the noise levels as in k-diffusion, `snr ** -0.5`: standard deviation of the noise per unit of signal; same shape."""
     return snr(alpha_bar) ** -0.5

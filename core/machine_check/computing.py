@@ -250,7 +250,7 @@ def bitsandbytes(context: CheckContext) -> Finding:
         """Return the optimizer for parameter groups."""
         return library.optim.AdamW8bit(groups, lr=1e-3)
 
-    result = trial.attempt(make, 1e-3, device=context.device)
+    result = trial.run_trial(make, 1e-3, device=context.device)
     summary = f"bitsandbytes {facts['version']}"
     if result.reason:
         fix = "use AdamW; " + REINSTALL

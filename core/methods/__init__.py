@@ -1,4 +1,4 @@
-"""Training methods, one file each. `Method` is the interface that training uses."""
+"""Training methods, one file each; `Method` is the interface that the training loop uses."""
 
 from __future__ import annotations
 
@@ -27,7 +27,11 @@ Use = Literal["files", "samples"]  # of weights: saved files; samples and valida
 
 @dataclass(frozen=True)
 class MethodInputs:
-    """What a method is built from. files: the LoRA files that the job names."""
+    """What a training method is built from.
+
+    model, vae   paths of the base model and of a separate VAE
+    files        LoRA files that the job starts from or merges
+    """
 
     job: TrainJob
     workspace: Workspace
@@ -38,14 +42,15 @@ class MethodInputs:
 
 
 class Method(ABC):
-    """A training method, as the training loop uses it; its MethodSpec describes it to everything that runs before.
+    """A training method as the training loop uses it. Settings, rules and page read its MethodSpec instead.
 
     trains_text      the text encoders are trained: they are loaded, and captions are encoded at each step
     trains_unet      the U-Net is trained
-    extension        of the checkpoint, ".safetensors"; empty for a folder
-    steady_gradients whether the same weights get gradients at each step (several processes then agree on them once)
-    clipped          weights whose gradients are clipped together, set by `build`; None: all trained ones
-    adds_up          whether gradients of clipped weights that are not trained add up from step to step, as in
+    extension        of the checkpoint, such as ".safetensors"; "" for a folder
+    steady_gradients whether the same weights get gradients at each step, so that several processes agree on them only once
+    clipped          weights whose gradients are clipped together, set by `build`; None: all trained weights
+    keeps_clipped_gradients
+                     whether gradients of clipped weights that are not trained accumulate from step to step, as in
                      sd-scripts
     advice           problems to report after `build`
     needs_untrained  whether `untrained` needs a second U-Net, passed to `hold_untrained`
@@ -56,7 +61,7 @@ class Method(ABC):
     extension: str
     steady_gradients: bool = True
     clipped: Sequence[nn.Parameter] | None = None
-    adds_up: bool = True  # sd-scripts clears the gradients of its optimizer's weights
+    keeps_clipped_gradients: bool = True  # sd-scripts clears the gradients of its optimizer's weights
     needs_untrained: bool = False
 
     def __init__(self) -> None:
@@ -66,11 +71,11 @@ class Method(ABC):
 
     @abstractmethod
     def build(self, components: Components) -> list[Trainable]:
-        """Create the trained weights on the loaded model; returns them with their parts and rates. Called once."""
+        """Create the trained weights on the loaded model; return them with their parts and learning rates. Called once."""
 
     @abstractmethod
     def state_dict(self) -> dict[str, Tensor]:
-        """Everything to resume from, except the optimizer and the EMA: the live tensors, not copies."""
+        """Return all tensors needed to resume, except those of the optimizer and the EMA: the live tensors, not copies."""
 
     @abstractmethod
     def load_state_dict(self, tensors: Mapping[str, Tensor]) -> None:
@@ -78,62 +83,69 @@ class Method(ABC):
 
     @abstractmethod
     def write(self, path: Path, metadata: dict[str, str], precision: str, *, epoch: int, step: int) -> list[Problem]:
-        """Write the checkpoint in "fp32", "fp16" or "bf16"; returns advice about it. epoch, step: how many are done."""
+        """Write the checkpoint and return advice about it.
+
+        precision     "fp32", "fp16" or "bf16"
+        epoch, step   number of epochs and optimizer steps done
+        """
 
     @abstractmethod
     def release(self) -> None:
-        """Free the model."""
+        """Release the model, so that its memory is freed."""
 
     # -- defaults for most methods
 
     def encode(self, captions: Sequence[str], encode: EncodeText) -> TextStates:
-        """Encode captions with `encode`, in the form that this method's passes read."""
+        """Return the text states of captions, in the form that this method's passes read. encode: (texts) -> text states"""
         return encode(captions)
 
     def conditioned(self, conditioning: Conditioning, noisy_latents: Tensor, timesteps: Tensor) -> Conditioning:
-        """The conditioning of a pass (training, validation or samples), with the outputs of a model next to the
-        denoiser."""
+        """Return the conditioning of a pass (training, validation or samples) with the outputs of a model next to the denoiser added:
+        unchanged by default.
+        """
         return conditioning
 
     def extra_files(self, path: Path) -> list[Path]:
-        """Paths of the files that `write` writes besides `path`."""
+        """Return the paths of the files that `write` writes besides `path`."""
         return []
 
     def metadata(self) -> dict[str, str]:
-        """Metadata in addition to the settings and the dataset."""
+        """Return the file metadata that the method adds to that of the settings and the dataset."""
         return {}
 
     def set_strength(self, strength: float) -> None:
         """Set the strength of the trained weights: 1 is full, 0 the untrained model. Methods that change the model
-        itself support 1 only."""
+        itself support only 1.
+        """
         return
 
     def before_micro_batch(self, step: int, number: int, images: Sequence[object]) -> None:
-        """Called before the passes of a micro-batch, including those that gradient checkpointing repeats.
+        """Prepare for the passes of a micro-batch, including those that gradient checkpointing repeats: nothing by default.
 
-        step    optimizer steps done      number  of the micro-batch in this step
-        images  values that identify each image, for random draws, in the batch's order
+        step    optimizer steps done
+        number  index of the micro-batch in this step
+        images  keys of the batch's images, in order, for addressed random numbers
         """
         return
 
     def after_micro_batch(self) -> None:
-        """Called when the gradients are ready; trained weights are only read until the next micro-batch."""
+        """Called when the gradients of a micro-batch are computed; trained weights are only read until the next micro-batch."""
         return
 
     def after_update(self) -> dict[str, Tensor]:
-        """Called after the optimizer's step. Returns numbers for the log by name, 0-d on the device."""
+        """Called after the optimizer's step. Returns {logged name: number, 0-d on the device}."""
         return {}
 
     def untrained(self) -> AbstractContextManager[None]:
-        """A context in which passes use the untrained model."""
+        """Return a context in which passes use the untrained model."""
         return nullcontext()
 
     def sampling(self) -> AbstractContextManager[None]:
-        """A context for the passes of samples."""
+        """Return a context in which samples are generated: without effect by default."""
         return nullcontext()
 
     def hold_untrained(self, unet: Any) -> None:
-        """Take a second, untrained U-Net for `untrained`."""
+        """Store a second, untrained U-Net for the context `untrained`."""
         raise AssertionError("only for methods that need one")
 
     # -- for DeepSpeed

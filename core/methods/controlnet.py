@@ -31,11 +31,12 @@ PREFIX = "controlnet_"  # prefix of the parameters that the U-Net does not have
 
 
 class ControlNetMethod(SideMethod):
-    """Trains a ControlNet. With `model.compatibility`, those of SD 1.x and 2.x train as in sd-scripts."""
+    """Trains a ControlNet. With `model.compatibility`, one for SD 1.x or 2.x is trained as in sd-scripts."""
 
-    _side: ControlNet | None = None
+    _control_net: ControlNet | None = None
 
     def build(self, components: Components) -> list[Trainable]:
+        """Create the net as a copy of the U-Net's encoder, or load the initial file; return its weights."""
         unet, memory = components.denoiser.requires_grad_(False), self._job.memory
         self._family = components.family
         start = self._start
@@ -48,12 +49,13 @@ class ControlNetMethod(SideMethod):
         if memory.gradient_checkpointing:
             net.enable_gradient_checkpointing()
         self._place_net(net, unet.device)
-        self._side = ControlNet(self.net, kohya=trains_as_kohya(self._job, self._family))
+        self._control_net = ControlNet(self.net, kohya=trains_as_kohya(self._job, self._family))
         return self._parts()
 
     def _parts(self) -> list[Trainable]:
-        """All weights of the net; those that a ControlNet adds to the U-Net in a group of their own if `control_net_lr` is
-        set."""
+        """Return all weights of the net; if `control_net_lr` is set, the weights that a ControlNet adds to the U-Net's encoder are a
+        group of their own.
+        """
         added: list[nn.Parameter] = []
         copied: list[nn.Parameter] = []
         for name, weight in self.net.named_parameters():
@@ -64,23 +66,26 @@ class ControlNetMethod(SideMethod):
         return [Trainable("controlnet", added, rate=rate), Trainable("unet", copied)]
 
     def conditioned(self, conditioning: Conditioning, noisy_latents: Tensor, timesteps: Tensor) -> Conditioning:
-        if not self.acts:
+        """Return the conditioning with the ControlNet's outputs as `added`; unchanged while the net is off."""
+        if not self.active:
             return conditioning
-        assert self._side is not None
-        return replace(conditioning, added=self._side(noisy_latents, timesteps, conditioning))
+        assert self._control_net is not None
+        return replace(conditioning, added=self._control_net(noisy_latents, timesteps, conditioning))
 
     @contextmanager
     def sampling(self) -> Iterator[None]:
-        """Samples read control images in 0..1, as in sd-scripts, whatever range it trains on (reference: controlnet,
-        3.5)."""
-        assert self._side is not None
-        before, self._side.signed = self._side.signed, False
+        """A context in which the net reads control images in 0..1, as sd-scripts does for samples even if it trains on -1..1 (reference:
+        controlnet, 3.5).
+        """
+        assert self._control_net is not None
+        before, self._control_net.signed = self._control_net.signed, False
         try:
             yield
         finally:
-            self._side.signed = before
+            self._control_net.signed = before
 
     def write(self, path: Path, metadata: dict[str, str], precision: str, *, epoch: int, step: int) -> list[Problem]:
+        """Write the ControlNet as a diffusers folder or single file; return advice about it."""
         config = None if self.extension else json.loads(self.net.to_json_string())
         pickled = self._job.saving.save_model_as == "diffusers"
         return controlnet_file.write_control_net(
@@ -89,11 +94,11 @@ class ControlNetMethod(SideMethod):
 
     def release(self) -> None:
         super().release()
-        self._side = None
+        self._control_net = None
 
 
 def file_problems(job: TrainJob, workspace: Workspace) -> list[Problem]:
-    """Problems of the initial ControlNet, from its header, and advice on the range of its control images."""
+    """Return the problems of the initial ControlNet, from its header, and advice on the range of its control images."""
     start, model, file = controlnet_of(job).controlnet_model_name_or_path, unet_of(job, workspace), None
     try:
         if start:
@@ -108,8 +113,9 @@ def file_problems(job: TrainJob, workspace: Workspace) -> list[Problem]:
 
 
 def _range_advice(job: TrainJob, family: str, file: controlnet_file.ControlNetFile | None) -> Iterator[Problem]:
-    """Advice for SD 1.x and 2.x: the training reads control images in -1 to 1, or the sd-scripts file that it starts from was trained
-    so and this training is not. file: the initial ControlNet, or None"""
+    """Yield advice for SD 1.x and 2.x if control images are read in -1..1, or if the initial file was trained so by sd-scripts and this
+    training reads 0..1. file: the initial ControlNet, or None
+    """
     kohya_names = file is not None and file.has_sd_scripts_names
     if family not in KOHYA or kohya_names == trains_as_kohya(job, family):
         return

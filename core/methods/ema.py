@@ -19,18 +19,21 @@ EMA = "ema."  # in front of the names of averaged weights in a training state
 class WeightAverage:
     """Exponential moving average of weights, in fp32, on their device or in RAM.
 
-    After each `update_every` steps: average = keep * average + (1 - keep) * weights, keep = decay ** update_every, so that
-    it looks back equally far however often it is taken.
+    After each `update_every` steps: average = w * average + (1 - w) * weights, with w = decay ** update_every, so that the average
+    covers equally many steps for any `update_every`.
     """
 
     def __init__(self, weights: Mapping[str, Tensor], settings: MethodSettings):
         self._weights, self._settings = dict(weights), settings
         self.steps = 0
-        self.average = {name: self._place(weight.detach()).clone() for name, weight in self._weights.items()}
+        self.average = {
+            name: self._to_average_device(weight.detach()).clone() for name, weight in self._weights.items()
+        }
 
-    def keep(self) -> float:
-        """The share of the average that this update keeps: decay ** update_every, with warmup (1 + n) / (10 + n) while that
-        is less, with n the number of updates (diffusers, EMAModel)."""
+    def old_weight(self) -> float:
+        """Return the weight of the old average in this update: decay ** update_every; with warmup (1 + n) / (10 + n) while that is
+        less, with n the number of updates so far (diffusers, EMAModel).
+        """
         every = self._settings.ema_update_every
         decay = self._settings.ema_decay**every
         updates = self.steps // every
@@ -38,33 +41,35 @@ class WeightAverage:
 
     @torch.no_grad()
     def after_step(self) -> None:
-        """Update the average after a step."""
+        """Count a step; update the average if `update_every` steps have passed."""
         self.steps += 1
         if self.steps % self._settings.ema_update_every:
             return
-        share = 1 - self.keep()
+        share = 1 - self.old_weight()
         weights = [self._weights[name].detach() for name in self.average]
-        if all(self._place(weight) is weight for weight in weights):  # fp32 on this device: one kernel for all
+        if all(
+            self._to_average_device(weight) is weight for weight in weights
+        ):  # fp32 on this device: one kernel for all
             torch._foreach_lerp_(list(self.average.values()), weights, share)
             return
         for average, weight in zip(self.average.values(), weights, strict=True):  # never a second model in memory
-            average.lerp_(self._place(weight), share)
+            average.lerp_(self._to_average_device(weight), share)
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
         """A context with the average in place of the weights; afterwards the weights are restored bit for bit."""
         weights = {name: weight.detach().to("cpu", copy=True) for name, weight in self._weights.items()}
         try:
-            self._put(self.average)
+            self._set_weights(self.average)
             yield
         finally:
-            self._put(weights)
+            self._set_weights(weights)
 
     def state_dict(self) -> dict[str, Tensor]:
         return self.average | {"steps": torch.tensor(self.steps)}
 
     def load_state_dict(self, tensors: Mapping[str, Tensor]) -> None:
-        """Load the tensors of `state_dict`. Without any, of a run without EMA, averaging starts at the present weights."""
+        """Load the tensors of `state_dict`. For {}, from a run without EMA, the average starts at the present weights."""
         saved = tensors or self._weights
         with torch.no_grad():
             for name, average in self.average.items():
@@ -72,21 +77,23 @@ class WeightAverage:
         self.steps = int(tensors["steps"]) if tensors else 0
 
     def replaces(self, use: Use) -> bool:
-        """Whether the settings use the average in place of the weights for this use."""
+        """Return whether the settings use the average in place of the weights for this use."""
         return self._settings.ema_use in ("all", use)
 
     @torch.no_grad()
-    def _put(self, values: Mapping[str, Tensor]) -> None:
+    def _set_weights(self, values: Mapping[str, Tensor]) -> None:
+        """Copy values into the weights, in place."""
         for name, weight in self._weights.items():
             weight.copy_(values[name])
 
-    def _place(self, weight: Tensor) -> Tensor:
+    def _to_average_device(self, weight: Tensor) -> Tensor:
+        """Return the weight in fp32 on the average's device, without a copy if it is there already."""
         device = weight.device if self._settings.ema_device == "device" else "cpu"
         return weight.to(device, torch.float32)
 
 
 def average_of(method: Method, weights: Sequence[Tensor], settings: MethodSettings) -> WeightAverage | None:
-    """The average of a method's trained weights, by their names in its state; None without EMA."""
+    """Return the EMA of a method's trained weights, named as in the method's state; None if EMA is off."""
     if not settings.ema:
         return None
     names = {tensor.data_ptr(): name for name, tensor in method.state_dict().items()}
@@ -94,12 +101,12 @@ def average_of(method: Method, weights: Sequence[Tensor], settings: MethodSettin
 
 
 def with_average(tensors: Mapping[str, Tensor], average: WeightAverage | None) -> dict[str, Tensor]:
-    """A method's state with the average next to it."""
+    """Return a method's state with the EMA's tensors added, their names prefixed with EMA."""
     averaged = average.state_dict() if average is not None else {}
     return {**tensors, **{EMA + name: tensor for name, tensor in averaged.items()}}
 
 
 def split_average(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """(a method's state, state of the average), from `with_average`."""
+    """Return (a method's state, the EMA's state) from the tensors of `with_average`."""
     averaged = {name.removeprefix(EMA): each for name, each in tensors.items() if name.startswith(EMA)}
     return {name: each for name, each in tensors.items() if not name.startswith(EMA)}, averaged

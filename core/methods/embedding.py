@@ -1,4 +1,4 @@
-"""Textual inversion: embeddings of new tokens are trained, the model is frozen."""
+"""Textual inversion: trains the embeddings of new tokens; the model is frozen."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from core.families.components import Components
 from core.formats.embedding_file import LAYERS, ONE, SDXL, TOKEN, read_embedding, write_embedding
 from core.formats.tensors.writer import type_named
 from core.methods import Method
-from core.methods.tokens import TextPerLayer, TokenTable, add_tokens, first_rows, spelled_out, tokens_of
+from core.methods.tokens import TextPerLayer, TokenTable, add_tokens, first_rows, vector_names, with_vector_names
 from core.optimization.groups import Trainable
 from core.record.problems import Problem, ProblemsError
 from core.settings.names import without_signs
@@ -31,13 +31,15 @@ PARTS = ("text_encoder", "text_encoder_2")
 class EmbeddingMethod(Method):
     """Textual inversion: trains the embeddings of new tokens in each text encoder.
 
-    With `extended` (XTI) every vector has 16 tokens, one for each layer that reads it; ids are grouped by layer.
+    With `extended` (XTI) each vector has 16 tokenizer tokens, one for each layer that reads it; their ids are ordered by layer.
+
+    start   embedding file to start from; None uses the initializers
     """
 
     trains_text = True
     trains_unet = False
     steady_gradients = False  # a token that no caption of the batch contains gets none
-    adds_up = False  # sd-scripts' optimizer holds the whole table
+    keeps_clipped_gradients = False  # sd-scripts' optimizer holds the whole table
 
     def __init__(self, job: TrainJob, start: Path | None = None):
         super().__init__()
@@ -52,24 +54,31 @@ class EmbeddingMethod(Method):
 
     @property
     def words(self) -> list[str]:
+        """The new tokens, as in captions."""
         return self._settings.words
 
     @property
     def _suffixes(self) -> list[str]:
+        """Suffixes of the names of a token's vectors, in the order of the rows: one for each layer with XTI, else one empty suffix."""
         return [f"_{name}" for name in LAYERS] if self._settings.extended else [""]
 
     def build(self, components: Components) -> list[Trainable]:
-        """Add the tokens to the tokenizers, and their embeddings to the encoders' tables; everything else is frozen. Raises
-        ProblemsError for an `embedding_weights` that does not fit and an initializer without tokens."""
+        """Add the tokens to the tokenizers and their embeddings to the encoders' tables; freeze everything else. Returns the embeddings.
+        Raises ProblemsError for an embedding file that does not fit and an initializer without tokens.
+        """
         self._family = components.family
         count = self._settings.num_vectors_per_token
-        tokens = [token for suffix in self._suffixes for word in self.words for token in tokens_of(word, count, suffix)]
+        tokens = [
+            token for suffix in self._suffixes for word in self.words for token in vector_names(word, count, suffix)
+        ]
         initial = self._initial(len(components.text_encoders))
         for index, (encoder, tokenizer) in enumerate(zip(components.text_encoders, components.tokenizers, strict=True)):
             rows = [first_rows(encoder, tokenizer, init, count) for init in self._settings.init_words]
             initial_rows = torch.cat(rows).repeat(len(self._suffixes), 1)
-            if initial is not None and initial[index] is not None:
-                initial_rows = self._checked_shape(initial[index], initial_rows)
+            if initial is not None and (loaded := initial[index]) is not None:
+                if loaded.shape != initial_rows.shape:
+                    raise ProblemsError([other_size(loaded.shape, initial_rows.shape)])
+                initial_rows = loaded
             add_tokens(tokenizer, self.words, tokens)
             encoder.requires_grad_(False)
             table = TokenTable(encoder.get_input_embeddings(), initial_rows.to(encoder.device), self._dtype)
@@ -84,8 +93,9 @@ class EmbeddingMethod(Method):
         return [Trainable(PARTS[index], [table.rows]) for index, table in enumerate(self._tables)]
 
     def _initial(self, encoders: int) -> list[Tensor | None] | None:
-        """The vectors of `embedding_weights` for each encoder, with XTI layers stacked; None without a file. Raises
-        ProblemsError for a file of another kind or family."""
+        """Return the vectors of the embedding file to start from, for each encoder, XTI layers concatenated; None without a file. Raises
+        ProblemsError for a file of another kind or family.
+        """
         if self._start is None:
             return None
         loaded = read_embedding(self._start)
@@ -102,22 +112,17 @@ class EmbeddingMethod(Method):
             raise ProblemsError.one(what, "embedding.embedding_weights", fix, "embedding.other-tensors")
         return [loaded.get(name) for name in names]
 
-    def _checked_shape(self, loaded: Tensor | None, initial_rows: Tensor) -> Tensor:
-        """`loaded`, if it has the shape of `initial_rows`; else raises ProblemsError."""
-        assert loaded is not None
-        if loaded.shape != initial_rows.shape:
-            raise ProblemsError([other_size(loaded.shape, initial_rows.shape)])
-        return loaded
-
     # -- texts
 
     def encode(self, captions: Sequence[str], encode: EncodeText) -> TextStates:
-        """Encode captions with each token replaced by those of its vectors. XTI: context [B, 16, T, C]."""
+        """Return the text states of captions in which each new token is replaced by the names of its vectors. XTI: context
+        [B, 16, T, C].
+        """
         count = self._settings.num_vectors_per_token
         if not self._settings.extended:
-            return encode([spelled_out(caption, self.words, count) for caption in captions])
+            return encode([with_vector_names(caption, self.words, count) for caption in captions])
         each = [
-            encode([spelled_out(caption, self.words, count, suffix) for caption in captions]).context
+            encode([with_vector_names(caption, self.words, count, suffix) for caption in captions]).context
             for suffix in self._suffixes
         ]
         return TextStates(torch.stack(each, dim=1))
@@ -133,7 +138,7 @@ class EmbeddingMethod(Method):
                 table.rows.copy_(tensors[f"rows_{index}"])
 
     def vectors(self, word: str) -> dict[str, Tensor]:
-        """{name in its file: vectors [count, C]} of the embedding of one token."""
+        """Return {tensor name in the file: vectors [count, C]} of one new token."""
         count = self._settings.num_vectors_per_token
         first = self.words.index(word) * count
         tables = [table.rows.data for table in self._tables]
@@ -144,15 +149,16 @@ class EmbeddingMethod(Method):
         return {name: rows[first : first + count] for name, rows in zip(names, tables, strict=True)}
 
     def extra_files(self, path: Path) -> list[Path]:
-        """One file for each token after the first, whose file is `path`."""
+        """Return the path of the file for each new token after the first, whose file is `path`."""
         names = [without_signs(word) for word in self.words[1:]]
         return [path.with_name(f"{path.stem}-{name}{path.suffix}") for name in names]
 
     def write(
         self, path: Path, metadata: dict[str, str], precision: str, *, epoch: int = 0, step: int = 0
     ) -> list[Problem]:
-        """Write one file for each token: the first one's at `path`, the others at `extra_files(path)`. Returns no problems;
-        raises ProblemsError for NaN or infinite vectors."""
+        """Write one file for each new token: the first token's at `path`, the others at `extra_files(path)`. Returns []. Raises
+        ProblemsError for NaN or infinite vectors.
+        """
         dtype = type_named(precision)
         for word, file in zip(self.words[1:], self.extra_files(path), strict=True):
             write_embedding(file, self.vectors(word), metadata | {TOKEN: word}, dtype)
@@ -162,11 +168,13 @@ class EmbeddingMethod(Method):
     # -- for the training loop
 
     def after_update(self) -> dict[str, Tensor]:
+        """Restore the norm of the embeddings, if set; return {"norm/<encoder>": norm of its new embeddings, 0-d}."""
         for table in self._tables if self._settings.preserve_embedding_norm else ():
             table.restore_norm()
         return {f"norm/{PARTS[index]}": table.rows.detach().float().norm() for index, table in enumerate(self._tables)}
 
     def release(self) -> None:
+        """Remove the XTI hooks and release the token tables."""
         if self._layers is not None:
             self._layers.remove()
         self._tables, self._layers = [], None

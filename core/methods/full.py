@@ -1,6 +1,6 @@
-"""DreamBooth and fine-tuning: the U-Net is trained and, if set, the text encoders.
+"""DreamBooth and fine-tuning: trains the U-Net and, if set, the text encoders.
 
-Both are the same here. DreamBooth differs by its dataset, a subject's images with regularization images of its class,
+Both are one method. DreamBooth differs by its dataset, a subject's images with regularization images of its class,
 and trains the text encoder by default.
 """
 
@@ -34,7 +34,7 @@ TEXT_PARTS = ("text_encoder", "text_encoder_2")
 
 
 def trained_parts(job: TrainJob, text_encoders: int = 2) -> set[str]:
-    """Names of the trained parts: those that the settings train at a rate other than 0."""
+    """Return the names of the trained parts: those that the settings train at a learning rate other than 0."""
     rates = dict(zip(TEXT_PARTS[:text_encoders], job.optimizer.text_rates, strict=False))
     parts = {name for name, rate in rates.items() if rate != 0 and trains_text(job)}
     if job.optimizer.unet_rate != 0 or job.method.block_lr:
@@ -43,10 +43,10 @@ def trained_parts(job: TrainJob, text_encoders: int = 2) -> set[str]:
 
 
 class FullMethod(Method):
-    """Trains the model itself: the choice of weights, and the saved model.
+    """Trains the model itself, all of it or some blocks, and saves the whole model.
 
     source  the model that training starts from; "source" in save_model_as takes its format
-    vae     baked into saved models in place of the model's own
+    vae     replaces the model's own VAE in saved models; None keeps it
     """
 
     def __init__(self, job: TrainJob, source: Path, vae: Path | None = None):
@@ -70,7 +70,7 @@ class FullMethod(Method):
     # -- trained weights
 
     def build(self, components: Components) -> list[Trainable]:
-        """Make the trained parts trainable, in place."""
+        """Make the trained parts of the loaded model trainable, in place; return their weights with their learning rates."""
         self._components, self._unet = components, components.denoiser
         modules = modules_of(components, family(components.family).layout)
         names = trained_parts(self._job, len(components.text_encoders))
@@ -92,6 +92,7 @@ class FullMethod(Method):
         return trainables
 
     def _trainables(self, family_name: str) -> Iterator[Trainable]:
+        """Yield the weights of each trained part, U-Net blocks apart if `block_lr` is set."""
         for part, module in self._trainable.items():
             if part == "unet" and self._settings.block_lr:
                 yield from block_trainables(module, numbers(self._settings.block_lr), family_name)
@@ -143,7 +144,7 @@ class FullMethod(Method):
     ) -> list[Problem]:
         """Write the full model: trained parts from memory, the others copied from the base model.
 
-        epoch, step   how many are done; a .ckpt adds them to its source's
+        epoch, step   number of epochs and steps done; a .ckpt adds them to those of the base model
         """
         assert self._components is not None
         noise, prediction = self._job.noise, self._job.model.prediction
@@ -173,7 +174,7 @@ class FullMethod(Method):
 
 
 def block_trainables(unet: nn.Module, rates: Sequence[float], family_name: str) -> Iterator[Trainable]:
-    """One group for each U-Net block with its own rate; a rate of 0 freezes the block."""
+    """Yield the weights of each U-Net block with the block's learning rate. rates: for each block; 0 freezes it"""
     assert len(rates) == COUNTS[family_name], "the rules count them"
     blocks: dict[int, list[nn.Parameter]] = {}
     for name, weight in unet.named_parameters():
@@ -183,8 +184,9 @@ def block_trainables(unet: nn.Module, rates: Sequence[float], family_name: str) 
 
 
 def block_of_weight(name: str, family_name: str) -> int:
-    """The block of a parameter: `down_blocks.1.attentions.0.proj_in.weight` -> 5 for SDXL, whose blocks have the
-    original's numbers."""
+    """Return the number of the U-Net block of a parameter: `down_blocks.1.attentions.0.proj_in.weight` -> 5 for SDXL, whose blocks are
+    numbered as in the original (LDM) U-Net.
+    """
     original = traits_of(family_name).original_names
     path = unet_to_ldm(name, "sdxl") if original else name
     if not original and path.startswith(("conv_norm_out.", "conv_out.")):
@@ -193,8 +195,9 @@ def block_of_weight(name: str, family_name: str) -> int:
 
 
 def _freeze_unread(encoder: Any) -> None:
-    """Freeze SDXL's first text encoder above the layer that is read, one before its last: the rest never reaches the
-    loss."""
+    """Freeze what follows the penultimate layer of SDXL's first text encoder: only that layer's output is read, so the rest gets no
+    gradient.
+    """
     model = getattr(encoder, "text_model", encoder)
     model.encoder.layers[-1].requires_grad_(False)
     model.final_layer_norm.requires_grad_(False)

@@ -30,9 +30,10 @@ if TYPE_CHECKING:
 
 
 class LLLiteMethod(SideMethod):
-    """Trains a ControlNet-LLLite."""
+    """Trains a ControlNet-LLLite: small networks in the U-Net's attention layers that read a control image."""
 
     def build(self, components: Components) -> list[Trainable]:
+        """Create the LLLite, or load the initial file, and attach it to the U-Net; return its weights."""
         unet = components.denoiser.requires_grad_(False)
         settings = lllite_of(self._job)
         targets = lllite_targets(unet, components.family)
@@ -47,10 +48,12 @@ class LLLiteMethod(SideMethod):
         return [Trainable("unet", list(net.parameters()))]
 
     def conditioned(self, conditioning: Conditioning, noisy_latents: Tensor, timesteps: Tensor) -> Conditioning:
-        self.net.set_control(conditioning.control if self.acts else None)
+        """Pass the control images to the LLLite, if it takes part in passes; return the conditioning unchanged."""
+        self.net.set_control(conditioning.control if self.active else None)
         return conditioning
 
     def before_micro_batch(self, step: int, number: int, images: Sequence[object]) -> None:
+        """Pass the step and the images to the dropout, which depends on them."""
         if self.net.dropout is not None:
             self.net.dropout.show(step, number, images, next(self.net.parameters()).device)
 
@@ -68,19 +71,20 @@ class LLLiteMethod(SideMethod):
 
 
 class _AttachedLLLite(nn.Module):
-    """For the memory forecast: the LLLite in the U-Net, as a model next to it that adds no arguments."""
+    """An LLLite in the U-Net's layers with the interface of a module next to the U-Net, for the memory forecast."""
 
     def __init__(self, net: LLLite):
         super().__init__()
         self.net = net
 
     def forward(self, noisy_latents: Tensor, timesteps: Tensor, conditioning: Conditioning) -> dict[str, Any]:
+        """Pass the control images to the LLLite; return no arguments for the U-Net."""
         self.net.set_control(conditioning.control)
         return {}
 
 
 def attached_lllite(unet: Any, settings: LLLiteSettings) -> _AttachedLLLite:
-    """An LLLite on the "meta" device, attached to such a U-Net."""
+    """Create an LLLite on the "meta" device, attach it to `unet`, and return it as a module for the memory forecast."""
     targets = lllite_targets(unet, "sdxl" if unet.config.addition_embed_type == "text_time" else "sd1")
     net = empty(targets, settings.cond_emb_dim, settings.hidden_dim)
     net.attach(unet, targets)
@@ -88,7 +92,7 @@ def attached_lllite(unet: Any, settings: LLLiteSettings) -> _AttachedLLLite:
 
 
 def file_problems(job: TrainJob, workspace: Workspace) -> list[Problem]:
-    """Problems of training an LLLite on this model or of its initial file, from headers."""
+    """Return the problems of training an LLLite on this base model and of its initial file, from headers."""
     settings = lllite_of(job)
     model, path = unet_of(job, workspace), None
     try:

@@ -35,7 +35,10 @@ if TYPE_CHECKING:
 
 
 class NetworkMethod(Method):
-    """Trains a LoRA or another network type."""
+    """Trains a LoRA or another network type on the frozen model.
+
+    files   LoRA file to start from and merged ones, for metadata
+    """
 
     def __init__(self, job: TrainJob, seed: int, files: NetworkFiles | None = None):
         super().__init__()
@@ -61,8 +64,9 @@ class NetworkMethod(Method):
         self._clips_all = optimizer.clips_as_kohya
 
     def build(self, components: Components) -> list[Trainable]:
-        """Create the network on these parts and attach it; returns the trained weights, with roles for LoRA+. Raises
-        ProblemsError if no layer would be trained."""
+        """Create the network on the model's layers and attach it; return the trained weights, with roles for LoRA+. Raises
+        ProblemsError if no layer would be trained.
+        """
         settings, start = self._settings, self._files.start
         self._family = components.family
         targets = list(targets_of(components, norms=settings.may_train_norms))
@@ -85,7 +89,7 @@ class NetworkMethod(Method):
         return trainables
 
     def _trainables(self, network: Network) -> list[Trainable]:
-        """A Trainable for each parameter, with its part, LoRA+ role and block."""
+        """Return each parameter with its part, LoRA+ role and block's learning rate."""
         names = list(network.adapters)
         rates = block_rates(self._settings, block_count(names))
         trainables = []
@@ -100,6 +104,7 @@ class NetworkMethod(Method):
 
     @property
     def _built(self) -> Network:
+        """The network, after `build`."""
         assert self.network is not None
         return self.network
 
@@ -114,12 +119,15 @@ class NetworkMethod(Method):
         self._built.register_in_modules()
 
     def set_strength(self, strength: float) -> None:
-        """Set the network's multiplier: 1 is full, 0 the model without it."""
+        """Set the network's multiplier: 1 is full, 0 the model without the network."""
         if strength != self._strength:
             self._strength = strength
             self._built.set_multiplier(strength)
 
     def before_micro_batch(self, step: int, number: int, images: Sequence[object]) -> None:
+        """Freeze the text encoders from the configured step on; pass the step and the images to the network, whose dropout depends on
+        them.
+        """
         if self._stop_text is not None and step >= self._stop_text:
             self._stop_text = None
             for weight in self._built.parameters_by_part()["text_encoder"]:
@@ -127,11 +135,11 @@ class NetworkMethod(Method):
         self._built.show(step, number, images)
 
     def after_micro_batch(self) -> None:
+        """End the network's dropout for the micro-batch."""
         self._built.hide()
 
     def after_update(self) -> dict[str, Tensor]:
-        """Apply max weight norm, if set, and return its numbers by logged name. Once per step: in between, no weight
-        changes."""
+        """Apply max weight norm, if set, and return {logged name: number} about it."""
         limit = self._settings.scale_weight_norms
         if limit is None:
             return {}
@@ -144,6 +152,7 @@ class NetworkMethod(Method):
 
     @contextmanager
     def untrained(self) -> Iterator[None]:
+        """A context in which passes do not use the network."""
         strength = self._strength
         self.set_strength(0.0)
         try:
@@ -152,8 +161,9 @@ class NetworkMethod(Method):
             self.set_strength(strength)
 
     def metadata(self) -> dict[str, str]:
-        """Metadata of the network: the files it started from, the step at which the text encoders stopped, its choice of
-        layers, PiSSA, and ranks and alphas if they come from a file."""
+        """Return metadata of the network: files that it started from, step at which the text encoder stopped, chosen layers, PiSSA, and
+        ranks and alphas if they come from a file.
+        """
         metadata = {}
         if self._files.start is not None:
             start = {"name": self._files.start.name, "sha256": self._files.start_sha256}
@@ -182,7 +192,7 @@ class NetworkMethod(Method):
     def write(
         self, path: Path, metadata: dict[str, str], precision: str, *, epoch: int = 0, step: int = 0
     ) -> list[Problem]:
-        """Write the LoRA file with kohya's keys and the metadata; .ckpt and .pt have no metadata."""
+        """Write the LoRA file with kohya's keys and the metadata; .ckpt and .pt files have no metadata."""
         dtype, tensors = type_named(precision), self._built.saved()
         if self._settings.starts_by_pissa:  # which writes other ranks than it trains
             metadata = metadata | sizes_as_metadata(tensors, metadata.get("ss_network_args", ""))
@@ -193,6 +203,7 @@ class NetworkMethod(Method):
         return write_lora(path, tensors, metadata, dtype)
 
     def release(self) -> None:
+        """Detach the network from the model and release it."""
         if self.network is not None and self.network.attached:
             self.network.detach()
         self.network = None

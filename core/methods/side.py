@@ -1,4 +1,4 @@
-"""Shared by methods that train a net with control images: its switch, state and precision."""
+"""Base of the methods that train a net with control images: turning the net off, state and precision."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 
 
 class SideMethod(Method):
-    """Trains a net next to the frozen U-Net, or in it. `build` sets `net`.
+    """Trains a net next to the frozen U-Net, or in its layers. `build` sets `net`.
 
-    start   the file that training starts from; None: a new net
-    acts    whether the net takes part in passes
+    start    file that training starts from; None: a new net
+    active   whether the net takes part in passes
     """
 
     trains_text, trains_unet = False, True
@@ -35,24 +35,26 @@ class SideMethod(Method):
         super().__init__()
         self._job, self._seed, self._start = job, seed, start
         self.extension = EXTENSIONS[job.saving.save_model_as]
-        self.acts = True
+        self.active = True
         self.net: Any = None
 
     def _place_net(self, net: nn.Module, device: torch.device) -> None:
-        """Move the net to the device, in the dtype that it trains in."""
+        """Set `net`: move the net to the device, in the dtype that it trains in."""
         # torch's `to`: diffusers' warns about fp32 layers although it lists none
         nn.Module.to(net, device, type_named(self._job.memory.full_precision))
         self.net = net.requires_grad_(True).train()
 
     @contextmanager
     def untrained(self) -> Iterator[None]:
-        before, self.acts = self.acts, False
+        """A context in which passes do not use the net."""
+        before, self.active = self.active, False
         try:
             yield
         finally:
-            self.acts = before
+            self.active = before
 
     def state_dict(self) -> dict[str, Tensor]:
+        """Return the weights of the net by name."""
         return {name: value.detach() for name, value in self.net.state_dict().items()}
 
     def load_state_dict(self, tensors: Mapping[str, Tensor]) -> None:
@@ -63,7 +65,7 @@ class SideMethod(Method):
 
 
 def unet_of(job: TrainJob, workspace: Workspace) -> tuple[str, Shapes] | None:
-    """(family, shapes of the U-Net's parameters) from the model's header; None if the model is unusable."""
+    """Return (family, shapes of the U-Net's parameters) from the base model's header; None if the model is unusable."""
     try:
         path = model_path(job.model.base_model, workspace)
         name = family_of(path, job.model.family)

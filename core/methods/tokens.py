@@ -1,4 +1,4 @@
-"""New tokens of a text encoder: trained embeddings next to its token table, which is frozen and not copied."""
+"""New tokens of a text encoder: trained embeddings next to the encoder's token table, which is frozen and not copied."""
 
 from collections.abc import Iterable, Sequence
 from functools import cached_property
@@ -14,10 +14,13 @@ from core.settings.rules.embedding import known_tokens
 
 
 class TokenTable(nn.Module):
-    """An encoder's token embedding table with trained rows added.
+    """A text encoder's token embedding table with trained rows added: token ids from `first` up are these rows.
 
-    Ids from `first` up are the new rows. Weight decay and clipping act on these alone; sd-scripts applies them to the
-    whole table and restores the other rows (for clipping: `optimizer.compatibility`). dtype: that the rows train in.
+    Weight decay and clipping act only on the trained rows; sd-scripts applies them to the whole table and restores the other rows
+    (for clipping: `optimizer.compatibility`).
+
+    rows    initial values of the trained rows, [count, C]
+    dtype   in which the rows train
     """
 
     def __init__(self, table: nn.Embedding, rows: Tensor, dtype: torch.dtype = torch.float32):
@@ -39,10 +42,11 @@ class TokenTable(nn.Module):
 
     @cached_property
     def _median_norm(self) -> Tensor:
+        """Median L2 norm of the original embeddings, 0-d."""
         return self.weight.detach().float().norm(dim=1).median()
 
     def forward(self, ids: Tensor) -> Tensor:
-        """ids [...] -> [..., C] in the table's type."""
+        """Return the embeddings [..., C] of token ids [...], in the dtype of the original table."""
         new = ids >= self.first
         old = self.table(ids.clamp(max=self.first - 1))
         rows = self.rows.to(old.dtype)[(ids - self.first).clamp(min=0)]
@@ -50,43 +54,46 @@ class TokenTable(nn.Module):
 
 
 def embeddings_of(encoders: Iterable[nn.Module]) -> list[nn.Parameter]:
-    """The weights whose rows are vectors of their own: tables of tokens and positions, and rows added to them."""
+    """Return the weights that are tables of independent vectors: token and position embeddings, and rows added to them."""
     modules = (module for encoder in encoders for module in encoder.modules())
     tables = [module for module in modules if isinstance(module, (nn.Embedding, TokenTable))]
     return [weight for table in tables for weight in table.parameters(recurse=False)]
 
 
-def tokens_of(word: str, count: int, suffix: str = "") -> list[str]:
-    """The tokenizer's tokens for the vectors of one token. Captions contain the token itself."""
+def vector_names(word: str, count: int, suffix: str = "") -> list[str]:
+    """Return the names, in the tokenizer, of the vectors of one new token: <mira|0>, <mira|1> ... suffix: of an XTI layer"""
     return [f"<{word}|{number}{suffix}>" for number in range(count)]
 
 
-def spelled_out(text: str, words: Sequence[str], count: int, suffix: str = "") -> str:
-    """A text with each new token replaced by those of its vectors: "a mira" -> "a <mira|0> <mira|1>"; "miracle" is
+def with_vector_names(text: str, new_tokens: Sequence[str], count: int, suffix: str = "") -> str:
+    """Return a text with each new token replaced by the names of its `count` vectors: "a mira" -> "a <mira|0> <mira|1>"; "miracle" is
     unchanged.
 
-    suffix  of the tokens of one layer (XTI)
+    new_tokens  as in captions
+    suffix      of the names for one layer (XTI)
     """
-    spelled = {word.casefold(): " ".join(tokens_of(word, count, suffix)) for word in words}
-    return word_pattern(words).sub(lambda match: spelled[match[0].casefold()], text)
+    spelled = {word.casefold(): " ".join(vector_names(word, count, suffix)) for word in new_tokens}
+    return word_pattern(new_tokens).sub(lambda match: spelled[match[0].casefold()], text)
 
 
-def add_tokens(tokenizer: Any, words: Sequence[str], names: Sequence[str]) -> None:
-    """Add tokens to a tokenizer. Raises ProblemsError if one of the trained tokens already exists.
+def add_tokens(tokenizer: Any, new_tokens: Sequence[str], names: Sequence[str]) -> None:
+    """Add the names of vectors to a tokenizer. Raises ProblemsError if the tokenizer has one of the new tokens already.
 
-    words   the trained tokens, as in captions      names   the tokens of all their vectors, which are added
+    new_tokens  as in captions
+    names       of all their vectors
     """
     from tokenizers import AddedToken
 
-    if existing := known_tokens(words, tokenizer.get_vocab()):
+    if existing := known_tokens(new_tokens, tokenizer.get_vocab()):
         raise ProblemsError(existing)
     added = tokenizer.add_tokens([AddedToken(name, normalized=True) for name in names])
     assert added == len(names)
 
 
 def first_rows(encoder: Any, tokenizer: Any, init_word: str | None, count: int) -> Tensor:
-    """Initial embeddings [count, C]: the first `count` of the initializer's tokens, repeated if there are fewer; without an
-    initializer the mean of all tokens. Raises ProblemsError for an initializer without tokens."""
+    """Return initial embeddings [count, C]: of the first `count` tokens of the initializer, repeated if it has fewer; without an
+    initializer the mean of all tokens. Raises ProblemsError for an initializer without tokens.
+    """
     table = encoder.get_input_embeddings().weight.detach().float()
     if init_word is None:
         return table.mean(dim=0, keepdim=True).repeat(count, 1)
@@ -101,7 +108,7 @@ def first_rows(encoder: Any, tokenizer: Any, init_word: str | None, count: int) 
 
 
 def cross_attention_blocks(unet: Any) -> list[nn.Module]:
-    """The 16 cross-attending transformers of an SD 1.x or 2.x U-Net, in the order of LAYERS."""
+    """Return the 16 transformer modules with cross-attention of an SD 1.x or 2.x U-Net, in the order of LAYERS."""
     transformers = [attention for block in unet.down_blocks for attention in getattr(block, "attentions", ())]
     transformers += list(unet.mid_block.attentions)
     transformers += [attention for block in unet.up_blocks for attention in getattr(block, "attentions", ())]
@@ -110,7 +117,7 @@ def cross_attention_blocks(unet: Any) -> list[nn.Module]:
 
 
 class TextPerLayer:
-    """Hooks that pass one of 16 texts to each transformer: [B, T, C] out of context [B, 16, T, C]."""
+    """Hooks that pass each of 16 transformer modules a different text: [B, T, C] out of the context [B, 16, T, C]."""
 
     def __init__(self, unet: Any):
         self._hooks = [
@@ -120,7 +127,7 @@ class TextPerLayer:
 
     @staticmethod
     def _pick(number: int) -> Any:
-        """Return a pre-hook that passes text `number` of the context to the transformer."""
+        """Return a forward pre-hook that passes text `number` of the context to a transformer module."""
 
         def pick(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
             text = kwargs.get("encoder_hidden_states")
@@ -131,6 +138,7 @@ class TextPerLayer:
         return pick
 
     def remove(self) -> None:
+        """Remove the hooks from the U-Net."""
         for hook in self._hooks:
             hook.remove()
         self._hooks = []

@@ -1,5 +1,6 @@
-"""Automagic (ostris' ai-toolkit, MIT): AdaFactor's update, with learning rates that rise while its signs agree and fall
-while they change."""
+"""Automagic (ostris' ai-toolkit, MIT): AdaFactor's update with learning rates that rise while the signs of updates agree and fall while
+they change.
+"""
 
 from collections.abc import Callable, Iterator
 from typing import Any, overload
@@ -13,7 +14,7 @@ RATES = 1e-8, 1e3  # limits of Automagic3's rate
 
 
 class FactoredOptimizer(Optimizer):
-    """Base of Automagic and Automagic3: the step, the update by factored second moments, and average learning rates.
+    """Base of Automagic and Automagic3: step, update by factored second moments, and average learning rates.
 
     The rates of a group's weights start at its `initial_lr`; the learning rate scheduler multiplies them by `lr / initial_lr`.
     """
@@ -32,12 +33,15 @@ class FactoredOptimizer(Optimizer):
         return loss
 
     def _step_group(self, group: dict[str, Any], weights: list[Tensor]) -> None:
-        """Change the weights of a group that have a gradient."""
+        """Update the weights of a group; all have a gradient."""
 
     def _update(self, weight: Tensor, group: dict[str, Any]) -> Tensor:
-        """The gradient over the root of its second moment, with an RMS of at most `clip_threshold`, fp32. The moment of
-        matrices and convolutions is factored into the means of the last two dimensions (Shazeer and Stern 2018,
-        arXiv:1804.04235)."""
+        """Return a weight's update, fp32: the gradient over the root of its second moment, scaled down to an RMS of at most
+        `clip_threshold`.
+
+        The moment of matrices and convolutions is factored into the means over the last two dimensions (Shazeer and Stern 2018,
+        arXiv:1804.04235).
+        """
         assert weight.grad is not None
         gradient, state, new_share = weight.grad.float(), self.state[weight], 1 - group["beta2"]
         if not state:
@@ -55,19 +59,22 @@ class FactoredOptimizer(Optimizer):
         return update.div_((rms / group["clip_threshold"]).clamp_(min=1.0))
 
     def average_rates(self) -> dict[str, float]:
-        """{group's name: the average of its weights' rates}, from the first step on. Waits for the device."""
+        """Return {group name: mean learning rate of its weights}, without groups that took no step yet. Waits for the device."""
         averages = {}
         for group in self.param_groups:
             rates = [self.state[weight]["rate"].abs() for weight in group["params"] if self.state.get(weight)]
             if rates:
                 total = torch.stack([rate.sum() for rate in rates]).sum()
-                averages[group["name"]] = total.item() / sum(rate.numel() for rate in rates) * abs(_scheduled(group))
+                averages[group["name"]] = (
+                    total.item() / sum(rate.numel() for rate in rates) * abs(_schedule_factor(group))
+                )
         return averages
 
 
 class Automagic(FactoredOptimizer):
-    """Each element has its own rate, within min_lr and max_lr: `lr_bump` more if its update has the sign of the last one,
-    else `lr_bump` less. The first step has nothing to compare."""
+    """Each weight element has a learning rate within min_lr and max_lr. It rises by `lr_bump` if the element's update has the same sign as
+    its last one, else it falls by `lr_bump`; the first step does not change it.
+    """
 
     def __init__(
         self,
@@ -88,24 +95,26 @@ class Automagic(FactoredOptimizer):
         super().__init__(params, dict(zip(names, values, strict=True)))
 
     def _step_group(self, group: dict[str, Any], weights: list[Tensor]) -> None:
+        """Update the weights of a group, each element with its own learning rate."""
         low, high, bump = group["min_lr"], group["max_lr"], group["lr_bump"]
         for weight in weights:
             update, state = self._update(weight, group), self.state[weight]
             rises = update > 0
             if "rate" not in state:
-                rate = torch.full_like(update, _start(group)).clamp_(low, high)
+                rate = torch.full_like(update, _start_rate(group)).clamp_(low, high)
                 state["rate"] = torch.empty_like(rate)
             else:
                 agrees = torch.signbit(state["rate"]) != rises
                 rate = state["rate"].abs().add_(torch.where(agrees, bump, -bump)).clamp_(low, high)
             state["rate"].copy_(torch.where(rises, rate, -rate))  # its sign is the update's
             update.add_(weight, alpha=group["weight_decay"])
-            weight.sub_(update.mul_(rate), alpha=_scheduled(group))
+            weight.sub_(update.mul_(rate), alpha=_schedule_factor(group))
 
 
 class Automagic3(FactoredOptimizer):
-    """Each group has one rate, for which its elements vote with the size of their updates: up if the last
-    `polarity_history` updates have the same sign, down if each differs from the one before."""
+    """Each group has one learning rate. Its elements vote on it, weighted by the size of their updates: up if the last `polarity_history`
+    updates have the same sign, down if each has the opposite sign of the one before.
+    """
 
     def __init__(
         self,
@@ -124,13 +133,14 @@ class Automagic3(FactoredOptimizer):
         super().__init__(params, dict(zip(names, values, strict=True)))
 
     def _step_group(self, group: dict[str, Any], weights: list[Tensor]) -> None:
+        """Update the weights of a group with its learning rate, then change the rate by their votes."""
         limit, votes, sizes = group["clip_threshold"], [], []
         for weight in weights:
             update, state = self._update(weight, group).clamp_(-limit, limit), self.state[weight]
             if "rate" not in state:
                 dtype = next(dtype for longest, dtype in HISTORY.items() if group["polarity_history"] <= longest)
                 state["signs"] = torch.zeros_like(weight, dtype=dtype)
-                state["rate"] = torch.full((), _start(group), dtype=torch.float32, device=weight.device)
+                state["rate"] = torch.full((), _start_rate(group), dtype=torch.float32, device=weight.device)
                 state["step"] = 0
             state["step"] += 1
             signs = state["signs"].mul_(2).add_(update > 0)  # the oldest bit falls out
@@ -139,7 +149,7 @@ class Automagic3(FactoredOptimizer):
                 votes.append((_vote(signs, group["polarity_history"]) * size).sum())
                 sizes.append(size.sum())
             update.add_(weight, alpha=group["weight_decay"])
-            weight.sub_(update.mul_(state["rate"]), alpha=_scheduled(group))
+            weight.sub_(update.mul_(state["rate"]), alpha=_schedule_factor(group))
         if votes:
             factor = torch.exp(torch.stack(votes).sum() / torch.stack(sizes).sum().clamp_(min=1e-30))
             for rate in (self.state[weight]["rate"] for weight in group["params"] if self.state.get(weight)):
@@ -147,7 +157,7 @@ class Automagic3(FactoredOptimizer):
 
 
 def _vote(signs: Tensor, history: int) -> Tensor:
-    """1 where the last signs are equal, -1 where they alternate, else 0."""
+    """Return 1 where the last `history` signs are equal, -1 where they alternate, else 0; float32. signs: integers, a bit for each step"""
     all_ones, alternating = 2**history - 1, sum(1 << bit for bit in range(0, history, 2))
     window = signs & all_ones
     same = (window == 0) | (window == all_ones)
@@ -155,7 +165,7 @@ def _vote(signs: Tensor, history: int) -> Tensor:
 
 
 def _moments(weight: Tensor) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """(name, shape) of each tensor of the second moment."""
+    """Yield (state name, shape) of each tensor of a weight's second moment."""
     shape = tuple(weight.shape)
     if len(shape) > 1:
         yield "exp_avg_sq_row", shape[:-1]
@@ -164,11 +174,12 @@ def _moments(weight: Tensor) -> Iterator[tuple[str, tuple[int, ...]]]:
         yield "exp_avg_sq", shape
 
 
-def _start(group: dict[str, Any]) -> float:
+def _start_rate(group: dict[str, Any]) -> float:
+    """Return the learning rate at which a group's rates start."""
     return abs(float(group.get("initial_lr", group["lr"])))
 
 
-def _scheduled(group: dict[str, Any]) -> float:
-    """The scheduler's factor of the rates; negative where the model unlearns."""
-    start = _start(group)
+def _schedule_factor(group: dict[str, Any]) -> float:
+    """Return the scheduler's factor of the group's rates; negative for a negative learning rate, with which the model unlearns."""
+    start = _start_rate(group)
     return float(group["lr"]) / start if start else 0.0

@@ -1,4 +1,4 @@
-"""Evaluation weights of schedule-free optimizers: they train one set of weights and use the average of its values."""
+"""Evaluation weights of schedule-free optimizers, which train one set of weights and evaluate with their average."""
 
 from __future__ import annotations
 
@@ -14,27 +14,28 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
 
-def averages(optimizer: Optimizer) -> bool:
-    """Whether an optimizer has a second set of weights for evaluation: schedule-free ones (Defazio et al. 2024,
-    arXiv:2405.15682) and similar ones."""
+def has_evaluation_weights(optimizer: Optimizer) -> bool:
+    """Return whether an optimizer has a second set of weights for evaluation: schedule-free ones (Defazio et al. 2024,
+    arXiv:2405.15682) and similar ones.
+    """
     return callable(getattr(optimizer, "train", None)) and callable(getattr(optimizer, "eval", None))
 
 
 def ready_to_train(optimizer: Optimizer) -> None:
-    """Switch to the training weights: after building, before the first step."""
-    if averages(optimizer):
+    """Switch a schedule-free optimizer to its training weights; call before the first step."""
+    if has_evaluation_weights(optimizer):
         schedule_free: Any = optimizer
         schedule_free.train()
 
 
 @contextmanager
-def averaged(optimizer: Optimizer) -> Iterator[None]:
-    """A context with the averaged weights, for saving, sampling and validation; the training weights afterwards.
+def evaluation_weights(optimizer: Optimizer) -> Iterator[None]:
+    """A context with the averaged weights in place, for saving, sampling and validation; unchanged weights for other optimizers.
 
-    The training weights are restored from a copy, not by the optimizer's own `train()`: that computes them, and
-    rounding would change the result of runs that sample more often. Copies are kept in RAM.
+    Afterwards the training weights are restored from a copy in RAM, not by the optimizer's own `train()`, which computes them: rounding
+    would change the result of runs that sample more often.
     """
-    if not averages(optimizer):
+    if not has_evaluation_weights(optimizer):
         yield
         return
     with torch.no_grad():
@@ -55,7 +56,9 @@ def averaged(optimizer: Optimizer) -> Iterator[None]:
 
 
 def _set_mode(optimizer: Optimizer, mode: str) -> None:
-    """Call `optimizer.eval()` or `.train()`, with 16-bit weights in fp32 meanwhile, like their second set."""
+    """Call `optimizer.eval()` or `optimizer.train()`, as `mode` says; 16-bit weights are fp32 meanwhile, like the optimizer's second
+    set.
+    """
     narrow = [(weight, weight.data) for weight in weights_of(optimizer.param_groups) if weight.dtype in NARROW]
     try:
         for weight, old in narrow:

@@ -1,5 +1,6 @@
-"""Fused backward pass: steps weights while gradients are still being computed, so that all gradients never exist at
-once."""
+"""Fused backward pass: updates weights while gradients are still being computed, so that all gradients never exist at
+once.
+"""
 
 from __future__ import annotations
 
@@ -22,8 +23,11 @@ if TYPE_CHECKING:
 
 @dataclass
 class Part:
-    """Weights that are stepped together. group: index of their optimizer group (loading a state replaces the groups
-    themselves); waiting: gradients still missing."""
+    """Weights that are updated together.
+
+    group     index of their optimizer group, as loading a state replaces the groups themselves
+    waiting   weights whose gradients are still missing in this step
+    """
 
     group: int
     weights: list[nn.Parameter]
@@ -31,14 +35,15 @@ class Part:
 
 
 class FusedBackward:
-    """Steps each part of the weights as soon as all its gradients are computed, and frees them.
+    """Updates each part of the weights as soon as all its gradients are computed, and frees the gradients.
 
     The result equals the plain step, except that clipping acts on each tensor alone: the whole gradient never exists at
     once. One backward pass per step. A non-finite value sets the guard's flag: later parts and steps change nothing.
 
+    wide           steps 16-bit weights in fp32
     by_tensor      one part per tensor, for optimizers that keep all their state with the weight (AdaFactor);
                    otherwise the optimizer's groups are the parts: see `split_groups`
-    max_grad_norm  maximum gradient norm of a tensor; 0 is off
+    max_grad_norm  maximum gradient norm of a tensor; 0 does not clip
     """
 
     def __init__(
@@ -56,15 +61,16 @@ class FusedBackward:
         self._hooks = [weight.register_post_accumulate_grad_hook(self._on_gradient) for weight in self._parts]
 
     def begin(self, loss: Tensor) -> None:
-        """Call before `loss.backward()`."""
+        """Prepare for a backward pass; call before `loss.backward()`."""
         self._guard.watch(loss)
         self._norms = []
         for part in self._distinct_parts():
             part.waiting = {weight for weight in part.weights if weight.requires_grad}
 
     def end(self) -> Tensor:
-        """Call after `loss.backward()`: steps the parts of which only some tensors got a gradient. Returns the L2 norm of all
-        gradients before clipping, 0-d; 0 without gradients."""
+        """Complete a step; call after `loss.backward()`. Updates the parts of which only some tensors got a gradient. Returns the L2 norm
+        of all gradients before clipping, 0-d; 0 without gradients.
+        """
         for part in self._distinct_parts():
             if part.waiting and any(weight.grad is not None for weight in part.weights):
                 self._step_part(part)
@@ -78,11 +84,12 @@ class FusedBackward:
         self._hooks, self._parts = [], {}
 
     def _distinct_parts(self) -> list[Part]:
-        """All parts, once each."""
+        """Return all parts, once each."""
         return list({id(part): part for part in self._parts.values()}.values())
 
     @torch.no_grad()
     def _on_gradient(self, weight: Any) -> None:
+        """Clip a weight's gradient; update its part if no other gradient of the part is missing. Called by torch."""
         part = self._parts[weight]
         self._clip(weight)
         part.waiting.discard(weight)
@@ -90,7 +97,7 @@ class FusedBackward:
             self._step_part(part)
 
     def _clip(self, weight: nn.Parameter) -> None:
-        """Clip a weight's gradient alone; its norm is recorded and watched for non-finite values."""
+        """Clip a weight's gradient by its own norm; record the norm and watch it for non-finite values."""
         assert weight.grad is not None
         norm = wide_norm(weight.grad)
         self._guard.watch(norm)
@@ -99,6 +106,7 @@ class FusedBackward:
             weight.grad.mul_((self._max_norm / (norm + 1e-6)).clamp(max=1.0).to(weight.grad.dtype))
 
     def _step_part(self, part: Part) -> None:
+        """Update the weights of a part, unless the guard's flag is set."""
         # A group that is a part is passed as it is: some optimizers count their steps in it.
         group = self._optimizer.param_groups[part.group]
         if self._by_tensor:
@@ -107,7 +115,9 @@ class FusedBackward:
 
 
 def split_groups(groups: Sequence[Group], count: int) -> list[Group]:
-    """Groups of at most ceil(tensors / count) tensors, each of one rate, in their order (as sd-scripts splits them)."""
+    """Split optimizer groups into groups of at most ceil(number of tensors / count) tensors, each of one rate, in order, as in
+    sd-scripts.
+    """
     size = ceil(sum(len(group["params"]) for group in groups) / count)
     return [
         {**group, "params": group["params"][start : start + size]}

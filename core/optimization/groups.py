@@ -1,4 +1,4 @@
-"""Parameter groups: weights and their learning rates."""
+"""Parameter groups of an optimizer: weights and their learning rates."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ ORDER = ("text_encoder", "text_encoder_2", "unet")  # sd-scripts' order; other p
 class Trainable:
     """Weights that share a learning rate.
 
-    part        "unet", "text_encoder", "text_encoder_2", or another, which uses the learning rate
+    part        "unet", "text_encoder", "text_encoder_2", or a part of a method, which has the general learning rate
     parameters  the weights
     role        "plus" for LoRA+'s higher rate; else "plain"
-    name        of the group in logs; empty for the part's
-    factor      of the part's rate: a block's own (block-wise rates)
-    rate        replaces the part's rate and factor (block_lr of full training)
+    name        of the group in logs; "": the name of the part
+    factor      multiplies the part's rate (block-wise rates)
+    rate        replaces the part's rate and factor (block_lr of full training); None keeps them
     """
 
     part: str
@@ -41,11 +41,10 @@ def parameter_groups(
     parts: Mapping[str, Sequence[nn.Parameter]] | Sequence[Trainable],
     scale: float = 1.0,
 ) -> list[Group]:
-    """One group for all weights of a name and a rate, text encoders first; a rate of 0 excludes weights. Raises ProblemsError
-    if no weights are left.
+    """Return one optimizer group for all weights of a name and rate, text encoders first. Raises ProblemsError if no weights are left.
 
-    Excluded weights get requires_grad False, so no gradient is computed and they do not count in the gradient norm.
-    They are still saved with the network.
+    Weights with a rate of 0 are excluded and get requires_grad False, so no gradient is computed and they do not count in the gradient
+    norm. They are still saved with the network.
 
     parts   {part: weights}, or Trainables if a part has several rates
     scale   factor of every rate (scale_lr)
@@ -75,11 +74,11 @@ def parameter_groups(
 
 
 def weights_of(groups: Sequence[Group]) -> list[Any]:
-    """The weights of all groups, in order."""
+    """Return the weights of all groups, in order."""
     return [weight for group in groups for weight in group["params"]]
 
 
 def rate_of(settings: OptimizerSettings, trainable: Trainable) -> float:
-    """The learning rate before scale_lr and the schedule."""
+    """Return the learning rate of weights, before scale_lr and the schedule."""
     rate = settings.rate_of(trainable.part) * trainable.factor if trainable.rate is None else trainable.rate
     return rate * settings.plus_ratio(trainable.part) if trainable.role == "plus" else rate

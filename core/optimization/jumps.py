@@ -11,14 +11,14 @@ RISES = 1.5  # times the last rate: a larger rise is a jump
 OF_RATE = 0.01  # of the part's learning rate: a jump ends above this
 
 
-def planned(folder: RunFolder) -> tuple[int, int] | None:
-    """(steps, steps per epoch) that the run was last planned with; None if it never started."""
+def planned_length(folder: RunFolder) -> tuple[int, int] | None:
+    """Return (steps, steps per epoch) with which the run was last started; None if it never started."""
     events = [event for event in read_lines(folder.path / "events.jsonl") if event.get("kind") == "planned"]
     return (int(events[-1]["total"]), int(events[-1].get("steps_per_epoch", 0))) if events else None
 
 
-def steps_planned(job: TrainJob, per_epoch: int) -> int | None:
-    """The number of steps of a job; None if its length will be suggested."""
+def steps_of_job(job: TrainJob, per_epoch: int) -> int | None:
+    """Return the number of steps of a job from its settings; None if they leave it to the dataset. per_epoch: steps of an epoch"""
     epochs = job.schedule.max_train_epochs
     return job.schedule.steps_in_force or (epochs * per_epoch if epochs else None)
 
@@ -26,8 +26,11 @@ def steps_planned(job: TrainJob, per_epoch: int) -> int | None:
 def rate_jump(
     before: TrainJob, before_steps: int, after: TrainJob, after_steps: int, at_step: int
 ) -> tuple[float, float] | None:
-    """(last rate, next rate) of the part whose learning rate jumps most at `at_step` when a run planned for `before_steps`
-    continues with `after_steps`; None without a jump. Only the schedule counts, not a changed learning rate setting."""
+    """Return (last rate, next rate) of the part whose learning rate rises most at step `at_step`, when a run planned for `before_steps`
+    continues with `after_steps`; None without a jump. Only the schedule counts, not a changed learning rate setting.
+
+    before, after   jobs of the run so far and of its continuation
+    """
     processes = after.memory.num_processes
     base_before, base_after = effective_rates(before, processes), effective_rates(after, processes)
     last_rates = Rates(before, before_steps, before.memory.num_processes).at(max(0, at_step - 1), base_before)
@@ -45,17 +48,18 @@ def rate_jump(
 def jump_advice(
     folder: RunFolder, before: TrainJob, after: TrainJob, step: int | None = None, total: int | None = None
 ) -> list[Problem]:
-    """A warning if the learning rate would jump when the run is resumed, with the choices.
+    """Return a warning if the learning rate would jump when the run is resumed, with the choices; else [].
 
-    folder, before   the run to resume and its settings
-    step, total      first and last step, if known; else from the newest state and the settings
+    folder, before   of the run to resume: its folder and job
+    after            the job to continue with
+    step, total      first and last step; None: from the run's newest training state and the settings
     """
-    plan, states, schedule = planned(folder), states_in(folder.path / "state"), after.schedule
+    plan, states, schedule = planned_length(folder), states_in(folder.path / "state"), after.schedule
     if step is None and states:
         step = state_step(states[0])
     if plan is None or not step or (schedule.lr_scheduler_steps and schedule.lr_scheduler_after == "restart"):
         return []
-    length = total or steps_planned(after, plan[1])
+    length = total or steps_of_job(after, plan[1])
     jump = rate_jump(before, plan[0], after, length, step) if length and length > step else None
     if jump is None:
         return []

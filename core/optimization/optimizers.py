@@ -1,4 +1,4 @@
-"""Builds a job's optimizer: the class, its arguments, its groups and its state."""
+"""Builds a job's optimizer: class, arguments, parameter groups and state."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ INSTEAD_OF_FUSED = {"fused", "foreach", "differentiable", "capturable"}
 def build_optimizer(
     settings: OptimizerSettings, groups: Sequence[Group], seed: int = 0, embeddings: Iterable[Tensor] = ()
 ) -> Optimizer:
-    """The optimizer for these groups, ready to train. Each group keeps its own rate in `initial_lr` for the learning rate
-    schedule. Raises ProblemsError for invalid rates and arguments.
+    """Return the optimizer for these groups, ready to train. Each group stores its learning rate in `initial_lr` for the schedule. Raises
+    ProblemsError for invalid rates and arguments.
 
     seed         for optimizers that use random numbers
-    embeddings   weights whose rows are vectors of their own, no matrix
+    embeddings   token and position tables and rows added to them, which Muon does not treat as matrices
     """
     rates = [group["lr"] for group in groups]
     if not all(math.isfinite(rate) for rate in rates):
@@ -49,8 +49,7 @@ def build_optimizer(
 
 
 def groups_for(entry: Entry, groups: Sequence[Group], embeddings: Iterable[Tensor] = ()) -> list[Group]:
-    """The groups in the form that the optimizer takes: for Muon, matrices apart from vectors and embeddings, under the same
-    name and rate."""
+    """Return the groups as the optimizer needs them: for Muon, matrices apart from vectors and embeddings, with the same name and rate."""
     if entry.path not in OF_MATRICES:
         return [dict(group) for group in groups]
     rows = {id(weight) for weight in embeddings}
@@ -67,8 +66,9 @@ def groups_for(entry: Entry, groups: Sequence[Group], embeddings: Iterable[Tenso
 
 
 def _create(settings: OptimizerSettings, entry: Entry, groups: list[Group]) -> Optimizer:
-    """Create the optimizer; each group gets its rate as `lr` and `initial_lr`, except with AdaFactor's relative step. Raises
-    ProblemsError if the library refuses its arguments."""
+    """Create the optimizer; set `lr` and `initial_lr` of each group to its rate, except with AdaFactor's relative step. Raises
+    ProblemsError if the library refuses its arguments.
+    """
     arguments = arguments_in_force(settings, entry)
     if entry.path in FUSED and not INSTEAD_OF_FUSED & set(arguments):
         arguments["fused"] = True
@@ -92,8 +92,9 @@ def _create(settings: OptimizerSettings, entry: Entry, groups: list[Group]) -> O
 
 
 def resolve(name: str) -> Entry:
-    """The entry of a job's optimizer_type; one in an allowed module gets an entry with its class's arguments. Raises
-    ProblemsError for all others."""
+    """Return the catalog entry of a job's optimizer_type; for a class in an allowed module an entry with its constructor's arguments.
+    Raises ProblemsError for all others.
+    """
     problem = type_problem(name)
     if problem is not None:
         raise ProblemsError([problem])
@@ -108,8 +109,7 @@ def resolve(name: str) -> Entry:
 
 
 def load_class(entry: Entry) -> Any:
-    """Import the class, only of listed optimizers and modules that the owner allowed. Raises ProblemsError if its package
-    does not work here."""
+    """Import the class of a catalog entry. Raises ProblemsError if its package does not work on this machine."""
     module, _, attribute = entry.path.rpartition(".")
     try:
         return getattr(importlib.import_module(module), attribute)
@@ -121,7 +121,7 @@ def load_class(entry: Entry) -> Any:
 
 
 def device_problems(settings: OptimizerSettings, device: str) -> list[Problem]:
-    """Problems of running an optimizer on a device ("cpu", "cuda:0", "mps"), known before the start."""
+    """Return the problem of using the optimizer on a device ("cpu", "cuda:0", "mps"); [] if it can be used."""
     entry = find(settings.optimizer_type)
     reason = entry.unusable(device) if entry is not None and entry.offered else ""  # others are refused by the rules
     if entry is None or not reason:
@@ -134,9 +134,10 @@ def device_problems(settings: OptimizerSettings, device: str) -> list[Problem]:
 
 
 def load_state(optimizer: Optimizer, state: Mapping[str, Any]) -> None:
-    """`load_state_dict` without casting the state: torch casts it to the weights' dtype, and an optimizer with bfloat16
-    states would resume from other values than were saved. Rates and other options stay those of this run's settings;
-    torch would take the saved ones."""
+    """Load a saved optimizer state without casting it: torch's `load_state_dict` casts it to the weights' dtype, so an optimizer with
+    bfloat16 states would resume from other values than were saved. Rates and the other options in CONFIGURED stay as in this run's
+    settings, not as saved.
+    """
     configured = [{name: group[name] for name in CONFIGURED if name in group} for group in optimizer.param_groups]
     optimizer.load_state_dict(dict(state))
     for group, options in zip(optimizer.param_groups, configured, strict=True):
@@ -153,8 +154,9 @@ def load_state(optimizer: Optimizer, state: Mapping[str, Any]) -> None:
 
 
 def step_sizes(optimizer: Optimizer) -> dict[str, float]:
-    """{group's name: d * lr} of optimizers that estimate their step size, if it can be read without a sync; of Automagic the
-    average rate, which needs one."""
+    """Return {group name: d * lr} of optimizers that estimate their step size, if the host has it; of Automagic {group name: mean rate},
+    for which it waits for the device.
+    """
     from core.optimization.automagic import FactoredOptimizer
 
     sizes = {}

@@ -1,4 +1,4 @@
-"""Steps of 16-bit weights, computed in fp32 and rounded back stochastically, so that small changes count on average."""
+"""Optimizer steps of 16-bit weights, computed in fp32 and rounded back stochastically, so that small changes count on average."""
 
 from __future__ import annotations
 
@@ -29,9 +29,10 @@ Shorts = Callable[[int], "Tensor"]  # how many -> integers -32768 to 32767, int1
 
 
 def round_stochastically(values: Tensor, shorts: Shorts) -> Tensor:
-    """float32 -> float32 that bfloat16 can hold: one of the two neighbors, with probabilities that keep the mean exact
-    (Zamirai et al. 2020, arXiv:2010.06192): 16 random bits are added to the 16 that are cut off. Values that bf16
-    represents exactly are unchanged.
+    """Round float32 values to values that bfloat16 can hold, returned as float32: to one of the two neighbors, with probabilities that
+    keep the mean exact (Zamirai et al. 2020, arXiv:2010.06192). Values that bf16 represents exactly are unchanged.
+
+    shorts   (count) -> random int16 [count]; they are added to the 16 bits that are cut off
     """
     # A NaN's bits, incremented, may become a number. On a CPU a sum quickly shows that there is none.
     nan = values.isnan() if values.device.type != "cpu" or not torch.isfinite(values.sum()) else None
@@ -42,8 +43,9 @@ def round_stochastically(values: Tensor, shorts: Shorts) -> Tensor:
 
 
 def draws(seed: int, device: torch.device) -> Shorts:
-    """Return a function (count) -> random int16 [count]. Each random number gives four, since generating takes the time (on
-    a CPU torch's own generator would take ten times as long)."""
+    """Return a function (count) -> random int16 [count] on the device. Each 64-bit random number gives four, since generating them takes
+    the time (on a CPU torch's own generator would take ten times as long).
+    """
     if device.type == "cpu":
         source = numpy.random.SFC64(seed)
         return lambda count: torch.from_numpy(source.random_raw(-(-count // 4)).view(numpy.int16)[:count])
@@ -63,20 +65,20 @@ class WideStep:
     weights together gets them all at once.
 
     seed         of the random numbers, addressed by step and weight: a resumed run rounds like an uninterrupted one
-    stochastic   False: round to nearest, as always for fp16, which is precise enough
-    kahan        round bf16 weights to nearest and add what that left out at the next step (Kahan 1965)
+    stochastic   round bf16 weights stochastically; False rounds to nearest, as always for fp16, which is precise enough
+    kahan        round bf16 weights to nearest and add the rounding error at the next step (Kahan 1965)
     by_parts     whether the optimizer keeps its state per weight
     """
 
     def __init__(self, optimizer: Optimizer, seed: int, *, stochastic: bool, by_parts: bool, kahan: bool = False):
         self._optimizer, self._seed, self._stochastic, self._by_parts = optimizer, seed, stochastic, by_parts
         self._kahan = kahan
-        self._own_step = type(optimizer).step
+        self._original_step = type(optimizer).step
         self._index = {weight: index for index, weight in enumerate(weights_of(optimizer.param_groups))}
         optimizer.param_groups[0].setdefault(STEP, 0)
 
     def __call__(self, closure: Any = None) -> None:
-        """Step all weights with a gradient; gradients are freed as soon as they are used."""
+        """Update all weights that have a gradient; free each gradient as soon as it is used."""
         assert closure is None
         groups = self._optimizer.param_groups
         for part in parts_of(groups) if self._by_parts else [groups]:
@@ -84,14 +86,14 @@ class WideStep:
         self.count()
 
     def count(self) -> None:
-        """Count a finished step."""
+        """Count a finished step, by which random numbers are addressed."""
         self._optimizer.param_groups[0][STEP] += 1
 
     @torch.no_grad()
     def step_groups(self, groups: Sequence[Group], withheld: Tensor | None = None) -> None:
-        """Step the weights of these groups only.
+        """Update only the weights of these groups.
 
-        withheld   0-d on the device: above 0, the weights stay unchanged
+        withheld   0-d on the device: if it is above 0, the weights stay unchanged; None updates them
         """
         on_cpu = withheld is not None and withheld.device.type == "cpu"  # where reading it costs no sync
         weights = [weight for weight in weights_of(groups) if weight.grad is not None]
@@ -104,7 +106,7 @@ class WideStep:
             for weight, old in zip(weights, before, strict=True):
                 if old.dtype not in NARROW:
                     weight.data = old.clone()
-        _step(self._optimizer, self._own_step, groups)
+        _step(self._optimizer, self._original_step, groups)
         for weight, old in zip(weights, before, strict=True):
             weight.grad = None
             new = weight.data
@@ -115,33 +117,33 @@ class WideStep:
                 continue
             shorts = self._random_shorts(weight)
             blocked = None if on_cpu else withheld
-            for target, values, *lost in in_pieces(old, new, *self._lost(weight)):
+            for target, values, *errors in in_pieces(old, new, *self._rounding_errors(weight)):
                 rounded = values if shorts is None else round_stochastically(values, shorts)
-                _put(target, rounded, blocked)
-                for rest in lost:
-                    _put(rest, values - rounded.to(target.dtype), blocked)
+                _copy_unless_blocked(target, rounded, blocked)
+                for error in errors:
+                    _copy_unless_blocked(error, values - rounded.to(target.dtype), blocked)
 
-    def _lost(self, weight: nn.Parameter) -> list[Tensor]:
-        """What rounding this weight left out, bf16, in its state; none without Kahan summation."""
+    def _rounding_errors(self, weight: nn.Parameter) -> list[Tensor]:
+        """Return [rounding error of this weight so far], bf16, from the optimizer's state; [] without Kahan summation."""
         if weight.dtype != torch.bfloat16 or not self._kahan:
             return []
         return [self._optimizer.state[weight].setdefault(LOST, torch.zeros_like(weight))]
 
     def _random_shorts(self, weight: nn.Parameter) -> Shorts | None:
-        """The random numbers for rounding this weight; None rounds to nearest."""
+        """Return the source of random numbers for rounding this weight; None rounds to nearest."""
         if weight.dtype != torch.bfloat16 or not self._stochastic or self._kahan:
             return None
         step = self._optimizer.param_groups[0][STEP]
         return draws(address(self._seed, "rounding", step, self._index[weight]), weight.device)
 
 
-def _put(target: Tensor, values: Tensor, blocked: Tensor | None) -> None:
-    """Copy the values to the target; blocked: 0-d, above 0 the target stays."""
+def _copy_unless_blocked(target: Tensor, values: Tensor, blocked: Tensor | None) -> None:
+    """Copy values into the target. blocked: 0-d, above 0 leaves the target unchanged; None copies"""
     target.copy_(values if blocked is None else torch.where(blocked > 0, target, values.to(target.dtype)))
 
 
 def _widen(weights: Sequence[Any]) -> None:
-    """Put 16-bit weights and their gradients into fp32: two operations on a GPU, not two for each."""
+    """Convert 16-bit weights and their gradients to fp32, in place: with two operations on a GPU, not two for each weight."""
     if not weights:
         return
     narrow = [weight.data for weight in weights], [weight.grad for weight in weights]
@@ -154,7 +156,7 @@ def _widen(weights: Sequence[Any]) -> None:
 
 
 def in_pieces(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """Views [PIECE] of tensors of one shape, in parallel. Whole tensors on a GPU, and if they are not contiguous."""
+    """Yield views [PIECE] of tensors of one shape, in parallel; the whole tensors on a GPU, or if one is not contiguous."""
     if any(each.device.type != "cpu" or not each.is_contiguous() for each in tensors):
         yield tensors
         return
@@ -164,7 +166,7 @@ def in_pieces(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
 
 
 def wide_norm(values: Tensor) -> Tensor:
-    """The L2 norm, 0-d, fp32, also of 16-bit tensors."""
+    """Return the L2 norm of a tensor, 0-d, computed in fp32 even for 16-bit values."""
     if values.device.type != "cpu":
         return torch.linalg.vector_norm(values, dtype=torch.float32)
     parts = [torch.linalg.vector_norm(piece.float()) for (piece,) in in_pieces(values)]
@@ -172,7 +174,7 @@ def wide_norm(values: Tensor) -> Tensor:
 
 
 def parts_of(groups: Sequence[Group]) -> Iterator[list[Group]]:
-    """The groups split into parts of at most LARGEST elements; a larger weight is a part of its own."""
+    """Yield parts of the groups, each a list of one group with at most LARGEST elements; a larger weight is a part of its own."""
     for group in groups:
         params: list[Any] = []
         size = 0
@@ -187,18 +189,21 @@ def parts_of(groups: Sequence[Group]) -> Iterator[list[Group]]:
 
 
 def widen_steps(optimizer: Optimizer, seed: int, *, stochastic: bool, by_parts: bool, kahan: bool = False) -> WideStep:
-    """Make `optimizer.step()` step 16-bit weights in fp32; fp32 weights step as before."""
+    """Make `optimizer.step()` update 16-bit weights in fp32; fp32 weights are updated as before. Arguments: see `WideStep`."""
     wide = WideStep(optimizer, seed, stochastic=stochastic, by_parts=by_parts, kahan=kahan)
     if any(weight.dtype in NARROW for weight in weights_of(optimizer.param_groups)):
         vars(optimizer)["step"] = wide
     return wide
 
 
-def _step(optimizer: Optimizer, own_step: Any, groups: Sequence[Group]) -> None:
-    """Call the optimizer's own step for these groups only; its state is keyed by weight, so the others are not needed."""
+def _step(optimizer: Optimizer, original_step: Any, groups: Sequence[Group]) -> None:
+    """Call the optimizer's original step with only these groups; its state is keyed by weight, so the other groups are not needed.
+
+    original_step   `step` of the optimizer's class
+    """
     all_groups = optimizer.param_groups
     optimizer.param_groups = list(groups)
     try:
-        own_step(optimizer)
+        original_step(optimizer)
     finally:
         optimizer.param_groups = all_groups

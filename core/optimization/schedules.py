@@ -28,8 +28,11 @@ FLOOR = 1e-7  # the polynomial's default end (transformers' lr_end)
 class ScheduleInputs:
     """The inputs of a schedule. A tick is an optimizer step; with sd-scripts compatibility each process counts its own.
 
-    tick 0 .. total  position in the run            warmup, decay  ticks
-    rate             the reference of the polynomial's floor
+    tick     position in the run, 0 to total
+    total    ticks of the run
+    warmup   ticks of the warmup at the start
+    decay    ticks of the decay at the end (warmup_stable_decay)
+    rate     learning rate to which the polynomial's floor is relative
     """
 
     settings: ScheduleSettings
@@ -40,48 +43,54 @@ class ScheduleInputs:
     rate: float
 
     @property
-    def done(self) -> float:
+    def progress(self) -> float:
         """Progress from the end of warmup to the last tick, 0 to 1."""
         return min(1.0, (self.tick - self.warmup) / max(1, self.total - self.warmup))
 
     def argument(self, name: str, default: Any) -> Any:
-        """One of lr_scheduler_args."""
+        """Return one of lr_scheduler_args, or the default."""
         return self.settings.lr_scheduler_args.get(name, default)
 
 
 def _half_waves(part: float, cycles: float) -> float:
+    """Return the cosine from 1 down to 0 for each of `cycles` half waves, at `part` (0 to 1) of their length."""
     return 0.5 * (1.0 + math.cos(math.pi * cycles * part))
 
 
 def _restarts(inputs: ScheduleInputs) -> float:
-    part = inputs.done
+    """Return the factor of cosine_with_restarts after the warmup."""
+    part = inputs.progress
     return 0.0 if part >= 1 else _half_waves((inputs.settings.lr_scheduler_num_cycles * part) % 1.0, 1)
 
 
 def _polynomial(inputs: ScheduleInputs) -> float:
+    """Return the factor of polynomial after the warmup, from 1 down to `lr_end` / rate."""
     rate, floor = abs(inputs.rate), inputs.argument("lr_end", FLOOR)
     if rate <= floor:  # nothing to decay to
         return 1.0
-    remaining = (1.0 - inputs.done) ** inputs.settings.lr_scheduler_power
+    remaining = (1.0 - inputs.progress) ** inputs.settings.lr_scheduler_power
     return ((rate - floor) * remaining + floor) / rate
 
 
 def _cosine(inputs: ScheduleInputs) -> float:
-    return _half_waves(inputs.done, 2 * inputs.argument("num_cycles", 0.5))
+    """Return the factor of cosine after the warmup."""
+    return _half_waves(inputs.progress, 2 * inputs.argument("num_cycles", 0.5))
 
 
 def _inverse_sqrt(inputs: ScheduleInputs) -> float:
+    """Return the factor of inverse_sqrt after the warmup."""
     scale = inputs.settings.lr_scheduler_timescale or inputs.warmup or 10_000
     return 1.0 / math.sqrt(max(1e-12, (inputs.tick + scale - inputs.warmup) / scale))
 
 
 def _cosine_with_min_lr(inputs: ScheduleInputs) -> float:
+    """Return the factor of cosine_with_min_lr after the warmup."""
     low = inputs.settings.lr_scheduler_min_lr_ratio or inputs.argument("min_lr", 0.0) / (abs(inputs.rate) or 1.0)
-    return _half_waves(inputs.done, inputs.settings.lr_scheduler_num_cycles) * (1 - low) + low
+    return _half_waves(inputs.progress, inputs.settings.lr_scheduler_num_cycles) * (1 - low) + low
 
 
 def _stable_decay(inputs: ScheduleInputs) -> float:
-    """Factor of warmup_stable_decay after the warmup."""
+    """Return the factor of warmup_stable_decay after the warmup."""
     low = inputs.settings.lr_scheduler_min_lr_ratio or 0.0
     into = inputs.tick - (inputs.total - inputs.decay)  # a decay longer than the time after warmup is shortened
     if into < 0:
@@ -98,12 +107,13 @@ def _stable_decay(inputs: ScheduleInputs) -> float:
 
 
 def _rex(inputs: ScheduleInputs) -> float:
-    """Chen et al. 2021, arXiv:2107.04197, with the paper's 1/2 as `rex_d`."""
-    left, d = 1.0 - inputs.done, inputs.settings.rex_d
-    return left / (1 - d + d * left)
+    """Return the factor of REX (Chen et al. 2021, arXiv:2107.04197), which has 1/2 for `rex_d`."""
+    remaining, d = 1.0 - inputs.progress, inputs.settings.rex_d
+    return remaining / (1 - d + d * remaining)
 
 
 def _piecewise(inputs: ScheduleInputs) -> float:
+    """Return the factor of piecewise_constant at this tick."""
     rules, last = read_step_rules(inputs.settings.lr_scheduler_args.get("step_rules", ""))
     return next((factor for factor, until in rules if inputs.tick < until), last)
 
@@ -113,7 +123,7 @@ SCHEDULES: dict[str, Callable[[ScheduleInputs], float]] = {
     "constant": lambda inputs: 1.0,
     "constant_with_warmup": lambda inputs: 1.0,
     "cosine": _cosine,
-    "linear": lambda inputs: 1.0 - inputs.done,
+    "linear": lambda inputs: 1.0 - inputs.progress,
     "cosine_with_restarts": _restarts,
     "polynomial": _polynomial,
     "inverse_sqrt": _inverse_sqrt,
@@ -127,7 +137,7 @@ NO_WARMUP = ("piecewise_constant", "adafactor")
 
 
 def _warmup_factor(inputs: ScheduleInputs) -> float:
-    """Factor during the warmup."""
+    """Return the factor of the learning rate during the warmup, 0 to 1."""
     part = (inputs.tick + (0 if inputs.settings.lr_warmup_from_zero else 1)) / inputs.warmup
     if inputs.settings.lr_scheduler != "warmup_stable_decay":
         return part
@@ -138,9 +148,10 @@ def _warmup_factor(inputs: ScheduleInputs) -> float:
 
 class LrSchedule:
     """The learning rate schedule of a run of `total` optimizer steps, warmup included; later steps keep the last value.
-    A schedule with its own length is followed by its last rate or by another schedule over the remaining steps.
 
-    processes   sd-scripts counts ticks of all processes, but warmup in ticks: only with compatibility
+    With `lr_scheduler_steps` the schedule has this length; the remaining steps keep its last rate or begin another schedule.
+
+    processes   number of processes. Used only with compatibility: in sd-scripts each step is a tick for each process
     """
 
     def __init__(self, settings: ScheduleSettings, total: int, processes: int = 1):
@@ -159,14 +170,14 @@ class LrSchedule:
         self._decay = steps_of(settings.lr_decay_steps, self._total)
 
     def at(self, step: int, base_rate: float = 1e-4, reference_rate: float | None = None) -> float:
-        """The factor of a group's rate at optimizer step `step` (the first is 0).
+        """Return the factor of a group's learning rate at optimizer step `step`, counted from 0.
 
         base_rate       the group's rate, used by the polynomial's floor and torch's cyclic schedules
         reference_rate  the job's learning rate, on which sd-scripts bases the polynomial of every group
         """
         if self._next and step >= self._length:
             return self._next.at(step - self._length, base_rate, reference_rate)
-        settings, tick = self._settings, self._within(step) * self._ticks
+        settings, tick = self._settings, self._limited_step(step) * self._ticks
         if settings.lr_scheduler_type:
             from core.optimization.torch_schedules import simulated
 
@@ -178,12 +189,12 @@ class LrSchedule:
         factor, low = SCHEDULES[settings.lr_scheduler](inputs), settings.min_ratio
         return low + (1 - low) * factor if low else factor
 
-    def _within(self, step: int) -> int:
-        """The step, limited to the schedule's own length."""
+    def _limited_step(self, step: int) -> int:
+        """Return the step, limited to the schedule's `lr_scheduler_steps`."""
         return min(step, self._length - 1) if self._length else step
 
     def momentum(self, step: int, base_rate: float) -> float | None:
-        """The momentum that some of torch's schedules set along with the rate; None if it does not change."""
+        """Return the momentum that some of torch's schedules set along with the rate; None if the schedule does not set it."""
         if self._next and step >= self._length:
             return self._next.momentum(step - self._length, base_rate)
         settings = self._settings
@@ -191,7 +202,7 @@ class LrSchedule:
             return None
         from core.optimization.torch_schedules import simulated_momentum
 
-        tick = self._within(step) * self._ticks
+        tick = self._limited_step(step) * self._ticks
         return simulated_momentum(settings.lr_scheduler_type, settings.lr_scheduler_args, tick, self._total, base_rate)
 
 
@@ -199,12 +210,12 @@ class LrSchedule:
 
 
 def without_schedule(optimizer: OptimizerSettings) -> bool:
-    """Whether the optimizer ignores the schedule: AdaFactor with relative steps, and schedule-free ones."""
+    """Return whether the optimizer ignores the schedule: AdaFactor with relative steps, and schedule-free ones."""
     return relative_steps(optimizer) or averages(optimizer.optimizer_type)
 
 
 class Rates:
-    """The learning rates of a run, from its settings."""
+    """The learning rates of a run at each step, from its settings. total: optimizer steps"""
 
     def __init__(self, job: TrainJob, total: int, processes: int = 1):
         optimizer = job.optimizer
@@ -215,7 +226,7 @@ class Rates:
         self._reference = optimizer.learning_rate * scale_factor(job, processes)
 
     def at(self, step: int, base_rates: Mapping[str, float]) -> dict[str, float]:
-        """{group: rate at optimizer step `step`, the first is 0} for {group: base rate, scale_lr included}.
+        """Return {group: learning rate at optimizer step `step`, counted from 0}. base_rates: {group: base rate, scale_lr included}
 
         AdaFactor's relative step is returned before scaling by the size of the weights (transformers' Adafactor,
         `_get_lr`).
@@ -227,13 +238,13 @@ class Rates:
             return dict(base_rates)
         return {name: rate * self._schedule.at(step, rate, self._reference) for name, rate in base_rates.items()}
 
-    def of(self, optimizer: Optimizer, step: int) -> dict[str, float]:
-        """{group's name: rate at this step}."""
+    def for_optimizer(self, optimizer: Optimizer, step: int) -> dict[str, float]:
+        """Return {group name: learning rate at this step, counted from 0} for the optimizer's groups."""
         return self.at(step, {group["name"]: group.get("initial_lr", 0.0) for group in optimizer.param_groups})
 
     def set(self, optimizer: Optimizer, step: int) -> dict[str, float]:
-        """Set the rates of this step, each from its group's `initial_lr`; returns {group's name: rate}."""
-        rates = self.of(optimizer, step)
+        """Set the learning rates of this step in the optimizer, each from its group's `initial_lr`; return {group name: rate}."""
+        rates = self.for_optimizer(optimizer, step)
         if self._schedule is None:
             return rates
         for group in optimizer.param_groups:
@@ -249,12 +260,15 @@ class Rates:
 
 
 def curve(job: TrainJob, total: int, points: int = 200, processes: int = 1) -> list[tuple[int, dict[str, float]]]:
-    """[(step, {part: rate})] of at most `points` steps from the first to the last, for a chart: the rates used in training."""
+    """Return [(step, {part: learning rate})] of at most `points` steps from the first to the last, for a chart: the rates of the
+    training.
+    """
     rates, base_rates = Rates(job, total, processes), effective_rates(job, processes)
     return [(step, rates.at(step, base_rates)) for step in _spread(total, points)]
 
 
 def _spread(total: int, points: int) -> Sequence[int]:
+    """Return at most `points` steps at even intervals from 0 to total - 1."""
     if total <= points:
         return range(total)
     return sorted({round(number * (total - 1) / (points - 1)) for number in range(points)})

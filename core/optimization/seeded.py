@@ -1,4 +1,4 @@
-"""Addressed random numbers for optimizers, so that a resumed run gets the same."""
+"""Addressed random numbers for optimizers, so that a resumed run draws the same."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ STEP = "draws_step"  # in the first group, and so in the saved state: steps take
 
 
 def seed_steps(optimizer: Optimizer, seed: int) -> None:
-    """Make every step seed the process's generators by (seed, step) and restore them afterwards.
-    For libraries that use the global generators; other draws have addresses (core/record/draws.py)."""
+    """Make every optimizer step seed the process's random generators by (seed, step) and restore them afterwards. For libraries that use
+    the global generators; all other random numbers are addressed (core/record/draws.py).
+    """
     optimizer.param_groups[0].setdefault(STEP, 0)
     snapshots: list[Any] = []
 
@@ -33,7 +34,7 @@ def seed_steps(optimizer: Optimizer, seed: int) -> None:
 
 
 def seed_globally(seed: int) -> None:
-    """Seed torch on every device, Python and numpy. seed: 0 to 2**32 - 1."""
+    """Seed the generators of torch on every device, Python and numpy. seed: 0 to 2**32 - 1"""
     import numpy
 
     torch.manual_seed(seed)
@@ -42,13 +43,14 @@ def seed_globally(seed: int) -> None:
 
 
 def global_state() -> tuple[bytes, Any, str]:
-    """The state of torch's CPU generator, Python's and numpy's, for detecting whether one was used."""
+    """Return the states of torch's CPU generator, Python's and numpy's, to detect whether one was used."""
     import numpy
 
     return bytes(torch.get_rng_state().numpy()), random.getstate(), str(numpy.random.get_state())
 
 
 def _snapshot() -> tuple[Any, ...]:
+    """Return the states of all global random generators, for `_restore`."""
     import numpy
 
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() and torch.cuda.is_initialized() else None

@@ -9,8 +9,9 @@ from core.settings.optimization.optimizers import Argument
 
 
 def arguments_of(constructor: Any, skip: tuple[str, ...] = ("params", "lr")) -> list[Argument]:
-    """The arguments of a class's constructor with type and default, except those that a job sets elsewhere or cannot
-    set."""
+    """Return the arguments of a class's constructor with type and default, except those in `skip` and those that a job cannot set, such as
+    functions.
+    """
     try:
         hints = typing.get_type_hints(constructor.__init__)
     except Exception:  # an annotation that cannot be evaluated: use the defaults
@@ -27,7 +28,7 @@ def arguments_of(constructor: Any, skip: tuple[str, ...] = ("params", "lr")) -> 
 
 
 def _argument(name: str, parameter: inspect.Parameter, hint: Any) -> Argument | None:
-    """A parameter as an Argument; None if a job cannot set it, such as a function."""
+    """Return a parameter as an Argument; None if a job cannot set it, such as a function. hint: its evaluated annotation, or None"""
     required = parameter.default is inspect.Parameter.empty
     default = None if required else parameter.default
     members = _members(hint)
@@ -48,14 +49,17 @@ def _argument(name: str, parameter: inspect.Parameter, hint: Any) -> Argument | 
 
 
 def _members(hint: Any) -> tuple[Any, ...]:
+    """Return the types of an annotation, unions flattened; () for None."""
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
         return tuple(inner for member in typing.get_args(hint) for inner in _members(member))
     return (hint,) if hint is not None else ()
 
 
 def _kind(default: Any, members: tuple[Any, ...]) -> str:
-    """The kind of an argument ("bool", "int", "number", "numbers", "text", "any"), by its default or, if that is None,
-    its annotation."""
+    """Return the kind of an argument, "bool", "int", "number", "numbers", "text" or "any": by its default or, for None, its annotation.
+
+    members   types of the annotation, unions flattened
+    """
     types = {typing.get_origin(member) or member for member in members}
     if isinstance(default, bool) or (default is None and bool in types):
         return "bool"

@@ -14,7 +14,12 @@ MOMENTUM = ("CyclicLR", "OneCycleLR")  # these also change it, opposite to the r
 
 
 def simulated(name: str, arguments: Mapping[str, Any], step: int, total: int, base_rate: float) -> float:
-    """The factor of a group's rate at this step, for a group with this base rate."""
+    """Return the factor of a group's learning rate at step `step`, counted from 0.
+
+    name, arguments   of torch's scheduler
+    total             steps of the run
+    base_rate         the group's learning rate
+    """
     factors, _ = _run(name, json.dumps(arguments, sort_keys=True), total, base_rate)
     return factors[min(step, len(factors) - 1)]
 
@@ -22,7 +27,7 @@ def simulated(name: str, arguments: Mapping[str, Any], step: int, total: int, ba
 def simulated_momentum(
     name: str, arguments: Mapping[str, Any], step: int, total: int, base_rate: float
 ) -> float | None:
-    """The momentum, or first beta, of the scheduler at this step; None if it does not change it."""
+    """Return the momentum, or first beta, that torch's scheduler sets at this step; None if it sets none. Arguments: see `simulated`."""
     if _bare(name) not in MOMENTUM or not arguments.get("cycle_momentum", True):
         return None
     _, momenta = _run(name, json.dumps(arguments, sort_keys=True), total, base_rate)
@@ -30,13 +35,17 @@ def simulated_momentum(
 
 
 def _bare(name: str) -> str:
+    """Return the class name of a scheduler in torch.optim.lr_scheduler, or the dotted name of another class."""
     return name.strip().removeprefix(PREFIX)
 
 
 @lru_cache(maxsize=32)
 def _run(name: str, arguments: str, total: int, base_rate: float) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """(rates relative to the base rate, momenta), one of each per step, from one run of torch's scheduler. arguments: as JSON.
-    Raises ProblemsError for invalid ones."""
+    """Return (rates relative to the base rate, momenta), one of each per step, from one run of torch's scheduler. Raises ProblemsError
+    for invalid arguments.
+
+    arguments   of the scheduler, as JSON
+    """
     import torch
 
     keyword_arguments = json.loads(arguments)

@@ -1,4 +1,4 @@
-"""Undoes steps on the device that should not have been taken, so that the host need not wait before them."""
+"""Undoes optimizer steps on the device, so that the host need not wait to know whether a step may be taken."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ Slot = tuple[Any, Any]  # a dict or list, and the key of a tensor in it
 
 
 def can_undo(optimizer: Optimizer, device: torch.device) -> bool:
-    """Whether the optimizer's steps can be undone: all its state is in known tensors of limited size.
+    """Return whether the optimizer's steps can be undone: all its state is in known tensors of limited size.
 
-    Weights that get their first gradient (ranks of DyLoRA, layers that were dropped out) get their state in the step
-    itself, which could not be restored. D-Adaptation and Prodigy keep their step size on the host and sync with the
+    False if weights get their first gradient (ranks of DyLoRA, layers that were dropped out): their state is created in the step
+    itself and could not be restored. False for D-Adaptation and Prodigy, which keep their step size on the host and sync with the
     device in each step anyway.
     """
     if not optimizer.state or any(isinstance(group.get("d"), float) for group in optimizer.param_groups):
@@ -43,7 +43,7 @@ def can_undo(optimizer: Optimizer, device: torch.device) -> bool:
 
 @torch.no_grad()
 def step_or_undo(optimizer: Optimizer, withheld: Tensor) -> None:
-    """`optimizer.step()`; if `withheld` (0-d on the device) is above 0, weights and state are restored bit for bit."""
+    """Call `optimizer.step()`; then, if `withheld` (0-d on the device) is above 0, restore weights and state bit for bit. No sync."""
     slots = [(box, key) for box, key in _slots(optimizer) if box[key].device == withheld.device]
     before = [box[key].detach() for box, key in slots]
     copies = [torch.empty_like(tensor) for tensor in before]
@@ -64,8 +64,9 @@ def step_or_undo(optimizer: Optimizer, withheld: Tensor) -> None:
 
 
 def _slots(optimizer: Optimizer) -> Iterator[Slot]:
-    """The slots of the weights and of all tensors in the state and groups. Raises TypeError for types that may contain
-    tensors."""
+    """Yield the slots of the weights and of all tensors in the optimizer's state and groups. Raises TypeError for values of other types,
+    which may contain tensors.
+    """
     for group in optimizer.param_groups:
         for index in range(len(group["params"])):
             yield group["params"], index
@@ -75,8 +76,10 @@ def _slots(optimizer: Optimizer) -> Iterator[Slot]:
 
 
 def _tensors(values: Any, box: Any) -> Iterator[Slot]:
-    """The slots of all tensors in a container, at any depth; box: the object that contains the values. Raises TypeError as
-    `_slots`."""
+    """Yield the slots of all tensors in `values`, at any depth. Raises TypeError as `_slots`.
+
+    box   the dict or list that a slot refers to: `values` itself, or the group that `values` is a part of
+    """
     pairs = values.items() if isinstance(values, dict) else enumerate(values)
     for key, value in pairs:
         if isinstance(value, Tensor):

@@ -28,10 +28,12 @@ NOT_TRAINED = ("seconds", "made_with")  # entries of a state that may differ
 
 @dataclass(frozen=True)
 class Proof:
-    """Comparison of an uninterrupted and a resumed training. whole, resumed: SHA-256 of their training states.
+    """Comparison of an uninterrupted and a resumed training of the same job.
 
-    losses_equal   whether the losses of all steps are equal       different   names of the entries that differ
-    losses_apart   largest relative difference of a step's losses
+    whole, resumed   SHA-256 of the last training state of each
+    losses_equal     whether the losses of all steps are equal
+    different        names of the entries of the training states that differ
+    losses_apart     largest relative difference of a step's losses
     """
 
     steps: int
@@ -44,10 +46,11 @@ class Proof:
 
     @property
     def equal(self) -> bool:
+        """Whether both trainings have equal training states and losses."""
         return self.whole == self.resumed and self.losses_equal
 
-    def words(self) -> str:
-        """The comparison as lines for a terminal."""
+    def report(self) -> str:
+        """Return the comparison as lines for a terminal."""
         lines = [
             f"{self.steps} steps in one go:               {self.whole}",
             f"{self.stopped_at} steps, stopped, {self.steps - self.stopped_at} more steps:  {self.resumed}",
@@ -67,25 +70,28 @@ def prove(
     token: CancelToken | None = None,
     say: Callable[[str], None] = lambda text: None,
 ) -> Proof:
-    """Train `steps` steps of the job without and with a stop in the middle, in folders that are removed, and compare."""
+    """Train `steps` steps of the job twice, once with a stop and resume in the middle, in temporary folders; return the comparison.
+
+    say   called with a message before each training
+    """
     atomic.remove_folder(workspace.private / "proofs")  # left by a killed check
     parent = workspace.private / "proofs" / secrets.token_hex(4)
-    short = short_job(job, steps)
+    short_run = short_job(job, steps)
     half = steps // 2
     token = token or CancelToken()
     try:
         say(f"training {steps} steps in one go")
-        whole = RunFolder.create(parent, "whole", dump(short))
-        _train(short, workspace, whole, device, token)
-        stopped = RunFolder.create(parent, "broken", dump(short))
+        whole = RunFolder.create(parent, "whole", dump(short_run))
+        _train(short_run, workspace, whole, device, token)
+        stopped = RunFolder.create(parent, "broken", dump(short_run))
         say(f"training {half} steps, then stopping")
-        _train(short, workspace, stopped, device, token, stop_at=half)
+        _train(short_run, workspace, stopped, device, token, stop_at=half)
         torch.manual_seed(secrets.randbelow(2**31))  # as a new process would have another global seed
         say(f"resuming up to step {steps}")
-        _train(short, workspace, stopped, device, token)
-        first, second = _content(whole), _content(stopped)
+        _train(short_run, workspace, stopped, device, token)
+        first, second = _state_hashes(whole), _state_hashes(stopped)
         different = tuple(name for name in sorted(first.keys() | second.keys()) if first.get(name) != second.get(name))
-        losses, resumed_losses = _losses(whole), _losses(stopped)
+        losses, resumed_losses = _journal_losses(whole), _journal_losses(stopped)
         return Proof(
             steps,
             half,
@@ -100,7 +106,7 @@ def prove(
 
 
 def short_job(job: TrainJob, steps: int) -> TrainJob:
-    """The job with `steps` steps and a seed, without samples, validation, trackers, uploads and intermediate saves."""
+    """Return the job with `steps` steps and a seed, without samples, validation, trackers, uploads and intermediate saves."""
     seed = job.schedule.seed if job.schedule.seed is not None else secrets.randbelow(2**32)
     schedule = {"max_train_steps": steps, "max_train_epochs": None, "seed": seed}
     quiet = {
@@ -129,7 +135,7 @@ def short_job(job: TrainJob, steps: int) -> TrainJob:
 def _train(
     job: TrainJob, workspace: Workspace, folder: RunFolder, device: str, token: CancelToken, stop_at: int | None = None
 ) -> None:
-    """Train a run to its end or to `stop_at`. Raises ProblemsError where it ends otherwise."""
+    """Train the run in `folder` to its end or to step `stop_at`. Raises ProblemsError where training ends in another state."""
     with Journal(folder.path) as journal:
         context = JobContext(workspace, folder, journal, NoCommands(), device, token)
         state = run_training(job, context, stop_at)
@@ -139,8 +145,8 @@ def _train(
         raise ProblemsError.one(what, "resume check", "start the training itself to see why", code="proof.unfinished")
 
 
-def _content(folder: RunFolder) -> dict[str, str]:
-    """{name: SHA-256} of the entries of the newest training state. Raises ProblemsError where there is none."""
+def _state_hashes(folder: RunFolder) -> dict[str, str]:
+    """Return {name: SHA-256} of the entries of a run's newest training state. Raises ProblemsError where the run has none."""
     state = newest_state(folder.states)
     if state is None:
         what = "A training of the resume check saved no training state"
@@ -154,7 +160,11 @@ def _content(folder: RunFolder) -> dict[str, str]:
 
 
 def _hashes(value: Any, name: str) -> list[tuple[str, str]]:
-    """[(path, SHA-256)] of each leaf: of a tensor's dtype, shape and bytes, else of `repr`."""
+    """Return [(path of a leaf, SHA-256)] of nested mappings and sequences. Tensors are hashed by dtype, shape and bytes, other values by
+    `repr`.
+
+    name   path of `value` itself
+    """
     if isinstance(value, Mapping):
         return [entry for key, inner in value.items() for entry in _hashes(inner, f"{name}/{key}")]
     if isinstance(value, Sequence) and not isinstance(value, (str, bytes)):
@@ -167,18 +177,20 @@ def _hashes(value: Any, name: str) -> list[tuple[str, str]]:
 
 
 def _hash_of_all(content: Mapping[str, str]) -> str:
+    """Return the SHA-256 of all entries of a training state, from {name: SHA-256}."""
     lines = "\n".join(f"{name} {digest}" for name, digest in sorted(content.items()))
     return hashlib.sha256(lines.encode()).hexdigest()
 
 
-def _largest_difference(one: Mapping[int, float], other: Mapping[int, float]) -> float:
-    if one.keys() != other.keys():
+def _largest_difference(losses: Mapping[int, float], resumed_losses: Mapping[int, float]) -> float:
+    """Return the largest relative difference of a step's losses, from {step: loss}; infinity where the steps differ."""
+    if losses.keys() != resumed_losses.keys():
         return inf
-    return max((abs(other[step] - loss) / max(abs(loss), 1e-12) for step, loss in one.items()), default=inf)
+    return max((abs(resumed_losses[step] - loss) / max(abs(loss), 1e-12) for step, loss in losses.items()), default=inf)
 
 
-def _losses(folder: RunFolder) -> dict[int, float]:
-    """{step: loss} of a run's journal."""
+def _journal_losses(folder: RunFolder) -> dict[int, float]:
+    """Return {step: loss} from a run's journal."""
     return {
         step: loss
         for line in read_lines(folder.journal_file)

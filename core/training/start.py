@@ -1,4 +1,4 @@
-"""Runs a training from its job to its end, or only fills the caches."""
+"""Runs a training from its job to its end, or only fills its caches."""
 
 import secrets
 from contextlib import nullcontext
@@ -18,15 +18,15 @@ MEMORY_SECONDS = 0.25  # between samples of the resident memory; a GPU records i
 
 
 def run_task(job: TrainJob, context: JobContext) -> Outcome:
-    """Task of the engine: a training."""
+    """Run a training as a task of the engine."""
     return Outcome(run_training(job, context))
 
 
 def run_training(job: TrainJob, context: JobContext, stop_at: int | None = None) -> str:
-    """Train from the start, or from the newest complete state in the run's folder. Returns "done" or "stopped". Raises
-    ProblemsError.
+    """Train from the start, or from the newest complete training state in the run's folder. Returns "done" or "stopped". Raises
+    ProblemsError for problems that prevent or end the training.
 
-    stop_at   a step after which to save and stop, as on request
+    stop_at   step after which to save and stop, as if the user had stopped it; None trains to the end
     """
     peak = PeakMemory(context.device, MEMORY_SECONDS)
     try:
@@ -37,6 +37,7 @@ def run_training(job: TrainJob, context: JobContext, stop_at: int | None = None)
 
 
 def _train(job: TrainJob, context: JobContext, stop_at: int | None) -> str:
+    """Do the work of `run_training`, without measuring memory."""
     from core.training.building.setup import build_training
     from core.training.loop.train import train
     from core.training.saving.resume import begin
@@ -71,7 +72,7 @@ def _train(job: TrainJob, context: JobContext, stop_at: int | None) -> str:
 
 
 def with_seed(job: Job, context: JobContext) -> Job:
-    """The job with a seed. A missing one is drawn at random and written to the run's job.json, for resuming."""
+    """Return the job with a seed. A missing seed is drawn at random and written to the run's job.json, so that resuming uses it."""
     if job.schedule.seed is not None:
         return job
     seeded = job.model_copy(update={"schedule": job.schedule.model_copy(update={"seed": secrets.randbelow(2**32)})})
@@ -80,8 +81,9 @@ def with_seed(job: Job, context: JobContext) -> Job:
 
 
 def prepare_caches(job: PrepareJob, context: JobContext) -> Outcome:
-    """Task of the prepare job: write latents and text states to disk, so that a training with these settings starts at once,
-    and the metadata file and .npz caches if set. Raises ProblemsError."""
+    """Fill the caches of a prepare job, a task of the engine: write latents and text states to disk, so that a training with these
+    settings starts at once, and the metadata file and .npz caches if set. Raises ProblemsError.
+    """
     from core.dataset.caches.metadata_writing import write_metadata
     from core.dataset.sources.files import printable
     from core.record.problems import ProblemsError

@@ -15,10 +15,10 @@ from core.training.checks.demo_setup import (
     PROMPTS,
     Change,
     Setup,
-    holds_demo,
-    other_images,
-    setup_for,
-    with_setup,
+    apply_setup,
+    recommended_setup,
+    trains_other_images,
+    uses_demo_settings,
 )
 from tabs.dataset.questions import MAX_DATASETS, dataset_key
 from tabs.form.project import FIELDS, Project
@@ -43,7 +43,7 @@ class SetupOffer:
         """Return the recommended settings for the images; None without a report, without demo settings in the form, or if declined."""
         if report is None or not self.still_applies(job):
             return None
-        return setup_for(job, report, self._workspace, self._gpu_memory(), self._offered(job))
+        return recommended_setup(job, report, self._workspace, self._gpu_memory(), self._offered(job))
 
     def _gpu_memory(self) -> int:
         """Return the GPU's memory in bytes; 0 without a GPU or if the GPU shares the RAM."""
@@ -54,7 +54,9 @@ class SetupOffer:
     def still_applies(self, job: TrainJob) -> bool:
         """Return whether the form has settings of the demo or of an offer for other images, and the user has not declined."""
         declined = self._project.tab_state(STATE).get("keep_demo", [])
-        return dataset_key(job) not in declined and (bool(self._offered(job)) or holds_demo(job, self._workspace))
+        return dataset_key(job) not in declined and (
+            bool(self._offered(job)) or uses_demo_settings(job, self._workspace)
+        )
 
     def _offered(self, job: TrainJob) -> list[str]:
         """Return paths of settings that still have the values of an offer applied for other images.
@@ -62,7 +64,7 @@ class SetupOffer:
         [] unless the output name or the sample prompts are among them
         """
         applied = self._project.tab_state(STATE).get("made")
-        if not isinstance(applied, dict) or applied.get("of") == dataset_key(job) or not other_images(job):
+        if not isinstance(applied, dict) or applied.get("of") == dataset_key(job) or not trains_other_images(job):
             return []
         values = dict(applied.get("values", {}))
         unchanged = [path for path in values if path in FIELDS and value_of(job, path) == values[path]]
@@ -79,7 +81,7 @@ class SetupOffer:
         if setup is None or not setup.changes:
             raise ProblemsError.one("Everything is already set up", "Train", "check the settings", code="setup.applied")
         with self._project.lock:
-            self._project.change(with_setup(self._project.job, setup), did=DID)
+            self._project.change(apply_setup(self._project.job, setup), did=DID)
             applied = {"of": dataset_key(self._project.job), "values": {each.path: each.new for each in setup.changes}}
             self._project.update_tab(STATE, made=applied)
 
@@ -91,12 +93,12 @@ def card(setup: Setup | None, lead: bool = True) -> str:
     """
     if setup is None:
         return ""
-    reason = f'<p class="no-model">{esc(setup.no_model)}</p>' if setup.no_model and lead else ""
+    reason = f'<p class="no-model">{esc(setup.missing_model)}</p>' if setup.missing_model and lead else ""
     listed = "".join(map(_row, setup.changes))
     table = f'<table class="setup-rows">{listed}</table>' if listed else ""
     buttons = button("setup", "Apply", kind="primary") if listed else ""
     buttons += button("keep_demo", "Keep current settings")
-    buttons += button("get_model", "Get a base model") if setup.no_model else ""
+    buttons += button("get_model", "Get a base model") if setup.missing_model else ""
     return section(TITLE, f'<div class="setup">{reason}{table}<div class="setup-buttons">{buttons}</div></div>')
 
 

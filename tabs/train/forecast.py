@@ -209,7 +209,7 @@ def _layer_hint(job: TrainJob, facts: MemoryFacts) -> dict[str, str]:
     network = job.network
     if not job.method.traits.uses_network or network.dim_from_weights:
         return {}
-    names = [facts.body, *(facts.text_parts() if network.train_text_encoder else ())]
+    names = [facts.denoiser_name, *(facts.text_parts() if network.train_text_encoder else ())]
     targets = meta_targets(facts.family, {name: facts.parts[name].config for name in names})
     hits = count_layers(network, kind_named(network.kind).kind_settings(job), targets)
     numbers = sum(trained_numbers(job, facts.family, facts.parts).values())

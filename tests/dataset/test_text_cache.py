@@ -314,7 +314,7 @@ def test_the_encoders_leave_when_no_caption_waits_and_the_time_of_encoding_is_kn
         return encoder(captions)
 
     text = FrozenText(cache(), encode, lambda: left.append(1), "cpu", lambda *at: told.append(at))
-    text.late, captions = True, [f"caption {index}" for index in range(10)]
+    text.encodes_in_steps, captions = True, [f"caption {index}" for index in range(10)]
     text.need(captions)
     assert text.count_missing(captions) == 10 and not encoder.batches
     for caption in captions:

@@ -426,11 +426,11 @@ def small_parts() -> Facts:
     losses = ({1: 0.5, 2: 0.25}, {1: 0.5, 2: 0.2}, {1: 0.5}, {}, {1: 0.0, 2: 0.0})
     yield "apart", [str(prove._largest_difference(one, other)) for one in losses for other in losses[:2]]
     proofs = [prove.Proof(8, 4, "a", *each) for each in product("ab", (True, False), ((), ("x",) * 11))]
-    yield "proofs", [[each.equal, len(each.words().splitlines()), each.words().count("x")] for each in proofs]
+    yield "proofs", [[each.equal, len(each.report().splitlines()), each.report().count("x")] for each in proofs]
     yield (
         "between",
         [
-            probe._interpolated(measured, pixels)
+            probe._interpolated_seconds(measured, pixels)
             for measured in ([(100, 2.0), (50, 1.0)], [(100, 2.0), (100, 1.0)], [(100, 1.0), (50, 3.0)])
             for pixels in (0, 50, 75, 100, 200)
         ],

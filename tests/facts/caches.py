@@ -156,7 +156,7 @@ def with_room(place: Path, items: list[Placed], writes: bool) -> list[Any]:
 
     def sides_of_steps() -> int:
         with patch.object(building, "encoders_fit", lambda *_: True):
-            return len(building._late_sides(inputs, None, late, items, at_once=False, keep_vae=True))
+            return len(building._sides_for_steps(inputs, None, late, items, at_once=False, keep_vae=True))
 
     return [refused(partial(before.fill, items, Encoder())), refused(sides_of_steps)]
 

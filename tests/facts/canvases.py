@@ -334,7 +334,6 @@ def corrected() -> Facts:
         with (
             patch.object(perceptual, "root_alpha_bar", lambda scheduler, timestep, root=root: root),
             patch.object(perceptual, "model_input", lambda scheduler, given, timestep: given * 0.8),
-            patch.object(perceptual, "config_of", lambda scheduler: scheduler.config),
         ):
             output = made.corrected(moment, latents * 0.3, lambda noisy: noisy * 0.4 + 0.1)
         yield f"{sampler} {velocity} {root}", [output, moment.latents]

@@ -108,7 +108,7 @@ def _late(device: str, batch: int, todo: list[Side], items: Any, at_once: bool, 
     with ExitStack() as stack:
         for name, answer in (("encoders_fit", fits), ("encoder", "encoder"), ("fp32_retry", "retry")):
             stack.enter_context(patch.object(latents, name, lambda *given, answer=answer: answer))
-        late = latents._late_sides(made, models, cache, items, at_once=at_once, keep_vae=keep_vae)
+        late = latents._sides_for_steps(made, models, cache, items, at_once=at_once, keep_vae=keep_vae)
     return [len(late), heard]
 
 

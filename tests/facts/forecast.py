@@ -131,7 +131,7 @@ def plans() -> Facts:
             )
             late = draw.choice(((), (), (IMAGES,), (CAPTIONS,), (IMAGES, CAPTIONS)))
             try:
-                plan = memory_plan(job, given, late=late)
+                plan = memory_plan(job, given, encoded_in_steps=late)
                 found = [plan.parts(), plan.total, plan.memory, plan.disk]
                 found += [[fits_with_encoders(job, given, free << 30, late) for free in (2, 6, 12)]]
                 found += [spec_of(job).trained_numbers(job, family, given.parts)]

@@ -187,7 +187,7 @@ def _method(method: Any, components: Any, path: Path) -> Any:
         method.trains_unet,
         method.extension,
         method.steady_gradients,
-        method.adds_up,
+        method.keeps_clipped_gradients,
         method.needs_untrained,
     ]
     clipped = method.clipped and len(list(method.clipped))

@@ -13,11 +13,11 @@ from core.methods.ema import WeightAverage
 from core.networks.block_weights import block_weights, slot_of, weight_of
 from core.networks.kinds import kind_of_keys
 from core.networks.network import Network, attached
-from core.optimization.averaging import averaged
+from core.optimization.averaging import evaluation_weights
 from core.optimization.clipping import NonFiniteGuard, clip_grad_norm
 from core.optimization.fused import FusedBackward, split_groups
 from core.optimization.groups import Trainable, parameter_groups
-from core.optimization.jumps import rate_jump, steps_planned
+from core.optimization.jumps import rate_jump, steps_of_job
 from core.optimization.optimizers import build_optimizer, device_problems, groups_for, load_state, resolve, step_sizes
 from core.optimization.rounding import STEP, draws, round_stochastically, widen_steps
 from core.optimization.schedules import LrSchedule, Rates, curve
@@ -253,7 +253,7 @@ def schedules() -> Facts:
     ):
         jobs = [build(TrainJob, {"schedule": {"lr_scheduler": "cosine", **values}}) for values in (before, after)]
         yield f"jump {before} {after}", [[rate_jump(jobs[0], 10, jobs[1], total, step) for total, step in ((20, 10), (20, 3), (12, 5))],
-                                         steps_planned(jobs[1], 7)]  # fmt: skip
+                                         steps_of_job(jobs[1], 7)]  # fmt: skip
 
 
 def _curve(schedule: LrSchedule) -> list[float]:
@@ -314,7 +314,7 @@ def optimizers() -> Facts:
                     weight.grad = torch.cos(weight.detach() * (step + 2))
             optimizer.step()
         found = [_all(parts)]
-        with averaged(optimizer):
+        with evaluation_weights(optimizer):
             found.append(_all(parts))
         groups = [[group["name"], group["lr"], len(group["params"])] for group in optimizer.param_groups]
         yield name, [*found, groups, step_sizes(optimizer) if name != "Prodigy" else list(step_sizes(optimizer))]
@@ -398,7 +398,7 @@ def steps() -> Facts:
         for step in range(5):
             weight.data += step
             average.after_step()
-            keeps.append(average.keep())
+            keeps.append(average.old_weight())
         with average.in_place():
             inside = weight.detach().clone()
         yield (

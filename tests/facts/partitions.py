@@ -69,7 +69,7 @@ def made(
         _guard=NonFiniteGuard("cpu"),
         _processes=group,
         _device="cpu",
-        _pauses=more.pop("pauses", True),
+        _counts_overflows=more.pop("pauses", True),
         _settings=ShardingSettings(deepspeed=True, zero_stage=3 if shares else 2, **more.pop("settings", {})),
         optimizer=optimizer,
         _shards=(SharedWeights if shares else Shards)(engine, optimizer),
@@ -93,11 +93,11 @@ def steps() -> Facts:
         one.begin()
         losses = one.backward(lambda: torch.tensor([1.0, 3.0]), 4, not overflow)
         found = one.step(torch.tensor(loss))
-        one._guarded(partial(heard.append, "stepped"))()
+        one._guarded_step(partial(heard.append, "stepped"))()
         scale = one._scale and [one._scale.factor, one._scale.good]
         yield (
             f"{scaled} {pauses} {overflow} {norm} {loss}",
-            [heard, losses, str(float(found)), one._guard.tripped(), one.paused, scale],
+            [heard, losses, str(float(found)), one._guard.tripped(), one.overflow_steps, scale],
         )
     heard = []
     yield "norms", [made(heard, Engine(heard), shares=shares).weight_norm() for shares in (False, True)]
@@ -151,7 +151,9 @@ def gathered() -> Facts:
             after = [float(weight.detach().mean()) for weight in one._parameters]
             words = iter((("gather", use), None, ("write", "folder"), ("done", "")))
             one._processes.broadcast = lambda value, words=words: next(words)
-            with patch.object(ShardedStepper, "_write", lambda one, path, heard=heard: heard.append(path.name)):
+            with patch.object(
+                ShardedStepper, "_write_partition", lambda one, path, heard=heard: heard.append(path.name)
+            ):
                 one.follow()
         yield f"{use} {shares} {half} {short} {first} {averaged}", [heard, after]
     heard = []
@@ -180,7 +182,7 @@ def partitions() -> Facts:
             place.mkdir()
             heard: list[Any] = []
             one = made(heard, Engine(heard), shares=shares, scaled=scaled, average=Average(heard) if averaged else None)
-            one.paused = 6
+            one.overflow_steps = 6
             masters = one._shards.masters
             one.optimizer.state[masters[0]] = {
                 "step": torch.tensor(3.0),
@@ -208,7 +210,7 @@ def partitions() -> Facts:
                     found,
                     list(other._shards.masters),
                     memory,
-                    other.paused,
+                    other.overflow_steps,
                     other._loaded,
                     other._scale and other._scale.factor,
                     heard,
@@ -223,7 +225,7 @@ def partitions() -> Facts:
                 patch.object(sharding, "save_pickle", partial(_raised, error)),
                 patch.object(sharding.atomic, "sync_file", lambda path: None),
             ):
-                yield f"written {first} {error}", refused(one._write, root)
+                yield f"written {first} {error}", refused(one._write_partition, root)
     for optimizer, values in product(("AdamW", "Adam"), ({}, {"offload_optimizer_device": "cpu"})):
         kind = getattr(torch.optim, optimizer)([nn.Parameter(torch.ones(1))])
         yield f"suited {optimizer} {values}", cpu_adam_if_needed(kind, ShardingSettings(**values), "cpu") is kind

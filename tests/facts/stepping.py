@@ -12,7 +12,7 @@ from unittest.mock import patch
 import torch
 
 from core.optimization import optimizers
-from core.optimization.scaling import make_scaler
+from core.optimization.clipping import make_scaler
 from core.record.problems import ProblemsError
 from core.training.loop import timetable
 from tests.facts.partitions import Average
@@ -34,20 +34,20 @@ def steppers() -> Facts:
     one._fused, one._guard = fused, SimpleNamespace(begin=partial(heard.append, "begun"))  # type: ignore[assignment]
     one.begin()
     losses = one.backward(lambda: one._parameters[0] * torch.ones(3) + 1, 2, True)
-    yield "fused", [losses, one.step(torch.zeros(())), list(one.stand_in([1])), one.release(), heard]
+    yield "fused", [losses, one.step(torch.zeros(())), list(one.placeholder_items([1])), one.release(), heard]
     for loss in (1.0, float("inf")):
         one = stepper([weight(0.0)], scaler=make_scaler("cpu", torch.float32))
         one.backward(lambda one=one: one._parameters[0] * 2, 1, True)
         yield f"scaled {loss}", [one.step(torch.tensor(loss)), one._parameters[0], one._scaler.get_scale()]
     rests = weight(4.0).requires_grad_(False)
     rests.grad = None
-    one = stepper([weight(3.0)], clipped=[rests], adds_up=True)
+    one = stepper([weight(3.0)], clipped=[rests], keeps_clipped_gradients=True)
     yield "counts only", [rests.requires_grad, one.step(torch.zeros(())), rests.grad, one.release()]
     for averaged, use in product((True, False), ("files", "samples")):
         heard = []
         one = stepper([weight(1.0)])
         one.average = Average(heard) if averaged else None  # type: ignore[assignment]
-        with patch("core.training.loop.stepper.averaged", partial(_entered, heard)), one.weights_for(use):  # type: ignore[arg-type]
+        with patch("core.training.loop.stepper.evaluation_weights", partial(_entered, heard)), one.weights_for(use):  # type: ignore[arg-type]
             heard.append("inside")
         yield f"weights {averaged} {use}", [heard, sorted(one.state_dict()["weights"])]
     with folder() as root:
@@ -63,9 +63,9 @@ def steppers() -> Facts:
             content = (
                 {key: each for key, each in whole.items() if key != "paused"} if changed is None else whole | changed
             )
-            yield f"loaded {name}", [refused(one.load, content, root), one.paused, one._scaler.get_scale()]
+            yield f"loaded {name}", [refused(one.load, content, root), one.overflow_steps, one._scaler.get_scale()]
             plain = stepper([weight(1.0)])
-            yield f"loaded {name} unscaled", [refused(plain.load, content, root), plain.paused]
+            yield f"loaded {name} unscaled", [refused(plain.load, content, root), plain.overflow_steps]
         for error in (KeyError, RuntimeError, TypeError, AttributeError, ValueError, IndexError):
             one = stepper([weight(1.0)])
             one._method.load_state_dict = partial(_raise, error("x"))  # type: ignore[method-assign]
@@ -130,7 +130,7 @@ def edges() -> Facts:
     for batches, at, ranks in product(([], [1]), (5, 4), (True, False)):
         heard = []
         one = _noting(heard, 5, 0, True)
-        measure = SimpleNamespace(batches=batches, ranks=ranks, measure=lambda *given: "found")
+        measure = SimpleNamespace(batches=batches, ranks_checkpoints=ranks, measure=lambda *given: "found")
         vars(one).update(_validation=measure, _validated_at=at, _write_best=partial(heard.append, "best"))
         one._attempt = lambda name, fix, smaller, work, use, heard=heard: [heard.append([name, use]), work()]  # type: ignore[method-assign]
         del vars(one)["_validate"]
@@ -141,7 +141,7 @@ def edges() -> Facts:
 def _noting(heard: list[Any], step: int, begun: int, due: bool) -> timetable.Timetable:
     """A timetable of 9 steps and 3 epochs at a step, with what it needs noted."""
     timer = SimpleNamespace(due=due, restart=partial(heard.append, "restarted"))
-    reports = SimpleNamespace(all=partial(heard.append, "all"), validated=heard.append)
+    reports = SimpleNamespace(report_all=partial(heard.append, "all"), report_validation=heard.append)
     plan = SimpleNamespace(total=9, epoch_of=lambda step: -(-step // 3), ends_epoch=lambda step: step % 3 == 0)
     job = SimpleNamespace(samples=SimpleNamespace(sample_at_first=due))
     run = SimpleNamespace(
@@ -159,9 +159,11 @@ def _noting(heard: list[Any], step: int, begun: int, due: bool) -> timetable.Tim
         journal=SimpleNamespace(put=lambda event: heard.append(event.step)),
     )
     one = _timetable(run, context, step)
-    one._state.begun = begun
+    one._state.start_step = begun
     vars(one).update(
-        _validation=SimpleNamespace(limited="limited" if due else "", ranks=due, left_out=frozenset((3,))),
+        _validation=SimpleNamespace(
+            limit_message="limited" if due else "", ranks_checkpoints=due, unmeasured_saves=frozenset((3,))
+        ),
         _samples=SimpleNamespace(prompts=["a", "b"]),
         _validates_first=due,
         _validate_steps=4,

@@ -194,8 +194,8 @@ def files() -> Facts:
 def _simulated(draw: Random) -> dict[str, Any]:
     return {
         "prompts": draw.choice(((), ("a fox",), ("a fox", "a cat"))),
-        "by_hand": draw.random() < 0.5,
-        "ranks": draw.random() < 0.5,
+        "holds_out_images": draw.random() < 0.5,
+        "ranks_checkpoints": draw.random() < 0.5,
         "saving": {name: draw.choice(values) for name, values in SAVING.items() if "last" not in name},
         "samples": {
             "sample_at_first": draw.random() < 0.5,
@@ -219,7 +219,7 @@ def moments() -> Facts:
             draw = Random(f"moments {number}")
             with folder() as place:
                 run = SimulatedRun(place, draw.choice((5, 6, 8, 9, 12)), **_simulated(draw))
-                run.left_out = frozenset(draw.sample(range(0, 10), draw.choice((0, 0, 3))))
+                run.unmeasured_saves = frozenset(draw.sample(range(0, 10), draw.choice((0, 0, 3))))
                 found = [run.live()]
                 stop = draw.randint(1, 5)
                 found += [run.live(stop_at=stop), run.live(step=stop)]
@@ -247,7 +247,14 @@ def measured() -> Facts:
             {
                 "pairs": pairs,
                 "left out": sorted(budget.unmeasured_saves(pairs))[:12],
-                "flags": [made.by_hand, made.ranks, made.measured_on, made.quick, bool(made.limited), made.each_of],
+                "flags": [
+                    made.holds_out_images,
+                    made.ranks_checkpoints,
+                    made.measured_on,
+                    made.is_quick,
+                    bool(made.limit_message),
+                    made.pairs_hash,
+                ],
                 "batches": [len(batches), digest(batches), batches[:2]],
                 "training": [_name(each) for each in validation.pick_evenly(placing.placed, 5)],
             },

@@ -15,7 +15,7 @@ import psutil
 import torch
 from torch import nn
 
-from core.optimization.scaling import make_scaler
+from core.optimization.clipping import make_scaler
 from core.record import processes
 from core.record.problems import Problem
 from core.record.processes import Together, check_launch, is_follower, launched_processes
@@ -212,8 +212,8 @@ def scales() -> Facts:
     sharded = object.__new__(ShardedStepper)
     sharded._processes = SimpleNamespace(rank=1, count=3)  # type: ignore[assignment]
     sharded._settings = SimpleNamespace(zero_stage=2)  # type: ignore[assignment]
-    sharded.optimizer, sharded.paused = SimpleNamespace(), 4  # type: ignore[assignment]
-    yield "partition", [sharded._file(), sharded.state_dict(), sharded.stand_in([1, 2])]
+    sharded.optimizer, sharded.overflow_steps = SimpleNamespace(), 4  # type: ignore[assignment]
+    yield "partition", [sharded._partition_file(), sharded.state_dict(), sharded.placeholder_items([1, 2])]
     with folder() as root:
         for content in ({}, {"sharded": sharded._partitioning() | {"stage": 1, "processes": 2}}):
             yield f"load {len(content)}", refused(partial(sharded.load, content, root))
@@ -225,21 +225,24 @@ def scales() -> Facts:
 @producer
 def gradients() -> Facts:
     """Gradients of weights that count in the norm without stepping, weights outside the norm, overflows, and states."""
-    for bad, adds_up in product((False, True), (False, True)):
+    for bad, keeps_clipped_gradients in product((False, True), (False, True)):
         trains, rests, apart = weight(3.0), weight(4.0), weight(12.0)
-        one = stepper([trains, apart], clipped=[trains, rests], adds_up=adds_up)
+        one = stepper([trains, apart], clipped=[trains, rests], keeps_clipped_gradients=keeps_clipped_gradients)
         loss = torch.tensor(float("nan") if bad else 1.0)
         norm = one.step(loss)
-        yield f"{bad} {adds_up}", [norm, trains, apart, rests.grad, one.weight_norm(), one.state_dict()["beside"]]
+        yield (
+            f"{bad} {keeps_clipped_gradients}",
+            [norm, trains, apart, rests.grad, one.weight_norm(), one.state_dict()["beside"]],
+        )
     trains, apart = weight(3.0), weight(float("inf"))
     one = stepper([trains, apart], clipped=[trains])
     yield "infinite outside the norm", [one.step(torch.zeros(())), trains]
-    for pauses, values in product((True, False), ((1.0,), (float("inf"),))):
+    for counts_overflows, values in product((True, False), ((1.0,), (float("inf"),))):
         trains = weight(0.0)
-        one = stepper([trains], scaler=make_scaler("cpu", torch.float32), pauses=pauses)
+        one = stepper([trains], scaler=make_scaler("cpu", torch.float32), counts_overflows=counts_overflows)
         one.backward(lambda trains=trains, values=values: trains * values[0], 1, True)
         one.step(torch.zeros(()))
-        yield f"scaled {pauses} {values}", [trains, one.paused, one._scaler.get_scale()]
+        yield f"scaled {counts_overflows} {values}", [trains, one.overflow_steps, one._scaler.get_scale()]
     trains = weight(1.0)
     one = stepper([trains])
     one.step(torch.zeros(()))
@@ -253,8 +256,8 @@ def gradients() -> Facts:
             ("no groups", {"optimizer": {"state": {}, "param_groups": []}}),
         ):
             other = stepper([weight(1.0)])
-            yield name, [refused(partial(other.load, state | changed, root)), other.paused]
-        beside_it = stepper([weight(1.0)], clipped=[weight(2.0), weight(5.0)], adds_up=True)
+            yield name, [refused(partial(other.load, state | changed, root)), other.overflow_steps]
+        beside_it = stepper([weight(1.0)], clipped=[weight(2.0), weight(5.0)], keeps_clipped_gradients=True)
         beside_it.load(state | {"beside": [torch.ones(1), None]}, root)
         yield "beside", [each.grad for each in beside_it._clipped_only]
 
@@ -293,7 +296,7 @@ def reported() -> Facts:
     ):
         said.clear()
         run = SimpleNamespace(
-            reports=SimpleNamespace(all=lambda: None), total=8, stepper=SimpleNamespace(weights_for=_noted(said))
+            reports=SimpleNamespace(report_all=lambda: None), total=8, stepper=SimpleNamespace(weights_for=_noted(said))
         )
         one = _timetable(run, context, step)
         freed: list[int] = []
@@ -334,11 +337,11 @@ def stopped() -> Facts:
         context = SimpleNamespace(
             say=lambda *words, heard=heard: heard.append(["said", *words[1:2]]), after_stop=ExitStack
         )
-        run = SimpleNamespace(reports=SimpleNamespace(all=lambda heard=heard: heard.append("all")), total=9)
+        run = SimpleNamespace(reports=SimpleNamespace(report_all=lambda heard=heard: heard.append("all")), total=9)
         one = _timetable(run, context, step)
         lines = [{"kind": "validated", "step": 9}] * quick + [{"kind": "sample", "step": 9}] * (1 + quick)
         vars(one).update(
-            _validation=SimpleNamespace(ranks=ranks, quick=quick),
+            _validation=SimpleNamespace(ranks_checkpoints=ranks, is_quick=quick),
             _samples=SimpleNamespace(prompts=prompts),
             _checkpoints=SimpleNamespace(step_name=str, final=SimpleNamespace(name="final")),
             _validates_last=last,
@@ -348,7 +351,7 @@ def stopped() -> Facts:
             _save=lambda *given, heard=heard, **named: heard.append(["saved", *given, named]),
             _write_and_back_up=lambda *given, heard=heard, **named: heard.append(["written", *given, named]),
         )
-        one._state.begun = 2
+        one._state.start_step = 2
         context.folder = SimpleNamespace(journal_file="x")
         with patch.object(timetable, "read_lines", lambda file, lines=lines: iter(lines)):
             for act in (one.at_a_stop, one.at_the_end, one.after_the_end, one.save_now, one.sample_now):
@@ -393,7 +396,7 @@ def beginnings() -> Facts:
         job = build(TrainJob, {"resume": values})
         yield (
             f"first {values}",
-            [resume.first_step(job, plan), [resume._after_end(job, step, 10) for step in (9, 10, 11)]],
+            [resume.first_step(job, plan), [resume._after_end_error(job, step, 10) for step in (9, 10, 11)]],
         )
     for epochs in (None, 0, 2):
         job = build(TrainJob, {"network": {"train_text_encoder": True}})
@@ -465,7 +468,10 @@ def decided() -> Facts:
                 patch.object(building, "preflight", partial(_checked, heard)),
                 patch.object(building, "problems_before_start", partial(_answer, heard, "before", found)),
             ):
-                yield f"checked {begins} {failing}", [refused(partial(building.checked, job, context)), list(heard)]
+                yield (
+                    f"checked {begins} {failing}",
+                    [refused(partial(building.check_dataset, job, context)), list(heard)],
+                )
 
 
 def _checked(heard: list[Any], *given: Any, progress: Any, **named: Any) -> str:
@@ -555,12 +561,14 @@ def proofs() -> Facts:
         stack.enter_context(patch.object(prove, "run_training", trained))
         stack.enter_context(
             patch.object(
-                prove, "_content", lambda run: {"a": "1", run.path.name[16:]: "2"} if case.differs else {"a": "1"}
+                prove, "_state_hashes", lambda run: {"a": "1", run.path.name[16:]: "2"} if case.differs else {"a": "1"}
             )
         )
         stack.enter_context(
             patch.object(
-                prove, "_losses", lambda run: {1: 2.0, 2: 0.5 if run.path.name[16:] == "whole" else 0.5 + case.lost}
+                prove,
+                "_journal_losses",
+                lambda run: {1: 2.0, 2: 0.5 if run.path.name[16:] == "whole" else 0.5 + case.lost},
             )
         )
         for number, (case.answers, case.differs, case.lost) in enumerate(
@@ -577,15 +585,15 @@ def proofs() -> Facts:
             yield str(number), [found, list(ran), [each.name for each in (space.private / "proofs").iterdir()]]
     with folder() as root:
         run = RunFolder.create(root, "a", {})
-        yield "no state", refused(partial(prove._content, run))
+        yield "no state", refused(partial(prove._state_hashes, run))
         state = run.states / "step00000002"
         state.mkdir(parents=True)
         for name, extra in ((prove.STATE_FILE, {"seconds": 3, "made_with": "x"}), ("part.pt", {})):
             torch.save({"w": {"b": torch.ones(2), "c": [torch.zeros(0), 5]}, **extra}, state / name)
         seal_state(state)
-        yield "content", sorted(prove._content(run))
+        yield "content", sorted(prove._state_hashes(run))
         beside(
             run.journal_file,
             '{"kind": "steps", "seq": 1, "steps": [1, 2], "losses": [0.5, 0.25]}\n{"kind": "log", "seq": 2}\n',
         )
-        yield "losses", prove._losses(run)
+        yield "losses", prove._journal_losses(run)

@@ -11,11 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from core.optimization import automagic, rounding, undo
-from core.optimization.clipping import NonFiniteGuard
+from core.optimization.clipping import NonFiniteGuard, make_scaler
 from core.optimization.fused import FusedBackward
 from core.optimization.optimizers import build_optimizer, groups_for, load_class, load_state, resolve, step_sizes
 from core.optimization.rounding import widen_steps
-from core.optimization.scaling import make_scaler
 from core.record.problems import ProblemsError
 from core.settings.optimization.optimizer import OptimizerSettings
 from core.settings.optimization.optimizers import Entry

@@ -201,7 +201,7 @@ def test_packages_that_are_optional_are_not_there(place, monkeypatch):
 def test_bitsandbytes_that_does_not_train_is_told(place, monkeypatch):
     from core.optimization import trial
 
-    monkeypatch.setattr(trial, "attempt", lambda *_, **__: trial.Result("it moves nothing"))
+    monkeypatch.setattr(trial, "run_trial", lambda *_, **__: trial.Result("it moves nothing"))
     told = computing.bitsandbytes(place)
     assert told.state == FAILED and "it moves nothing" in told.reason
 

@@ -43,10 +43,10 @@ def test_at_first_it_looks_back_only_as_far_as_there_are_steps():
     kept = []
     for _ in range(3):
         average.after_step()
-        kept.append(average.keep())
+        kept.append(average.old_weight())
     assert kept == pytest.approx([2 / 11, 3 / 12, 4 / 13])
     average.steps = 10**6
-    assert average.keep() == 0.9999
+    assert average.old_weight() == 0.9999
 
 
 def test_the_weights_come_back_to_the_bit_also_after_an_error():

@@ -10,7 +10,7 @@ from core.families import family
 from core.formats.embedding_file import LAYERS, read_embedding, write_embedding
 from core.methods import MethodInputs
 from core.methods.embedding import EmbeddingMethod
-from core.methods.tokens import TokenTable, spelled_out
+from core.methods.tokens import TokenTable, with_vector_names
 from core.networks.files import NetworkFiles
 from core.record.workspace import PROJECT, Workspace
 from core.settings.check import build
@@ -58,17 +58,17 @@ def test_vectors_keep_the_median_length_of_the_models_embeddings(preserved):
 
 
 def test_a_word_is_spelled_out_as_its_vectors_and_other_words_are_left_alone():
-    assert spelled_out("a mira, miracle, mira2 and (Mira:1.2)", ["mira"], 2) == (
+    assert with_vector_names("a mira, miracle, mira2 and (Mira:1.2)", ["mira"], 2) == (
         "a <mira|0> <mira|1>, miracle, mira2 and (<mira|0> <mira|1>:1.2)"
     )
-    assert spelled_out("mira and mira-cat", ["mira", "mira-cat"], 1) == "<mira|0> and <mira-cat|0>"
-    assert spelled_out("mira", ["mira"], 2, "_IN01") == "<mira|0_IN01> <mira|1_IN01>"
+    assert with_vector_names("mira and mira-cat", ["mira", "mira-cat"], 1) == "<mira|0> and <mira-cat|0>"
+    assert with_vector_names("mira", ["mira"], 2, "_IN01") == "<mira|0_IN01> <mira|1_IN01>"
 
 
 @given(text=st.text(alphabet="ab mirctx,.", max_size=40), count=st.integers(1, 4))
 def test_spelling_out_touches_nothing_without_the_word(text, count):
     if "zunkel" not in text:
-        assert spelled_out(text, ["zunkel"], count) == text
+        assert with_vector_names(text, ["zunkel"], count) == text
 
 
 def test_only_the_new_rows_train_and_they_begin_with_the_init_word(components):

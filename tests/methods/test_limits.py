@@ -202,14 +202,14 @@ def test_dropout_of_an_lllite_is_shown_before_a_pass_and_gone_after_it():
 @pytest.mark.parametrize("signed", [True, False])
 def test_samples_show_control_images_from_0_to_1_and_training_goes_on_as_before(signed):
     own = ControlNetMethod(job_of("controlnet"), 0, None)
-    own._side = SimpleNamespace(signed=signed)
+    own._control_net = SimpleNamespace(signed=signed)
     with own.sampling():
-        assert own._side.signed is False
-    assert own._side.signed is signed
+        assert own._control_net.signed is False
+    assert own._control_net.signed is signed
     given = SimpleNamespace()
     with own.untrained():
-        assert own.conditioned(given, None, None) is given and not own.acts
-    assert own.acts
+        assert own.conditioned(given, None, None) is given and not own.active
+    assert own.active
 
 
 # ---- names

@@ -18,7 +18,7 @@ from core.optimization.optimizers import (
 )
 from core.optimization.seeded import global_state
 from core.optimization.signatures import arguments_of
-from core.optimization.trial import PAGED_ROWS, Small, attempt
+from core.optimization.trial import PAGED_ROWS, TrialNet, run_trial
 from core.record import allowed
 from core.record.problems import ProblemsError
 from core.record.workspace import PROJECT
@@ -72,7 +72,7 @@ def settings_for(entry, name, rate=None):
 def test_it_trains_saves_and_resumes_to_the_bit_as_a_job_builds_it(name):
     entry = find(name)
     settings = settings_for(entry, name)
-    result = attempt(
+    result = run_trial(
         lambda groups: build_optimizer(settings, groups), settings.learning_rate, same_rate="one_rate" in entry.traits
     )
     assert result.reason == ""
@@ -255,13 +255,13 @@ def test_a_package_that_is_not_installed_is_told_before_the_start(monkeypatch):
 
 
 def test_the_large_weights_of_a_trial_page_their_state():
-    assert Small(rows=PAGED_ROWS).big.numel() >= 1e5 > Small().big.numel()
+    assert TrialNet(rows=PAGED_ROWS).big.numel() >= 1e5 > TrialNet().big.numel()
     assert device_problems(OptimizerSettings(optimizer_type="AdamW8bit"), "cpu") == []
 
 
 @fixture
 def kron():
-    net = Small()
+    net = TrialNet()
     settings = OptimizerSettings(optimizer_type="pytorch_optimizer.DASH", learning_rate=1e-3)
     return net, settings
 
@@ -269,7 +269,7 @@ def kron():
 def test_an_optimizer_that_draws_leaves_the_process_its_random_numbers_and_draws_by_seed(kron):
     ends = []
     for seed in (1, 1, 2):
-        net = Small()
+        net = TrialNet()
         optimizer = build_optimizer(kron[1], net.named_groups(1e-3, same=False), seed=seed)
         for step in range(3):
             net.loss(step).backward()
@@ -284,7 +284,7 @@ def test_an_optimizer_that_draws_leaves_the_process_its_random_numbers_and_draws
 
 def test_states_in_a_short_number_format_come_back_as_they_were_saved():
     """torch casts them to the weights' format on loading; ProdigyPlus keeps some in bfloat16 and computes in it."""
-    net = Small()
+    net = TrialNet()
     settings = OptimizerSettings(optimizer_type="prodigyplus.ProdigyPlusScheduleFree", learning_rate=1.0)
     optimizer = build_optimizer(settings, net.named_groups(1.0, same=True))
     net.train(optimizer, range(2))
@@ -299,7 +299,7 @@ def test_states_in_a_short_number_format_come_back_as_they_were_saved():
 
 
 def test_the_step_size_that_prodigy_found_is_told():
-    net = Small()
+    net = TrialNet()
     optimizer = build_optimizer(
         OptimizerSettings(optimizer_type="Prodigy", learning_rate=1.0), net.named_groups(1.0, same=True)
     )

@@ -2,7 +2,7 @@
 
 import pytest
 
-from core.optimization.jumps import jump_advice, planned, rate_jump, steps_planned
+from core.optimization.jumps import jump_advice, planned_length, rate_jump, steps_of_job
 from core.record.events import Planned
 from core.record.journal import Journal
 from core.record.run_folder import RunFolder
@@ -33,19 +33,19 @@ def test_another_rate_is_no_jump_of_the_schedule_and_a_rate_below_a_hundredth_is
 
 
 def test_the_steps_of_a_job_are_those_set_else_its_epochs_else_unknown():
-    assert steps_planned(job(max_train_steps=7, max_train_epochs=None), 5) == 7
-    assert steps_planned(job(max_train_steps=None, max_train_epochs=3), 5) == 15
-    assert steps_planned(job(max_train_steps=None, max_train_epochs=None), 5) is None
+    assert steps_of_job(job(max_train_steps=7, max_train_epochs=None), 5) == 7
+    assert steps_of_job(job(max_train_steps=None, max_train_epochs=3), 5) == 15
+    assert steps_of_job(job(max_train_steps=None, max_train_epochs=None), 5) is None
 
 
 def test_advice_needs_a_plan_a_state_and_a_rest_of_the_run(tmp_path):
     folder = RunFolder.create(tmp_path, "x", {})
     longer = job(max_train_steps=200)
-    assert planned(folder) is None and jump_advice(folder, job(), longer, 60, 200) == []
+    assert planned_length(folder) is None and jump_advice(folder, job(), longer, 60, 200) == []
     with Journal(folder.path) as journal:
         journal.put(Planned(90, 1, 9, 4, ""))
         journal.put(Planned(100, 2, 25, 4, ""))
-    assert planned(folder) == (100, 25), "the last plan"
+    assert planned_length(folder) == (100, 25), "the last plan"
     assert jump_advice(folder, job(), longer) == [], "no state"
     codes = [each.code for each in jump_advice(folder, job(), longer, 60)]
     assert codes == [each.code for each in jump_advice(folder, job(), job(), 60, 200)] == ["resume.rate-jumps"]

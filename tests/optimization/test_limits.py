@@ -8,12 +8,11 @@ import torch
 from torch import nn
 
 from core.optimization import rounding, undo
-from core.optimization.clipping import NonFiniteGuard, clip_grad_norm
+from core.optimization.clipping import HalfWeightScaler, NonFiniteGuard, clip_grad_norm, make_scaler
 from core.optimization.fused import FusedBackward, split_groups
 from core.optimization.groups import Trainable, parameter_groups
 from core.optimization.optimizers import build_optimizer, load_state, step_sizes
 from core.optimization.rounding import parts_of, widen_steps
-from core.optimization.scaling import HalfWeightScaler, make_scaler
 from core.optimization.schedules import LrSchedule, Rates, curve
 from core.optimization.seeded import global_state, seed_steps
 from core.settings.check import build

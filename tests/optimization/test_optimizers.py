@@ -5,7 +5,7 @@ import torch
 from pytest import approx, mark, raises
 from torch import nn
 
-from core.optimization.averaging import averaged
+from core.optimization.averaging import evaluation_weights
 from core.optimization.clipping import NonFiniteGuard, clip_grad_norm
 from core.optimization.groups import Trainable, parameter_groups
 from core.optimization.optimizers import build_optimizer
@@ -309,7 +309,7 @@ def test_the_averaged_weights_are_there_inside_and_the_training_ones_come_back_t
             take_step(optimizer, parts, step)
             trainable = values(parts)
             if visits:
-                with averaged(optimizer):
+                with evaluation_weights(optimizer):
                     inside = values(parts)
                 assert not all(torch.equal(a, b) for a, b in zip(inside, trainable, strict=True)) or step < 8
                 assert all(torch.equal(a, b) for a, b in zip(values(parts), trainable, strict=True))
@@ -324,7 +324,7 @@ def test_what_was_trained_comes_back_also_when_saving_fails():
     for step in range(3):
         take_step(optimizer, parts, step)
     trainable = values(parts)
-    with raises(OSError), averaged(optimizer):
+    with raises(OSError), evaluation_weights(optimizer):
         raise OSError("the disk is full")
     assert all(torch.equal(a, b) for a, b in zip(values(parts), trainable, strict=True))
     take_step(optimizer, parts, 3)  # and it trains on: a schedule-free one refuses that outside its training mode

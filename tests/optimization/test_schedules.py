@@ -278,7 +278,7 @@ def test_each_group_follows_the_curve_from_its_own_rate():
     assert Rates(job, 10).set(optimizer, 5) == approx({"part0": 5e-4, "part1": 1e-4})
     assert Rates(job, 10).set(optimizer, 9) == approx({"part0": 1e-4, "part1": 2e-5})
     assert [group["lr"] for group in optimizer.param_groups] == approx([1e-4, 2e-5])
-    assert Rates(job, 10).of(optimizer, 0) == {"part0": 1e-3, "part1": 2e-4}
+    assert Rates(job, 10).for_optimizer(optimizer, 0) == {"part0": 1e-3, "part1": 2e-4}
     assert [group["lr"] for group in optimizer.param_groups] == approx([1e-4, 2e-5]), "a report changes nothing"
 
 

@@ -8,10 +8,9 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from core.optimization import undo
-from core.optimization.clipping import NonFiniteGuard, clip_grad_norm
+from core.optimization.clipping import NonFiniteGuard, clip_grad_norm, make_scaler
 from core.optimization.optimizers import build_optimizer
 from core.optimization.rounding import widen_steps
-from core.optimization.scaling import make_scaler
 from core.settings.optimization.optimizer import OptimizerSettings
 
 RATES = {"AdaFactor": {"relative_step": False, "scale_parameter": False}}

@@ -77,21 +77,21 @@ def test_what_another_server_has_computed_is_read_until_what_it_depends_on_chang
         file.write_text(damaged)
         assert shown(job) == len(computed), "computed again"
     assert len(computed) == 6 and shown(job) == 6
-    monkeypatch.setattr("core.training.memory.store._code", lambda: "of another version")
+    monkeypatch.setattr("core.training.memory.store._code_stamp", lambda: "of another version")
     assert shown(job) == 7
 
 
 def test_a_forecast_is_no_longer_valid_after_a_change_of_code_also_of_other_packages(tmp_path, monkeypatch):
-    store._code.cache_clear()
+    store._code_stamp.cache_clear()
     before = store.forecast_key(1)
     assert store.forecast_key(1) == before != store.forecast_key(2)
     package = tmp_path / "package.py"
     package.write_text("")
     monkeypatch.setitem(sys.modules, "some_package", SimpleNamespace(__file__=str(package)))
     monkeypatch.setattr(store.extensions, "EXTENSIONS", (*store.extensions.EXTENSIONS, "some_package"))
-    store._code.cache_clear()
+    store._code_stamp.cache_clear()
     assert store.forecast_key(1) != before
-    store._code.cache_clear()
+    store._code_stamp.cache_clear()
 
 
 def test_the_fifty_newest_forecasts_are_stored(page):

@@ -15,7 +15,7 @@ from core.record.journal import Journal
 from core.record.run_folder import RunFolder
 from core.settings.sharding import ShardingSettings
 from core.training.sharding import compile_lock
-from core.training.sharding.compile_lock import extension_locks, left_behind, wait_for, wait_for_compilers
+from core.training.sharding.compile_lock import extension_locks, is_stale, wait_for_compilers, wait_for_lock
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="DeepSpeed runs on Linux only")
 HOLD = "import os, sys; os.chdir('/'); os.open(sys.argv[1], os.O_CREAT | os.O_EXCL); print('held', flush=True); sys.stdin.read()"
@@ -59,9 +59,9 @@ def holder(lock, code=HOLD):
 @pytest.mark.parametrize("code", [HOLD, WORK], ids=["the owner", "its compiler"])
 def test_a_lock_counts_until_its_owner_and_compiler_are_gone(lock, context, code):
     with holder(lock, code) as process:
-        assert not left_behind(lock)
+        assert not is_stale(lock)
         process.kill()
-    assert left_behind(lock)
+    assert is_stale(lock)
     wait_for_compilers(DISK, context)
     assert not lock.exists()
     ((text, fix),) = said(context)
@@ -76,16 +76,16 @@ def test_a_file_that_the_owner_closes_meanwhile_does_not_hide_the_lock(lock, mon
 
     with holder(lock) as process:
         monkeypatch.setattr(compile_lock.os, "scandir", scandir)
-        assert not left_behind(lock)
+        assert not is_stale(lock)
         process.kill()
-    assert left_behind(lock)
+    assert is_stale(lock)
 
 
 def test_a_lock_in_use_is_waited_for_and_named(lock, context):
     with holder(lock) as process:
         end = threading.Timer(0.4, lambda: (lock.unlink(), process.kill()))
         end.start()
-        wait_for(lock, context)
+        wait_for_lock(lock, context)
         end.join()
     ((what, fix),) = said(context)
     assert str(lock) in what and "compiles cpu_adam" in what and "delete that file" in fix
@@ -96,7 +96,7 @@ def test_where_nothing_can_be_told_the_lock_stays_and_a_stop_is_heard(lock, cont
     lock.write_text("")
     threading.Timer(0.3, context.token.cancel).start()
     with pytest.raises(Cancelled):
-        wait_for(lock, context)
+        wait_for_lock(lock, context)
     assert lock.exists() and "delete that file" in said(context)[0][1]
 
 

@@ -80,7 +80,7 @@ def test_a_compiled_run_that_was_stopped_ends_to_the_bit_as_an_unbroken_one(work
     job = make_job(model=model, dataset={"enable_bucket": False}, memory=settings("eager").model_dump())
     proof = prove(job, workspace, "cpu", 4)
     assert set(pieces) == set(compiling.BLOCKS)
-    assert proof.stopped_at == 2 and proof.equal, proof.words()
+    assert proof.stopped_at == 2 and proof.equal, proof.report()
 
 
 def small_unet():

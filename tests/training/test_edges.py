@@ -149,7 +149,9 @@ def test_what_a_model_of_a_thousand_numbers_takes(ten, groups, device, plan):
     ],
 )  # fmt: skip
 def test_what_encoding_takes_next_to_a_step(ten, groups, late, more):
-    plain, found = (memory.memory_plan(job_of(**each), FACTS, late=names) for each, names in (({}, ()), (groups, late)))
+    plain, found = (
+        memory.memory_plan(job_of(**each), FACTS, encoded_in_steps=names) for each, names in (({}, ()), (groups, late))
+    )
     assert (found.weights - plain.weights, found.activations - plain.activations) == more
 
 
@@ -165,7 +167,7 @@ def test_what_encoding_takes_next_to_a_step(ten, groups, late, more):
     ],
 )  # fmt: skip
 def test_latents_on_the_device_are_counted_up_to_two_gibibytes(groups, device, images, cache):
-    assert memory._cache(job_of(**groups), replace(FACTS, device=device, images=images)) == cache
+    assert memory._cache_bytes(job_of(**groups), replace(FACTS, device=device, images=images)) == cache
 
 
 def test_an_average_is_counted_where_it_lies(ten):
@@ -196,7 +198,7 @@ SIZES = TrainedSizes(trained=1000, item=2, model=3000, states=2)
 
 @pytest.mark.parametrize(
     ("settings", "processes", "sizes"),
-    [  # weights, gradients, optimizer, gathered, whole, memory, disk
+    [  # weights, gradients, optimizer, gathered, between_passes, memory, disk
         ({"zero_stage": 1}, 4, (3000, 2000 + 1000 + 2000, 3000, 0, 0, 0, 0)),
         ({"zero_stage": 2}, 4, (3000, 500 + 1000 + 2000, 3000, 0, 0, 0, 0)),
         ({"zero_stage": 3}, 4, (750, 3500, 3000, 3000, 3000, 0, 0)),
@@ -213,7 +215,7 @@ SIZES = TrainedSizes(trained=1000, item=2, model=3000, states=2)
 )  # fmt: skip
 def test_what_a_process_takes_with_deepspeed(settings, processes, sizes):
     found = process_sizes(ShardingSettings(deepspeed=True, **settings), SIZES, processes, processes)
-    names = ("weights", "gradients", "optimizer", "gathered", "whole", "memory", "disk")
+    names = ("weights", "gradients", "optimizer", "gathered", "between_passes", "memory", "disk")
     assert tuple(getattr(found, name) for name in names) == sizes
 
 
@@ -304,9 +306,9 @@ def test_another_resolution_moves_the_largest_bucket_with_it():
         ({"resolution": 512, "train_batch_size": 1}, (768, 384), 1),
         ({"resolution": 64, "train_batch_size": 4}, (96, 64), 4),
     ):
-        found = advice.scaled(facts, before, job_of(dataset=dataset))
+        found = advice.scaled_facts(facts, before, job_of(dataset=dataset))
         assert (found.sides, found.batch) == (sides, batch)
-    assert advice.scaled(replace(facts, batch=1), before, job_of(dataset={"train_batch_size": 1})).batch == 1
+    assert advice.scaled_facts(replace(facts, batch=1), before, job_of(dataset={"train_batch_size": 1})).batch == 1
 
 
 @pytest.mark.parametrize(
@@ -391,12 +393,12 @@ def test_a_timer_is_due_after_exactly_its_minutes(monkeypatch, minutes, seconds,
 
 def test_a_proof_says_what_differs():
     equal = Proof(10, 5, "a", "a", True)
-    assert equal.equal and equal.words().splitlines()[-1] == "equal to the bit"
+    assert equal.equal and equal.report().splitlines()[-1] == "equal to the bit"
     for other in (replace(equal, resumed="b"), replace(equal, losses_equal=False)):
-        assert not other.equal and "NOT equal" in other.words()
+        assert not other.equal and "NOT equal" in other.report()
     named = replace(equal, resumed="b", steps=11, different=tuple("abcdefghijkl"))
-    assert named.words().splitlines()[1].startswith("5 steps, stopped, 6 more steps:")
-    assert named.words().endswith("different: a, b, c, d, e, f, g, h, i, j")
+    assert named.report().splitlines()[1].startswith("5 steps, stopped, 6 more steps:")
+    assert named.report().endswith("different: a, b, c, d, e, f, g, h, i, j")
     assert _largest_difference({1: 2.0, 2: 4.0}, {1: 1.0, 2: 4.5}) == 0.5
     assert _largest_difference({1: 1.0}, {2: 1.0}) == _largest_difference({}, {}) == math.inf
     assert _largest_difference({1: 0.0}, {1: 1e-12}) == 1.0 and _largest_difference({1: -2.0}, {1: -1.0}) == 0.5
@@ -468,12 +470,12 @@ def test_metadata_counts_images_tags_and_buckets():
 
 def test_metadata_without_settings_keeps_what_programs_need():
     kept = dict.fromkeys(saved.MINIMUM, "1")
-    assert saved.shortened({**kept, "modelspec.title": "a", "ss_seed": "1", "x": "y"}) == {
+    assert saved.minimal_metadata({**kept, "modelspec.title": "a", "ss_seed": "1", "x": "y"}) == {
         **kept,
         "modelspec.title": "a",
     }
-    assert saved._schedule(job_of()) == {}
-    assert saved._schedule(job_of(noise={"zero_terminal_snr": True})) == {"ss_zero_terminal_snr": "True"}
+    assert saved._schedule_metadata(job_of()) == {}
+    assert saved._schedule_metadata(job_of(noise={"zero_terminal_snr": True})) == {"ss_zero_terminal_snr": "True"}
     about = {
         f"metadata_{name}": name
         for name in "title author description license tags usage_hint trigger_phrase merged_from preprocessor".split()

@@ -95,7 +95,7 @@ def test_losses_weights_and_entries_are_those_of_a_run_that_encodes_first(
     for fits in (True, False):
         cold()
         monkeypatch.setattr(building, "encoders_fit", lambda inputs, late, fits=fits: fits)
-        monkeypatch.setattr(Texts, "_encodes_late", lambda self, lacking, fits=fits: fits)
+        monkeypatch.setattr(Texts, "_encodes_in_steps", lambda self, lacking, fits=fits: fits)
         monkeypatch.setattr("core.training.building.texts.FEW", 0)
         memory = {"cache_latents": where, "vae_batch_size": at_once}
         training = train(dataset={"flip_aug": True}, memory=memory, schedule={"max_train_steps": 8, "seed": 7})
@@ -207,17 +207,19 @@ def test_samples_between_the_steps_and_the_encoding_share_one_vae(train, cold, w
 
 def test_images_are_encoded_between_the_steps_only_where_the_forecast_says_that_it_fits(monkeypatch):
     job, facts = job_of(), short(published("sd1", 512))
-    usual, late = memory.memory_plan(job, facts), memory.memory_plan(job, facts, late=IMAGES)
+    usual, late = memory.memory_plan(job, facts), memory.memory_plan(job, facts, encoded_in_steps=IMAGES)
     vae = 4 * facts.parts["vae"].numbers
     assert late.weights - usual.weights == vae and late.total >= usual.total + vae
     assert memory.fits_with_encoders(job, facts, late.total, IMAGES)
     assert not memory.fits_with_encoders(job, facts, late.total - 1, IMAGES)
     text = 2 * facts.parts["text_encoder"].numbers
-    assert memory.memory_plan(job, facts, late=["captions", *IMAGES]).weights - late.weights == text
+    assert memory.memory_plan(job, facts, encoded_in_steps=["captions", *IMAGES]).weights - late.weights == text
     more = job_of(memory={"mixed_precision": "bf16", "vae_batch_size": 16})
-    assert memory.memory_plan(more, facts, late=IMAGES).activations > late.activations, "so many are encoded at once"
+    assert memory.memory_plan(more, facts, encoded_in_steps=IMAGES).activations > late.activations, (
+        "so many are encoded at once"
+    )
     small = job_of(memory={"mixed_precision": "bf16", "vae_precision": "bf16"})
-    assert memory.memory_plan(small, facts, late=IMAGES).weights - usual.weights == vae // 2
+    assert memory.memory_plan(small, facts, encoded_in_steps=IMAGES).weights - usual.weights == vae // 2
 
 
 def test_on_a_cpu_with_much_memory_no_pass_is_counted_before_the_first_step(monkeypatch):

@@ -6,7 +6,7 @@ from safetensors.torch import load_file
 
 from core.formats.embedding_file import read_embedding
 from core.methods.network import NetworkMethod
-from core.optimization.averaging import averaged
+from core.optimization.averaging import evaluation_weights
 from core.optimization.optimizers import build_optimizer
 from core.optimization.rounding import widen_steps
 from core.record.run_folder import newest_state
@@ -99,7 +99,7 @@ def test_schedule_free_optimizers_show_the_average_of_16_bit_weights(kind):
         weight.grad = torch.randn(16, 16).to(torch.bfloat16)
         optimizer.step()
     trainable = weight.detach().clone()
-    with averaged(optimizer):
+    with evaluation_weights(optimizer):
         assert weight.dtype == torch.bfloat16 and not torch.equal(weight, trainable)
     assert torch.equal(weight, trainable)
 

@@ -240,6 +240,6 @@ def test_images_are_encoded_by_the_vae_that_is_set(at_first_step, tmp_path):
 def test_what_decodes_and_encodes_ahead_ends_with_the_training():
     ended = []
     parts = [SimpleNamespace(close=lambda name=name: ended.append(name)) for name in ("views", "late")]
-    Latents(None, 0, views=parts[0], late=parts[1]).close()
+    Latents(None, 0, views=parts[0], late_posteriors=parts[1]).close()
     Latents(None, 0).close()
     assert ended == ["views", "late"]

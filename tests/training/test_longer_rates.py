@@ -97,7 +97,7 @@ def test_steps_that_a_scaler_skipped_do_not_move_the_schedule(at_first_step, mon
 
     def at(training):
         run, steps = training.run, []
-        run.state.step, run.stepper.paused = 3, 2
+        run.state.step, run.stepper.overflow_steps = 3, 2
         monkeypatch.setattr(run.rates, "set", lambda optimizer, step: steps.append(step))
         optimizer_update(run)
         return steps

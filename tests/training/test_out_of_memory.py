@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 from core.generation.sample import loop
 from core.methods.ema import WeightAverage
-from core.optimization.averaging import averaged
+from core.optimization.averaging import evaluation_weights
 from core.settings.method import MethodSettings
 from core.training.loop import timetable, validation
 from core.training.loop.samples import Samples
@@ -106,7 +106,7 @@ def test_schedule_free_weights_that_were_half_turned_to_their_average_are_turned
         raise FULL
 
     optimizer.eval = half
-    with pytest.raises(torch.OutOfMemoryError), averaged(optimizer):
+    with pytest.raises(torch.OutOfMemoryError), evaluation_weights(optimizer):
         pass
     assert all(torch.equal(weight, old) and weight.dtype == dtype for weight, old in zip(trained, before, strict=True))
     assert [group["train_mode"] for group in optimizer.param_groups] == [True, True]

@@ -26,11 +26,11 @@ from core.training.checks.demo_setup import (
     MODEL,
     NAME,
     PROMPTS,
+    apply_setup,
     demo,
     name_of,
     prompts_of_pairs,
-    setup_for,
-    with_setup,
+    recommended_setup,
 )
 from tests.models import tiny_file
 
@@ -72,7 +72,7 @@ def chosen(folder, **groups):
 
 
 def setup_of(job, space, memory=0):
-    return setup_for(job, preflight(job, space), space, memory)
+    return recommended_setup(job, preflight(job, space), space, memory)
 
 
 def advice(job, space):
@@ -103,8 +103,8 @@ def test_one_step_sets_everything_up_for_a_real_model(space, real, tmp_path):
     model = real("sd1", space.models / "real.safetensors")
     job = chosen(folder_of(tmp_path))
     setup = setup_of(job, space)
-    made = with_setup(job, setup)
-    assert made.model.base_model == str(model) and not setup.no_model
+    made = apply_setup(job, setup)
+    assert made.model.base_model == str(model) and not setup.missing_model
     assert made.dataset.resolution == 512 and made.dataset.train_batch_size == 1
     assert made.optimizer.learning_rate == 1e-4
     assert made.saving.output_name == "mira_woman"
@@ -124,8 +124,8 @@ def test_one_step_sets_everything_up_for_a_real_model(space, real, tmp_path):
 def test_without_a_real_model_it_says_so_and_sets_what_it_can(space, tmp_path):
     job = chosen(folder_of(tmp_path))
     setup = setup_of(job, space)
-    made = with_setup(job, setup)
-    assert "photographs" in setup.no_model
+    made = apply_setup(job, setup)
+    assert "photographs" in setup.missing_model
     assert made.model.base_model == job.model.base_model and made.dataset.resolution == 128
     assert made.saving.output_name == "mira_woman" and made.samples.sample_prompts[0].startswith("mira")
     assert made.optimizer.learning_rate == demo().optimizer.learning_rate
@@ -134,12 +134,12 @@ def test_without_a_real_model_it_says_so_and_sets_what_it_can(space, tmp_path):
 def test_a_gpu_with_room_gets_sdxl_and_results_of_runs_come_last(space, real, tmp_path):
     real("sd1", space.runs / "2026-01-01_a" / "checkpoints" / "a.safetensors")
     job = chosen(folder_of(tmp_path, sizes=((1200, 1200),) * 3))
-    assert "2026-01-01_a" in with_setup(job, setup_of(job, space)).model.base_model
+    assert "2026-01-01_a" in apply_setup(job, setup_of(job, space)).model.base_model
     real("sdxl", space.models / "xl.safetensors")
-    assert "xl" in with_setup(job, setup_of(job, space)).model.base_model
+    assert "xl" in apply_setup(job, setup_of(job, space)).model.base_model
     real("sd1", space.models / "one.safetensors")
-    assert "one" in with_setup(job, setup_of(job, space)).model.base_model
-    large = with_setup(job, setup_of(job, space, memory=24 << 30))
+    assert "one" in apply_setup(job, setup_of(job, space)).model.base_model
+    large = apply_setup(job, setup_of(job, space, memory=24 << 30))
     assert "xl" in large.model.base_model and large.dataset.resolution == 1024
 
 
@@ -149,7 +149,7 @@ def test_a_gpu_with_room_gets_sdxl_and_results_of_runs_come_last(space, real, tm
 def test_the_resolution_is_never_far_above_the_images(space, real, tmp_path, size, resolution):
     real("sd1", space.models / "real.safetensors")
     job = chosen(folder_of(tmp_path, sizes=[size] * 3))
-    assert with_setup(job, setup_of(job, space)).dataset.resolution == resolution
+    assert apply_setup(job, setup_of(job, space)).dataset.resolution == resolution
 
 
 @pytest.mark.parametrize(
@@ -159,7 +159,7 @@ def test_the_rate_follows_the_method(space, real, tmp_path, kind, rate):
     real("sd1", space.models / "real.safetensors")
     more = {"embedding": {"token_string": "zkw"}} if kind == "embedding" else {}
     job = chosen(folder_of(tmp_path), method={"kind": kind}, **more)
-    made = with_setup(job, setup_of(job, space))
+    made = apply_setup(job, setup_of(job, space))
     assert made.optimizer.learning_rate == rate
     if kind == "embedding":
         assert all("zkw" in prompt for prompt in made.samples.sample_prompts)
@@ -176,7 +176,7 @@ def test_what_a_person_chose_stays(space, real, tmp_path):
     }
     folder = folder_of(tmp_path)
     job = chosen(folder, **merge(own, {"dataset": {"folder": str(folder)}}))
-    made = with_setup(job, setup_of(job, space))
+    made = apply_setup(job, setup_of(job, space))
     for group, fields in own.items():
         for name, value in fields.items():
             assert getattr(getattr(made, group), name) == value, name
@@ -186,7 +186,7 @@ def test_a_setting_altered_since_the_offer_keeps_its_value(space, tmp_path):
     job = chosen(folder_of(tmp_path))
     setup = setup_of(job, space)
     later = chosen(tmp_path / "sets" / "10_mira woman", saving={"output_name": "named_since"})
-    assert with_setup(later, setup).saving.output_name == "named_since"
+    assert apply_setup(later, setup).saving.output_name == "named_since"
 
 
 def test_a_missing_base_model_ends_neither_the_offer_nor_the_checks(space, tmp_path):
@@ -197,11 +197,11 @@ def test_a_missing_base_model_ends_neither_the_offer_nor_the_checks(space, tmp_p
 
 def test_images_without_captions_get_words_all_the_same(space, tmp_path):
     named = chosen(folder_of(tmp_path, captions=False))
-    assert with_setup(named, setup_of(named, space)).samples.sample_prompts == ["mira woman"]
+    assert apply_setup(named, setup_of(named, space)).samples.sample_prompts == ["mira woman"]
     bare = chosen(folder_of(tmp_path, "holiday", captions=False))
-    assert with_setup(bare, setup_of(bare, space)).samples.sample_prompts == ["holiday"]
+    assert apply_setup(bare, setup_of(bare, space)).samples.sample_prompts == ["holiday"]
     word = chosen(folder_of(tmp_path, "images", captions=False), captions={"trigger_word": "zkw"})
-    assert with_setup(word, setup_of(word, space)).samples.sample_prompts == ["zkw images"]
+    assert apply_setup(word, setup_of(word, space)).samples.sample_prompts == ["zkw images"]
 
 
 @pytest.mark.parametrize("upload", ["images", "images-2"])
@@ -211,7 +211,7 @@ def test_the_folder_of_loose_uploads_becomes_no_name_caption_or_prompt(space, tm
     job = chosen(folder.rename(space.datasets / upload))
     report = preflight(job, space)
     assert {row.caption for row in report.rows} == {""} and not errors(report.problems)
-    made = with_setup(job, setup_of(job, space))
+    made = apply_setup(job, setup_of(job, space))
     assert made.saving.output_name == "my_images" and made.samples.sample_prompts == ["a photo"]
 
 
@@ -220,7 +220,7 @@ def test_captions_that_would_not_be_read_as_prompts_are_passed_over(space, tmp_p
     for number, text in enumerate(("#1 of a row", "a cat --n dog", "a cat\na dog", "a cat")):
         (folder / f"{number}.txt").write_text(text)
     job = chosen(folder)
-    assert with_setup(job, setup_of(job, space)).samples.sample_prompts == ["a cat"]
+    assert apply_setup(job, setup_of(job, space)).samples.sample_prompts == ["a cat"]
 
 
 def test_any_folders_name_gives_a_name_that_a_file_can_have():
@@ -240,7 +240,7 @@ def test_a_folder_of_no_telling_name_is_called_as_the_one_with_repeats_inside(sp
     setup = setup_of(job, space)
     (named,) = (change for change in setup.changes if change.path == NAME)
     assert named.new == "mira" and "5_mira" in named.reason
-    prompts = with_setup(job, setup).samples.sample_prompts
+    prompts = apply_setup(job, setup).samples.sample_prompts
     assert prompts and all(prompt.startswith("mira on day") for prompt in prompts)  # no class tokens with captions
 
 
@@ -264,7 +264,7 @@ def test_a_tagged_set_is_proposed_short_prompts_of_what_it_shares_and_a_few_tags
     for number in range(8):
         (folder / f"{number}.txt").write_text(TAGS.format(poses[number % 4], places[number % 2]))
     job = chosen(folder)
-    prompts = with_setup(job, setup_of(job, space)).samples.sample_prompts
+    prompts = apply_setup(job, setup_of(job, space)).samples.sample_prompts
     assert 3 <= len(prompts) <= 4 and all(prompt.startswith("1girl, solo, mira, long hair, ") for prompt in prompts)
     assert all(len(prompt.split(", ")) <= 7 for prompt in prompts) and len(set(prompts)) == len(prompts)
     assert any("standing" in prompt for prompt in prompts) and any("running" in prompt for prompt in prompts)
@@ -272,7 +272,7 @@ def test_a_tagged_set_is_proposed_short_prompts_of_what_it_shares_and_a_few_tags
 
 def test_nothing_is_offered_once_nothing_is_left_to_set(space, tmp_path):
     job = chosen(folder_of(tmp_path))
-    made = with_setup(job, setup_of(job, space))
+    made = apply_setup(job, setup_of(job, space))
     assert setup_of(made, space) is None and MODEL in advice(made, space)
 
 
@@ -282,10 +282,10 @@ def test_what_was_made_for_other_images_is_offered_anew_and_a_persons_own_stays(
     left = {change.path for change in setup.changes}
     second = folder_of(tmp_path, "20_tom", sizes=((64, 64),) * 3)
     (second / "0.txt").write_text("tom at sea")
-    later = merge(to_values(with_setup(job, setup)), {"dataset": {"folder": str(second)}})
+    later = merge(to_values(apply_setup(job, setup)), {"dataset": {"folder": str(second)}})
     moved = TrainJob(**merge(later, {"saving": {"output_name": "mine"}}))
     assert setup_of(moved, space) is None
-    again = setup_for(moved, preflight(moved, space), space, 0, left - {NAME})
+    again = recommended_setup(moved, preflight(moved, space), space, 0, left - {NAME})
     paths = {change.path: change.new for change in again.changes}
     assert NAME not in paths and any("tom" in prompt for prompt in paths[PROMPTS])
 
@@ -296,7 +296,7 @@ def test_a_controlnet_is_offered_prompts_with_the_control_images_of_its_pairs(sp
     (folder / "0.txt").write_text("# no prompt")
     (folder / "1.txt").write_text("mira --n red")
     job = chosen(folder, method={"kind": "controlnet"}, dataset=images)
-    made = with_setup(job, setup_of(job, space))
+    made = apply_setup(job, setup_of(job, space))
     prompts, notes = read_prompts(made.samples, control=True)
     assert len(prompts) == 4 and not notes
     shown = [Path(each.control) for each in prompts]
@@ -330,7 +330,7 @@ def test_the_tag_that_all_captions_share_is_the_proposed_trigger_word(space, tmp
     for number, caption in enumerate(captions):
         (folder / f"{number}.txt").write_text(caption)
     job = chosen(folder)
-    assert with_setup(job, setup_of(job, space)).captions.trigger_word == word
+    assert apply_setup(job, setup_of(job, space)).captions.trigger_word == word
 
 
 def test_brackets_of_captions_are_text_in_the_proposed_prompts_too(space, tmp_path):
@@ -338,12 +338,12 @@ def test_brackets_of_captions_are_text_in_the_proposed_prompts_too(space, tmp_pa
     for number in range(4):
         (folder / f"{number}.txt").write_text(rf"automobile_(object), red, sky, \m/, day {number}, street")
     job = chosen(folder)
-    (prompt, *_) = with_setup(job, setup_of(job, space)).samples.sample_prompts
+    (prompt, *_) = apply_setup(job, setup_of(job, space)).samples.sample_prompts
     assert r"automobile_\(object\)" in prompt
     assert runs_of(prompt)[0][0].startswith(r"automobile_(object), red, sky, \m/")
     for group in ({"samples": {"prompt_weights": False}}, {"captions": {"weighted_captions": True}}):
         as_written = chosen(folder, **group)
-        assert "automobile_(object)" in with_setup(as_written, setup_of(as_written, space)).samples.sample_prompts[0]
+        assert "automobile_(object)" in apply_setup(as_written, setup_of(as_written, space)).samples.sample_prompts[0]
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from core.record.events import Forecasted
 from core.record.journal import Journal, read_lines
 from core.record.run_folder import RunFolder
 from core.settings.presets.files import dump
-from core.training.probe import ProbeBatches, _interpolated, duration, forecast_words, probe
+from core.training.probe import ProbeBatches, _interpolated_seconds, duration, forecast_sentence, probe
 
 
 def test_the_forecast_is_of_the_largest_and_the_smallest_batch(workspace, make_job):
@@ -56,8 +56,8 @@ def test_only_the_images_of_two_batches_are_encoded(workspace, make_job):
 
 
 def test_times_between_and_their_words():
-    assert _interpolated([(400, 4.0), (100, 1.0)], 200) == 2.0
-    assert _interpolated([(400, 4.0)], 400) == 4.0
+    assert _interpolated_seconds([(400, 4.0), (100, 1.0)], 200) == 2.0
+    assert _interpolated_seconds([(400, 4.0)], 400) == 4.0
     assert (duration(40), duration(700), duration(7500)) == ("40 s", "12 min", "2 h 05 min")
-    words = forecast_words(Forecasted(4 << 30, 8 << 30, {"512x512, 1 image": 0.5}, 700, 1400))
+    words = forecast_sentence(Forecasted(4 << 30, 8 << 30, {"512x512, 1 image": 0.5}, 700, 1400))
     assert all(fact in words for fact in ("4.0 GB of 8.0 GB", "12 min", "1400 steps", "512x512, 1 image: 0.50 s"))

@@ -208,7 +208,7 @@ def test_the_proof_names_what_a_resume_loses(train, monkeypatch):
     training = train()
     found = prove(training.job, training.workspace, "cpu", 4)
     assert not list((training.workspace.private / "proofs").iterdir())
-    assert not found.equal and "NOT equal" in found.words()
+    assert not found.equal and "NOT equal" in found.report()
     assert any(name.startswith("/weights/") for name in found.different)
 
 

@@ -97,14 +97,12 @@ def test_a_run_on_a_gpu_writes_the_warning_to_its_journal_and_trains_to_its_end(
     monkeypatch.setattr(torch.cuda, "memory_stats", lambda device: {"reserved_bytes.all.current": 11 << 30})
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: emptied.append(1))
     monkeypatch.setattr(spill_guard.platform, "release", lambda: "5.15.153.1-microsoft-standard-WSL2")
-    nothing = SimpleNamespace(
-        **dict.fromkeys(("before_first_step", "after_step", "at_the_end", "tasks_done", "all"), tuple)
-    )
+    nothing = SimpleNamespace(**dict.fromkeys(("before_first_step", "after_step", "at_the_end", "tasks_done"), tuple))
     reports = SimpleNamespace(
         losses=SimpleNamespace(read_if_due=lambda: ReadBack([run.state.step], [0.1], 0.0)),
         clock=SimpleNamespace(add=lambda seconds: None),
         report=lambda read: None,
-        all=tuple,
+        report_all=tuple,
     )
     plan = SimpleNamespace(total=40, step_batches=lambda step: (0, [PlannedBatch((512, 512), (None,) * 4)]))
     with Journal(tmp_path) as journal:

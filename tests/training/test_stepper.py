@@ -9,8 +9,7 @@ import torch
 from torch import nn
 
 from core.methods.ema import average_of
-from core.optimization.clipping import NonFiniteGuard
-from core.optimization.scaling import make_scaler
+from core.optimization.clipping import NonFiniteGuard, make_scaler
 from core.record.processes import Processes
 from core.settings.method import MethodSettings
 from core.training.loop.stepper import Stepper
@@ -54,7 +53,7 @@ def test_gradients_that_nothing_clears_add_up_over_steps_and_a_state(tmp_path, p
     )
     trains, rests = weight(0.0), weight(0.0)
     rests.grad = None
-    own = stepper([trains], clipped=[trains, rests], adds_up=True, processes=group)
+    own = stepper([trains], clipped=[trains, rests], keeps_clipped_gradients=True, processes=group)
     left, moved = 0.0, 0.0
     for step in range(4):
         trains.grad = torch.tensor([3.0 / processes])
@@ -70,13 +69,13 @@ def test_gradients_that_nothing_clears_add_up_over_steps_and_a_state(tmp_path, p
         if step == 1:
             content = own.state_dict()
             rests = weight(0.0)
-            own = stepper([trains], clipped=[trains, rests], adds_up=True, processes=group)
+            own = stepper([trains], clipped=[trains, rests], keeps_clipped_gradients=True, processes=group)
             own.load(content, tmp_path)
 
 
 def test_what_adds_up_begins_at_nothing_after_a_step_that_was_not_finite():
     trains, rests = weight(3.0), weight(float("nan"))
-    own = stepper([trains], clipped=[trains, rests], adds_up=True)
+    own = stepper([trains], clipped=[trains, rests], keeps_clipped_gradients=True)
     own.step(torch.zeros(()))
     assert rests.grad.item() == 0 and trains.item() == 0
 
@@ -102,19 +101,19 @@ def test_scaled_gradients_are_measured_unscaled_also_of_what_does_not_train():
     assert trains.item() == pytest.approx(-0.6, rel=1e-5)
 
 
-@pytest.mark.parametrize("pauses", [True, False])
-def test_updates_that_an_overflow_left_out_are_counted_where_the_curve_waits_for_them(tmp_path, pauses):
+@pytest.mark.parametrize("counts_overflows", [True, False])
+def test_updates_that_an_overflow_left_out_are_counted_where_the_curve_waits_for_them(tmp_path, counts_overflows):
     trains = weight(1.0)
     scaler = make_scaler("cpu", torch.float32)
-    own = stepper([trains], scaler=scaler, pauses=pauses)
+    own = stepper([trains], scaler=scaler, counts_overflows=counts_overflows)
     scaler.scale(torch.zeros(()))
     for size in (1.0, float("inf"), 1.0, float("inf")):
         trains.grad = torch.tensor([size])
         own.step(torch.zeros(()))
-    assert own.paused == (2 if pauses else 0)
-    again = stepper([trains], scaler=make_scaler("cpu", torch.float32), pauses=pauses)
+    assert own.overflow_steps == (2 if counts_overflows else 0)
+    again = stepper([trains], scaler=make_scaler("cpu", torch.float32), counts_overflows=counts_overflows)
     again.load(own.state_dict(), tmp_path)
-    assert again.paused == own.paused
+    assert again.overflow_steps == own.overflow_steps
 
 
 def averaging_stepper(trains, **settings):

@@ -119,7 +119,7 @@ def test_more_even_saves_than_steps_are_one_a_step(tmp_path):
         state=None,
         context=SimpleNamespace(folder=SimpleNamespace(journal_file=tmp_path / "journal.jsonl")),
     )
-    validation = SimpleNamespace(by_hand=True, ranks=False, left_out=frozenset())
+    validation = SimpleNamespace(holds_out_images=True, ranks_checkpoints=False, unmeasured_saves=frozenset())
     assert Timetable(run, None, None, validation, None)._planned_saves == dict.fromkeys([1, 2, 3], ("step",))
     assert save_steps(settings, run.plan, run.total) == [1, 2, 3, 4]
 

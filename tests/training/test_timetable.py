@@ -46,10 +46,15 @@ def plan_of(total):
 class SimulatedRun:
     """A run of the real loop whose steps compute nothing, and what it did at which step."""
 
-    def __init__(self, place, total=8, *, prompts=("a fox",), by_hand=True, ranks=False, **groups):
+    def __init__(self, place, total=8, *, prompts=("a fox",), holds_out_images=True, ranks_checkpoints=False, **groups):
         self.done, self.place = [], place
         self.job, self.plan = build(TrainJob, merge(QUIET, groups)), plan_of(total)
-        self.prompts, self.by_hand, self.ranks, self.left_out = list(prompts), by_hand, ranks, frozenset()
+        self.prompts, self.holds_out_images, self.ranks_checkpoints, self.unmeasured_saves = (
+            list(prompts),
+            holds_out_images,
+            ranks_checkpoints,
+            frozenset(),
+        )
         self.commands, self.begun = [], 0
         self.passes, self.seconds, self.stages = SimpleNamespace(encoding_seconds=0.0, encodes_each_step=False), [], []
 
@@ -75,8 +80,8 @@ class SimulatedRun:
             losses=SimpleNamespace(read_if_due=lambda: None),
             clock=SimpleNamespace(add=self.seconds.append),
             report=lambda read: None,
-            all=lambda: None,
-            validated=lambda found: None,
+            report_all=lambda: None,
+            report_validation=lambda found: None,
         )
         stepper = SimpleNamespace(tasks_done=lambda: None, weights_for=lambda use: nullcontext())
         run = Run(self.job, context, self.plan, self.passes, stepper, None, reports, self.state, stop_at)
@@ -88,12 +93,12 @@ class SimulatedRun:
             remove_old=lambda step: None,
         )
         validation = SimpleNamespace(
-            by_hand=self.by_hand,
-            ranks=self.ranks,
-            left_out=self.left_out,
+            holds_out_images=self.holds_out_images,
+            ranks_checkpoints=self.ranks_checkpoints,
+            unmeasured_saves=self.unmeasured_saves,
             batches=[None],
-            quick=True,
-            limited="",
+            is_quick=True,
+            limit_message="",
             measure=lambda *given: self.note("validated"),
         )
         samples = SimpleNamespace(prompts=self.prompts, generate=lambda step: self.note("sampled"))
@@ -209,11 +214,11 @@ def test_what_a_person_holds_out_is_measured_before_the_first_step_when_due_and_
 
 def test_what_finds_the_best_checkpoint_is_measured_at_each_save_but_those_that_cost_too_much(tmp_path):
     often = {"saving": {"save_every_n_steps": 2}, "validation": {"validate_every_n_steps": 1}}
-    table = SimulatedRun(tmp_path, by_hand=False, ranks=True, **often)
+    table = SimulatedRun(tmp_path, holds_out_images=False, ranks_checkpoints=True, **often)
     assert table.steps("validated") == [0, 2, 4, 6, 8], "its own timetable is not the settings'"
-    table.left_out = frozenset({0, 4})
+    table.unmeasured_saves = frozenset({0, 4})
     assert table.steps("validated") == [2, 6, 8]
-    table.left_out = frozenset({8})
+    table.unmeasured_saves = frozenset({8})
     assert table.steps("validated") == [0, 2, 4, 6]
 
 

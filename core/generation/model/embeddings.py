@@ -223,12 +223,12 @@ class PromptEncoder:
 
     def _with_tokens(self, text: str, suffix: str) -> str:
         """Replace each embedding's name by its tokens. suffix: end of the tokens of layered embeddings, "_" and the layer's name"""
-        from core.methods.tokens import tokens_of
+        from core.methods.tokens import vector_names
 
         if not self._counts:
             return text
         tokens = {
-            name.casefold(): " ".join(tokens_of(name, count, suffix if name in self._layered else ""))
+            name.casefold(): " ".join(vector_names(name, count, suffix if name in self._layered else ""))
             for name, count in self._counts.items()
         }
         return word_pattern(list(self._counts)).sub(lambda match: tokens[match[0].casefold()], text)
@@ -270,7 +270,7 @@ def _token_vectors(vectors_by_name: dict[str, dict[str, Tensor]], encoder: int) 
     vectors_by_name   {name: {tensor such as "clip_l", or a layer: vectors}}
     encoder           index of the text encoder
     """
-    from core.methods.tokens import tokens_of
+    from core.methods.tokens import vector_names
 
     names: list[str] = []
     rows: list[Tensor] = []
@@ -280,7 +280,7 @@ def _token_vectors(vectors_by_name: dict[str, dict[str, Tensor]], encoder: int) 
         else:
             parts = {"": list(vectors.values())[encoder]}  # read_embedding returns clip_l before clip_g
         for suffix, vectors_of_part in parts.items():
-            names += tokens_of(name, len(vectors_of_part), suffix)
+            names += vector_names(name, len(vectors_of_part), suffix)
             rows.append(vectors_of_part)
     return names, torch.cat(rows)
 

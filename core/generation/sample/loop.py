@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, Literal
 from core.diffusion.samplers import (
     SAMPLERS,
     add_noise,
-    config_of,
     make_sampler,
     model_input,
     sampler_step,
@@ -388,7 +387,7 @@ def stage_evaluations(scheduler: Any, stage: Stage, first: int) -> range:
     count = len(scheduler.timesteps) - first
     if stage.switch_at is None:
         return range(count)
-    trained = config_of(scheduler).get("num_train_timesteps", TIMESTEPS)
+    trained = scheduler.config.get("num_train_timesteps", TIMESTEPS)
     before = int((scheduler.timesteps >= round(trained - stage.switch_at * trained)).sum())
     switch = max(before - before % getattr(scheduler, "order", 1) - first, 0)
     return range(switch, count) if stage.refines else range(switch)
@@ -436,7 +435,7 @@ def _first_evaluations(scheduler: Any, stage: Stage, sampling: Sampling) -> tupl
     if sampling.program != "generator":
         first = (stage.steps - stage.run) * getattr(scheduler, "order", 1)
         return first, min(first, len(scheduler.timesteps) - 1)
-    offset = config_of(scheduler).get("steps_offset", 0) if sampling.one_level_up else 0
+    offset = scheduler.config.get("steps_offset", 0) if sampling.one_level_up else 0
     noised_steps = min(stage.run + offset, stage.steps)
     return max(stage.steps - noised_steps + offset, 0), -max(noised_steps, 1)
 

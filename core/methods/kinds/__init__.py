@@ -1,1 +1,1 @@
-"""The declarations of the training methods, one file each: for settings, rules, page and forecast. Without torch."""
+"""Registers the training methods, one file each, for settings, rules, page and memory forecast. Imports no torch."""

@@ -1,4 +1,4 @@
-"""A ControlNet (Zhang et al. 2023, arXiv:2302.05543) trains next to the frozen U-Net."""
+"""Registers the ControlNet (Zhang et al. 2023, arXiv:2302.05543), a net that is trained next to the frozen U-Net."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ RULES = "core.settings.rules.control"
 
 
 def _make(inputs: MethodInputs) -> Method:
+    """Return the training method; the initial ControlNet is located by name."""
     from core.methods.controlnet import ControlNetMethod
 
     start = controlnet_of(inputs.job).controlnet_model_name_or_path
@@ -39,40 +40,45 @@ def _make(inputs: MethodInputs) -> Method:
 
 
 def trained_numbers(job: TrainJob, family_name: str, parts: Parts) -> dict[str, int]:
-    """{part: parameters} of a ControlNet for this U-Net."""
+    """Return {"unet": number of parameters of a ControlNet for this U-Net}."""
     shapes = trained_shapes(job, family_name, parts)
     return {"unet": sum(prod(shape) * count for shape, count in shapes.items())}
 
 
 def trained_shapes(job: TrainJob, family_name: str, parts: Parts) -> Counter[tuple[int, ...]]:
+    """Return {shape: number of tensors} of a ControlNet for this U-Net."""
     return _counted(json.dumps(dict(parts["unet"].config), default=str))
 
 
 @lru_cache(maxsize=16)
 def _counted(config: str) -> Counter[tuple[int, ...]]:
+    """Return {shape: number of tensors} of a ControlNet. config: the U-Net's, as JSON"""
     from core.control.controlnet import controlnet_config, empty
 
     return Counter(tuple(weight.shape) for weight in empty(controlnet_config(json.loads(config))).parameters())
 
 
 def _side(unet: Any, job: TrainJob) -> Any:
+    """Return an empty ControlNet for this U-Net, for the memory forecast."""
     from core.control.controlnet import ControlNet, controlnet_config, empty
 
     return ControlNet(empty(controlnet_config(unet.config)))
 
 
 def _rates(job: TrainJob) -> Mapping[str, tuple[float, str]]:
+    """Return {"controlnet": (`control_net_lr`, its setting)}; {} if it is not set."""
     rate = controlnet_of(job).control_net_lr
     return {} if rate is None else {"controlnet": (rate, RATE)}
 
 
 def control_images_needed(size: str) -> Needs:
-    """Text and fields that say what a method with control images needs. size: of the saved file, as text"""
+    """Return (sentence about the images that the method needs, [[title, setting]]) for the page. size: of the saved file, as text"""
     text = "Each image needs a control image of the same name in the folder of control images, and a caption."
     return f"{text} The file is {size}.", [["Folder of control images", "dataset.conditioning_data_dir"]]
 
 
 def unused(job: TrainJob) -> Iterator[tuple[str, str]]:
+    """Yield (setting, reason) of settings without effect for methods with control images."""
     yield "method.prior", "ignored: the model is frozen, so the class is preserved anyway"
     yield "method.class_caption", "ignored: the model is frozen, so the class is preserved anyway"
     yield from kohya_unused(job)

@@ -1,4 +1,4 @@
-"""Textual inversion (Gal et al. 2022, arXiv:2208.01618): embeddings train, the model is frozen."""
+"""Registers textual inversion (Gal et al. 2022, arXiv:2208.01618), which trains embeddings of new tokens."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ RULES = "core.settings.rules.embedding"
 
 
 def _make(inputs: MethodInputs) -> Method:
+    """Return the training method; the initial embedding is located by name."""
     from core.methods.embedding import EmbeddingMethod
 
     start = inputs.job.embedding.embedding_weights
@@ -24,13 +25,14 @@ def _make(inputs: MethodInputs) -> Method:
 
 
 def trained_numbers(job: TrainJob, family_name: str, parts: Parts) -> dict[str, int]:
-    """{part: parameters}, for eight vectors per token, more than is usual."""
+    """Return {part: trained parameters} of each text encoder, assuming eight vectors per token, more than is usual."""
     rows = max(1, len(job.embedding.words)) * 8
     texts = [name for name in ("text_encoder", "text_encoder_2") if name in parts]
     return {name: rows * int(parts[name].config.get("hidden_size", 768)) for name in texts}
 
 
 def _needs(job: TrainJob, family: str, size: str) -> Needs:
+    """Return (sentence about what is trained; no settings) for the page. family: its title"""
     encoders = "both text encoders of SDXL" if family == "SDXL" else "the text encoder"
     text = f"The embedding is trained in {encoders}; the model is frozen. The file is a few kilobytes."
     if not job.embedding.words:

@@ -1,4 +1,4 @@
-"""ControlNet-LLLite (kohya-ss): small networks in the attention layers of the frozen U-Net train to follow control images."""
+"""Registers ControlNet-LLLite (kohya-ss): small networks in the frozen U-Net's attention layers, trained to follow control images."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ RULES = "core.settings.rules.control"
 
 
 def _make(inputs: MethodInputs) -> Method:
+    """Return the training method; the initial LLLite is located by name."""
     from core.methods.lllite import LLLiteMethod
 
     start = lllite_of(inputs.job).weights
@@ -29,14 +30,14 @@ def _make(inputs: MethodInputs) -> Method:
 
 
 def trained_numbers(job: TrainJob, family_name: str, parts: Parts) -> dict[str, int]:
-    """{part: parameters} of all modules, by the settings' dimensions."""
+    """Return {"unet": number of parameters of the LLLite} for the dimensions of the settings."""
     config = json.dumps(dict(parts["unet"].config), default=str)
     return {"unet": _counted(family_name, config, lllite_of(job).cond_emb_dim, lllite_of(job).hidden_dim)}
 
 
 @lru_cache(maxsize=16)
 def _counted(family_name: str, config: str, cond_emb_dim: int, network_dim: int) -> int:
-    """Number of an LLLite's weights. config: the U-Net's, as JSON"""
+    """Return the number of an LLLite's parameters. config: the U-Net's, as JSON"""
     from core.control.lllite import empty, lllite_targets
 
     unet = family(family_name).make_empty("unet", json.loads(config))
@@ -45,12 +46,14 @@ def _counted(family_name: str, config: str, cond_emb_dim: int, network_dim: int)
 
 
 def _side(unet: Any, job: TrainJob) -> Any:
+    """Return an LLLite on the "meta" device in this U-Net, for the memory forecast."""
     from core.methods.lllite import attached_lllite
 
     return attached_lllite(unet, lllite_of(job))
 
 
 def _unused(job: TrainJob) -> Iterator[tuple[str, str]]:
+    """Yield (setting, reason) of settings without effect."""
     yield from unused(job)
     if lllite_of(job).weights:
         for name in ("cond_emb_dim", "hidden_dim", "zero_bias"):

@@ -1,4 +1,4 @@
-"""A network next to the frozen model: LoRA and its kin (Hu et al. 2021, arXiv:2106.09685)."""
+"""Registers LoRA (Hu et al. 2021, arXiv:2106.09685) and related networks, which are trained on the frozen model."""
 
 from __future__ import annotations
 
@@ -18,22 +18,25 @@ if TYPE_CHECKING:
 
 
 def _make(inputs: MethodInputs) -> Method:
+    """Return the training method for the inputs."""
     from core.methods.network import NetworkMethod
 
     return NetworkMethod(inputs.job, inputs.seed, inputs.files)
 
 
 def trained_numbers(job: TrainJob, family_name: str, parts: Parts) -> dict[str, int]:
-    """{part: trained parameters}, counted on a network over a model on the "meta" device."""
+    """Return {part: number of trained parameters}, counted on a network over a model on the "meta" device."""
     by_part = _shapes(job, family_name, parts)
     return {part: sum(prod(shape) * count for shape, count in shapes.items()) for part, shapes in by_part.items()}
 
 
 def trained_shapes(job: TrainJob, family_name: str, parts: Parts) -> Counter[tuple[int, ...]]:
+    """Return {shape: number of trained tensors}."""
     return sum(_shapes(job, family_name, parts).values(), Counter())
 
 
 def _shapes(job: TrainJob, family_name: str, parts: Parts) -> dict[str, Counter[tuple[int, ...]]]:
+    """Return {part: {shape: number of trained tensors}}. parts: of the base model"""
     configs = tuple((name, json.dumps(part.config, default=str)) for name, part in parts.items() if name != "vae")
     return _counted(family_name, settings_as_text(job), configs)
 
@@ -42,7 +45,11 @@ def _shapes(job: TrainJob, family_name: str, parts: Parts) -> dict[str, Counter[
 def _counted(
     family_name: str, settings: str, configs: tuple[tuple[str, str], ...]
 ) -> dict[str, Counter[tuple[int, ...]]]:
-    """{part: {shape: number of weights}}."""
+    """Return {part: {shape: number of trained tensors}}.
+
+    settings   of the network, as text from `described`
+    configs    (part, its config as JSON)
+    """
     from core.networks.layers import meta_targets
     from core.networks.network import Network
 

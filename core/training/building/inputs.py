@@ -1,4 +1,4 @@
-"""Inputs of a training, before anything large is loaded: images, files, plan, method and precision."""
+"""Inputs of a training, read before the model is loaded: images, files, plan, method and precision."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -35,8 +35,13 @@ Select = Callable[[Report], Report]
 
 @dataclass(frozen=True)
 class Inputs:
-    """Inputs of a training. model, vae: paths of the base model and of a separate VAE; files: LoRA files of the job; memo: cached
-    file hashes."""
+    """Inputs of a training.
+
+    model, vae   paths of the base model and of a separate VAE
+    files        LoRA files that the job starts from or merges
+    memo         cached file hashes
+    prompts      sample prompts with all values set
+    """
 
     job: TrainJob
     context: JobContext
@@ -54,21 +59,23 @@ class Inputs:
 
     @property
     def family(self) -> Family:
+        """The model family."""
         return family(self.family_name)
 
     @property
     def seed(self) -> int:
+        """Seed of the run's random numbers."""
         return self.plan.seed
 
 
 def read_inputs(job: TrainJob, context: JobContext, select: Select = lambda report: report) -> Inputs:
-    """Read the inputs of a job that has its seed. Raises ProblemsError with everything that prevents a start.
+    """Read the inputs of a job that has its seed. Raises ProblemsError with all problems that prevent a start.
 
-    select   reduces the report to some of its images
+    select   reduces the dataset report to some of its images
     """
     workspace, seed = context.workspace, job.schedule.seed or 0
     with context.processes.main_process_first():  # the others read its cached measurements
-        report = select(checked(job, context))
+        report = select(check_dataset(job, context))
     model = model_path(job.model.base_model, workspace)
     vae = model_path(job.model.vae, workspace, "model.vae") if job.model.vae else None
     family_name = family_of(model, job.model.family)
@@ -87,9 +94,10 @@ def read_inputs(job: TrainJob, context: JobContext, select: Select = lambda repo
     )
 
 
-def checked(job: TrainJob, context: JobContext) -> Report:
-    """Repeat the preflight and all checks when the training starts, as files may have changed while the job waited in the
-    queue; return the report. Raises ProblemsError for errors."""
+def check_dataset(job: TrainJob, context: JobContext) -> Report:
+    """Scan the dataset and repeat all checks, as files may have changed while the job waited in the queue; return the dataset report.
+    Raises ProblemsError for errors.
+    """
     context.stage("scanning the dataset")
     report = preflight(
         job,
@@ -98,15 +106,15 @@ def checked(job: TrainJob, context: JobContext) -> Report:
         cancel=context.token,
         progress=lambda done, total: context.stage("checking images", done, total),
     )
-    begins = not context.folder.states.is_dir()
+    new_run = not context.folder.states.is_dir()
     raise_if_errors(
-        problems_before_start(job, context.workspace, report, context.device, begins=begins, cancel=context.token)
+        problems_before_start(job, context.workspace, report, context.device, new_run=new_run, cancel=context.token)
     )
     return report
 
 
 def _with_stop(job: TrainJob, plan: Plan) -> TrainJob:
-    """The job with the step at which the text encoder stops, where the settings say after which epoch."""
+    """Return the job with `stop_text_encoder_epochs` converted to `stop_text_encoder_training`, the first step of that epoch."""
     epochs = job.method.stop_text_encoder_epochs
     if epochs is None:
         return job
@@ -115,7 +123,9 @@ def _with_stop(job: TrainJob, plan: Plan) -> TrainJob:
 
 
 def _validation_budget(job: TrainJob, context: JobContext, report: Report, plan: Plan) -> Budget:
-    """Budget of validation. A resumed run measures as many pairs as before, so that its checkpoints compare."""
+    """Return the budget of validation. A resumed run measures as many (image, timestep) pairs as before, so that its checkpoints
+    compare.
+    """
     total, updates = report.total_steps, plan.epochs.steps_in(0)
     views = sum(report.views.values()) * total / max(updates, 1) / context.processes.count
     saves = save_steps(job.saving, plan, total)
@@ -127,7 +137,7 @@ def _validation_budget(job: TrainJob, context: JobContext, report: Report, plan:
 
 
 def _precision(job: TrainJob, context: JobContext, size: int) -> Precision:
-    """Precision of a run; also sets torch's threads and TF32. size: bytes of the denoiser's weights"""
+    """Choose the precision of a run; also set torch's threads and TF32. size: bytes of the denoiser's weights in the file"""
     use_threads(context.device, size)
     use_tf32(job.memory.allow_tf32)
     settings = job.memory
@@ -137,8 +147,11 @@ def _precision(job: TrainJob, context: JobContext, size: int) -> Precision:
 
 
 def _auto_precision(job: TrainJob, context: JobContext, size: int) -> str:
-    """The dtype of mixed precision "auto": "no", "bf16" or "fp16". Decided once at the start of a run, as a
-    resumed run must not change it."""
+    """Return the dtype for mixed precision "auto": "no", "bf16" or "fp16". Decided at the first start of a run and stored, as a resumed
+    run must not change it.
+
+    size   bytes of the denoiser's weights in the file
+    """
     folder, device = context.folder, context.device
     with context.processes.main_process_first():
         earlier = _earlier_precision(folder.machine_file, device)
@@ -154,7 +167,7 @@ def _auto_precision(job: TrainJob, context: JobContext, size: int) -> str:
 
 
 def _earlier_precision(file: Path, device: str) -> str | None:
-    """The dtype that the run started with; None for a new run, and on another kind of device."""
+    """Return the dtype stored in the run's machine file, "no", "bf16" or "fp16"; None for a new run, and on another kind of device."""
     try:
         stored = read_json_object(file)
     except (ProblemsError, OSError):

@@ -1,4 +1,4 @@
-"""The source of a run's latents: which images are encoded once or at each step, and where posteriors are cached."""
+"""The source of a run's latents: chooses which images are encoded once and which at each step, and where posteriors are cached."""
 
 from __future__ import annotations
 
@@ -37,15 +37,15 @@ NPZ_KINDS = {"sd1": "sd", "sd2": "sd", "sdxl": "sdxl"}  # in file names of newer
 
 
 def encoded_each_step(placed: Placed, cache_latents: str) -> bool:
-    """Whether the image is encoded again at each step that uses it. cache_latents: the setting of this name."""
+    """Return whether the image is encoded again at each step that uses it. cache_latents: the setting of this name"""
     return cache_latents == "off" or is_varied(placed.concept.images)
 
 
 def build_latents(inputs: Inputs, models: Models, *, at_once: bool = False) -> Latents:
-    """Return the source of latents; its `into_model` is set when the model is loaded.
+    """Return the source of latents. The caller sets its `into_model` once the model is loaded.
 
-    Images that are not cached are encoded by the first step that needs them. With `at_once`, in several processes, and where
-    the VAE does not fit next to the model, they are encoded here.
+    Images that are to be cached are encoded by the first step that needs them. With `at_once`, in several processes, and if the VAE
+    does not fit next to the model, they are encoded here.
     """
     memory, device = inputs.job.memory, inputs.context.device
     images = images_of(inputs)
@@ -65,7 +65,7 @@ def build_latents(inputs: Inputs, models: Models, *, at_once: bool = False) -> L
     return Latents(
         posteriors.get,
         inputs.seed,
-        late=posteriors,
+        late_posteriors=posteriors,
         mode=memory.latent_draw,
         masks=latent_masks(inputs, cached),
         views=ViewLoader(_loader(seed_of, uncached_keys, control_source(inputs)), decoders, prefetch),
@@ -79,12 +79,12 @@ def build_latents(inputs: Inputs, models: Models, *, at_once: bool = False) -> L
 
 
 def on_disk(inputs: Inputs) -> bool:
-    """Whether the cache is written to disk."""
+    """Return whether latents, masks and control images are cached on disk."""
     return inputs.job.memory.cache_latents in ("auto", "disk")
 
 
 def _cache_arguments(inputs: Inputs, row: Row) -> dict[str, Any]:
-    """The arguments that all caches of a run share; see `Store`."""
+    """Return the keyword arguments that all caches of a run share; see `Store`. row: the kind of cache"""
     workspace = inputs.context.workspace
     return {
         "folder": workspace.cache / row.folder,
@@ -95,12 +95,14 @@ def _cache_arguments(inputs: Inputs, row: Row) -> dict[str, Any]:
 
 
 def images_of(inputs: Inputs) -> list[Placed]:
-    """All images that need latents: training and validation images."""
+    """Return all images that need latents: training and validation images."""
     return [*inputs.plan.placed, *(unaugmented(placed) for placed in inputs.report.validation)]
 
 
 def decode_threads(device: str) -> int:
-    """Number of decoding threads: two with a VAE on the CPU, more for a GPU, which would wait for them."""
+    """Return the number of threads that decode images: 2 with a VAE on the CPU, up to MOST_DECODERS for a GPU, which would wait for
+    them.
+    """
     return max(2, min(MOST_DECODERS, machine.cores())) if not device.startswith("cpu") else 2
 
 
@@ -108,13 +110,13 @@ def decode_threads(device: str) -> int:
 
 
 def latent_cache(inputs: Inputs, images: Sequence[Placed]) -> LatentCache:
-    """The cache of these images' latents for the job's VAE."""
+    """Return the latent cache of these images for the job's VAE."""
     identity = inputs.family.digest(inputs.model, "vae", vae=inputs.vae, memo=inputs.memo)
     npz = None
     if inputs.job.memory.npz_caches and inputs.family_name in NPZ_KINDS:
         npz = NpzCaches(images, NPZ_KINDS[inputs.family_name])
-    wanted = inputs.job.memory.vae_precision
-    precision = "fp32" if wanted == "auto" else wanted  # dtype that the VAE is loaded in
+    vae_precision = inputs.job.memory.vae_precision
+    precision = "fp32" if vae_precision == "auto" else vae_precision  # dtype that the VAE is loaded in
     return LatentCache(
         vae_id=identity,
         dtype=precision,
@@ -124,8 +126,8 @@ def latent_cache(inputs: Inputs, images: Sequence[Placed]) -> LatentCache:
     )
 
 
-def fill(inputs: Inputs, models: Models, cache: LatentCache, images: Sequence[Placed]) -> None:
-    """Encode the images that are not cached for this VAE, size and crop."""
+def fill_cache(inputs: Inputs, models: Models, cache: LatentCache, images: Sequence[Placed]) -> None:
+    """Encode the images that `cache` lacks for this VAE, size and crop."""
     missing = cache.missing(images, inputs.context.check)
     _report_npz(inputs, cache)
     if missing:
@@ -133,7 +135,7 @@ def fill(inputs: Inputs, models: Models, cache: LatentCache, images: Sequence[Pl
 
 
 def _encode_all(inputs: Inputs, models: Models, cache: LatentCache, missing: Sequence[Placed], keep_vae: bool) -> None:
-    """Encode these images into the cache; then release the VAE from the device unless `keep_vae`."""
+    """Encode the images `missing` into the cache; then move the VAE off the device unless `keep_vae`."""
     context, vae = inputs.context, models.vae()
     cache.fill(
         missing,
@@ -149,15 +151,16 @@ def _encode_all(inputs: Inputs, models: Models, cache: LatentCache, missing: Seq
 
 
 def _report_npz(inputs: Inputs, cache: LatentCache) -> None:
+    """Log which .npz files of sd-scripts the cache uses."""
     if isinstance(cache.other_programs, NpzCaches):
         for line in cache.other_programs.log_lines():
             inputs.context.say(line)
 
 
 def encoder(inputs: Inputs, models: Models) -> Encode:
-    """Return a function from pixels to a posterior on the device, by a VAE that is loaded at first use.
+    """Return a function from pixels to a posterior on the device. The VAE is loaded at the first call.
 
-    CUDA's cached memory is released after each call, as images of another size could not reuse it, unless `highvram` is on.
+    On CUDA each call releases torch's cached memory, which images of another size could not reuse, unless `highvram` is on.
     """
     frees = inputs.context.device.startswith("cuda") and not inputs.job.memory.highvram
 
@@ -172,7 +175,7 @@ def encoder(inputs: Inputs, models: Models) -> Encode:
 
 
 def fp32_retry(family: Family, vae: Any) -> Encode | None:
-    """Return a function that encodes with a 16-bit VAE temporarily in fp32; None for a VAE in fp32."""
+    """Return a function that encodes pixels with the VAE temporarily in fp32; None if the VAE is in fp32 already."""
     dtype = next(vae.parameters()).dtype
     if dtype == torch.float32:
         return None
@@ -188,7 +191,9 @@ def fp32_retry(family: Family, vae: Any) -> Encode | None:
 
 
 def each_step_encoder(inputs: Inputs, models: Models) -> Encode:
-    """As `encoder`, for images that are not cached: those of which a 16-bit VAE returns NaN are encoded again in fp32."""
+    """Return a function from pixels to a posterior, for images that are encoded at each step. Images for which a 16-bit VAE returns NaN
+    or infinity are encoded again in fp32.
+    """
     encode = encoder(inputs, models)
 
     def checked(pixels: torch.Tensor) -> Posterior:
@@ -207,14 +212,15 @@ def each_step_encoder(inputs: Inputs, models: Models) -> Encode:
 def _posteriors(
     inputs: Inputs, models: Models, images: Sequence[Placed], ahead: int, *, at_once: bool, keep_vae: bool
 ) -> LatePosteriors:
-    """Posteriors of the images that are encoded once.
+    """Return the source of posteriors of the images that are encoded once.
 
     ahead      maximum number of decoded images that wait in memory
+    at_once    encode here, not at the first step that needs an image
     keep_vae   leave the VAE on the device at the end, for images that are encoded at each step
     """
     context, memory = inputs.context, inputs.job.memory
     cache = latent_cache(inputs, images)
-    todo = _late_sides(inputs, models, cache, images, at_once=at_once, keep_vae=keep_vae)
+    todo = _sides_for_steps(inputs, models, cache, images, at_once=at_once, keep_vae=keep_vae)
     encode = encoder(inputs, models)
 
     def finished() -> None:
@@ -237,13 +243,14 @@ def _posteriors(
     )
 
 
-def _late_sides(
+def _sides_for_steps(
     inputs: Inputs, models: Models, cache: LatentCache, images: Sequence[Placed], *, at_once: bool, keep_vae: bool
 ) -> list[Side]:
-    """The sides that the steps encode; empty where all are encoded here (see `build_latents`).
+    """Return the sides (an image, plain or flipped) that steps will encode; [] if all are cached or were encoded here (see
+    `build_latents`).
 
-    On a GPU cached entries are read here to find damaged ones, as the VAE may not fit later. So they are where several images
-    are encoded together, since the batches depend on all sides to encode.
+    On a GPU cached entries are read here to find damaged ones, as the VAE may not fit later; likewise if several images are encoded
+    together, since the batches depend on all sides to encode.
     """
     context, memory = inputs.context, inputs.job.memory
     reads = not context.device.startswith("cpu") or memory.vae_batch_size > 1
@@ -258,8 +265,8 @@ def _late_sides(
     return todo
 
 
-def encoders_fit(inputs: Inputs, late: Collection[str]) -> bool:
-    """Whether the VAE (IMAGES) and text encoders (CAPTIONS) named in `late` fit next to the model, so that steps can encode.
+def encoders_fit(inputs: Inputs, encoded_in_steps: Collection[str]) -> bool:
+    """Return whether the encoders that steps need fit next to the model: the VAE for IMAGES, the text encoders for CAPTIONS.
 
     False in several processes, where the first one encodes for all before the others continue.
     """
@@ -267,11 +274,11 @@ def encoders_fit(inputs: Inputs, late: Collection[str]) -> bool:
     if context.processes.count > 1 or inputs.job.sharding.active:
         return False
     facts = facts_of(inputs.job, context.workspace, context.device, inputs.report)
-    return fits_with_encoders(inputs.job, facts, machine.available_memory(context.device), late)
+    return fits_with_encoders(inputs.job, facts, machine.available_memory(context.device), encoded_in_steps)
 
 
 def posterior_device(cache: LatentCache, images: Sequence[Placed], cache_latents: str, device: str) -> str | None:
-    """Device that holds posteriors in memory; None where they are too large and read from disk each time."""
+    """Return the device that holds the posteriors in memory; None if they are too large and are read from disk each time."""
     size = sum(cache.bytes_of(placed) * len(sides(placed)) for placed in images)
     if cache_latents != "device" and size > DEVICE_BYTES:
         return None
@@ -286,8 +293,8 @@ def _loader(
 ) -> Callable[[Placed, int, int], DecodedView]:
     """Return the load function of a ViewLoader.
 
-    seed_of    (epoch) -> seed of its random augmentation
-    uncached   keys of the images whose pixels are needed; of others only the control image is loaded
+    seed_of    (epoch) -> seed of the epoch's random augmentation
+    uncached   keys of the images whose pixels are needed; for others only the control image is loaded
     """
 
     def load(placed: Placed, epoch: int, repeat: int) -> DecodedView:
@@ -303,7 +310,9 @@ def _loader(
 
 
 def control_source(inputs: Inputs) -> ControlSource:
-    """Return a function from a view to its control image: read from the cache, which is filled here, or decoded each time."""
+    """Return a function (image, view) -> control image, [3, H, W] in 0..1: read from the cache, which is filled here, or decoded each
+    time.
+    """
     cache_latents = inputs.job.memory.cache_latents
     fixed = [each for each in images_of(inputs) if each.image.control and not crop_varies(each.concept.images)]
     if cache_latents == "off" or not fixed:
@@ -320,8 +329,9 @@ def control_source(inputs: Inputs) -> ControlSource:
 
 
 def latent_masks(inputs: Inputs, images: Sequence[Placed]) -> dict[tuple[str, ...], torch.Tensor]:
-    """{image key: mask [1, h, w] in 0..1, at the latents' size} of the images whose mask is not all ones. Read from the cache,
-    which is filled here."""
+    """Return {image key: mask [1, h, w] in 0..1, at the latents' size} of the images whose mask is not all ones. Read from the cache,
+    which is filled here.
+    """
     masked = [placed for placed in images if mask_source(placed) is not None]
     if not masked:
         return {}
@@ -335,7 +345,7 @@ def latent_masks(inputs: Inputs, images: Sequence[Placed]) -> dict[tuple[str, ..
 
 
 def prepare_latents(inputs: Inputs, models: Models) -> None:
-    """Write latents, masks and control images to disk, where the settings cache them there."""
+    """Write latents, masks and control images to disk, if the settings cache them on disk."""
     if on_disk(inputs):
         control_source(inputs)
     cache_latents = inputs.job.memory.cache_latents
@@ -343,14 +353,14 @@ def prepare_latents(inputs: Inputs, models: Models) -> None:
     if not on_disk(inputs) or not cached:
         inputs.context.say("Latents are not cached: with these settings, images are encoded at each step")
         return
-    fill(inputs, models, latent_cache(inputs, cached), cached)
+    fill_cache(inputs, models, latent_cache(inputs, cached), cached)
     latent_masks(inputs, cached)
 
 
 def write_npz_caches(inputs: Inputs, models: Models) -> Exported:
     """Write <stem>.npz with fixed latents next to each training and validation image, for sd-scripts. Existing files are not
-    overwritten, and images that are augmented at random get none. Raises ProblemsError for other families than SD 1.x, 2.x and
-    SDXL."""
+    overwritten, and images that are augmented at random get none. Raises ProblemsError for families other than SD 1.x, 2.x, SDXL.
+    """
     if inputs.family_name not in NPZ_KINDS:
         what = ".npz caches are for Stable Diffusion 1.x, 2.x and SDXL"
         raise ProblemsError.one(what, "model.base_model", "choose another model", code="npz.other-family")
@@ -359,7 +369,7 @@ def write_npz_caches(inputs: Inputs, models: Models) -> Exported:
     if len(images) < len(all_images):
         inputs.context.say(f"{len(all_images) - len(images)} images are augmented at random and get no .npz cache")
     cache = latent_cache(inputs, images)
-    fill(inputs, models, cache, images)
+    fill_cache(inputs, models, cache, images)
 
     def sample(side: Side) -> torch.Tensor:
         mean, logvar = cache.read(side)

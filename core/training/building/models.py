@@ -1,4 +1,4 @@
-"""The parts of the base model, each loaded when it is first needed, in its dtype, with the settings of the memory group."""
+"""The parts of the base model, each loaded when it is first needed, with its dtype and the memory settings."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Models:
     # -- the VAE
 
     def vae(self) -> Any:
-        """The VAE that encodes images and decodes samples; loaded at first use."""
+        """Return the VAE that encodes images and decodes samples; loaded at first use."""
         if self._vae is None and self._trained is not None:
             self._vae = self._trained.vae  # loaded by samples
         if self._vae is None:
@@ -42,7 +42,7 @@ class Models:
         return self._vae
 
     def offload_vae(self) -> None:
-        """Free the device for the training: move the VAE to the CPU where samples need it again, else release it."""
+        """Free the VAE's memory on the device: move it to the CPU if samples need it again, else release it."""
         if self._vae is None:
             return
         vae = self._vae.to("cpu") if self._inputs.prompts else None
@@ -54,7 +54,7 @@ class Models:
     # -- text encoders
 
     def encoders(self) -> Components:
-        """The text encoders and tokenizers: the trained ones after `load`, else frozen ones, loaded at first use."""
+        """Return the text encoders and tokenizers: trained ones after `load`, else frozen ones, loaded at first use."""
         if self._text is None:
             self._inputs.context.stage("loading the text encoder")
             self._text = self._load(
@@ -65,12 +65,13 @@ class Models:
         return self._text
 
     def release_encoders(self) -> None:
+        """Release the text encoders; `encoders` would load them again."""
         self._text = None
 
     # -- the trained model
 
     def load(self) -> Components:
-        """Load the U-Net, and the text encoders where they train, merge the LoRAs of the settings, and return them."""
+        """Load the U-Net, and the text encoders if they train, merge the LoRAs of the settings, and return the parts."""
         self._inputs.context.stage("loading the model")
         trains_text = self._inputs.method.trains_text
         loaded = self._load_trained(("denoiser", "text_encoders", "tokenizers") if trains_text else ("denoiser",))
@@ -85,7 +86,7 @@ class Models:
         return loaded
 
     def load_untrained(self) -> Any:
-        """Load a second denoiser with the weights of the base model."""
+        """Load and return a second denoiser with the weights of the base model."""
         denoiser = self._load(("denoiser",), self._inputs.precision.compute, device=self._device).denoiser
         set_attention(denoiser, self._job.memory.attention)
         if self._device.startswith("cpu"):
@@ -95,6 +96,7 @@ class Models:
         return denoiser
 
     def _load(self, parts: tuple[str, ...], dtype: torch.dtype, device: str) -> Components:
+        """Load parts of the base model, such as "denoiser" and "tokenizers", in this dtype to this device."""
         return self._inputs.family.load(
             self._inputs.model,
             parts=parts,
@@ -104,7 +106,7 @@ class Models:
         )
 
     def _load_trained(self, parts: tuple[str, ...]) -> Components:
-        """Load parts of the model: trained ones in the dtype of trained weights, frozen ones in the compute dtype."""
+        """Load parts of the model and return them: trained parts in the dtype of trained weights, frozen ones in the compute dtype."""
         inputs, job = self._inputs, self._job
         compute, trainable = inputs.precision.compute, inputs.precision.trainable
         in_parts = job.sharding.shares_weights and job.sharding.zero3_init_flag
@@ -125,14 +127,14 @@ class Models:
 
     @property
     def casts_on_cpu(self) -> bool:
-        """Whether the model is loaded to RAM and cast to fp8 there: on the GPU it would briefly take 16 bits a weight."""
+        """Whether the model is loaded to RAM and cast to fp8 there: on the GPU it would briefly take 2 bytes a weight."""
         memory = self._job.memory
         fp8 = memory.narrow_unet and not self._job.method.traits.base_trains
         return fp8 and not memory.lowram and not self._job.sharding.active
 
     @property
     def fp8_text(self) -> bool:
-        """Whether frozen text encoders are in fp8. Not for token embeddings, whose gradients are small."""
+        """Whether frozen text encoders are in fp8: with `fp8_base`, for training a network."""
         return self._job.memory.fp8_base and self._job.method.traits.uses_network
 
     def _apply_memory_settings(self, loaded: Components) -> None:

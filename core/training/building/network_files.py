@@ -33,7 +33,7 @@ START, MERGED = "network.network_weights", "network.base_weights"
 
 
 def network_problems(job: TrainJob, workspace: Workspace) -> list[Problem]:
-    """Problems of the network's files and choice of layers. Empty without a base model."""
+    """Return the problems of the LoRA files that the job names and of its choice of layers. [] without a base model."""
     family_name = base_model_family(job.model, workspace)
     if not family_name:
         return []
@@ -46,18 +46,19 @@ def network_problems(job: TrainJob, workspace: Workspace) -> list[Problem]:
             collected(problems, _refuse_unfit_layers, job, workspace, family_name)
     for setting, name in _named_files(network):
         try:
-            path = _find(name, setting, workspace)
+            path = _find_lora(name, setting, workspace)
             check_file(path, family_name)
             if setting == START and blocks_fit and not errors(problems):
                 problems += _start_advice(job, workspace, path, family_name)
             if setting == MERGED:
-                problems += _unmatched(job, workspace, path, family_name)
+                problems += _unmatched_advice(job, workspace, path, family_name)
         except ProblemsError as error:
             problems += error.problems
     return problems
 
 
 def _layer_problems(job: TrainJob, workspace: Workspace, family_name: str) -> list[Problem]:
+    """Return the problems of the chosen layers and of train_norm, by the base model's header."""
     from core.networks.layers import count_layers, layer_count_problems
 
     targets, kind_settings = _targets(job, workspace, family_name), kind_named(job.network.kind).kind_settings(job)
@@ -66,7 +67,7 @@ def _layer_problems(job: TrainJob, workspace: Workspace, family_name: str) -> li
 
 
 def _norm_problems(job: TrainJob, targets: Sequence[Target]) -> list[Problem]:
-    """Advice where train_norm is on and no norm layer would be trained."""
+    """Return advice if train_norm is on and no norm layer would be trained."""
     from core.networks.sizes import sized_layers
 
     kind_settings = kind_named(job.network.kind).kind_settings(job)
@@ -83,6 +84,7 @@ def _norm_problems(job: TrainJob, targets: Sequence[Target]) -> list[Problem]:
 
 
 def _refuse_unfit_layers(job: TrainJob, workspace: Workspace, family_name: str) -> None:
+    """Raise ProblemsError if chosen layers cannot have their rank with this kind of network, by the base model's header."""
     from core.networks.sizes import refuse_unfit, sized_layers
 
     kind = kind_named(job.network.kind)
@@ -90,8 +92,9 @@ def _refuse_unfit_layers(job: TrainJob, workspace: Workspace, family_name: str) 
 
 
 def _start_advice(job: TrainJob, workspace: Workspace, path: Path, family_name: str) -> list[Problem]:
-    """Advice about the file to start from, by the headers of the file and the model. Raises ProblemsError where its layers and
-    ranks differ from the settings."""
+    """Return advice about the LoRA file to start from, by the headers of file and model. Raises ProblemsError if its layers or ranks
+    differ from the settings.
+    """
     from core.networks.starting import start_network
 
     kind_settings = kind_named(job.network.kind).kind_settings(job)
@@ -102,8 +105,8 @@ def _start_advice(job: TrainJob, workspace: Workspace, path: Path, family_name: 
     return advice
 
 
-def _unmatched(job: TrainJob, workspace: Workspace, path: Path, family_name: str) -> list[Problem]:
-    """Advice about layers of a LoRA to merge that the model lacks, by the headers of both."""
+def _unmatched_advice(job: TrainJob, workspace: Workspace, path: Path, family_name: str) -> list[Problem]:
+    """Return advice about layers of a LoRA to merge that the base model lacks, by the headers of both."""
     from core.networks.network import Network
 
     lora = load_lora(path, shapes=True)
@@ -118,7 +121,7 @@ def _unmatched(job: TrainJob, workspace: Workspace, path: Path, family_name: str
 
 
 def _targets(job: TrainJob, workspace: Workspace, family_name: str, every: bool = False) -> list[Target]:
-    """Layers of the trained parts, or of every part, by the model's header."""
+    """Return the layers of the trained parts, or with `every` of all parts, by the base model's header."""
     from core.networks.layers import meta_targets
 
     model_family, model = family(family_name), model_path(job.model.base_model, workspace)
@@ -132,32 +135,34 @@ def _targets(job: TrainJob, workspace: Workspace, family_name: str, every: bool 
 
 
 def network_files(job: TrainJob, workspace: Workspace, memo: HashMemo) -> NetworkFiles:
-    """Paths and hashes of the LoRA files, for metadata and caches. Raises ProblemsError for a missing one."""
+    """Return the paths, strengths and hashes of the LoRA files to start from and to merge. Raises ProblemsError for a missing file."""
     if not job.method.traits.uses_network:
         return NetworkFiles()
     network = job.network
-    start = _find(network.network_weights, START, workspace) if network.network_weights else None
+    start = _find_lora(network.network_weights, START, workspace) if network.network_weights else None
     strengths = numbers(network.base_weights_multiplier) if network.base_weights_multiplier else []
     merged = []
     for index, name in enumerate(network.base_weights):
-        path = _find(name, MERGED, workspace)
+        path = _find_lora(name, MERGED, workspace)
         strength = strengths[index] if index < len(strengths) else 1.0
         merged.append(MergedFile(path, strength, model_hashes(path, memo)[1]))
     return NetworkFiles(start, model_hashes(start, memo)[1] if start is not None else None, tuple(merged))
 
 
 def merged_identity(files: NetworkFiles) -> str:
-    """Identity of the merged LoRAs in cache keys of captions; "" without any."""
+    """Return a hash of the merged LoRAs and their strengths for the cache keys of captions; "" without any."""
     merges = [f"{file.sha256} {file.strength!r}" for file in files.merged]
     return hashlib.sha256("\n".join(merges).encode()).hexdigest() if merges else ""
 
 
 def _named_files(network: NetworkSettings) -> list[tuple[str, str]]:
+    """Return [(setting, name)] of the LoRA files that the settings name."""
     start = [(START, network.network_weights)] if network.network_weights else []
     return start + [(MERGED, name) for name in network.base_weights]
 
 
-def _find(name: str, setting: str, workspace: Workspace) -> Path:
+def _find_lora(name: str, setting: str, workspace: Workspace) -> Path:
+    """Return the path of a LoRA by name. Raises ProblemsError that names the setting."""
     try:
         return find("lora", name, workspace)
     except ProblemsError as error:

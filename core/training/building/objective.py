@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def objective_of(job: TrainJob, context: JobContext, components: Components) -> Objective:
-    """Return the objective of the run, for the loaded model."""
+    """Return the objective of the run for the loaded base model. Raises ProblemsError where the loss settings do not fit the model."""
     prediction = _prediction(job, context, components.prediction)
     return make_objective(
         of_family(job, components.family), family(components.family).objective, prediction, context.device
@@ -26,9 +26,9 @@ def objective_of(job: TrainJob, context: JobContext, components: Components) -> 
 
 
 def _prediction(job: TrainJob, context: JobContext, loaded: str) -> str:
-    """Prediction type of the run, "epsilon" or "v": that of the settings, else that of the loaded model.
+    """Return the prediction type of the run, "epsilon" or "v": from the settings, else `loaded`, the loaded model's.
 
-    Raises ProblemsError where the loss settings do not fit the loaded model: some files state their type only when loaded.
+    Raises ProblemsError where the loss settings do not fit `loaded`: some files show their type only when loaded.
     """
     if job.model.prediction != "auto":
         return job.model.prediction

@@ -14,7 +14,7 @@ from core.families.compiling import CompiledBlocks, try_compiling
 from core.families.components import Components
 from core.formats.hub.upload import Uploads
 from core.formats.tensors.writer import type_named
-from core.optimization.clipping import NonFiniteGuard
+from core.optimization.clipping import NonFiniteGuard, make_scaler
 from core.optimization.fused import FusedBackward
 from core.optimization.groups import parameter_groups
 from core.optimization.schedules import Rates
@@ -57,7 +57,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Training:
-    """A run with its inputs, timetable, samples, training states and checkpoints."""
+    """A built training: the run with its inputs, timetable, samples, training states and checkpoints."""
 
     inputs: Inputs
     run: Run
@@ -77,9 +77,10 @@ class Training:
 def build_training(
     job: TrainJob, context: JobContext, select: Select = lambda report: report, *, at_once: bool = False
 ) -> Training:
-    """Build a training up to its first step. `job` has its seed.
+    """Build a training up to its first step. The job must have a seed. Raises ProblemsError for all problems that prevent a start.
 
-    select    reduces the report to some of its images       at_once   encode all images and captions before the first step
+    select    reduces the dataset report to some of its images
+    at_once   encode all images and captions before the first step
     """
     inputs = read_inputs(job, context, select)
     job = inputs.job
@@ -96,7 +97,7 @@ def build_training(
         with processes.main_process_first():
             text, prompt_texts = texts.sources()
         components = models.load()
-        compiled, optimizer = _attach(inputs, components, stack)
+        compiled, optimizer = _attach_weights(inputs, components, stack)
         prior_term = _prepare_prior(inputs, models, text)
         stepper = make_stepper(inputs, components, optimizer)
         stack.callback(stepper.release)
@@ -144,8 +145,13 @@ def build_training(
         return Training(inputs, run, timetable, samples, states, checkpoints, stack.pop_all())
 
 
-def _attach(inputs: Inputs, components: Components, stack: ExitStack) -> tuple[CompiledBlocks | None, Optimizer]:
-    """Attach the trained weights to the model; return the compiled blocks and the optimizer. stack: closed after an error"""
+def _attach_weights(
+    inputs: Inputs, components: Components, stack: ExitStack
+) -> tuple[CompiledBlocks | None, Optimizer]:
+    """Attach the trained weights to the model; return its compiled blocks, if any, and the optimizer.
+
+    stack   receives the functions that undo this; the caller closes it
+    """
     from core.methods.tokens import embeddings_of
     from core.networks.frozen import install
     from core.optimization.fused import split_groups
@@ -171,7 +177,7 @@ def _attach(inputs: Inputs, components: Components, stack: ExitStack) -> tuple[C
 
 
 def _prepare_prior(inputs: Inputs, models: Models, text: Text) -> ModelPrior | None:
-    """Load the untrained model where training needs it; return the prior term, if any. Called before the first step."""
+    """Load the untrained model if the training needs it; return the prior preservation term, or None if it is off."""
     job, method, placed = inputs.job, inputs.method, inputs.plan.placed
     if method.needs_untrained and prior.needs_untrained_model(job):
         inputs.context.stage("loading the frozen base model")
@@ -184,11 +190,13 @@ def _prepare_prior(inputs: Inputs, models: Models, text: Text) -> ModelPrior | N
 
 
 def make_stepper(inputs: Inputs, components: Components, optimizer: Optimizer) -> Stepper:
-    """Return the stepper: DeepSpeed's, which casts a full model to the compute dtype, or the plain one."""
+    """Return the object that does backward passes and optimizer steps: DeepSpeed's, which casts a full model to the compute dtype, or the
+    plain one.
+    """
     job, precision, context = inputs.job, inputs.precision, inputs.context
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     guard = NonFiniteGuard(context.device, job.schedule.skip_non_finite)
-    pauses = job.schedule.compatibility == "kohya"
+    counts_overflows = job.schedule.compatibility == "kohya"
     if job.sharding.active:
         from core.training.sharding.stepper import ShardedStepper
 
@@ -202,10 +210,9 @@ def make_stepper(inputs: Inputs, components: Components, optimizer: Optimizer) -
             guard,
             compute=precision.compute,
             scaled=precision.scaled,
-            pauses=pauses,
+            counts_overflows=counts_overflows,
         )
     from core.methods.ema import average_of
-    from core.optimization.scaling import make_scaler
 
     trainable = type_named(job.memory.full_precision)
     stepper = Stepper(
@@ -218,15 +225,15 @@ def make_stepper(inputs: Inputs, components: Components, optimizer: Optimizer) -
         fused=step_within_backward(inputs, optimizer, guard),
         max_grad_norm=job.optimizer.max_grad_norm,
         clipped=inputs.method.clipped,
-        adds_up=inputs.method.adds_up,
-        pauses=pauses,
+        keeps_clipped_gradients=inputs.method.keeps_clipped_gradients,
+        counts_overflows=counts_overflows,
     )
     stepper.average = average_of(inputs.method, parameters, job.method)
     return stepper
 
 
 def compile_blocks(inputs: Inputs, unet: nn.Module) -> CompiledBlocks | None:
-    """Compile the U-Net's blocks with memory.torch_compile; None without. Raises ProblemsError where compiling fails."""
+    """Compile the U-Net's blocks if memory.torch_compile is on, else return None. Raises ProblemsError if compiling fails."""
     memory, context = inputs.job.memory, inputs.context
     if not memory.torch_compile:
         return None
@@ -244,12 +251,12 @@ def compile_blocks(inputs: Inputs, unet: nn.Module) -> CompiledBlocks | None:
 
 
 def step_within_backward(inputs: Inputs, optimizer: Optimizer, guard: NonFiniteGuard) -> FusedBackward | None:
-    """Let the optimizer update 16-bit weights in fp32; return the fused backward pass where the settings use it."""
+    """Make the optimizer update 16-bit weights in fp32; return the fused backward pass if the settings use it, else None."""
     from core.optimization.rounding import widen_steps
 
     settings = inputs.job.memory
     entry = find(inputs.job.optimizer.optimizer_type)
-    wide = widen_steps(
+    wide_step = widen_steps(
         optimizer,
         inputs.seed,
         stochastic=settings.stochastic_rounding,
@@ -259,37 +266,38 @@ def step_within_backward(inputs: Inputs, optimizer: Optimizer, guard: NonFiniteG
     if not inputs.job.method.traits.full_size or not (settings.fused_backward_pass or settings.fused_optimizer_groups):
         return None
     max_grad_norm = inputs.job.optimizer.max_grad_norm
-    return FusedBackward(optimizer, wide, guard, max_grad_norm, by_tensor=settings.fused_backward_pass)
+    return FusedBackward(optimizer, wide_step, guard, max_grad_norm, by_tensor=settings.fused_backward_pass)
 
 
 def _write_fingerprint(inputs: Inputs) -> None:
-    """Write dataset.json: fingerprints of the training data and of what validation measures. A resumed run reports when they
-    changed."""
+    """Write dataset.json: fingerprints of the training and validation images. Warns if they changed since the run started."""
     path = inputs.context.folder.dataset_file
     memo, token = inputs.context.workspace.private / "index.sqlite", inputs.context.token
-    present = dataset_fingerprint(inputs.report.placed, memo_path=memo, cancel=token)
+    fingerprint = dataset_fingerprint(inputs.report.placed, memo_path=memo, cancel=token)
     validated = inputs.validation.images
     rows = dataset_fingerprint(validated, memo_path=memo, cancel=token)["images"]
-    present["validation"] = {
+    fingerprint["validation"] = {
         "seed": inputs.job.validation.validation_seed,
         "timesteps": timesteps_of(inputs.job.noise),
         "images": [row | _validation_facts(each) for row, each in zip(rows, validated, strict=True)],
     }
-    if inputs.validation.batches and not inputs.validation.by_hand:
-        present["validation"]["pairs"] = inputs.validation.pairs
-    present["measured_with"] = "validation seed"  # earlier versions drew latents by the training's
+    if inputs.validation.batches and not inputs.validation.holds_out_images:
+        fingerprint["validation"]["pairs"] = inputs.validation.pairs
+    fingerprint["measured_with"] = "validation seed"  # earlier versions drew latents by the training's
     if path.exists():
         earlier = _earlier_fingerprint(path)
-        common = {name: present[name] for name in earlier if name in present}  # earlier versions wrote no "validation"
+        common = {
+            name: fingerprint[name] for name in earlier if name in fingerprint
+        }  # earlier versions wrote no "validation"
         if earlier != common:
             inputs.context.say(
                 "The images or captions changed since this run started; the current ones are used", "warning"
             )
-    atomic.write_json(path, present)
+    atomic.write_json(path, fingerprint)
 
 
 def _earlier_fingerprint(path: Path) -> dict[str, Any]:
-    """Content of dataset.json; {} where it is damaged, which reports no change."""
+    """Return the content of dataset.json; {} if the file is damaged, which counts as unchanged."""
     try:
         return read_json_object(path, max_bytes=256_000_000, max_values=3_000_000)
     except ProblemsError:
@@ -297,6 +305,6 @@ def _earlier_fingerprint(path: Path) -> dict[str, Any]:
 
 
 def _validation_facts(placed: Placed) -> dict[str, Any]:
-    """Facts of a validation image besides its size: caption and mask."""
+    """Return {"caption": trained caption without augmentation, "masked": whether a mask weights the loss} of a validation image."""
     images = placed.concept.images
     return {"caption": unaugmented_caption(placed), "masked": images.masked_loss or images.alpha_mask}

@@ -1,4 +1,4 @@
-"""The sources of text states for captions and sample prompts, and when they are encoded."""
+"""The sources of text states for captions and sample prompts; decides when they are encoded."""
 
 from __future__ import annotations
 
@@ -35,12 +35,13 @@ FEW = 8 * ENCODED_AT_ONCE  # captions that are encoded before the first step
 class Texts:
     """Encodes the captions and prompts of a run.
 
-    late        what steps encode besides captions, such as IMAGES, for the memory forecast; None: steps encode no captions
-    precision   of the text encoders
+    encoded_in_steps   what steps encode besides captions, [IMAGES] or [], for the memory forecast; None: steps encode no captions
+    precision          of the text encoders
+    reading            how sample prompts are tokenized and weighted
     """
 
-    def __init__(self, inputs: Inputs, models: Models, late: Collection[str] | None = None):
-        self._inputs, self._job, self._models, self._late = inputs, inputs.job, models, late
+    def __init__(self, inputs: Inputs, models: Models, encoded_in_steps: Collection[str] | None = None):
+        self._inputs, self._job, self._models, self._encoded_in_steps = inputs, inputs.job, models, encoded_in_steps
         self.precision = inputs.precision
         self.reading = reading_of(inputs.job, inputs.family_name)
 
@@ -53,16 +54,17 @@ class Texts:
         return self.frozen()
 
     def encode(self, captions: Sequence[str]) -> TextStates:
-        """Text states of captions with the present weights; the encoders are loaded at first use."""
+        """Return the text states of captions with the encoders' present weights. The encoders are loaded at first use."""
         return self._encode(captions, self._encode_captions)
 
     def encode_prompts(self, prompts: Sequence[str], tokens: int | None = None) -> TextStates:
-        """Text states of prompts, read as on Generate. tokens: length to pad to; None takes the length of the prompts"""
+        """Return the text states of prompts, parsed as on the Generate page. tokens: length to pad to; None pads to the longest prompt"""
         return self._encode(prompts, partial(self._encode_prompts, tokens))
 
     def frozen(self) -> tuple[FrozenText, FrozenPromptTexts]:
-        """Encode the sample prompts, and the captions of the first epoch unless its steps do; release the encoders. Returns
-        the sources for training and for samples."""
+        """Encode the sample prompts and, unless steps do it, the captions of the first epoch; release the encoders. Returns the sources of
+        text states for training and for samples.
+        """
         inputs, context, started = self._inputs, self._inputs.context, False
 
         def text_of(tokens: int | None) -> FrozenText:
@@ -85,9 +87,9 @@ class Texts:
         prior_captions = class_captions(self._job, inputs.plan.placed)
         first = [*inputs.plan.captions(0), *inputs.validation.captions(), *prior_captions]
         missing = text.count_missing(first)
-        text.late = self._encodes_late(missing)
+        text.encodes_in_steps = self._encodes_in_steps(missing)
         text.need(first)
-        if text.late:
+        if text.encodes_in_steps:
             text.encode(first if missing <= FEW else prior_captions)
         prompts = FrozenPromptTexts(inputs.prompts, self.reading, text_of, reads_edits(inputs.job.samples))
         prompts.encode()
@@ -95,20 +97,20 @@ class Texts:
         started = True
         return text, prompts
 
-    def _encodes_late(self, missing: int) -> bool:
-        """Whether captions are read from the cache, or encoded, by the first step that needs them.
+    def _encodes_in_steps(self, missing: int) -> bool:
+        """Return whether the first step that needs a caption encodes it, or reads it from the cache.
 
-        missing   captions that are not cached. Few are encoded before the first step; on a GPU all entries are read then, too,
-                  as the encoders may not fit later to encode damaged ones again
+        missing   number of captions that are not cached. Up to FEW are encoded before the first step; on a GPU all cached entries are read
+                  then, too, as the encoders may not fit later to encode damaged entries again
         """
-        if self._late is None:
+        if self._encoded_in_steps is None:
             return False
         if missing <= FEW:
             return self._inputs.context.device.startswith("cpu") and self._inputs.context.processes.count == 1
-        return encoders_fit(self._inputs, [*self._late, CAPTIONS])
+        return encoders_fit(self._inputs, [*self._encoded_in_steps, CAPTIONS])
 
     def _cache(self, tokens: int | None) -> TextCache:
-        """The cache of captions, or with `tokens` of prompts of this length."""
+        """Return the cache of captions, or with `tokens` the cache of prompts of this token length."""
         inputs, job = self._inputs, self._job
         identity = inputs.family.digest(
             inputs.model, "text_encoders", memo=inputs.memo, kohya_projection=job.model.kohya_projection
@@ -129,8 +131,9 @@ class Texts:
         )
 
     def _encode(self, captions: Sequence[str], read: EncodeText) -> TextStates:
-        """Text states of captions by the method, which calls `read`. Raises ProblemsError where frozen encoders return NaN
-        or infinity."""
+        """Return the text states of captions by the training method, which calls `read` to encode texts. Raises ProblemsError if frozen
+        encoders output NaN or infinity.
+        """
         method = self._inputs.method
         self._models.encoders()
         # Frozen encoders are in the compute dtype, so cached states are the same for every method.
@@ -143,10 +146,11 @@ class Texts:
         return states
 
     def _encode_prompts(self, tokens: int | None, prompts: Sequence[str]) -> TextStates:
+        """Return the text states of prompts, padded to `tokens` tokens; None pads to the longest prompt."""
         return encode_texts(self._models.encoders(), prompts, self.reading, tokens)
 
     def _encode_captions(self, captions: Sequence[str]) -> TextStates:
-        """Text states of captions without the method's tokens, by the caption settings."""
+        """Return the text states of captions by the caption settings. The method has replaced its new tokens in them already."""
         settings = self._job.captions
         return self._inputs.family.encode_captions(
             self._models.encoders(),

@@ -1,4 +1,4 @@
-"""All problems of a training before it starts: one list for the command line, the page and the run."""
+"""All problems of a training before it starts, as one list for the command line, the page and the run."""
 
 import re
 from collections import defaultdict
@@ -43,20 +43,20 @@ def problems_before_start(
     report: Report,
     device: str | None = None,
     *,
-    begins: bool = True,
+    new_run: bool = True,
     copies: bool = True,
     model: bool = True,
     cancel: CancelToken | None = None,
 ) -> list[Problem]:
-    """All problems that prevent or affect a start, errors first, each once.
+    """Return all problems that prevent or affect a start, errors first, each once.
 
-    device  None where it is not known yet: its limits are then reported later
-    begins  the run has no training state yet
-    copies  look for images in both the training and the validation set, which reads files
-    model   check the base model and VAE too; the command line may have to download them first
+    device   None if it is not known yet: problems of the device are then left out
+    new_run  the run has no training state yet
+    copies   report held-out images that are copies of training images, which reads the files
+    model    check the base model and VAE too; the command line may have to download them first
     """
-    problems = problems_without_model(job, workspace, report, device, begins=begins)
-    if begins and copies:
+    problems = problems_without_model(job, workspace, report, device, new_run=new_run)
+    if new_run and copies:
         problems += held_out_copies(report, workspace.private / "index.sqlite", cancel)
     if model:
         problems += [*model_problems(job.model, workspace), *problems_with_model(job, workspace)]
@@ -69,18 +69,19 @@ def problems_without_model(
     report: Report,
     device: str | None = None,
     *,
-    begins: bool = True,
+    new_run: bool = True,
 ) -> list[Problem]:
-    """Problems of settings, images, files and device, without those of the base model. Arguments: see
-    `problems_before_start`"""
+    """Return the problems of settings, images, files and device, without those of the base model. Arguments: see
+    `problems_before_start`.
+    """
     problems = [*training_problems(job), *report.problems, *prior_problems(job, report.placed)]
     problems += demo_problems(job, workspace)
     problems += weight_problems(job, [*report.placed, *report.validation])
     problems += bracket_problems(job, report.placed)
     if job.method.traits.new_words:
         problems += token_problems(job, report.placed)
-    problems += named_file_problems(job, workspace, begins=begins)
-    if begins and not errors(problems):
+    problems += named_file_problems(job, workspace, new_run=new_run)
+    if new_run and not errors(problems):
         problems += start_step_problems(job, workspace, report)
     if device is not None:
         from core.optimization.optimizers import device_problems
@@ -90,14 +91,15 @@ def problems_without_model(
 
 
 def upload_problems(job: TrainJob) -> list[Problem]:
-    """Problems of uploads to the hub. Needs the network, so it is called once before a start, not at each change of the form."""
+    """Return the problems of uploads to the hub. Uses the network, so it is called once before a start, not at each change of the form."""
     problem = upload_problem(job.hub, secret("huggingface_token"))
     return [problem] if problem else []
 
 
 def problems_with_model(job: TrainJob, workspace: Workspace) -> list[Problem]:
-    """Problems of the loss, the family, the resolution, the method's files, the samplers and the offload disk, by the header of
-    the base model. A missing model or an unknown family is reported by `model_problems`."""
+    """Return the problems of the loss, the family, the resolution, the method's files, the samplers and the offload disk that depend on
+    the base model's header. A missing model or an unknown family is reported by `model_problems`.
+    """
     name = base_model_family(job.model, workspace)
     return [
         *(_part_problems(job, workspace, name) if name else ()),
@@ -111,7 +113,7 @@ def problems_with_model(job: TrainJob, workspace: Workspace) -> list[Problem]:
 
 
 def _part_problems(job: TrainJob, workspace: Workspace, name: str) -> list[Problem]:
-    """Problems of loading the base model's parts, tokenizer and VAE. name: of its family"""
+    """Return the problems of loading the base model's parts, tokenizer and VAE. name: the model's family"""
     try:
         vae = model_path(job.model.vae, workspace, "model.vae") if job.model.vae else None
     except ProblemsError:
@@ -120,7 +122,7 @@ def _part_problems(job: TrainJob, workspace: Workspace, name: str) -> list[Probl
 
 
 def _family_problems(job: TrainJob, name: str) -> list[Problem]:
-    """Problems of the settings that only appear once the family is known from the model."""
+    """Return the problems of settings that exist only for the model's family: with `family` "auto" the first check does not know it."""
     with_family = job.model_copy(update={"model": job.model.model_copy(update={"family": name})})
     reported = {(each.where, each.code) for each in [*training_problems(job), *set_without_effect(job)]}
     problems = [*training_problems(with_family), *set_without_effect(with_family)]
@@ -128,7 +130,7 @@ def _family_problems(job: TrainJob, name: str) -> list[Problem]:
 
 
 def _sampler_problems(job: TrainJob, family_name: str) -> list[Problem]:
-    """Problems of samplers of the sample prompts that do not fit the trained objective."""
+    """Return the problems of the sample prompts' samplers that do not fit the trained objective."""
     try:
         prompts, _ = read_prompts(job.samples)
     except (ProblemsError, OSError):  # reported where they are read
@@ -140,8 +142,9 @@ def _sampler_problems(job: TrainJob, family_name: str) -> list[Problem]:
 
 
 def _resolution_problems(job: TrainJob, workspace: Workspace) -> list[Problem]:
-    """A warning where the resolution is at most half the side that the model was trained at, such as the starter's 128 px with
-    SDXL."""
+    """Return a warning if the training resolution is at most half the side that the base model was trained at, such as 128 px with
+    SDXL; else [].
+    """
     try:
         native = trained_size(model_path(job.model.base_model, workspace), job.model.family)
     except (ProblemsError, OSError):
@@ -160,7 +163,7 @@ CAPTION_ADDITIONS = "captions.caption_prefix, caption_suffix, trigger_word"
 
 
 def weight_problems(job: TrainJob, placed: Sequence[Placed]) -> list[Problem]:
-    """One error for each invalid weight in captions, naming the images that have it."""
+    """Return one error for each kind of invalid prompt weight in captions, naming the images that have it."""
     if not job.captions.weighted_captions:
         return []
     by_error: defaultdict[tuple[str, bool], list[Placed]] = defaultdict(list)
@@ -190,7 +193,7 @@ _GROUP = re.compile(r"(?<!\\)\([^()\\]+\)|(?<!\\)\[[^\[\]\\]+\]")
 
 
 def bracket_problems(job: TrainJob, placed: Sequence[Placed]) -> list[Problem]:
-    """Advice on the first sample prompt with brackets that are text in captions, but a weight in the prompt."""
+    """Return advice on the first sample prompt whose brackets are plain text in captions, but a weight in the prompt; else []."""
     for prompt in job.samples.sample_prompts:
         for group in _GROUP.findall(prompt) if as_prompt(job, prompt) != prompt else ():
             if any(group in each.caption.whole for each in placed):
@@ -201,7 +204,7 @@ def bracket_problems(job: TrainJob, placed: Sequence[Placed]) -> list[Problem]:
 
 
 def _trained_captions(placed: Placed) -> set[str]:
-    """Captions of an image as they are trained, with the prefix, suffix and trigger word."""
+    """Return the captions of an image as they are trained, with the prefix, suffix and trigger word."""
     caption, settings, class_tokens = placed.caption, placed.concept.captions, placed.image.class_tokens
     return {plain_caption(caption.text, settings, class_tokens), *longest_captions(caption, settings, class_tokens)}
 
@@ -210,13 +213,13 @@ _WEIGHT_SIGNS = re.compile(r"[:(\[]")  # a text without them has no weights
 
 
 def _weight_error(texts: Iterable[str]) -> str:
-    """The first error of a weight in these texts; "" for none."""
+    """Return the error of the first invalid prompt weight in the texts; "" if there is none."""
     return next((error for text in texts if _WEIGHT_SIGNS.search(text) and (error := weight_error(text))), "")
 
 
 def token_problems(job: TrainJob, placed: Sequence[Placed]) -> list[Problem]:
-    """One error for each token of textual inversion that no caption contains, so that it would not be trained."""
-    texts = {text for each in placed for text in _texts(each)}
+    """Return one error for each textual inversion token that no caption contains, so that it would not be trained."""
+    texts = {text for each in placed for text in _token_texts(each)}
     return [
         Problem(
             f"No caption contains the token '{word}', so it would not be trained",
@@ -228,16 +231,17 @@ def token_problems(job: TrainJob, placed: Sequence[Placed]) -> list[Problem]:
     ]
 
 
-def _texts(placed: Placed) -> list[str]:
-    """[caption as trained, caption before random choices], since a token may be in only one of the options; with a caption
-    template only the first."""
+def _token_texts(placed: Placed) -> list[str]:
+    """Return the texts of an image that may contain a token: the caption as trained and, without a caption template, the caption file's
+    whole text, as only one of its random choices may contain the token.
+    """
     settings = placed.concept.captions
     plain = plain_caption(placed.caption.text, settings, placed.image.class_tokens)
     return [plain] if settings.caption_template != "none" else [plain, placed.caption.whole]
 
 
 def _token_where_and_fix(job: TrainJob, word: str) -> tuple[str, str]:
-    """(where, fix) of the problem that no caption contains the token."""
+    """Return (setting, fix) for the problem that no caption contains the token `word`."""
     trigger = job.captions.trigger_word
     if trigger and len(job.embedding.words) == 1:
         return "captions.trigger_word", f"empty it, so that the token is used instead of '{trigger}'"
@@ -245,9 +249,9 @@ def _token_where_and_fix(job: TrainJob, word: str) -> tuple[str, str]:
 
 
 def objective_problems(job: TrainJob, workspace: Workspace) -> list[Problem]:
-    """Problems of the loss settings with the prediction type and noise schedule that the model's file states.
+    """Return the problems of loss settings that do not fit the prediction type and noise schedule stated in the base model's file.
 
-    Empty without a model, where the file does not state them, and where the setting does (the rules check that).
+    [] without a model, for a file that states neither, and where the settings state the prediction type (the rules check that).
     """
     try:
         kind = identify(model_path(job.model.base_model, workspace))

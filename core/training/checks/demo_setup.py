@@ -1,5 +1,6 @@
-"""Recommended settings for a job that still has the demo's settings although other images were chosen: base model,
-resolution, learning rate, length, name and sample prompts."""
+"""Recommended settings for a job that has the demo's settings but other images: base model, resolution, learning rate, length, name
+and sample prompts.
+"""
 
 from __future__ import annotations
 
@@ -55,7 +56,7 @@ DEFAULTS = {entry.path: entry.default for entry in declared(TrainJob)}
 
 @dataclass(frozen=True)
 class Change:
-    """One recommended change of a setting."""
+    """A recommended change of one setting. path: dotted name; old, new: values"""
 
     path: str
     old: Any
@@ -65,15 +66,15 @@ class Change:
 
 @dataclass(frozen=True)
 class Setup:
-    """Recommended changes. no_model: why photographs still cannot be trained, "" where they can."""
+    """Recommended changes for a job. missing_model: message that no base model for photographs is on this machine, else empty"""
 
     changes: tuple[Change, ...]
-    no_model: str = ""
+    missing_model: str = ""
 
 
 @cache
 def demo() -> TrainJob:
-    """The job of the demo; the defaults where its preset is missing."""
+    """Return the job of the demo preset; the default settings where the preset is missing."""
     try:
         job = presets.apply(presets.read(DEMO))
     except ProblemsError:
@@ -82,14 +83,15 @@ def demo() -> TrainJob:
     return job
 
 
-def other_images(job: TrainJob) -> bool:
-    """Whether the job trains images other than the demo's."""
+def trains_other_images(job: TrainJob) -> bool:
+    """Return whether the job trains images other than the demo's."""
     folders = [source.folder for source in job.dataset.all_sources() if source.enabled and source.role == "train"]
     shipped = (STARTER / "images").resolve()
     return any(not _inside(resolve_path(folder), shipped) for folder in folders if folder)
 
 
 def _inside(path: Path, folder: Path) -> bool:
+    """Return whether a path, links resolved, is inside a folder; False if it cannot be resolved."""
     try:
         return real_path(path).is_relative_to(folder)
     except (OSError, RuntimeError, ValueError):
@@ -97,6 +99,7 @@ def _inside(path: Path, folder: Path) -> bool:
 
 
 def is_starter(reference: str, workspace: Workspace) -> bool:
+    """Return whether a model reference names a file inside the shipped starter folder."""
     try:
         path = resolve(reference, workspace.models, workspace.outputs)
     except ProblemsError:
@@ -105,13 +108,13 @@ def is_starter(reference: str, workspace: Workspace) -> bool:
 
 
 def _demo_settings(job: TrainJob) -> list[str]:
-    """Paths of the settings that still name the demo's subject."""
+    """Return which of NAME and PROMPTS still have the demo's value."""
     return [path for path in (NAME, PROMPTS) if value_of(job, path) == value_of(demo(), path) != DEFAULTS[path]]
 
 
 def demo_problems(job: TrainJob, workspace: Workspace) -> Iterator[Problem]:
-    """Advice while the demo's model, name or sample prompts are set for other images."""
-    if not other_images(job):
+    """Yield advice if the job trains other images than the demo's with the demo's base model, output name or sample prompts."""
+    if not trains_other_images(job):
         return
     if is_starter(job.model.base_model, workspace):
         what = "The base model is the starter, a demo for simple icons at 128 px, which cannot train photographs"
@@ -119,44 +122,44 @@ def demo_problems(job: TrainJob, workspace: Workspace) -> Iterator[Problem]:
         yield Problem(what, MODEL, fix, "warning", code="demo.base-model")
     paths = _demo_settings(job)
     if paths:
-        left = listed([{NAME: "output name", PROMPTS: "sample prompts"}[path] for path in paths])
-        what = f"Still set for the demo: {left}"
+        unchanged = listed([{NAME: "output name", PROMPTS: "sample prompts"}[path] for path in paths])
+        what = f"Still set for the demo: {unchanged}"
         fix = "apply the recommended settings on the page, or set your own"
         yield Problem(what, ", ".join(paths), fix, "advice", code="demo.name-or-prompts")
 
 
-def holds_demo(job: TrainJob, workspace: Workspace) -> bool:
-    """Whether the demo's model, name or sample prompts are set for other images."""
-    return other_images(job) and (is_starter(job.model.base_model, workspace) or bool(_demo_settings(job)))
+def uses_demo_settings(job: TrainJob, workspace: Workspace) -> bool:
+    """Return whether the job trains other images with the demo's model, output name or sample prompts."""
+    return trains_other_images(job) and (is_starter(job.model.base_model, workspace) or bool(_demo_settings(job)))
 
 
 # -- the set-up
 
 
-def setup_for(
-    job: TrainJob, report: Report, workspace: Workspace, memory: int = 0, left: Collection[str] = ()
+def recommended_setup(
+    job: TrainJob, report: Report, workspace: Workspace, memory: int = 0, earlier_changes: Collection[str] = ()
 ) -> Setup | None:
-    """Recommended changes for the images of `report`; None where no setting is the demo's or of earlier images.
+    """Return the recommended changes for the images of `report`; None if there are none.
 
-    Only settings of the demo or at their defaults, and an unusual learning rate are changed: the user's choices stay.
-    memory  bytes of the GPU, 0 without one
-    left    settings that an earlier setup made for other images and the user has not changed since
+    Only an unusual learning rate, and settings with the demo's value, a default or a value of an earlier setup are changed.
+    memory           bytes of the GPU, 0 without one
+    earlier_changes  settings that an earlier setup made for other images and the user has not changed since
     """
-    if not report.trained or not (left or holds_demo(job, workspace)):
+    if not report.trained or not (earlier_changes or uses_demo_settings(job, workspace)):
         return None
     starter = is_starter(job.model.base_model, workspace)
     model = best_model(workspace, memory) if starter else None
-    no_model = ""
+    missing_model = ""
     if starter and model is None:
-        no_model = "The starter is a demo for simple icons at 128 px and cannot train photographs. "
-        no_model += "Download a base model such as SD 1.5 or SDXL, then apply these settings again."
-    changes = _changes(job, report, workspace, model, left, trains_photographs=bool(model) or not starter)
+        missing_model = "The starter is a demo for simple icons at 128 px and cannot train photographs. "
+        missing_model += "Download a base model such as SD 1.5 or SDXL, then apply these settings again."
+    changes = _changes(job, report, workspace, model, earlier_changes, trains_photographs=bool(model) or not starter)
     wanted = tuple(change for change in changes if change.old != change.new)
-    return Setup(wanted, no_model) if wanted else None
+    return Setup(wanted, missing_model) if wanted else None
 
 
-def with_setup(job: TrainJob, setup: Setup) -> TrainJob:
-    """The job with the changes, except of settings that were altered since. Raises ProblemsError for invalid values."""
+def apply_setup(job: TrainJob, setup: Setup) -> TrainJob:
+    """Return the job with the changes of `setup`, except of settings that were altered since. Raises ProblemsError for invalid values."""
     values = presets.to_values(job)
     for change in (each for each in setup.changes if value_of(job, each.path) == each.old):
         group, name = change.path.split(".", 1)
@@ -165,9 +168,9 @@ def with_setup(job: TrainJob, setup: Setup) -> TrainJob:
 
 
 def best_model(workspace: Workspace, memory: int = 0) -> tuple[str, str] | None:
-    """(value of model.base_model, title) of the best model on this machine for photographs; None without one.
+    """Return (value of model.base_model, title) of the best model on this machine for photographs; None without one.
 
-    Models under models/ come before results of runs; SDXL comes first where it fits the GPU, else SD 1.x.
+    Models under models/ come before results of runs; SDXL comes first if `memory` (bytes of the GPU) suffices for it, else SD 1.x.
     """
     order = ("sdxl", "sd1", "sd2") if memory >= ROOM_FOR_SDXL else ("sd1", "sdxl", "sd2")
     ranked = []
@@ -188,15 +191,19 @@ def _changes(
     report: Report,
     workspace: Workspace,
     model: tuple[str, str] | None,
-    left: Collection[str],
+    earlier_changes: Collection[str],
     *,
     trains_photographs: bool,
 ) -> Iterator[Change]:
-    """Each recommended value with its reason, also where it is the present one. trains_photographs: the model can train photographs; other
-    arguments: see `setup_for`"""
+    """Yield each recommended value with its reason, even if it equals the present value.
+
+    model               (value of model.base_model, title) to change to; None keeps the model
+    trains_photographs  whether the model can train photographs
+    Other arguments: see `recommended_setup`.
+    """
 
     def may_change(path: str) -> bool:
-        return path in left or _is_demo(job, path)
+        return path in earlier_changes or _is_demo(job, path)
 
     def change(path: str, new: Any, reason: str) -> Change:
         return Change(path, value_of(job, path), new, reason)
@@ -206,17 +213,17 @@ def _changes(
     folder = next(source.folder for source in job.dataset.all_sources() if source.enabled and source.role == "train")
     repeated = Counter(row.path.parent.name for row in report.rows if row.trains and row.repeats > 1)
     name, named_by = name_of(folder, [inside for inside, _ in repeated.most_common(1)])
-    if (NAME in left or _is_demo_or_default(job, NAME)) and not job.method.traits.new_words:
+    if (NAME in earlier_changes or _is_demo_or_default(job, NAME)) and not job.method.traits.new_words:
         yield change(NAME, name, named_by)
-    if PROMPTS in left or _is_demo_or_default(job, PROMPTS):
+    if PROMPTS in earlier_changes or _is_demo_or_default(job, PROMPTS):
         prompts, where = prompts_of(job, report, name)
         yield change(PROMPTS, prompts, where)
-    if TRIGGER in left or (value_of(job, TRIGGER) is None and not job.method.traits.new_words):
+    if TRIGGER in earlier_changes or (value_of(job, TRIGGER) is None and not job.method.traits.new_words):
         yield change(TRIGGER, _shared_tag(report), "every caption has it")
     batch = job.dataset.train_batch_size
     if trains_photographs:
         base = model[0] if model else job.model.base_model
-        chosen = "dataset.resolution" not in left and not _is_demo_or_default(job, "dataset.resolution")
+        chosen = "dataset.resolution" not in earlier_changes and not _is_demo_or_default(job, "dataset.resolution")
         if not chosen and (size := _resolution(job, report, base, workspace)) is not None:
             yield change("dataset.resolution", *size)
         for path, reason in (
@@ -242,7 +249,9 @@ def _changes(
 
 
 def _shared_tag(report: Report) -> str | None:
-    """The one tag that all captions share, or the first of each; None where there is none or the captions are sentences."""
+    """Return the tag to use as trigger word: the only one that all captions share, or their common first tag. None without one, or where
+    any caption is a sentence.
+    """
     tag_lists = [list(filter(None, map(str.strip, row.caption.split(",")))) for row in report.rows if row.trains]
     if len(tag_lists) < FEWEST_TAGGED or min(map(len, tag_lists)) < 2:
         return None
@@ -251,15 +260,19 @@ def _shared_tag(report: Report) -> str | None:
 
 
 def _is_demo(job: TrainJob, path: str) -> bool:
+    """Return whether a setting has the demo's value and this is not the default."""
     return bool(value_of(job, path) == value_of(demo(), path) != DEFAULTS[path])
 
 
 def _is_demo_or_default(job: TrainJob, path: str) -> bool:
+    """Return whether a setting has the demo's or the default value."""
     return value_of(job, path) in (value_of(demo(), path), DEFAULTS[path])
 
 
 def _resolution(job: TrainJob, report: Report, base: str, workspace: Workspace) -> tuple[int, str] | None:
-    """(resolution, reason): the model's, or less where the images are smaller; None where several resolutions are set."""
+    """Return (resolution in pixels, reason): the base model's, or less if the images are smaller. None if several resolutions are set or
+    the model is unusable.
+    """
     if job.dataset.more_resolutions:
         return None
     try:
@@ -277,7 +290,7 @@ def _resolution(job: TrainJob, report: Report, base: str, workspace: Workspace) 
 
 
 def _rate(job: TrainJob) -> float | None:
-    """The usual learning rate if the current one is the demo's or far from usual; else None."""
+    """Return the usual learning rate if the current one is the demo's or far from usual; else None."""
     path = "optimizer.learning_rate"
     unusual = any(each.where == path for each in unusual_rates(job))
     usual = usual_rates(job)
@@ -287,9 +300,11 @@ def _rate(job: TrainJob) -> float | None:
 
 
 def _prompts_of_tags(captions: list[str], stride: int) -> list[str]:
-    """Short prompts from captions that are lists of tags; [] for sentences. Each has the tags that most images share, in the
-    order of the captions, then a few of one image, so that it describes one subject in one situation. stride: distance of
-    the captions that are used"""
+    """Return up to PROMPTS_SET short prompts from captions that are lists of tags; [] for sentences.
+
+    A prompt has the tags that most images share, in the order of the captions, then a few tags of one image, so that it describes one
+    subject in one situation. stride: every how many captions one is used
+    """
     tag_lists = [list(filter(None, map(str.strip, caption.split(",")))) for caption in captions]
     if median(map(len, tag_lists)) < TAGS_FROM or median(len(tag.split()) for tags in tag_lists for tag in tags) > 2:
         return []
@@ -301,8 +316,9 @@ def _prompts_of_tags(captions: list[str], stride: int) -> list[str]:
 
 
 def prompts_of_pairs(job: TrainJob, report: Report) -> tuple[list[str], str] | None:
-    """(at most PROMPTS_SET sample prompts, source): captions with their control images, of validation images if some are held
-    out; None without control images."""
+    """Return (at most PROMPTS_SET sample prompts, source) from captions with the `--cn` option of their control image, of validation
+    images if some are held out. None without control images.
+    """
     wanted = (row for row in report.rows if row.control and (row.trains or row.role == "validation"))
     pairs = [row for row in wanted if _is_prompt(" ".join(row.caption.split())) and " --" not in str(row.control)]
     held_out = [row for row in pairs if row.role == "validation"]
@@ -319,19 +335,22 @@ def prompts_of_pairs(job: TrainJob, report: Report) -> tuple[list[str], str] | N
 
 
 def _size(row: Row) -> str:
-    """Options --w and --h of a sample at the training size of the image, so that its control image is not cropped to a square."""
+    """Return the prompt options --w and --h of the image's training size, so that its control image is not cropped to a square; "" for
+    square and tiny images.
+    """
     width, height = row.bucket or (0, 0)
     return f" --w {width} --h {height}" if width != height and min(width, height) >= SMALLEST_SAMPLE else ""
 
 
 def _is_prompt(caption: str) -> bool:
-    """Whether a caption can be a sample prompt unchanged: without options, and not a comment."""
+    """Return whether a caption can be a sample prompt unchanged: it contains no options and is no comment line."""
     return " --" not in f" {caption}" and not caption.startswith("#")
 
 
 def name_of(folder: str, inside: Collection[str] = ()) -> tuple[str, str]:
-    """(output name, reason) from the folder's name: "10_mira woman" -> "mira_woman"; where that name is generic, from the
-    folders `inside` or the parent."""
+    """Return (output name, reason) after a folder's name: "10_mira woman" -> "mira_woman". Where that name is generic, try the names of
+    the subfolders `inside`, then the parent's.
+    """
     path = Path(os.path.abspath(resolve_path(folder)))
     for part in (path.name, *inside, path.parent.name):
         text = re.sub(r"\W+", "_", without_signs(re.sub(r"^\d+_", "", part))).strip("_")
@@ -348,8 +367,9 @@ def name_of(folder: str, inside: Collection[str] = ()) -> tuple[str, str]:
 
 
 def prompts_of(job: TrainJob, report: Report, name: str) -> tuple[list[str], str]:
-    """(up to four sample prompts, source): captions with control images for a ControlNet, else tags or captions, else the class
-    tokens, else the name."""
+    """Return (up to PROMPTS_SET sample prompts, source): captions with control images for a ControlNet, else tags or captions, else the
+    trigger word, else `name`.
+    """
     if job.method.traits.control_images and (pairs := prompts_of_pairs(job, report)):
         return pairs
     trained = [row for row in report.rows if row.trains]

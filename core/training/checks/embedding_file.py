@@ -1,4 +1,4 @@
-"""Checks of the tokens, the initializers and the initial embedding of textual inversion, before anything is loaded."""
+"""Checks of the tokens, the initializers and the initial embedding of textual inversion, before a model is loaded."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -18,8 +18,9 @@ from core.settings.rules.embedding import known_tokens, other_size
 
 
 def problems(job: TrainJob, workspace: Workspace) -> list[Problem]:
-    """Problems of the tokens with the model's tokenizer, of the initializers, and of the embedding to start from: missing,
-    damaged, or with vectors that do not fit the settings."""
+    """Return the problems of tokens that the model's tokenizer already has, of initializers that are too long, and of an embedding to
+    start from that is missing, damaged or does not fit the settings.
+    """
     problems = collected([], _known_tokens, job, workspace) or []
     if job.embedding.embedding_weights:
         collected(problems, _check_initial, job, workspace)
@@ -28,12 +29,13 @@ def problems(job: TrainJob, workspace: Workspace) -> list[Problem]:
 
 
 def _known_tokens(job: TrainJob, workspace: Workspace) -> list[Problem]:
+    """Return the problems of tokens that the base model's tokenizer already has."""
     folder = tokenizer_folder(model_path(job.model.base_model, workspace))
     return known_tokens(job.embedding.words, read_vocabulary(folder).words)
 
 
 def _initializer_advice(job: TrainJob) -> list[Problem]:
-    """Advice for each initializer with more tokens than vectors."""
+    """Return advice for each initializer that is longer than the number of vectors per token."""
     problems = []
     for word in filter(None, dict.fromkeys(job.embedding.init_words)):
         used, cut = cut_at(word, job.embedding.num_vectors_per_token)
@@ -45,7 +47,7 @@ def _initializer_advice(job: TrainJob) -> list[Problem]:
 
 
 def _check_initial(job: TrainJob, workspace: Workspace) -> None:
-    """Raise ProblemsError for an embedding to start from that is missing, damaged or does not fit."""
+    """Raise ProblemsError for an embedding to start from that is missing, damaged or does not fit the settings."""
     path = model_path(str(job.embedding.embedding_weights), workspace, START)
     _check_vectors(job, path, model_path(job.model.base_model, workspace))
     try:
@@ -55,17 +57,17 @@ def _check_initial(job: TrainJob, workspace: Workspace) -> None:
 
 
 def _check_vectors(job: TrainJob, path: Path, model: Path) -> None:
-    """Raise ProblemsError where the embedding's names, counts or widths do not fit the training."""
+    """Raise ProblemsError if the tensor names or shapes of the embedding file `path` do not fit the training of `model`."""
     shapes, name = read_shapes(path), family_of(model, job.model.family)
-    wanted = LAYERS if job.embedding.extended else SDXL if traits_of(name).two_encoders else ONE
-    present = [key for key in wanted if key in shapes]
-    if not present or (job.embedding.extended and len(present) < len(wanted)):
-        what = f"The embedding contains {', '.join(list(shapes)[:3])}; this training needs {wanted[0]} ..."
+    expected = LAYERS if job.embedding.extended else SDXL if traits_of(name).two_encoders else ONE
+    found_keys = [key for key in expected if key in shapes]
+    if not found_keys or (job.embedding.extended and len(found_keys) < len(expected)):
+        what = f"The embedding contains {', '.join(list(shapes)[:3])}; this training needs {expected[0]} ..."
         fix = "choose an embedding of the same family and kind (XTI or not)"
         raise ProblemsError.one(what, START, fix, code="embedding.other-tensors")
     widths = token_widths(model)
-    for key in present:
-        number = 0 if job.embedding.extended else wanted.index(key)
+    for key in found_keys:
+        number = 0 if job.embedding.extended else expected.index(key)
         width = widths[number] if number < len(widths) else shapes[key][1]
         needed = (job.embedding.num_vectors_per_token, width)
         if shapes[key] != needed:

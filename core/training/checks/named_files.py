@@ -1,4 +1,4 @@
-"""Checks of files, folders and packages that settings name, before anything is loaded."""
+"""Checks of the files, folders and packages that settings name, before a model is loaded."""
 
 import os
 import tempfile
@@ -20,12 +20,12 @@ from core.training.saving.resume import find_state, parse_address
 from core.training.sharding.fast_disk import disk_folders, require_folder
 
 
-def named_file_problems(job: TrainJob, workspace: Workspace, *, begins: bool = True) -> list[Problem]:
-    """Problems of files, folders and packages that settings name, and advice about prompts.
+def named_file_problems(job: TrainJob, workspace: Workspace, *, new_run: bool = True) -> list[Problem]:
+    """Return the problems of files, folders and packages that settings name, and advice about prompts.
 
-    begins  the run has no training state yet, so that the state it starts from must exist
+    new_run  the run has no training state yet, so that the state it starts from must exist
     """
-    if not begins:
+    if not new_run:
         job = job.model_copy(update={"resume": ResumeSettings()})
     problems: list[Problem] = []
     for check in _checks(job, workspace):
@@ -35,7 +35,7 @@ def named_file_problems(job: TrainJob, workspace: Workspace, *, begins: bool = T
 
 
 def _checks(job: TrainJob, workspace: Workspace) -> Iterator[Callable[[], object]]:
-    """Yield a function for each check; it raises ProblemsError."""
+    """Yield each check as a function, which raises ProblemsError."""
     controlled = job.method.traits.control_images
     yield lambda: _raise_any(read_prompts(job.samples, controlled)[1])
     if controlled:
@@ -59,7 +59,7 @@ def _checks(job: TrainJob, workspace: Workspace) -> Iterator[Callable[[], object
 
 
 def _check_folder(check: Callable[[Path, str], object], folder: str, setting: str) -> object:
-    """Check the folder that a setting names. Raises ProblemsError for a path of Windows on another system."""
+    """Call `check` with the folder that a setting names. Raises ProblemsError for a Windows path on another system."""
     if is_foreign(folder):
         what, fix = f"{folder} is a path of Windows", "choose a folder on this machine, or leave it empty"
         raise ProblemsError.one(what, setting, fix, code="folder.windows-path")
@@ -67,7 +67,7 @@ def _check_folder(check: Callable[[Path, str], object], folder: str, setting: st
 
 
 def written_folders(job: TrainJob) -> dict[str, str]:
-    """{setting: folder} of the folders outside of the run that the training writes to."""
+    """Return {setting: folder} of the folders outside of the run folder that the training writes to."""
     logging, folders = job.logging, {"saving.copy_to": job.saving.copy_to}
     if logging.log_with != "none":
         folders["logging.logging_dir"] = logging.logging_dir
@@ -84,7 +84,7 @@ def _require_usable(folder: Path, setting: str) -> None:
 
 
 def _require_writable(folder: Path, setting: str) -> None:
-    """Raise ProblemsError unless the folder, or its nearest existing parent, is writable. It is created when needed."""
+    """Raise ProblemsError unless the folder, or its nearest existing parent, is writable. A missing folder is not created."""
     existing = next((path for path in (folder, *folder.parents) if os.path.exists(path)), folder)
     try:
         with tempfile.TemporaryFile(dir=existing):
@@ -96,6 +96,6 @@ def _require_writable(folder: Path, setting: str) -> None:
 
 
 def _raise_any(problems: list[Problem]) -> None:
-    """Raise ProblemsError with problems of any level."""
+    """Raise ProblemsError with the problems, of whatever level; do nothing without any."""
     if problems:
         raise ProblemsError(problems)

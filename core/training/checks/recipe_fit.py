@@ -11,14 +11,14 @@ GB = 10**9  # a GPU of 12 GB has a little less than 12 GiB
 
 
 def fits(recipe: Preset, gpu: int | None) -> bool:
-    """Whether the GPU has the VRAM that the recipe states. gpu: bytes of the GPU, 0 without one, None where unknown"""
+    """Return whether the GPU has the VRAM that the recipe states. gpu: bytes of VRAM, 0 without a GPU, None if unknown"""
     return gpu is None or gpu >= recipe.vram_gb * GB * 0.95
 
 
 def recipe_problems(recipe: Preset | None, family: str, gpu: int | None = None) -> list[Problem]:
-    """Problems of using a recipe; [] for None and other presets.
+    """Return the problems of using a recipe with a base model and GPU; [] for None and for presets that are no recipes.
 
-    family   of the base model, a key of FAMILY_NAMES; any other text where unknown
+    family   of the base model, a key of FAMILY_NAMES; any other text if unknown
     gpu      see `fits`
     """
     if recipe is None or recipe.kind != "recipe":
@@ -38,8 +38,9 @@ def recipe_problems(recipe: Preset | None, family: str, gpu: int | None = None) 
 
 
 def nearest(recipes: Iterable[Preset], wanted: Preset, family: str, gpu: int | None) -> Preset | None:
-    """The recipe of a family that is most similar to `wanted`: fitting VRAM, the same method and optimizer; None without
-    any. gpu: see `fits`"""
+    """Return the recipe of a family that is most similar to `wanted`, compared by fitting VRAM, then method, convolution rank and
+    optimizer; None if the family has no recipe. gpu: see `fits`
+    """
 
     def distance(each: Preset) -> tuple[bool, ...]:
         stated, other = each.stated(), wanted.stated()

@@ -21,14 +21,15 @@ Item = tuple["Placed", int]  # an image in its bucket, and the number of its rep
 
 @dataclass(frozen=True)
 class Batch:
-    """Images of one size in one forward pass. Latents, mask and control image of an image share its crop and flip.
+    """A micro-batch: images of one size in one forward pass. Latents, mask and control image of an image share its crop and flip.
 
-    items, views   the images, and the crop, flip and colors of each
-    addresses      of the noise, one for each image
-    captions       texts to encode
-    latents        scaled by the VAE's factor, float32 [B, C, h, w], on the device
-    masks          weights of the loss, [B, 1, h, w] in 0..1; None where no image has a mask
-    control        control images, float32 [B, 3, H, W] in 0..1; None for methods without
+    items       the images and the numbers of their repeats
+    views       crop, flip and colors of each image
+    addresses   of the noise of each image
+    captions    text of each image, to be encoded
+    latents     scaled by the VAE's factor, float32 [B, C, h, w], on the device
+    masks       weights of the loss, [B, 1, h, w] in 0..1; None if no image has a mask
+    control     control images, float32 [B, 3, H, W] in 0..1; None for methods without
 
     Masks and control images are on the CPU, so that building a batch waits for no transfer.
     """
@@ -43,17 +44,18 @@ class Batch:
 
     @property
     def strength(self) -> float:
-        """Strength of the trained network, the same for all images of a batch (`Concept.batch_group`)."""
+        """Multiplier of the trained network; images of a batch have the same (`Concept.batch_group`)."""
         return self.items[0][0].concept.images.network_multiplier
 
     @property
     def preserved(self) -> list[bool]:
-        """[B]: whether the base model's prediction is the target (differential output preservation)."""
+        """Whether each image's target is the base model's prediction (differential output preservation), [B]."""
         return [placed.concept.source.diff_output_preservation for placed, _ in self.items]
 
     def sizes(self, crop_conditioning: str) -> Tensor:
-        """SDXL's size conditioning, float32 [B, 6] in pixels: original height and width, crop offset from the top and left,
-        height and width of the target."""
+        """Return SDXL's size conditioning, float32 [B, 6] in pixels: original height and width, top and left of the crop, target height and
+        width. crop_conditioning: the setting of this name
+        """
         conditioning = [
             size_conditioning(placed, view, crop_conditioning)
             for (placed, _), view in zip(self.items, self.views, strict=True)
@@ -62,8 +64,9 @@ class Batch:
         return torch.tensor(rows, dtype=torch.float32)
 
     def loss_masks(self, settings: NoiseSettings, *, training: bool) -> Tensor | None:
-        """`masks` with the weight of unmasked areas; in training 1 everywhere for the images that `unmasked_probability`
-        selects. None without masks."""
+        """Return `masks` with unmasked areas at `unmasked_weight` at least; in training 1 everywhere for the images that
+        `unmasked_probability` selects. None without masks.
+        """
         if self.masks is None:
             return None
         masks, chance = self.masks.clamp_min(settings.unmasked_weight), settings.unmasked_probability
@@ -75,6 +78,6 @@ class Batch:
         return masks.masked_fill(torch.tensor(unmasked).view(-1, 1, 1, 1), 1.0)
 
     def weights(self, settings: DatasetSettings) -> Tensor | None:
-        """Loss weights [B]; None where all are 1."""
+        """Return the loss weights of the images, [B]; None if all are 1."""
         weights = [placed.loss_weight(settings) for placed, _ in self.items]
         return None if all(weight == 1 for weight in weights) else torch.tensor(weights)

@@ -22,7 +22,12 @@ MOST_OVERFLOWS = 50  # in a row; 16 halvings bring the initial scale, 65536, to 
 
 @dataclass(frozen=True)
 class StepImage:
-    """An image of a step. key: its address; weight: of its loss, which `by_image` includes."""
+    """An image of a step.
+
+    key        of the image, in the addresses of random numbers
+    timestep   0 to 1000
+    weight     factor that its loss includes
+    """
 
     key: tuple[str, ...]
     timestep: float
@@ -31,12 +36,14 @@ class StepImage:
 
 @dataclass(frozen=True)
 class StepRecord:
-    """Numbers of a step that are still on the device. loss, norm (of the gradient): 0-d.
+    """Numbers of an optimizer step that are still on the device.
 
+    loss, norm          0-d; norm: of the gradient, before clipping
     images, timesteps   names and timesteps of the step's images, for error messages
-    step_images         the images of all processes        by_image   their losses, [B]
-    weight_norm         of all trained weights, 0-d, every few steps
-    numbers             further numbers of the method by logged name, 0-d
+    step_images         the images of all processes
+    by_image            losses of `step_images`, [B]
+    weight_norm         of all trained weights, 0-d; None in most steps
+    numbers             the method's numbers by logged name, 0-d
     """
 
     step: int
@@ -50,17 +57,21 @@ class StepRecord:
     numbers: Mapping[str, Tensor] = field(default_factory=dict)
 
     def tensors(self) -> list[Tensor]:
-        """All tensors as float32 [n], in the order in which `LossBuffer.read` splits them."""
+        """Return all tensors as float32 [n], in the order in which `LossBuffer.read` reads the values."""
         tensors = [self.loss, self.norm, self.by_image, self.weight_norm, *self.numbers.values()]
         return [tensor.detach().float().reshape(-1) for tensor in tensors if tensor is not None]
 
 
 @dataclass(frozen=True)
 class ReadBack:
-    """Numbers of finished steps. norm, weight_norm: the newest.
+    """Numbers of finished steps, read back from the device. Lists have one entry for each finite step.
 
-    numbers   norms and numbers of the method of each step, by logged name
-    skipped   non-finite steps that were left out      end   the error of a non-finite step that ends the run
+    norm          gradient norm of the newest step
+    by_image      losses of `step_images`
+    weight_norm   the newest norm of all trained weights; None if no step has one
+    numbers       {logged name: norm or number of the method} of each step
+    skipped       errors of the non-finite steps that were left out
+    end           error of a non-finite step that ends the run
     """
 
     steps: list[int]
@@ -81,7 +92,7 @@ class LossBuffer:
     """Collects StepRecords and reads them back a few times a second.
 
     scaled    losses are scaled (fp16), so single gradients may overflow
-    allowed   number of steps that may be non-finite; they change no weight and are reported
+    allowed   number of non-finite steps that are skipped and reported; one more ends the run
     """
 
     def __init__(self, *, scaled: bool = False, allowed: int = 0):
@@ -95,6 +106,7 @@ class LossBuffer:
         self._waiting.append(record)
 
     def read_if_due(self) -> ReadBack | None:
+        """Call `read` if MOST_WAITING records or EVENT_SECONDS have accumulated; else return None."""
         if len(self._waiting) >= MOST_WAITING or time.monotonic() - self._last >= EVENT_SECONDS:
             return self.read()
         return None
@@ -104,8 +116,7 @@ class LossBuffer:
         self._waiting = []
 
     def read(self) -> ReadBack | None:
-        """Wait for the device and read all records, up to the first non-finite step beyond those allowed. None without
-        records."""
+        """Wait for the device and read the collected records, up to a non-finite step that ends the run. None if there are no records."""
         self._last = time.monotonic()
         records, self._waiting = self._waiting, []
         if not records:
@@ -144,10 +155,13 @@ class LossBuffer:
 
 
 def not_finite(record: StepRecord, what: str, losses: Sequence[float]) -> ProblemsError:
-    """Error of a non-finite step. what: "loss" or "gradient"; losses: of its images; the non-finite ones are named, or all
-    if there are none."""
-    named = list(zip(record.images, record.timesteps, strict=True))
-    broken = [each for each, loss in zip(named, losses, strict=False) if not math.isfinite(loss)] or named
+    """Return the error of a non-finite step, which names the images with a non-finite loss, or all images if there is none.
+
+    what     "loss" or "gradient"
+    losses   of the step's images
+    """
+    named_images = list(zip(record.images, record.timesteps, strict=True))
+    broken = [each for each, loss in zip(named_images, losses, strict=False) if not math.isfinite(loss)] or named_images
     names = first_of([name for name, _ in broken], 8)
     steps = ", ".join(f"{timestep:g}" for _, timestep in broken[:8])
     return ProblemsError.one(
@@ -159,7 +173,7 @@ def not_finite(record: StepRecord, what: str, losses: Sequence[float]) -> Proble
 
 
 def damaged_weights(components: Components) -> ProblemsError | None:
-    """Error of a base model with NaN or infinite weights; None where all are finite."""
+    """Return the error of a base model with NaN or infinite weights; None if all are finite."""
     parts = [("U-Net", components.denoiser), *(("text encoder", each) for each in components.text_encoders)]
     for title, part in parts:
         weights = part.named_parameters() if part else ()
@@ -171,5 +185,5 @@ def damaged_weights(components: Components) -> ProblemsError | None:
 
 
 def _is_packed(weight: Any) -> bool:
-    """Whether the tensor is a placeholder of one number for a packed frozen weight (core/networks/frozen.py)."""
+    """Return whether the tensor is a placeholder of one number for a packed frozen weight (core/networks/frozen.py)."""
     return weight.untyped_storage().nbytes() < weight.numel() * weight.element_size()

@@ -1,4 +1,4 @@
-"""Forward passes and losses with the present weights, for training, validation and samples."""
+"""Forward passes and losses with the model's present weights, for training, validation and samples."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Predict = Callable[["Tensor", "Tensor"], "Tensor"]
 
 @dataclass
 class Passes:
-    """The model with its inputs and objective. prior: prior preservation, a loss term of training images"""
+    """The model with its inputs and objective. prior: prior preservation, a further loss term of training images"""
 
     job: TrainJob
     device: str
@@ -55,14 +55,16 @@ class Passes:
         return self.latents.encodes_each_step
 
     def predict(self, noisy_latents: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
-        """The model's output [B, C, h, w]."""
+        """Return the model's output, [B, C, h, w], for noisy latents [B, C, h, w] at timesteps [B]."""
         with self.precision.autocast(self.device):
             conditioning = self.method.conditioned(conditioning, noisy_latents, timesteps)
             return self._family.predict(self.components, noisy_latents, timesteps, conditioning)
 
     def losses(self, batch: Batch, timesteps: Sequence[float], *, with_prior: bool = False) -> Tensor:
-        """Losses [B] of a batch at these timesteps. with_prior: as in training, with the losses of the priors, and some masks left
-        out at random"""
+        """Return the losses [B] of a batch. timesteps: one for each image
+
+        with_prior   as in training: add the prior terms, and ignore some masks at random (`unmasked_probability`)
+        """
         job, latents = self.job, batch.latents
         noises = draw_noises(job.noise, latents, batch.addresses)
         self.method.set_strength(batch.strength)
@@ -83,8 +85,8 @@ class Passes:
         preserved, at = batch.preserved, queued(torch.tensor(list(timesteps)), self.device)
         unmasked_weight = job.noise.masked_prior_preservation_weight if with_prior and preserves_unmasked(job) else 0.0
 
-        def loss_of(predict: Predict, **more: Any) -> Tensor:
-            return training_loss(self.objective, predict, latents, noises, at, **more)
+        def loss_of(predict: Predict, **options: Any) -> Tensor:
+            return training_loss(self.objective, predict, latents, noises, at, **options)
 
         losses_B = loss_of(
             predict,
@@ -98,7 +100,7 @@ class Passes:
         return losses_B + self.prior.losses(batch, predict, base_predict, self.text.states, loss_of)
 
     def effect(self, batch: Batch, timesteps: Sequence[float]) -> Tensor:
-        """Relative change of each prediction by the trained weights, [B]: |trained - base| / |base|."""
+        """Return the relative change of each prediction by the trained weights, [B]: |trained - base| / |base|."""
         noises = draw_noises(self.job.noise, batch.latents, batch.addresses)
         x0, _, input_noise = self.objective.mixed(batch.latents, noises)
         at, conditioning = queued(torch.tensor(list(timesteps)), self.device), self._conditioning(batch)
@@ -109,17 +111,18 @@ class Passes:
         return (trained - base).flatten(1).norm(dim=1) / base.flatten(1).norm(dim=1)
 
     def _conditioning(self, batch: Batch) -> Conditioning:
-        """Text states, size conditioning, guidance and control images of a batch, on the device."""
+        """Return the text states, size conditioning, guidance and control images of a batch, on the device."""
         sizes = self._on_device(batch.sizes(self.job.dataset.crop_conditioning) if self._family.reads_sizes else None)
         guidance = torch.ones(len(batch.latents), device=self.device) if self._family.reads_guidance else None
         return Conditioning(self.text.states(batch.captions), sizes, guidance, self._on_device(batch.control))
 
     def _on_device(self, tensor: Tensor | None) -> Tensor | None:
+        """Move a tensor to the device without waiting; return None for None."""
         return None if tensor is None else queued(tensor, self.device)
 
     @contextmanager
     def without_dropout(self) -> Iterator[None]:
-        """Context without dropout in any module."""
+        """A context without dropout in any module of the model."""
         parts = [self.components.denoiser, *self.components.text_encoders]
         modules = [module for part in parts for module in part.modules() if module.training]
         for module in modules:
@@ -143,17 +146,17 @@ def training_loss(
     preserved: tuple[Predict, Tensor] | None = None,
     unmasked_prior: tuple[Predict, float] | None = None,
 ) -> Tensor:
-    """Loss per image, float32 [B]; the loss of a step is their mean. Uses no random numbers.
+    """Return the loss of each image, float32 [B]; the loss of a step is their mean. Uses no random numbers.
 
     predict          (noisy latents [B, C, H, W] float32, timesteps [B]) -> the model's output, [B, C, H, W]
     latents          x0, scaled by the VAE's factor, [B, C, H, W]
     timesteps        [B], integers or float32, 0 to 1000
     sample_weights   [B]: 1, or the weight of regularization images
     masks            weights of the loss in 0..1: [B, 1, h, w], or [B, h, w] as sd-scripts' alpha masks; another size is
-                     averaged to the latents'
-    preserved        differential output preservation: `predict` of the base model, and bool [B], the images whose target
-                     its prediction is
-    unmasked_prior   `predict` of the base model, and the weight of the loss that keeps its prediction outside of masks
+                     averaged to the latents' size
+    preserved        differential output preservation: (`predict` of the base model; bool [B], the images whose target is the base
+                     model's prediction)
+    unmasked_prior   (`predict` of the base model; weight of the loss that keeps the base model's prediction outside of masks)
 
     Raises ValueError for tensors of other shapes, which torch would broadcast silently.
     """
@@ -188,9 +191,9 @@ def training_loss(
 
 
 def masked_mean(loss_BCHW: Tensor, masks: Tensor, over: str = "area") -> Tensor:
-    """Mean loss of each image under its mask, [B]; 0 where the mask is empty.
+    """Return the mean loss of each image under its mask, [B]; 0 for an empty mask.
 
-    masks  [B, 1, h, w] in 0..1; another size is averaged to the loss's
+    masks  [B, 1, h, w] in 0..1; another size is averaged to the loss's size
     over   "area": divide by the area of the mask, so that a small mask does not mean a small loss. "image": mean over the
            whole image, as in sd-scripts
     """
@@ -213,7 +216,10 @@ def _require_shapes(
     masks: Tensor | None,
     fractions: bool,
 ) -> None:
-    """Raise ValueError for other shapes or dtypes. Values are not read, so the device is not waited for."""
+    """Raise ValueError if shapes or dtypes are not those that `training_loss` documents. Values are not read, so there is no sync.
+
+    fractions   whether float32 timesteps are allowed
+    """
     count = len(latents)
     if latents.dim() != 4 or noise.shape != latents.shape:
         raise ValueError(f"latents {_shape(latents)} and noise {_shape(noise)}: both are [B, C, H, W]")
@@ -227,4 +233,5 @@ def _require_shapes(
 
 
 def _shape(tensor: Tensor) -> str:
+    """Return a tensor's shape as text, for messages."""
     return str(list(tensor.shape))

@@ -1,8 +1,7 @@
 """Prior preservation without class images: a loss that keeps the prediction for the class caption.
 
-Each training image has a second forward pass of the same noisy latents with the class caption; its target is the prediction
-of the untrained model. This is the prior of DreamBooth (Ruiz et al. 2022, arXiv:2208.12242, section 3.3) without generating
-class images.
+Each training image has a second forward pass of the same noisy latents with the class caption; its target is the untrained model's
+prediction. This is the prior of DreamBooth (Ruiz et al. 2022, arXiv:2208.12242, section 3.3) without generating class images.
 """
 
 from __future__ import annotations
@@ -27,24 +26,24 @@ if TYPE_CHECKING:
 
 
 def has_prior(job: TrainJob) -> bool:
-    """Whether the settings add the prior term to the loss."""
+    """Return whether the settings add the prior term to the loss."""
     return not spec_of(job).preserves_class and job.method.prior == "model" and job.dataset.prior_loss_weight > 0
 
 
 def needs_untrained_model(job: TrainJob) -> bool:
-    """Whether training needs predictions of the untrained model."""
+    """Return whether training needs predictions of the untrained model."""
     preserves = any(each.source.diff_output_preservation for each in concepts_of(job))
     return has_prior(job) or preserves or preserves_unmasked(job)
 
 
 def class_caption(job: TrainJob, placed: Placed) -> str:
-    """The class caption of an image: that of the settings, else the class word of its folder; "" without either."""
+    """Return the class caption of an image: from the settings, else its folder's class word; "" without either."""
     return (job.method.class_caption or placed.concept.source.class_word or "").strip()
 
 
 def prior_problems(job: TrainJob, placed: Sequence[Placed]) -> list[Problem]:
-    """Problems of folders without a class, and of runs in which nothing would be trained."""
-    problems = _nothing_trained(job, placed)
+    """Return the problems of folders whose images have no class caption, and of runs in which nothing would be trained."""
+    problems = _nothing_trained_problems(job, placed)
     if not has_prior(job):
         return problems
     unnamed = {
@@ -63,9 +62,10 @@ def prior_problems(job: TrainJob, placed: Sequence[Placed]) -> list[Problem]:
     ]
 
 
-def _nothing_trained(job: TrainJob, placed: Sequence[Placed]) -> list[Problem]:
-    """Problems of folders whose output is preserved: any with textual inversion, which does not change the model, else if all
-    are."""
+def _nothing_trained_problems(job: TrainJob, placed: Sequence[Placed]) -> list[Problem]:
+    """Return the problems of folders that only preserve the base model's output: for textual inversion of any such folder, else only if
+    all folders do.
+    """
     preserves = {each.concept.source.folder: each.concept.source.diff_output_preservation for each in placed}
     folders = [folder for folder, preserved in preserves.items() if preserved]
     if not folders or (len(folders) < len(preserves) and not spec_of(job).preserves_class):
@@ -78,16 +78,16 @@ def _nothing_trained(job: TrainJob, placed: Sequence[Placed]) -> list[Problem]:
 
 
 def captions(job: TrainJob, placed: Sequence[Placed]) -> list[str]:
-    """The class captions of a run that the prior needs, each once."""
+    """Return the class captions that the prior term encodes, each once; [] if the prior is off."""
     class_captions = [class_caption(job, each) for each in placed]
     return list(dict.fromkeys(caption for caption in class_captions if caption)) if has_prior(job) else []
 
 
 class ModelPrior:
-    """The prior term of a run.
+    """The prior term of a run's loss.
 
-    untrained     {class caption: text states of the untrained text encoders, batch of 1, on the device}
-    trains_text   whether text encoders train, so that the trained model needs text states of its own
+    untrained     {class caption: text states [1, ...] of the untrained text encoders, on the device}
+    trains_text   whether text encoders train: the trained model's pass then uses their present text states
     """
 
     def __init__(self, job: TrainJob, untrained: dict[str, TextStates], trains_text: bool):
@@ -101,11 +101,11 @@ class ModelPrior:
         states: Callable[[Sequence[str]], TextStates],
         loss: Callable[..., Tensor],
     ) -> Tensor:
-        """Prior term of each image's loss, [B]; 0 for regularization images.
+        """Return the prior term of each image's loss, [B]; 0 for regularization images.
 
-        predict, untrained   (noisy latents, timesteps, text) -> prediction of the trained and of the untrained model
-        states               text states of captions by the present text encoders
-        loss                 training_loss of this batch: (predict, preserved=, sample_weights=) -> [B]
+        predict, untrained   (noisy latents, timesteps, text states) -> output of the trained model, of the untrained model
+        states               (captions) -> text states by the present text encoders
+        loss                 `training_loss` of this batch: (predict, preserved=, sample_weights=) -> [B]
         """
         captions = [class_caption(self._job, placed) for placed, _ in batch.items]
         if not all(captions):  # regularization images of folders without a class word, whose weight is 0

@@ -24,9 +24,10 @@ AVERAGED_STEPS = 20.0  # of the running mean
 
 
 class StepClock:
-    """Seconds of the steps, without pauses, saves, samples and encoding for the caches.
+    """Seconds of the optimizer steps, without pauses, saves, samples and encoding for the caches.
 
-    total     of all steps        per_step   running mean, without the first step, which warms up
+    total      of all steps
+    per_step   running mean, without the first step, which warms up
     """
 
     def __init__(self, total: float = 0.0):
@@ -35,6 +36,7 @@ class StepClock:
         self._count = 0
 
     def add(self, seconds: float) -> None:
+        """Add the seconds of a step."""
         self.total += seconds
         self._count += 1
         if self._count == 2:
@@ -58,12 +60,14 @@ class Reports:
     losses: LossBuffer
     clock: StepClock = field(default_factory=StepClock)
 
-    def all(self) -> None:
-        """Report every step so far. Called before a save or sample, which needs all losses to be finite."""
+    def report_all(self) -> None:
+        """Report every step so far. Called before a save or sample. Raises ProblemsError at a non-finite loss that ends the run."""
         self.report(self.losses.read())
 
     def report(self, read: ReadBack | None) -> None:
-        """Write finished steps to the journal and the trackers. Raises ProblemsError at a non-finite loss that ends the run."""
+        """Write the numbers of finished steps to the journal and the trackers; do nothing for None. Raises ProblemsError at a non-finite
+        loss that ends the run.
+        """
         if read is None:
             return
         for problem in read.skipped:
@@ -74,6 +78,7 @@ class Reports:
             raise damaged_weights(self.components) or read.end
 
     def _report_steps(self, read: ReadBack) -> None:
+        """Write the numbers of finite steps to the journal, the trackers and watch.json. read: has at least one step"""
         step = read.steps[-1]
         corrected = self.watch.add(read)
         self.context.journal.put(
@@ -92,10 +97,14 @@ class Reports:
         self.watch.write(self.context.folder.path, at_once=step >= self.plan.total)
 
     def _rates(self, step: int) -> dict[str, float]:
-        return self.rates.of(self.stepper.optimizer, max(0, step - 1 - self.stepper.paused))
+        """Return {group: learning rate} of step `step`, counted from 1."""
+        return self.rates.for_optimizer(self.stepper.optimizer, max(0, step - 1 - self.stepper.overflow_steps))
 
     def _track(self, read: ReadBack, corrected: Sequence[float]) -> None:
-        """Pass the numbers of each step to the trackers, under sd-scripts' names where it has them (reference: section 7.6)."""
+        """Pass the numbers of each step to the trackers, under sd-scripts' names if it has them (reference: section 7.6).
+
+        corrected   corrected loss of each step
+        """
         from core.optimization.optimizers import step_sizes
 
         add, method = self.tracker.add, spec_of(self.job)
@@ -116,22 +125,23 @@ class Reports:
         for name, size in step_sizes(self.stepper.optimizer).items():
             add(rate_name(method, name).replace("lr", "lr/d*lr", 1), size, read.steps[-1])
 
-    def validated(self, result: Validated) -> None:
-        """Write a validation to the journal and the trackers, to these also by epoch where it ends one."""
+    def report_validation(self, result: Validated) -> None:
+        """Write a validation result to the journal and the trackers, in these also by epoch if an epoch ends with its step."""
         self.context.journal.put(result)
-        where = "validation" if result.measured_on == "held_out" else "training_images"
+        loss_group = "validation" if result.measured_on == "held_out" else "training_images"
         for name in ("step", "epoch") if self.plan.ends_epoch(result.step) else ("step",):
-            self.tracker.add(f"loss/{where}/{name}_average", result.loss, result.step)
+            self.tracker.add(f"loss/{loss_group}/{name}_average", result.loss, result.step)
             if result.gap is not None:
-                self.tracker.add(f"loss/{where}/{name}_divergence", result.gap, result.step)
+                self.tracker.add(f"loss/{loss_group}/{name}_divergence", result.gap, result.step)
         if result.effect is not None:
             self.tracker.add("control/effect", result.effect, result.step)
 
 
 def rate_name(method: MethodSpec, group: str) -> str:
-    """Name under which sd-scripts logs the learning rate of a parameter group: "text_encoder plus" of a network is
-    lr/textencoder plus, "unet_block3" of a full model lr/block3."""
-    part, space, rest = group.partition(" ")
+    """Return the name under which sd-scripts logs the learning rate of a parameter group: for a network "text_encoder plus" is
+    lr/textencoder plus, for a full model "unet_block3" is lr/block3.
+    """
+    part, space, role = group.partition(" ")
     if method.traits.base_trains:
         part = part.replace("unet_block", "block")
-    return method.logged.get(part, f"lr/{part}") + space + rest
+    return method.logged.get(part, f"lr/{part}") + space + role

@@ -1,4 +1,4 @@
-"""A run: its state and the parts that its loop works on."""
+"""A run: its progress and the parts that the training loop uses."""
 
 from __future__ import annotations
 
@@ -17,20 +17,26 @@ if TYPE_CHECKING:
 
 @dataclass
 class RunState:
-    """Progress of a run. step: optimizer steps done, which also determines the position in the data; begun: the step at which
-    the run started, 0 after resuming."""
+    """Progress of a run.
+
+    step     optimizer steps done, which also determine the position in the data
+    start_step    step at which the run was started; 0 after resuming
+    """
 
     step: int = 0
     seconds: float = 0.0
-    begun: int = 0
+    start_step: int = 0
 
 
 @dataclass
 class Run:
-    """What the training loop works on.
+    """The state and the parts that the training loop uses.
 
-    passes    computes losses             stepper   backward pass and optimizer step
-    reports   of the steps' losses        stop_at   a step after which to save and stop, as on request
+    passes    computes losses
+    stepper   does backward passes and optimizer steps
+    rates     learning rates by step
+    reports   reports the steps' losses
+    stop_at   step after which to save and stop, as if the user had stopped it; None trains to the end
     """
 
     job: TrainJob
@@ -45,8 +51,10 @@ class Run:
 
     @property
     def total(self) -> int:
+        """Number of optimizer steps of the run."""
         return self.plan.total
 
     @property
     def stop_wanted(self) -> bool:
+        """Whether the user has stopped the run, or step `stop_at` is reached."""
         return self.context.token.wanted or (self.stop_at is not None and self.state.step >= self.stop_at)

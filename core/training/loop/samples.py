@@ -1,4 +1,4 @@
-"""Sample images of a run: the same prompts, seeds and noise each time, so that only the training changes them."""
+"""Sample images of a run, with the same prompts, seeds and noise each time, so that only the training changes them."""
 
 from __future__ import annotations
 
@@ -48,14 +48,14 @@ KOHYA_SIZE = (512, 512)  # of samples in sd-scripts, for any model and resolutio
 
 
 def sample_size(job: TrainJob) -> tuple[int, int]:
-    """(width, height) of samples whose prompt sets no size: the training resolution, with compatibility "kohya" KOHYA_SIZE."""
+    """Return (width, height) of samples whose prompt sets no size: the training resolution, or KOHYA_SIZE with compatibility "kohya"."""
     return KOHYA_SIZE if job.samples.compatibility == "kohya" else training_resolution(job)
 
 
 def prompts_of(job: TrainJob, model: Path | None = None) -> list[SamplePrompt]:
-    """The samples of a run, with all values set. Raises ProblemsError for prompts that cannot be read.
+    """Return the sample prompts of a run with all values set. Raises ProblemsError for prompts that cannot be read.
 
-    model   path of the base model, whose guidance is the default
+    model   path of the base model, for its usual guidance and size step; None uses general ones
     """
     prompts, _ = read_prompts(job.samples, job.method.traits.control_images)
     guidance = default_guidance(model) if model is not None else USUAL_GUIDANCE
@@ -64,13 +64,13 @@ def prompts_of(job: TrainJob, model: Path | None = None) -> list[SamplePrompt]:
 
 
 def settings_digest(prompt: SamplePrompt, settings: SampleSettings) -> str:
-    """A text that is equal for samples whose settings are: of the settings that a resumed run can change."""
+    """Return a hash of a sample's prompt and settings, to tell whether two samples of a run are comparable after it was resumed."""
     values = [*astuple(prompt), settings.prompt_weights, settings.compatibility]
     return sha256(json.dumps(values).encode()).hexdigest()[:16]
 
 
 def reading_of(job: TrainJob, family_name: str) -> Reading:
-    """How sample prompts are tokenized and weighted; as in sd-scripts with samples.compatibility."""
+    """Return how sample prompts are tokenized and weighted; with samples.compatibility as in sd-scripts."""
     kohya = job.samples.compatibility == "kohya"
     scaled = kohya and family_name != "sdxl"
     return Reading(
@@ -83,19 +83,19 @@ def reading_of(job: TrainJob, family_name: str) -> Reading:
 
 
 def _texts_at(prompt: SamplePrompt, edited: bool) -> list[tuple[int, tuple[str, ...]]]:
-    """[(sampling step, prompt and negative prompt from it on)]"""
+    """Return [(sampling step, (prompt, negative prompt) from this step on)]; with `edited` an entry for each change by prompt editing."""
     return at_steps((prompt.prompt, prompt.negative or ""), Pass(prompt.steps or 1) if edited else None)
 
 
 def _all_texts(prompt: SamplePrompt, edited: bool) -> list[str]:
-    """Prompt and negative prompt; with prompt editing the texts of all steps, each once."""
+    """Return [prompt, negative prompt]; with `edited` the texts of all steps, each once."""
     moments = _texts_at(prompt, edited)
     texts = [text for _, pair in moments for text in pair]
     return texts if len(moments) == 1 else list(dict.fromkeys(texts))
 
 
-def _states(prompt: SamplePrompt, edited: bool, states_of: Callable[[list[str]], TextStates]) -> PromptStates:
-    """Text states of a prompt and its negative prompt, with those of later steps where prompt editing changes the text."""
+def _prompt_states(prompt: SamplePrompt, edited: bool, states_of: Callable[[list[str]], TextStates]) -> PromptStates:
+    """Return the text states of a prompt and its negative prompt; with `edited` also those of later steps at which the text changes."""
     moments, texts = _texts_at(prompt, edited), _all_texts(prompt, edited)
     states = states_of(texts)
     if len(moments) == 1:
@@ -107,7 +107,7 @@ def _states(prompt: SamplePrompt, edited: bool, states_of: Callable[[list[str]],
 
 
 class TrainedPromptTexts:
-    """Text states of samples where text encoders or token embeddings train: encoded each time. edited: apply prompt editing"""
+    """Text states of samples if text encoders or token embeddings train: encoded for each sample. edited: apply prompt editing"""
 
     def __init__(self, encode: EncodeText, edited: bool = True):
         self._encode, self._edited = encode, edited
@@ -116,11 +116,17 @@ class TrainedPromptTexts:
         """Do nothing: `states` encodes."""
 
     def states(self, prompt: SamplePrompt) -> PromptStates:
-        return _states(prompt, self._edited, self._encode)
+        """Return the text states of a prompt and its negative prompt by the encoders' present weights."""
+        return _prompt_states(prompt, self._edited, self._encode)
 
 
 class FrozenPromptTexts:
-    """Text states of samples with frozen text encoders: encoded once. text_of: (token length) -> source of text states"""
+    """Text states of samples with frozen text encoders: encoded once.
+
+    reading   how prompts are tokenized and weighted
+    text_of   (token length) -> source of text states of this length
+    edited    apply prompt editing
+    """
 
     def __init__(
         self,
@@ -134,13 +140,14 @@ class FrozenPromptTexts:
         self._texts = {length: text_of(length) for length in sorted(set(self._lengths.values()))}
 
     def encode(self) -> None:
-        """Encode the texts of all prompts."""
+        """Encode the texts of all prompts that are not cached."""
         for length, source in self._texts.items():
             prompts = [prompt for prompt, tokens in self._lengths.items() if tokens == length]
             source.need([part for prompt in prompts for part in _all_texts(prompt, self._edited)])
 
     def states(self, prompt: SamplePrompt) -> PromptStates:
-        return _states(prompt, self._edited, self._texts[self._lengths[prompt]].states)
+        """Return the text states of a prompt and its negative prompt, which `encode` has encoded."""
+        return _prompt_states(prompt, self._edited, self._texts[self._lengths[prompt]].states)
 
 
 PromptTexts = TrainedPromptTexts | FrozenPromptTexts
@@ -148,7 +155,11 @@ PromptTexts = TrainedPromptTexts | FrozenPromptTexts
 
 @dataclass
 class Samples:
-    """Generates the samples of a run. vae: path of a separate VAE; compiled: whether the model's blocks are compiled"""
+    """Generates the samples of a run.
+
+    vae        path of a separate VAE; None for the base model's own
+    compiled   whether the model's blocks are compiled
+    """
 
     prompts: list[SamplePrompt]
     texts: PromptTexts
@@ -161,7 +172,10 @@ class Samples:
     _began: float = 0.0  # when the present sample was begun
 
     def generate(self, step: int) -> None:
-        """Generate an image for each prompt with the present weights. A stop takes effect at the next sampling step."""
+        """Generate and save an image for each prompt with the present weights. A stop takes effect at the next sampling step.
+
+        step   optimizer steps done
+        """
         from core.networks.frozen import packed_copies
 
         passes = self.passes
@@ -179,8 +193,10 @@ class Samples:
                 self.tracker.image(f"sample_{index}", image, prompt.prompt, step)
 
     def _generate_without_control(self) -> None:
-        """Save each prompt's control image and a sample without the ControlNet, to compare with. They do not change, so this is
-        done once in a run, and again after resuming, as prompts may differ."""
+        """Save each prompt's control image and a sample without the ControlNet, to compare with.
+
+        They do not change, so this is done once in a run, and again after resuming, as the prompts may differ.
+        """
         from PIL import Image
 
         for index, prompt in enumerate(self.prompts):
@@ -194,14 +210,17 @@ class Samples:
             self._save(image, f"without_{index:02d}.png", WITHOUT_CONTROL, index, prompt)
         self._compared = True
 
-    def _begin(self, index: int, of: str = "") -> None:
-        self.context.stage(f"generating sample {index + 1} of {len(self.prompts)}{of}")
+    def _begin(self, index: int, suffix: str = "") -> None:
+        """Report that sample `index` begins, and start to measure its time. suffix: end of the message"""
+        self.context.stage(f"generating sample {index + 1} of {len(self.prompts)}{suffix}")
         self._began = time.monotonic()
 
     def _control_of(self, prompt: SamplePrompt) -> ndarray | None:
+        """Return the control image of a prompt, [3, H, W] in 0..1; None without one."""
         return control_image(prompt, stretched=self.passes.job.samples.compatibility == "kohya")
 
     def _generate(self, prompt: SamplePrompt, control: ndarray | None) -> Image:
+        """Return the image of a prompt. control: control image, [3, H, W] in 0..1; None for methods without"""
         passes, job = self.passes, self.passes.job
         model_family, components = family(passes.components.family), passes.components
         states, seed = self.texts.states(prompt), prompt.seed or 0
@@ -227,6 +246,11 @@ class Samples:
             return decode(vae, latents, model_family.decode_latents)[0]
 
     def _save(self, image: Image, name: str, step: int, index: int, prompt: SamplePrompt) -> None:
+        """Write an image to samples/ and an event to the journal.
+
+        step    optimizer steps done, or CONTROL_IMAGE or WITHOUT_CONTROL
+        index   of the prompt
+        """
         with atomic.open_atomic(self.context.folder.samples / name) as path:
             image.save(path, format="PNG")
         settings, seconds = settings_digest(prompt, self.passes.job.samples), time.monotonic() - self._began
@@ -235,7 +259,7 @@ class Samples:
 
     @contextmanager
     def vae_on_device(self) -> Iterator[Any]:
-        """The VAE, on the device while it is used; loaded at the first sample where nothing else has loaded it."""
+        """A context that provides the VAE on the device, and moves it back or releases it after. Loads the VAE if it is not loaded."""
         device, components, memory = self.passes.device, self.passes.components, self.passes.job.memory
         if components.vae is None:
             model_family = family(components.family)

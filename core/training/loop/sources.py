@@ -1,4 +1,4 @@
-"""Inputs of a step: latents, cached or encoded at each step, and text states, cached or from a trained text encoder."""
+"""The sources of a step's inputs: latents, cached or encoded at each step, and text states, cached or from trained text encoders."""
 
 from __future__ import annotations
 
@@ -32,8 +32,12 @@ DEVICE_BYTES = 2 << 30  # posteriors that need no more than this are held on the
 
 
 class DecodedView(NamedTuple):
-    """Decoded image of a step. pixels: float32 [3, H, W] in [-1, 1], None where its latents are cached; mask: [1, H, W] in
-    0..1 and control: [3, H, W] in 0..1, None where the image has none."""
+    """A decoded image of a step, float32.
+
+    pixels    [3, H, W] in [-1, 1]; None if its latents are cached
+    mask      [1, H, W] in 0..1; None if the image has none or its latents are cached
+    control   control image, [3, H, W] in 0..1; None if the image has none
+    """
 
     pixels: np.ndarray | None = None
     mask: np.ndarray | None = None
@@ -41,10 +45,10 @@ class DecodedView(NamedTuple):
 
 
 class ViewLoader:
-    """Loads randomly augmented images and control images in threads, ahead of the steps that use them.
+    """Decodes augmented images and control images in threads, ahead of the steps that use them.
 
-    load    (image, epoch, repeat) -> view; its random numbers are addressed, so it does not depend on the order of calls
-    ahead   maximum number of views that wait in memory
+    load    (image, epoch, repeat) -> decoded view; its random numbers are addressed, so the order of calls does not matter
+    ahead   maximum number of decoded views that wait in memory
     """
 
     def __init__(self, load: Callable[[Placed, int, int], DecodedView], threads: int, ahead: int):
@@ -53,7 +57,7 @@ class ViewLoader:
         self._waiting: OrderedDict[tuple, Future[DecodedView]] = OrderedDict()
 
     def decode_ahead(self, epoch: int, items: Iterable[Item]) -> None:
-        """Start loading the next views, in order, up to the limit."""
+        """Start decoding the next views of an epoch, in order, up to the limit."""
         for placed, repeat in items:
             if len(self._waiting) >= self._ahead:
                 return
@@ -62,7 +66,7 @@ class ViewLoader:
                 self._waiting[address] = self._pool.submit(self._load, placed, epoch, repeat)
 
     def take(self, placed: Placed, epoch: int, repeat: int) -> DecodedView:
-        """The view of an image. Raises ProblemsError for an image that cannot be read."""
+        """Return the decoded view of an image, and forget it. Raises ProblemsError for an image that cannot be read."""
         waiting = self._waiting.pop((epoch, placed.key, repeat), None)
         try:
             return waiting.result() if waiting is not None else self._load(placed, epoch, repeat)
@@ -70,6 +74,7 @@ class ViewLoader:
             raise ProblemsError([problem_of(placed.image.path, error)]) from error
 
     def close(self) -> None:
+        """Stop the threads and drop the views that were not taken."""
         self._pool.shutdown(wait=False, cancel_futures=True)
         self._waiting.clear()
 
@@ -77,16 +82,17 @@ class ViewLoader:
 class Latents:
     """Builds batches of latents, sampled from cached posteriors or from images encoded at each step.
 
-    posterior_of    posterior of an image side that is encoded once
-    late            the same source, where sides are still encoded during training
-    mode            "sample": a random sample for each (epoch, image, repeat); "mean"; "frozen": one for the whole run
-    masks           {image key: [1, h, w] in 0..1 at latent size} of the images whose mask is not all ones
-    views           loads control images and the images that are encoded at each step
-    uncached        keys of the images that are encoded at each step, by `encode`, `encode_at_once` together
-    latent_pixels   image pixels per latent, along a side
-    device          of the batch's latents
-    into_model      converts the VAE's latents to the model's; set when the model is loaded
-    rounding_dtype  dtype to round the VAE's latents to before that; None keeps float32
+    posterior_of     (side) -> posterior (mean, log variance); a side is an image, plain or flipped, that is encoded once
+    late_posteriors  the source of `posterior_of`, if sides are still encoded during training; else None
+    mode             "sample": a random sample for each (epoch, image, repeat); "mean"; "frozen": one sample for the whole run
+    masks            {image key: [1, h, w] in 0..1 at latent size} of the images whose mask is not all ones
+    views            loads control images and the images that are encoded at each step
+    uncached         keys of the images that are encoded at each step
+    encode           (pixels) -> posterior of the uncached images, up to `encode_at_once` together
+    latent_pixels    image pixels per latent, along a side
+    device           of the batch's latents
+    into_model       converts the VAE's latents to the model's; set when the model is loaded
+    rounding_dtype   dtype to which the VAE's latents are rounded before `into_model`; None keeps float32
     """
 
     def __init__(
@@ -94,7 +100,7 @@ class Latents:
         posterior_of: Callable[[Side], Posterior],
         seed: int,
         *,
-        late: LatePosteriors | None = None,
+        late_posteriors: LatePosteriors | None = None,
         mode: str = "sample",
         masks: Mapping[tuple[str, ...], Tensor] | None = None,
         views: ViewLoader | None = None,
@@ -108,7 +114,7 @@ class Latents:
         self.into_model: Callable[[Tensor], Tensor] = lambda latents: latents
         self.rounding_dtype: torch.dtype | None = None
         self._device = device
-        self._posterior_of, self._late, self._seed, self._mode = posterior_of, late, seed, mode
+        self._posterior_of, self._late_posteriors, self._seed, self._mode = posterior_of, late_posteriors, seed, mode
         self._validation_seed = seed if validation_seed is None else validation_seed
         self._masks = masks or {}
         self._views, self._uncached, self._encode, self._at_once = views, frozenset(uncached), encode, encode_at_once
@@ -119,14 +125,14 @@ class Latents:
         items = list(items)
         if self._views is not None:
             self._views.decode_ahead(epoch, (item for item in items if self._decodes(item[0])))
-        if self._late is not None and self._late.waiting:
+        if self._late_posteriors is not None and self._late_posteriors.waiting:
             cached = [(placed, repeat) for placed, repeat in items if placed.key not in self._uncached]
-            self._late.decode_ahead(self._side(placed, epoch, repeat) for placed, repeat in cached)
+            self._late_posteriors.decode_ahead(self._side(placed, epoch, repeat) for placed, repeat in cached)
 
     def batch(
         self, epoch: int, items: Sequence[Item], addresses: Sequence[Address] = (), captions: Sequence[str] = ()
     ) -> Batch:
-        """The batch of these images, which have one size."""
+        """Return the batch of these images, which must have one size. epoch: a training epoch, or VALIDATION_EPOCH"""
         views = [draw_view(placed, self.seed_of(epoch), epoch, repeat) for placed, repeat in items]
         decoded = [self._decoded(placed, epoch, repeat) for placed, repeat in items]
         uncached = self._encoded(decoded)
@@ -154,14 +160,15 @@ class Latents:
         return Batch(items, views, addresses, captions, stacked, batch_masks, control)
 
     def close(self) -> None:
-        for part in (self._views, self._late):
+        """Stop the threads that decode images."""
+        for part in (self._views, self._late_posteriors):
             if part is not None:
                 part.close()
 
     @property
     def encodes_later(self) -> bool:
         """Whether images remain that the steps encode and cache."""
-        return self._late is not None and self._late.waiting > 0
+        return self._late_posteriors is not None and self._late_posteriors.waiting > 0
 
     @property
     def encodes_each_step(self) -> bool:
@@ -170,18 +177,19 @@ class Latents:
 
     @property
     def encoding_seconds(self) -> float:
-        """Seconds spent during training on encoding images that are cached."""
-        return self._late.seconds if self._late is not None else 0.0
+        """Seconds spent in steps so far on encoding images that are then cached."""
+        return self._late_posteriors.seconds if self._late_posteriors is not None else 0.0
 
     def _side(self, placed: Placed, epoch: int, repeat: int) -> Side:
+        """Return the side, plain or flipped, that this use of the image needs."""
         return Side(placed, draw_view(placed, self.seed_of(epoch), epoch, repeat).flip)
 
     def seed_of(self, epoch: int) -> int:
-        """Seed of the random numbers of an epoch."""
+        """Return the seed of the random numbers of an epoch; validation has its own."""
         return self._validation_seed if epoch == VALIDATION_EPOCH else self._seed
 
     def _sampled(self, posterior: Posterior, placed: Placed, epoch: int, repeat: int, flipped: bool) -> Tensor:
-        """An image's latent by `mode`, float32 [C, h, w], not scaled."""
+        """Return an image's latent by `mode`, float32 [C, h, w], not scaled."""
         mean, logvar = posterior
         if self._mode == "mean":
             return mean.float()
@@ -190,15 +198,17 @@ class Latents:
         return sample_latent(mean, logvar, self.seed_of(epoch), epoch, placed.key, repeat)
 
     def _decodes(self, placed: Placed) -> bool:
+        """Return whether the image itself or its control image is decoded at each step."""
         return placed.key in self._uncached or placed.image.control is not None
 
     def _decoded(self, placed: Placed, epoch: int, repeat: int) -> DecodedView:
+        """Return the decoded view of an image; an empty one if neither image nor control image is decoded at each step."""
         if self._views is None or not self._decodes(placed):
             return DecodedView()
         return self._views.take(placed, epoch, repeat)
 
     def _encoded(self, views: Sequence[DecodedView]) -> dict[int, tuple[Posterior, Tensor | None]]:
-        """{index in the batch: posterior and mask} of the images that are encoded at each step."""
+        """Return {index in the batch: (posterior, mask at latent size or None)} of the images that are encoded at each step."""
         import numpy as np
 
         pixels = {index: view.pixels for index, view in enumerate(views) if view.pixels is not None}
@@ -220,9 +230,9 @@ class Latents:
 def sample_latent(
     mean: Tensor, logvar: Tensor, seed: int, epoch: int | str, key: Sequence[str], repeat: int | str
 ) -> Tensor:
-    """A sample of an image's posterior, float32 [C, h, w], not scaled: mean + exp(logvar / 2) * noise.
+    """Return a sample of an image's posterior, float32 [C, h, w], not scaled: mean + exp(logvar / 2) * noise.
 
-    The noise is addressed by (seed, epoch, image, repeat) and drawn on the CPU: the same on every device. The
+    The noise is addressed by (seed, epoch, image key, repeat) and drawn on the CPU: the same for every device. The
     log variance is clamped as in the VAE of latent diffusion (Rombach et al. 2022, arXiv:2112.10752).
     """
     noise = queued(draws.normal(mean.shape, seed, "latent", epoch, *key, repeat), mean.device)
@@ -230,17 +240,19 @@ def sample_latent(
 
 
 def frozen_latent(mean: Tensor, logvar: Tensor, seed: int, key: Sequence[str], flipped: bool = False) -> Tensor:
-    """The fixed sample of a whole run, as sd-scripts caches it; the plain and the flipped image have one each."""
+    """Return the posterior sample that is used in the whole run, float32 [C, h, w], not scaled, as sd-scripts caches it. The plain and
+    the flipped image have different noise.
+    """
     return sample_latent(mean, logvar, seed, "every", key, "mirrored" if flipped else "as it is")
 
 
 class FrozenText:
-    """Text states of frozen text encoders: each caption variant is encoded once; encoders are loaded only when needed.
+    """Text states of frozen text encoders. Each caption variant is encoded once; encoders are loaded only when needed.
 
-    late       captions are encoded at the first step that needs them; set before the first step
-    release    called when the encoders may leave the memory
-    progress   called with (encoded, total) where captions are encoded late
-    seconds    time spent on encoding so far
+    release           called when the encoders may be freed
+    progress          called with (number encoded, total) if steps encode captions
+    encodes_in_steps  captions are encoded at the first step that needs them; set before the first step
+    seconds           time spent on encoding so far
     """
 
     def __init__(
@@ -251,20 +263,21 @@ class FrozenText:
         device: str,
         progress: Callable[[int, int], None] = lambda done, total: None,
     ):
-        self.late, self.seconds = False, 0.0
+        self.encodes_in_steps, self.seconds = False, 0.0
         self._cache, self._encode, self._release, self._device = cache, encode, release, device
         self._progress = progress
         self._expected: Sequence[str] | None = None
         self._total = self._encoded = 0
 
     def count_missing(self, captions: Sequence[str]) -> int:
-        """Number of captions that are not cached."""
+        """Return the number of captions that are not cached."""
         return len(self._cache.missing(captions))
 
     def need(self, captions: Sequence[str]) -> None:
-        """Prepare for `states` of these captions: encode those that are not cached and release the encoders. With `late`,
-        `states` encodes them."""
-        if not self.late:
+        """Prepare for `states` of these captions: encode those that are not cached, and release the encoders. With `encodes_in_steps`,
+        leave the encoding to `states`.
+        """
+        if not self.encodes_in_steps:
             if self._cache.ensure(captions, self._encode_timed):
                 self._release()
         elif captions is not self._expected:
@@ -280,21 +293,21 @@ class FrozenText:
 
     @property
     def unwritten(self) -> Problem | None:
-        """The problem that prevented writing to the cache, if any."""
+        """The problem that prevented writing to the cache; None without one."""
         return self._cache.unwritten
 
     def states(self, captions: Sequence[str]) -> TextStates:
-        """Text states of the captions, in order, on the device."""
+        """Return the text states of the captions, in order, on the device."""
         before = self._encoded
         states = self._cache.get(captions, self._encode_timed)
-        if self._encoded > before and self.late:
+        if self._encoded > before and self.encodes_in_steps:
             self._progress(self._total - self._cache.waiting, self._total)
         if self._encoded > before and not self._cache.waiting:
             self._release()
         return states.each(lambda tensor: queued(tensor, self._device))
 
     def _encode_timed(self, captions: Sequence[str]) -> TextStates:
-        """Encode and measure the time; states on the CPU."""
+        """Return the text states of captions on the CPU; add the time to `seconds`."""
         machine.synchronize(self._device)
         started = time.monotonic()
         states = self._encode(captions).each(lambda tensor: tensor.detach().cpu())
@@ -312,9 +325,11 @@ class TrainedText:
         self._encode = encode
 
     def need(self, captions: Sequence[str]) -> None:
+        """Do nothing: `states` encodes."""
         return
 
     def states(self, captions: Sequence[str]) -> TextStates:
+        """Return the text states of the captions, in order, with gradients."""
         return self._encode(captions)
 
 

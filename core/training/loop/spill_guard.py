@@ -1,5 +1,6 @@
-"""Warns when a GPU's memory is full and steps are slow: on Windows the driver then moves memory to RAM without an error (NVIDIA's
-CUDA sysmem fallback), and a step can take ten times as long."""
+"""Warns when a GPU's memory is full and steps are slow. On Windows the driver then moves memory to RAM without an error (NVIDIA's
+CUDA sysmem fallback), and a step can take ten times as long.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +35,11 @@ Size = tuple[int, ...]  # width, height and images of a step's largest micro-bat
 
 
 class Reading(NamedTuple):
-    """Bytes of a GPU. reserved: by torch; retries: allocations so far for which torch had to free its cache"""
+    """Memory of a GPU in bytes.
+
+    reserved   by torch's allocator
+    retries    number of allocations so far for which torch had to free its cache
+    """
 
     free: int
     total: int
@@ -43,18 +48,21 @@ class Reading(NamedTuple):
 
 
 def read_memory(device: str) -> Reading:
-    """Ask the driver and torch's allocator. Neither waits for the GPU's work."""
+    """Return the GPU's memory as reported by the driver and torch's allocator. Does not wait for the GPU's work."""
     (free, total), stats = torch.cuda.mem_get_info(device), torch.cuda.memory_stats(device)
     return Reading(free, total, stats.get("reserved_bytes.all.current", 0), stats.get("num_alloc_retries", 0))
 
 
 class SpillGuard:
-    """Finds slow episodes while memory is full. A step is slow if it takes SLOWER times as long per pixel as the median of
-    the run's steps of its size, or of all while these are few. The first step of each size warms up and does not count.
+    """Finds slow episodes while the GPU's memory is full.
 
-    read         called every LOOK_STEPS steps, and every ENOUGH while steps are slow or torch holds more than the GPU has
-    advise       returns settings that lower memory, or ""
-    empty_cache  frees what torch holds for batches of other sizes; called at such a reading if memory is full. Torch frees
+    A step is slow if it takes SLOWER times as long per pixel as the median of the run's steps of its size, or of all sizes while there
+    are few of its size. The first step of each size warms up and does not count.
+
+    read         returns the GPU's memory; called every LOOK_STEPS steps, and every ENOUGH while steps are slow or torch has reserved
+                 more than the GPU has
+    advise       returns settings that lower memory as a text, or ""
+    empty_cache  frees the memory that torch reserves for batches of other sizes; called after a reading if memory is full. Torch frees
                  it by itself when an allocation fails, but none fails while the driver moves memory to RAM.
     """
 
@@ -68,8 +76,10 @@ class SpillGuard:
         self._retries, self._over, self._warned = 0, 0, False  # over: readings in a row of more than the GPU has
 
     def add(self, batches: Sequence[PlannedBatch], seconds: float, finished: int | None) -> Problem | None:
-        """Add a step; return a warning, once for each slow episode. finished: number of steps whose losses were read back at its
-        end, which waits for the GPU; None where they were not"""
+        """Record a step's micro-batches and seconds; return a warning, once for each slow episode, or None.
+
+        finished   number of steps whose losses were read back after this step, which waits for the GPU; None if nothing was read
+        """
         pixels = [prod(batch.bucket) * len(batch) for batch in batches]
         largest = batches[pixels.index(max(pixels))]
         self._queued.append(((*largest.bucket, len(largest)), sum(pixels)))
@@ -89,7 +99,7 @@ class SpillGuard:
         return self._check_memory(slow) if self._since_reading >= interval else None
 
     def _is_slow(self, size: Size, rate: float) -> bool:
-        """Add the seconds per pixel of a step to the statistics of its size; return whether the step is slow."""
+        """Return whether a step of this size is slow at `rate` seconds per pixel; add the rate to the statistics of the size."""
         if size not in self._usual:
             self._usual[size] = deque(maxlen=RECENT)
             return False
@@ -101,14 +111,17 @@ class SpillGuard:
         return False
 
     def _usual_rate(self, size: Size) -> float:
+        """Return the usual seconds per pixel of steps of this size; infinity while there are too few steps to tell."""
         rates = list(self._usual[size])
         if len(rates) < ENOUGH:
             rates = [rate for each in self._usual.values() for rate in each]
         return statistics.median(rates) if len(rates) >= ENOUGH else inf  # where nothing is slow
 
     def _check_memory(self, slow: Sequence[tuple[Size, int]]) -> Problem | None:
-        """Read the GPU's memory and empty torch's cache if it is full; return the warning, once per episode. slow: (size,
-        pixels) of each slow batch"""
+        """Read the GPU's memory and empty torch's cache if memory is full; return the warning, once for each slow episode.
+
+        slow   (size, pixels) of each slow step since the last reading of losses
+        """
         reading, self._since_reading = self._read(), 0
         retried, self._retries = reading.retries > self._retries, reading.retries
         self._over = self._over + 1 if reading.reserved > reading.total else 0
@@ -134,7 +147,7 @@ class SpillGuard:
 
 
 def spill_guard(job: TrainJob, context: JobContext) -> SpillGuard | None:
-    """Return the guard of a run; None on other devices than CUDA's, and in processes that do not read losses back."""
+    """Return the spill guard of a run; None on devices other than CUDA, and in processes other than the first."""
 
     if not (context.device.startswith("cuda") and context.processes.first):
         return None

@@ -1,4 +1,4 @@
-"""Backward pass and optimizer step, where each process holds all trained weights."""
+"""Backward pass and optimizer step if each process holds all trained weights."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from core.methods.ema import split_average, with_average
-from core.optimization.averaging import averaged
+from core.optimization.averaging import evaluation_weights
 from core.optimization.clipping import NonFiniteGuard, clip_grad_norm
 from core.record.lazy_torch import Tensor, nn, torch
 from core.record.problems import ProblemsError
@@ -26,16 +26,18 @@ DEEPSPEED_FIX = "turn DeepSpeed on or off as in the run that saved it, or start 
 
 
 class Stepper:
-    """Every process holds all trained weights; gradients are summed over processes once a step.
+    """Does backward passes and optimizer steps. Each process holds all trained weights; gradients are summed over processes once a step.
 
-    clipped   weights whose gradients are clipped together; None clips those of the trained weights
-    adds_up   gradients of clipped weights that do not train are not cleared, and in fp16 not unscaled, as in sd-scripts, whose
-              optimizer does not hold them
-    pauses    count steps skipped by an fp16 overflow, in which the learning rate scheduler waits; reads the device each step
-    average   EMA of the weights that this process updates; None without
+    clipped           weights whose gradients are clipped together; None clips those of the trained weights
+    keeps_clipped_gradients
+                      keep the gradients of clipped weights that do not train from step to step, and do not unscale them in fp16, as in
+                      sd-scripts, whose optimizer does not hold these weights
+    counts_overflows  count the steps skipped by an fp16 overflow, in which the learning rate scheduler waits; reads the device each step
+    overflow_steps    number of these steps
+    average           EMA of the trained weights; None without
     """
 
-    paused = 0
+    overflow_steps = 0
     average: WeightAverage | None = None
 
     def __init__(
@@ -50,14 +52,14 @@ class Stepper:
         fused: FusedBackward | None,
         max_grad_norm: float,
         clipped: Sequence[nn.Parameter] | None = None,
-        adds_up: bool = False,
-        pauses: bool = False,
+        keeps_clipped_gradients: bool = False,
+        counts_overflows: bool = False,
     ):
         self._method, self._parameters = method, parameters
         self.optimizer = optimizer  # that updates the weights
         self._guard, self._processes = guard, processes
         self._scaler, self._fused, self._max_grad_norm = scaler, fused, max_grad_norm
-        self._pauses, self._adds_up = pauses, adds_up
+        self._counts_overflows, self._adds_up = counts_overflows, keeps_clipped_gradients
         self._clipped = parameters if clipped is None else clipped
         trainable, together = set(parameters), set(self._clipped)
         self._clipped_only = [weight for weight in self._clipped if weight not in trainable]
@@ -68,16 +70,18 @@ class Stepper:
     # -- a step
 
     def begin(self) -> None:
+        """Begin a step: count the non-finite flag of the last one."""
         self._guard.begin()
 
-    def stand_in(self, items: Sequence[T]) -> Sequence[T]:
-        """Images that this process computes without effect when a short batch has none for it. Here: no images."""
+    def placeholder_items(self, items: Sequence[T]) -> Sequence[T]:
+        """Return the images to compute without effect in a process for which a short batch has none: none here. items: of the batch"""
         return ()
 
     def backward(self, losses_of: Callable[[], Tensor], images: float, last: bool) -> Tensor:
-        """Compute losses [B] and accumulate the gradient of their sum / images; return the losses, detached.
+        """Compute the losses [B] of a micro-batch and accumulate the gradient of their sum / `images`; return the losses, detached.
 
-        images   divisor, the images of the whole step; infinity for a stand-in     last   whether it is the last micro-batch
+        images   number of images of the whole step; infinity for images without effect
+        last     whether it is the last micro-batch of the step
         """
         losses_B = losses_of()
         loss = losses_B.sum() / images
@@ -87,8 +91,11 @@ class Stepper:
         return losses_B.detach()
 
     def step(self, loss: Tensor) -> Tensor:
-        """Sum and clip the gradients and update the weights, unless the loss or gradient is non-finite; return the gradient norm
-        before clipping, 0-d on the device. loss: of the whole step, 0-d"""
+        """Sum and clip the gradients and update the weights, unless the loss or gradient is non-finite. Returns the gradient norm before
+        clipping, 0-d on the device.
+
+        loss   of the whole step, 0-d
+        """
         measured = [*self._parameters, *self._clipped_only]
         self._processes.sum_gradients(measured, steady=self._method.steady_gradients)
         norm = self._update(loss)
@@ -98,14 +105,14 @@ class Stepper:
         return norm
 
     def after_update(self) -> dict[str, Tensor]:
-        """Complete a step: the method's own work on the new weights, then their average. Returns numbers for the log."""
+        """Complete a step: the method's own work on the new weights, then the EMA. Returns {logged name: number, 0-d} from the method."""
         numbers = self._method.after_update()
         if self.average is not None:
             self.average.after_step()
         return numbers
 
     def _carried_over(self, gradient: Tensor | None, norm: Tensor) -> Tensor | None:
-        """The gradient that the next step adds to: this process's share, or 0 after a non-finite step."""
+        """Return the gradient that the next step adds to: this process's share of the sum, or 0 after a non-finite gradient norm."""
         if gradient is None:
             return None
         return gradient.div_(self._processes.count).masked_fill_(~norm.isfinite(), 0.0)
@@ -122,10 +129,10 @@ class Stepper:
             self._guard.step(self.optimizer)
             return norm
         self._guard.watch(loss)
-        scale = self._scaler.get_scale() if self._pauses else 0.0
+        scale = self._scaler.get_scale() if self._counts_overflows else 0.0
         unscaled = () if self._adds_up else self._clipped_only
         norm = self._guard.scaled_step(self._scaler, self.optimizer, self._clipped, self._max_grad_norm, unscaled)
-        self.paused += bool(self._pauses and self._scaler.get_scale() < scale)
+        self.overflow_steps += bool(self._counts_overflows and self._scaler.get_scale() < scale)
         return norm
 
     def weight_norm(self) -> Tensor:
@@ -137,21 +144,25 @@ class Stepper:
     # -- training state
 
     def state_dict(self) -> dict[str, Any]:
-        """The part of a training state that steps change: "weights", "optimizer", "scaler" ... `load` reads it."""
+        """Return the part of a training state that steps change: "weights", "optimizer", "scaler" and so on, as `load` reads it."""
         return {
             "weights": with_average(self._method.state_dict(), self.average),
             "optimizer": self.optimizer.state_dict(),
             "optimizer_class": type(self.optimizer).__name__,
             "scaler": self._scaler.state_dict() if self._scaler is not None else None,
-            "paused": self.paused,
+            "paused": self.overflow_steps,
             "beside": [weight.grad for weight in self._clipped_only] if self._adds_up else [],
         }
 
     def write_parts(self, folder: Path) -> None:
-        """Write further files of all processes next to the state: none here."""
+        """Write the files of all processes next to the training state's file: none here."""
 
     def load(self, content: Mapping[str, Any], folder: Path) -> None:
-        """Load a training state. Raises ProblemsError where it does not fit."""
+        """Load a training state. Raises ProblemsError if its weights or optimizer state do not fit.
+
+        content   entries of the state's file
+        folder    of the state, for other files and for messages
+        """
         from core.optimization.optimizers import load_state
 
         if "sharded" in content:
@@ -179,32 +190,36 @@ class Stepper:
             what = f"The optimizer state does not fit this run: {error}"
             fix = "use the optimizer and the network of the run that saved it"
             raise ProblemsError.one(what, str(folder), fix, "state.other-optimizer") from None
-        self.paused = content.get("paused", 0)  # states of earlier versions have none
+        self.overflow_steps = content.get("paused", 0)  # states of earlier versions have none
         for weight, gradient in zip(self._clipped_only, content.get("beside", ())):
             weight.grad = None if gradient is None else gradient.to(weight)
 
     def ready(self) -> None:
-        """Called when all processes have loaded their state."""
+        """Complete loading; called when all processes have loaded their state."""
 
     # -- between steps
 
     @contextmanager
     def weights_for(self, use: Use) -> Iterator[None]:
-        """Context in which the weights are gathered and, if this use needs it, averaged. Called by the first process."""
+        """A context in which the weights are gathered and, if the settings say so for this use, averaged. Called by the first process."""
         with self._averaged_for(use):
             yield
 
     def _averaged_for(self, use: Use) -> AbstractContextManager[None]:
+        """Return a context in which averaged weights replace the trained ones: the EMA, if the settings use it for this use, or without an
+        EMA the average of a schedule-free optimizer.
+        """
         if self.average is None:
-            return averaged(self.optimizer)
+            return evaluation_weights(self.optimizer)
         return self.average.in_place() if self.average.replaces(use) else nullcontext()
 
     def tasks_done(self) -> None:
-        """Called by the first process when saves, samples and validation of a step are done."""
+        """Tell the other processes to go on; called by the first one when saves, samples and validation of a step are done."""
 
     def follow(self) -> None:
-        """Called by the other processes: wait for `tasks_done`, and gather weights where the first process needs them."""
+        """Wait for `tasks_done`, and gather weights if the first process needs them; called by the other processes."""
 
     def release(self) -> None:
+        """Remove the hooks of a fused backward pass."""
         if self._fused is not None:
             self._fused.release()

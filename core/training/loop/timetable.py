@@ -42,11 +42,11 @@ class Timetable:
         self._sample_steps = None if self._sample_epochs else every(job.samples.sample_every_n_steps)
         self._validate_steps = every(job.validation.validate_every_n_steps)
         self._validate_epochs = every(job.validation.validate_every_n_epochs)
-        if not validation.by_hand:  # what finds the best checkpoint is measured at each save
+        if not validation.holds_out_images:  # what finds the best checkpoint is measured at each save
             self._validate_steps = self._validate_epochs = None
         periodic = bool(self._validate_steps or self._validate_epochs)
-        self._validates_first = periodic or (validation.ranks and 0 not in validation.left_out)
-        self._validates_last = periodic or (validation.ranks and total not in validation.left_out)
+        self._validates_first = periodic or (validation.ranks_checkpoints and 0 not in validation.unmeasured_saves)
+        self._validates_last = periodic or (validation.ranks_checkpoints and total not in validation.unmeasured_saves)
         self._validated_at = -1
         self._best, self._journal = BestTracker(), Tail(run.context.folder.journal_file)
 
@@ -58,22 +58,25 @@ class Timetable:
     # -- moments of a run
 
     def before_first_step(self) -> None:
-        """Validate and sample the base model, to compare with. A resumed run does what was due at its step when it was
-        stopped or killed."""
+        """Validate and sample the base model, to compare with. For a resumed run, do the validation and samples of its step that are
+        missing.
+        """
         step = self._state.step
-        if step > self._state.begun:
+        if step > self._state.start_step:
             lines = list(read_lines(self._context.folder.journal_file))
             self._measure_if_due(any(line["kind"] == "saved" and line["step"] == step for line in lines), lines)
             return
-        if self._validation.limited:
-            self._context.say(self._validation.limited, code="" if self._validation.ranks else TOO_SHORT)
+        if self._validation.limit_message:
+            self._context.say(
+                self._validation.limit_message, code="" if self._validation.ranks_checkpoints else TOO_SHORT
+            )
         if self._validates_first:
             self._validate()
         if self._run.job.samples.sample_at_first and self._samples.prompts:
             self._sample()
 
     def after_step(self) -> None:
-        """Save, back up, validate and sample where this step is due; the last step is left to `at_the_end`."""
+        """Save checkpoints and training states, validate and sample if due at this step; the last step is left to `at_the_end`."""
         step, plan = self._state.step, self._run.plan
         if step >= plan.total:
             return
@@ -87,8 +90,8 @@ class Timetable:
         self._measure_if_due(bool(saves))
 
     def at_the_end(self) -> None:
-        """Write the final checkpoint, which no other error may prevent, then validate and sample it."""
-        self._run.reports.all()
+        """Write the final checkpoint, then validate and sample it; their errors cannot prevent the checkpoint."""
+        self._run.reports.report_all()
         self._write_and_back_up(self._checkpoints.final.name, final=True, state=self._state_at_end)
         if self._validates_last:
             self._validate()
@@ -96,7 +99,7 @@ class Timetable:
             self._sample()
 
     def after_the_end(self) -> None:
-        """Do the final validation and samples of a run that was killed after its final checkpoint."""
+        """Do the final validation and samples that a finished run lacks, as it was killed after its final checkpoint."""
         lines = read_lines(self._context.folder.journal_file)
         kinds = [line["kind"] for line in lines if line.get("step") == self._run.total]
         if self._validates_last and "validated" not in kinds:
@@ -105,17 +108,17 @@ class Timetable:
             self._sample()
 
     def at_a_stop(self) -> None:
-        """Write a checkpoint and a training state; validate where that takes seconds."""
-        if self._state.step > self._state.begun:
+        """Write a checkpoint and a training state; validate if that takes only seconds."""
+        if self._state.step > self._state.start_step:
             self._write_and_back_up(self._checkpoints.step_name(self._state.step))
-            if self._validation.ranks and self._validation.quick:
+            if self._validation.ranks_checkpoints and self._validation.is_quick:
                 with self._context.after_stop():
                     self._validate()
-            elif self._validation.ranks:
+            elif self._validation.ranks_checkpoints:
                 self._context.say("The validation loss of this checkpoint will be measured when the run resumes")
 
     def _measure_if_due(self, saved: bool, lines: Sequence[Line] = ()) -> None:
-        """Validate and sample where this step is due.
+        """Validate and sample if due at this step.
 
         saved   a checkpoint of this step was written, whose validation loss is needed to rank it
         lines   of the journal; validations and samples in it are not repeated
@@ -126,7 +129,7 @@ class Timetable:
         kinds = [line["kind"] for line in lines if line.get("step") == step]
         epoch = plan.epoch_of(step) if plan.ends_epoch(step) else None
         due = _is_due(step, self._validate_steps, epoch, self._validate_epochs)
-        ranked = saved and self._validation.ranks and step not in self._validation.left_out
+        ranked = saved and self._validation.ranks_checkpoints and step not in self._validation.unmeasured_saves
         if (due or ranked) and "validated" not in kinds:
             self._validate()
         due = _is_due(step, self._sample_steps, epoch, self._sample_epochs) or self._sample_timer.due
@@ -136,19 +139,21 @@ class Timetable:
     # -- commands
 
     def save_now(self) -> None:
+        """Save a checkpoint and a training state, and validate if checkpoints are ranked by loss."""
         self._save(self._checkpoints.step_name(self._state.step), state=True)
-        if self._validation.ranks:
+        if self._validation.ranks_checkpoints:
             self._validate()
 
     def sample_now(self) -> None:
+        """Generate samples, or warn that the run has no sample prompts."""
         if self._samples.prompts:
             self._sample()
         else:
             self._context.say("There are no sample prompts", "warning", "enter some for the next run")
 
     def back_up(self) -> None:
-        """Save a training state. A failed write is only a warning."""
-        self._run.reports.all()
+        """Save a training state and remove expired ones. A failed write is reported and does not end the training."""
+        self._run.reports.report_all()
         try:
             self._states.save()
         except OSError as error:
@@ -162,7 +167,7 @@ class Timetable:
     # -- their work
 
     def _write_and_back_up(self, name: str, final: bool = False, state: bool = True) -> None:
-        """Write a checkpoint and a state. Where the checkpoint fails, the state is saved before the error is raised."""
+        """Write the checkpoint `name` and, with `state`, a training state. If the checkpoint fails, save the state and raise the error."""
         try:
             with self._run.stepper.weights_for("files"):
                 self._checkpoints.write(name, self._state.step, final)
@@ -173,10 +178,10 @@ class Timetable:
             self.back_up()
 
     def _save(self, name: str, state: bool | None = None) -> None:
-        """Write the periodic checkpoint `name`, and a training state if `state` (None: if the settings save states with
-        checkpoints). A failed write (full disk, unreachable base model) is reported and tried again at the next save;
-        training continues."""
-        self._run.reports.all()
+        """Write the checkpoint `name` during training, and a training state if `state` (None: if the settings save states with
+        checkpoints). A failed write (full disk, unreachable base model) is reported; training continues, and the next save tries again.
+        """
+        self._run.reports.report_all()
         try:
             with self._run.stepper.weights_for("files"):
                 self._checkpoints.write(name, self._state.step)
@@ -189,6 +194,7 @@ class Timetable:
             self.back_up()
 
     def _sample(self) -> None:
+        """Generate samples with averaged weights, if the settings use these; an error does not end the training."""
         smaller = "use smaller samples (samples.width, samples.height), or none (samples.sample_prompts)"
         self._attempt(
             "Sampling", "check the sample settings", smaller, lambda: self._samples.generate(self._state.step)
@@ -196,23 +202,23 @@ class Timetable:
         self._sample_timer.restart()
 
     def _validate(self) -> None:
-        """Measure the loss on held-out images or, to rank checkpoints, on training images; at most once a step."""
+        """Measure the loss on held-out images or, to rank checkpoints, on training images; at most once for each step."""
         if not self._validation.batches or self._validated_at == self._state.step:
             return
 
         def measure() -> None:
             result = self._validation.measure(self._run.passes, self._context, self._state.step)
-            self._run.reports.validated(result)
+            self._run.reports.report_validation(result)
             self._validated_at = self._state.step
             self._write_best()
 
         smaller = "lower dataset.train_batch_size, or turn it off (validation.validate_every_n_epochs and _steps to 0)"
         # A checkpoint is ranked by the weights that it contains.
-        use: Use = "files" if self._validation.ranks else "samples"
+        use: Use = "files" if self._validation.ranks_checkpoints else "samples"
         self._attempt("Validation", "check the held-out images", smaller, measure, use)
 
     def _write_best(self) -> None:
-        """Write best.json for the file lists; report the best checkpoint at the end of the run."""
+        """Write best.json, the best checkpoint by validation loss; log it at the end of the run."""
         folder = self._context.folder.path
         for line in self._journal.lines():
             self._best.take(line)
@@ -224,11 +230,12 @@ class Timetable:
     def _attempt(self, name: str, fix: str, smaller: str, work: Callable[[], None], use: Use = "samples") -> None:
         """Call `work` with the weights for this use. An error is reported and does not end the training.
 
-        name           of the work, for messages
-        fix, smaller   the fix of an error, and of one that ran out of memory
+        name      of the work, for messages
+        fix       fix of an error, as text
+        smaller   fix if the device ran out of memory, as text
         """
         ran_out = False
-        self._run.reports.all()
+        self._run.reports.report_all()
         try:
             with self._run.stepper.weights_for(use):
                 work()
@@ -254,31 +261,36 @@ class Timetable:
     def _say_unwritten(self, error: OSError | ProblemsError) -> None:
         """Report that a checkpoint or state could not be written."""
         intact = f"nothing was saved at step {self._state.step}; earlier files are complete"
-        then = "no action needed: the next save tries again"
+        next_attempt = "no action needed: the next save tries again"
         if isinstance(error, ProblemsError):
             for problem in error.problems:
                 self._context.say(f"{problem.what}: {intact}", "error", f"{problem.fix}; the next save tries again")
             return
-        (problem,) = unwritten(error, "A file cannot be written", "", intact, then).problems
+        (problem,) = unwritten(error, "A file cannot be written", "", intact, next_attempt).problems
         self._context.say(problem.what, "error", problem.fix)
 
 
 class Timer:
-    """Whether this number of minutes has passed since the last restart. minutes: empty or 0 is never"""
+    """Measures whether a number of minutes has passed since the last restart (`due`). minutes: None or 0 is never due"""
 
     def __init__(self, minutes: float | None):
         self._minutes = every(minutes)
         self.restart()
 
     def restart(self) -> None:
+        """Measure the minutes from now on."""
         self._last = time.monotonic() if self._minutes is not None else 0.0
 
     @property
     def due(self) -> bool:
+        """Whether the minutes have passed since the last restart."""
         return self._minutes is not None and time.monotonic() - self._last >= self._minutes * 60
 
 
 def _is_due(step: int, every_steps: float | None, epoch: int | None, every_epochs: float | None) -> bool:
-    """Whether the step is a multiple of `every_steps`, or the epoch that ends with it one of `every_epochs`."""
+    """Return whether the step is a multiple of `every_steps`, or the epoch that ends with it a multiple of `every_epochs`.
+
+    epoch   number of completed epochs if one ends with the step, else None
+    """
     by_epoch = epoch is not None and every_epochs is not None and epoch % every_epochs == 0
     return by_epoch or (every_steps is not None and step % every_steps == 0)

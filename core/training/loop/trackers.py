@@ -36,8 +36,10 @@ PROBE_BYTES = 64 * 1024  # more than a writer buffers before it notices a full d
 
 
 class Tracker(Protocol):
-    """Receives numbers, samples and settings. retry_seconds: between attempts after an error; None turns the tracker off for
-    the rest of the run."""
+    """Receives numbers, sample images and settings of a run.
+
+    retry_seconds   seconds between attempts after an error; None turns the tracker off for the rest of the run
+    """
 
     retry_seconds: float | None
 
@@ -50,8 +52,11 @@ class Tracker(Protocol):
 
 
 class Trackers:
-    """Any number of trackers. An error of one (full disk, no network) is reported once, and the tracker is skipped until it
-    works again; training continues, and the journal has all numbers."""
+    """Passes numbers, samples and settings to any number of trackers. The error of a tracker (full disk, no network) is reported once,
+    and the tracker is skipped until it works again; training continues, and the journal has all numbers.
+
+    say   (message, severity) -> None
+    """
 
     retry_seconds: float | None = None
 
@@ -77,23 +82,24 @@ class Trackers:
         self.abandon()
 
     def abandon(self) -> None:
+        """Forget all trackers without closing them."""
         self._trackers, self._failed = [], {}
 
     def _each(self, work: Callable[[Tracker], None]) -> None:
-        """Call `work` with each tracker that works, or whose next attempt is due."""
+        """Call `work` with each tracker that works, or whose next attempt is due; report errors."""
         now = time.monotonic()
         for tracker in [each for each in self._trackers if self._failed.get(each, 0.0) <= now]:
             name = type(tracker).__name__
             try:
                 work(tracker)
             except Exception as error:
-                self._leave_out(tracker, name, error)
+                self._suspend(tracker, name, error)
             else:
                 if self._failed.pop(tracker, None) is not None:
                     self._say(f"{name} works again; the numbers in between are in the run's journal", "info")
 
-    def _leave_out(self, tracker: Tracker, name: str, error: Exception) -> None:
-        """Report a tracker's first error; skip it until its next attempt, or for the rest of the run."""
+    def _suspend(self, tracker: Tracker, name: str, error: Exception) -> None:
+        """Report a tracker's first error; skip the tracker until its next attempt, or for the rest of the run."""
         tracker.abandon()
         if tracker.retry_seconds is None:
             self._trackers.remove(tracker)
@@ -106,8 +112,11 @@ class Trackers:
 
 
 class TensorBoard:
-    """TensorBoard event files. The library is imported at the first number, so that it does not delay the first step. After an
-    error a new file is started; TensorBoard reads all files of the folder."""
+    """Writes TensorBoard event files. The library is imported at the first number, so that it does not delay the first step. After
+    an error a new file is started; TensorBoard reads all files of the folder.
+
+    options   further arguments of SummaryWriter
+    """
 
     retry_seconds: float | None = RETRY_SECONDS
 
@@ -116,6 +125,7 @@ class TensorBoard:
         self._writer: Any = None
 
     def _open(self) -> Any:
+        """Return the writer of the event file; create it at the first call, or after an error."""
         if self._writer is None:
             from torch.utils.tensorboard import SummaryWriter
 
@@ -140,6 +150,7 @@ class TensorBoard:
             self._writer.close()
 
     def abandon(self) -> None:
+        """Close the event file, ignoring errors; the next number opens a new one."""
         writer, self._writer = self._writer, None
         if writer is not None:
             with suppress(Exception):  # buffered numbers fail as the others did
@@ -147,7 +158,7 @@ class TensorBoard:
 
 
 def check_space(folder: Path) -> None:
-    """Raise OSError where the folder is not writable, or its disk is full."""
+    """Raise OSError if the folder is not writable or its disk is full."""
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=folder) as probe:
         probe.write(bytes(PROBE_BYTES))
@@ -155,7 +166,10 @@ def check_space(folder: Path) -> None:
 
 
 class Wandb:
-    """A run at Weights & Biases, created at the first number. Its local files are in the log folder."""
+    """Logs to a run at Weights & Biases, which is created at the first number. Its local files are in the log folder.
+
+    init_options   arguments of wandb.init; without any only `name`, if given
+    """
 
     retry_seconds: float | None = None  # wandb retries itself, and a second init would create a second run
 
@@ -167,6 +181,7 @@ class Wandb:
         self._waiting: dict[str, Any] = {}
 
     def _open(self) -> Any:
+        """Return the run at Weights & Biases; log in and create it at the first call."""
         if self._run is None:
             import wandb
 
@@ -179,7 +194,7 @@ class Wandb:
         return self._run
 
     def add(self, name: str, value: Any, step: int) -> None:
-        """Collect the values of a step: wandb counts each call of log as a step."""
+        """Collect a value of a step; the values are sent when a later step begins, as wandb counts each call of log as a step."""
         if step != self._step:
             self._send()
             self._step = step
@@ -200,9 +215,11 @@ class Wandb:
             self._run.finish()
 
     def abandon(self) -> None:
+        """Drop the collected values."""
         self._waiting = {}
 
     def _send(self) -> None:
+        """Send the collected values of a step."""
         if self._waiting:
             # A separate column: wandb's step takes no values for earlier steps.
             self._open().log(self._waiting | {"global_step": self._step})
@@ -210,7 +227,7 @@ class Wandb:
 
 
 def make_tracker(job: TrainJob, folder: Path, say: Callable[[str, str], None]) -> Tracker:
-    """Return one tracker that passes on to all trackers of the settings.
+    """Return one tracker that passes on to all trackers that the settings turn on.
 
     folder   the run's log folder, used if the settings name none
     say      (message, severity) -> None
@@ -233,7 +250,9 @@ def make_tracker(job: TrainJob, folder: Path, say: Callable[[str, str], None]) -
 
 
 def log_folder(job: TrainJob, folder: Path) -> Path:
-    """<logging_dir>/<prefix><time> as in sd-scripts, where time is that of the first start; else the log folder of the run."""
+    """Return <logging_dir>/<prefix><time of the run's first start> as in sd-scripts; without `logging_dir` return `folder`, the run's
+    log folder.
+    """
     if not job.logging.logging_dir:
         return folder
     run_folder = folder.parent.name  # <time>_<name>: the time when the run started
@@ -242,7 +261,9 @@ def log_folder(job: TrainJob, folder: Path) -> Path:
 
 
 def tracker_config(path: str | None) -> dict[str, dict[str, Any]]:
-    """{tracker: its table} of a .toml file; {} without one. Raises ProblemsError for a file that cannot be read."""
+    """Return {"wandb" or "tensorboard": its options} from a .toml file; {} for None. Raises ProblemsError for a file that cannot be read
+    or has other tables.
+    """
     if not path:
         return {}
     fix = "write a table for each tracker: [wandb] or [tensorboard]"
@@ -256,7 +277,7 @@ def tracker_config(path: str | None) -> dict[str, dict[str, Any]]:
 
 
 def logged_settings(job: TrainJob) -> dict[str, Any]:
-    """{dotted name: value} of all settings, without folders and files of this machine."""
+    """Return {dotted name: value} of all settings for the trackers, without folders and files of this machine."""
     values = {}
     for entry in declared(type(job)):
         value = value_of(job, entry.path)
@@ -267,7 +288,7 @@ def logged_settings(job: TrainJob) -> dict[str, Any]:
 
 
 def wandb_problem(job: TrainJob) -> Problem | None:
-    """The problem of a missing wandb package, which Atelier does not install."""
+    """Return the problem that the package wandb is not installed, if the settings use it; else None."""
     from importlib.util import find_spec
 
     if job.logging.log_with not in ("wandb", "all") or find_spec("wandb") is not None:

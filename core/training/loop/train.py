@@ -1,4 +1,4 @@
-"""The training loop: optimizer steps, and after each what the timetable has due. It advances the run's step."""
+"""The training loop: optimizer steps, and after each step the saves, samples and validations that are due."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PAUSE_SECONDS = 0.1
 
 
 def train(run: Run, timetable: Timetable) -> str:
-    """Train from run.state.step to the last step or a stop. Returns "done" or "stopped"."""
+    """Train from the run's present step to its last step or a stop. Returns "done" or "stopped"."""
     first = run.context.processes.first
     if run.state.step >= run.total and timetable.finished:
         run.context.say("This run is already finished")
@@ -59,7 +59,7 @@ def train(run: Run, timetable: Timetable) -> str:
     if not first:
         run.stepper.follow()
         return "done" if run.state.step >= run.total else "stopped"
-    run.reports.all()
+    run.reports.report_all()
     done = run.state.step >= run.total
     (timetable.at_the_end if done else timetable.at_a_stop)()
     run.stepper.tasks_done()
@@ -67,7 +67,7 @@ def train(run: Run, timetable: Timetable) -> str:
 
 
 def run_commands(run: Run, timetable: Timetable) -> None:
-    """Carry out the commands that arrived. Called at the end of a step, when all weights are updated."""
+    """Carry out the user's commands that arrived (save, sample, pause). Called at the end of a step, when all weights are updated."""
     names = deque(run.context.take_commands())
     while names:
         name = names.popleft()
@@ -78,6 +78,7 @@ def run_commands(run: Run, timetable: Timetable) -> None:
 
 
 def _save_or_sample(timetable: Timetable, name: str) -> None:
+    """Carry out the command "save" or "sample"; ignore others."""
     if name == "save":
         timetable.save_now()
     elif name == "sample":
@@ -87,7 +88,7 @@ def _save_or_sample(timetable: Timetable, name: str) -> None:
 def _pause(run: Run, timetable: Timetable, names: deque[str]) -> None:
     """Save a training state, then wait for "resume" or a stop. A kill during the pause loses no step.
 
-    names  commands that arrived in the same step, such as "resume"
+    names  commands that arrived in the same step after "pause"; not yet carried out
     """
     timetable.back_up()
     run.context.journal.put(StateChanged("paused", f"Paused at step {run.state.step}"))

@@ -1,4 +1,4 @@
-"""One optimizer step: its micro-batches and the gradient."""
+"""One optimizer step: forward and backward passes of its micro-batches, then the update of the weights."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,12 +17,12 @@ WEIGHT_NORM_STEPS = 25  # it changes slowly, and reading all weights takes time
 
 
 def optimizer_update(run: Run) -> None:
-    """Make one optimizer step. The reported loss is the mean over all images of the step."""
+    """Do one optimizer step and record its losses. The reported loss is the mean over all images of the step."""
     passes, processes = run.passes, run.context.processes
     run.stepper.begin()
     epoch, batches = run.plan.step_batches(run.state.step)
     passes.text.need(run.plan.captions(epoch))
-    run.rates.set(run.stepper.optimizer, run.state.step - run.stepper.paused)
+    run.rates.set(run.stepper.optimizer, run.state.step - run.stepper.overflow_steps)
     ahead = run.plan.next_batches(run.state.step)
     passes.latents.decode_ahead(epoch, [item for batch in ahead for item in processes.share(batch.items)])
     images = sum(len(batch.items) for batch in batches)
@@ -37,15 +37,15 @@ def optimizer_update(run: Run) -> None:
         ]
         for (placed, _), timestep in zip(global_batch.items, timesteps, strict=True):
             step_images.append(StepImage(placed.key, timestep, placed.loss_weight(run.job.dataset)))
-        stand_in = run.stepper.stand_in
-        items = processes.share(global_batch.items) or stand_in(global_batch.items)
+        placeholder_items = run.stepper.placeholder_items
+        items = processes.share(global_batch.items) or placeholder_items(global_batch.items)
         batch = PlannedBatch(global_batch.bucket, tuple(items))
         if not batch.items:  # a short batch that left nothing for this process
             continue
         views = [(placed.key, repeat) for placed, repeat in batch.items]
         passes.method.before_micro_batch(run.state.step, number, views)
-        own_timesteps = processes.share(timesteps) or stand_in(timesteps)
-        losses_of = partial(micro_batch, run, epoch, batch, own_timesteps)
+        local_timesteps = processes.share(timesteps) or placeholder_items(timesteps)
+        losses_of = partial(micro_batch, run, epoch, batch, local_timesteps)
         divisor = loss_divisor(run, global_batch, images) if rows else inf
         losses_B = run.stepper.backward(losses_of, divisor, number == len(batches) - 1)
         passes.method.after_micro_batch()  # not before: gradient checkpointing computes forwards once more
@@ -73,10 +73,10 @@ def optimizer_update(run: Run) -> None:
 
 
 def loss_divisor(run: Run, global_batch: PlannedBatch, images: int) -> int:
-    """Divisor of the summed losses of a batch: the number of images of the step, so that all images count the same.
+    """Return the divisor of a batch's summed losses: `images`, the number of images of the step, so that all images count the same.
 
-    With `model.compatibility`, as sd-scripts: images of the batch times gradient accumulation steps. Images of a short batch
-    then count more, and those of an epoch's last step, which may have fewer batches, less.
+    With `model.compatibility`, as in sd-scripts: the batch's images times gradient accumulation steps. Images of a short batch then
+    count more, and those of an epoch's last step, which may have fewer batches, less.
     """
     if run.job.noise.compatibility != "none":
         return len(global_batch.items) * run.job.schedule.gradient_accumulation_steps
@@ -84,7 +84,7 @@ def loss_divisor(run: Run, global_batch: PlannedBatch, images: int) -> int:
 
 
 def micro_batch(run: Run, epoch: int, planned: PlannedBatch, timesteps: Sequence[float]) -> Tensor:
-    """Losses [B] of one batch at these timesteps. Every random number is addressed by (seed, purpose, epoch, image, repeat)."""
+    """Return the losses [B] of one batch. timesteps: one for each image"""
     captions = [run.plan.caption(placed, epoch, repeat, run.state.step) for placed, repeat in planned.items]
     with naming_step(run.state.step + 1):
         batch = run.passes.latents.batch(epoch, planned.items, _addresses(run, epoch, planned), captions)
@@ -93,7 +93,7 @@ def micro_batch(run: Run, epoch: int, planned: PlannedBatch, timesteps: Sequence
 
 @contextmanager
 def naming_step(step: int) -> Iterator[None]:
-    """Context that adds the step to the message of a ProblemsError, such as of an image that cannot be read."""
+    """A context that adds the step to the messages of a ProblemsError, such as of an image that cannot be read."""
     try:
         yield
     except ProblemsError as error:
@@ -101,4 +101,5 @@ def naming_step(step: int) -> Iterator[None]:
 
 
 def _addresses(run: Run, epoch: int, planned: PlannedBatch) -> list[Address]:
+    """Return the addresses of the images' random numbers: (seed, epoch, image key, repeat)."""
     return [(run.plan.seed, epoch, placed.key, repeat) for placed, repeat in planned.items]

@@ -50,26 +50,28 @@ NO_CAPTION_AUGMENTATION = {
 
 
 def timesteps_of(settings: NoiseSettings) -> list[int]:
-    """The inner four of six evenly spaced timesteps from the lowest to the highest: by default 200, 400, 600, 800."""
+    """Return the timesteps of validation: the inner four of six evenly spaced ones from the lowest to the highest trained timestep, by
+    default 200, 400, 600, 800.
+    """
     low, high = settings.min_timestep, settings.max_timestep
     return [min(low + (high - low) * part // PARTS, 999) for part in range(1, PARTS)]
 
 
 def unaugmented(placed: Placed) -> Placed:
-    """The image without random flip, crop and colors, so that each measurement uses the same pixels."""
+    """Return the image without random flip, crop and colors, so that each measurement uses the same pixels."""
     images = placed.concept.images.model_copy(update=NO_AUGMENTATION)
     return replace(placed, concept=replace(placed.concept, images=images))
 
 
 def unaugmented_caption(placed: Placed) -> str:
-    """The caption without dropout, shuffling and token warmup."""
+    """Return the trained caption of an image without dropout, shuffling and token warmup."""
     settings = placed.concept.captions.model_copy(update=NO_CAPTION_AUGMENTATION)
     return training_caption(ImageUse(placed.key, 0, placed.caption, settings, placed.image.class_tokens), 0, 0)
 
 
 @dataclass(frozen=True)
 class ValidationBatch:
-    """Images of one size that are measured in one pass. timestep_indices: [B], of each image's timestep"""
+    """Images of one size that are measured in one pass. timestep_indices: of each image's timestep in `timesteps_of`, [B]"""
 
     batch: PlannedBatch
     timestep_indices: tuple[int, ...]
@@ -77,10 +79,11 @@ class ValidationBatch:
 
 @dataclass(frozen=True)
 class Budget:
-    """What validation may cost in a training.
+    """Limits of the cost of validation in a training.
 
-    views   of images in the training, of one process      saves   steps after which a checkpoint is saved, including the last
-    pairs   of an image and a timestep at each measurement that ranks a checkpoint
+    views   number of images that one process trains on, each once per repeat and epoch
+    saves   steps after which a checkpoint is saved, including the last
+    pairs   number of (image, timestep) pairs of each measurement that ranks a checkpoint
     """
 
     views: float
@@ -88,9 +91,11 @@ class Budget:
     pairs: int
 
     def unmeasured_saves(self, pairs: int) -> frozenset[int]:
-        """Steps of saves (0: before the first step) that are not measured, as `pairs` at each save would take more than 2% of
-        the training's forward passes. The others are spaced evenly and include the last; all are left out where only one could
-        be measured."""
+        """Return the steps of saves (0: before the first step) that are not measured, as `pairs` pairs at each save would take more than 2%
+        of the training's forward passes.
+
+        The measured saves are spaced evenly and include the last; none is measured if only one could be.
+        """
         planned = [0, *self.saves]
         affordable = int(2 * COST_SHARE * self.views / max(pairs, 1))
         if affordable >= len(planned):
@@ -102,66 +107,75 @@ class Budget:
 
 @dataclass(frozen=True)
 class MeasuredLosses:
-    """Loss of each image and timestep, in the order of the batches, and means by timestep."""
+    """Validation losses.
+
+    each          loss of each (image, timestep) pair, in the order of the batches
+    by_timestep   {timestep: mean loss}
+    """
 
     each: list[float]
     by_timestep: dict[int, float]
 
     @property
     def loss(self) -> float:
+        """Mean loss of all pairs."""
         return sum(self.each) / len(self.each)
 
 
 class Validation:
-    """The images that a run measures, and their losses.
+    """The images that a run measures, and the measurement of their losses.
 
-    ranks              whether saved checkpoints are measured, to find the best one
-    left_out           steps of saves that are not measured, to limit the cost; with 0 where the base model is not
-    batches            of held-out images, else of some training images; empty where nothing is measured
-    training_batches   of as many training images as the user holds out
+    pairs               number of (image, timestep) pairs of a measurement that ranks a checkpoint
+    holds_out_images    whether the settings hold out images for validation
+    measured_on         "held_out" or "training": the images of `batches`
+    ranks_checkpoints   whether saved checkpoints are measured, to find the best one
+    unmeasured_saves    steps of saves that are not measured, to limit the cost; 0 if the base model is not
+    batches             of held-out images, else of some training images; empty if nothing is measured
+    training_batches    of as many training images as the settings hold out
     """
 
     def __init__(self, job: TrainJob, report: Report, budget: Budget):
         self.pairs = budget.pairs
-        self.by_hand = holds_out(job)
+        self.holds_out_images = holds_out(job)
         self.measured_on = "held_out" if report.validation else "training"
         self.batches: list[ValidationBatch] = []
         self.training_batches: list[ValidationBatch] = []
         self._seed = job.validation.validation_seed
-        self.ranks = job.validation.best_checkpoint != "off"
-        if self.by_hand:
+        self.ranks_checkpoints = job.validation.best_checkpoint != "off"
+        if self.holds_out_images:
             most = every(job.validation.max_validation_steps)
             batches = batches_of([unaugmented(placed) for placed in report.validation])
             self.batches = at_every_timestep(batches[: int(most)] if most else batches)
             self.training_batches = at_every_timestep(batches_of(pick_evenly(report.placed, len(self.images))))
-        elif self.ranks:
+        elif self.ranks_checkpoints:
             held_out = [unaugmented(placed) for placed in report.validation]
             images = held_out or pick_evenly(report.placed, min(self.pairs, AUTOMATIC_MOST))
             self.batches = spread_pairs(images, self.pairs)
         self._saves = budget.saves
-        self.left_out = budget.unmeasured_saves(self._measured_pairs) if self.ranks else frozenset()
-        self.ranks = self.ranks and not self.left_out.issuperset(budget.saves)
-        if not self.ranks and not self.by_hand:
+        self.unmeasured_saves = budget.unmeasured_saves(self._measured_pairs) if self.ranks_checkpoints else frozenset()
+        self.ranks_checkpoints = self.ranks_checkpoints and not self.unmeasured_saves.issuperset(budget.saves)
+        if not self.ranks_checkpoints and not self.holds_out_images:
             self.batches = []
 
     @property
     def _measured_pairs(self) -> int:
+        """Number of (image, timestep) pairs of a measurement."""
         return sum(len(each.timestep_indices) for each in [*self.batches, *self.training_batches])
 
     @property
-    def quick(self) -> bool:
+    def is_quick(self) -> bool:
         """Whether a measurement takes a few seconds at most."""
         return self._measured_pairs <= MOST_PAIRS
 
     @property
-    def limited(self) -> str:
-        """A sentence about checkpoints that are not measured, to limit the cost; "" where all are."""
-        left = len(self.left_out - {0})
-        if not left or self.by_hand or len(self._saves) < 2:
+    def limit_message(self) -> str:
+        """A sentence about checkpoints that are not measured, to limit the cost; "" if all are."""
+        unmeasured = len(self.unmeasured_saves - {0})
+        if not unmeasured or self.holds_out_images or len(self._saves) < 2:
             return ""
-        if not self.ranks:
+        if not self.ranks_checkpoints:
             return "Too short to compare checkpoints by loss"
-        most = len(self._saves) - left
+        most = len(self._saves) - unmeasured
         return (
             f"Best checkpoint: chosen from {most} of {len(self._saves)} checkpoints, to stay within "
             f"{COST_SHARE:.0%} of the training time"
@@ -178,8 +192,8 @@ class Validation:
         return list(dict.fromkeys(unaugmented_caption(placed) for each in both for placed, _ in each.batch.items))
 
     @cached_property
-    def each_of(self) -> str:
-        """Hash of the measured images, their captions and timesteps, in order."""
+    def pairs_hash(self) -> str:
+        """Hash of the measured images, their captions and timesteps, in order: only losses with an equal hash compare."""
         rows = [
             [self._seed, *placed.key, unaugmented_caption(placed), number]
             for each in self.batches
@@ -188,7 +202,7 @@ class Validation:
         return sha256(json.dumps(rows).encode()).hexdigest()[:16]
 
     def measure(self, passes: Passes, context: JobContext, step: int) -> Validated:
-        """Measure the loss of the present weights. step: optimizer steps done"""
+        """Return the validation losses of the present weights. step: optimizer steps done"""
         name = "held-out" if self.measured_on == "held_out" else "training"
         with torch.no_grad(), passes.without_dropout():
             passes.text.need(self.captions())
@@ -197,7 +211,7 @@ class Validation:
             train_loss = None
             if self.training_batches:
                 train_loss = _measure(passes, context, self.training_batches).loss
-            effect = _effect(passes, self.batches) if passes.job.method.traits.control_images else None
+            effect = _mean_effect(passes, self.batches) if passes.job.method.traits.control_images else None
         return Validated(
             step,
             result.loss,
@@ -207,17 +221,18 @@ class Validation:
             len(_images_of(self.batches)),
             self.measured_on,
             [float(f"{loss:.7g}") for loss in thinned(result.each, MOST_LOSSES)],
-            self.each_of,
+            self.pairs_hash,
             effect,
         )
 
 
 def _images_of(batches: Sequence[ValidationBatch]) -> list[Placed]:
+    """Return the images of the batches, each once."""
     return list({placed.key: placed for each in batches for placed, _ in each.batch.items}.values())
 
 
 def batches_of(images: Sequence[Placed]) -> list[PlannedBatch]:
-    """Batches of images of one size and folder group, at most as large as a training batch, in the order of the images."""
+    """Return batches of images of one size and folder group, at most as large as a training batch, in the order of the images."""
     groups: defaultdict[tuple, list[Placed]] = defaultdict(list)
     for placed in images:
         groups[placed.bucket].append(placed)
@@ -230,16 +245,18 @@ def batches_of(images: Sequence[Placed]) -> list[PlannedBatch]:
 
 
 def at_every_timestep(batches: Sequence[PlannedBatch]) -> list[ValidationBatch]:
-    """Each batch at each of the timesteps."""
+    """Return each batch once at each of the validation timesteps."""
     return [ValidationBatch(batch, (number,) * len(batch)) for batch in batches for number in range(PARTS - 1)]
 
 
 def pairs_within(views: float, saves: int) -> int:
-    """Number of (image, timestep) pairs of each measurement, so that all measurements of a run cost about 2% of its training; at
-    least one for each timestep (`Budget.unmeasured_saves` then leaves out saves).
+    """Return the number of (image, timestep) pairs per measurement with which all measurements of a run cost about 2% of its training; at
+    least one pair for each timestep (`Budget.unmeasured_saves` then leaves out saves).
 
-    A pair is one forward pass. The training of a view costs at least two, as frozen weights need no gradients. There is a
-    measurement at each save and one before the first step.
+    views   see `Budget`
+    saves   number of saves; there is a measurement at each of them and one before the first step
+
+    A pair is one forward pass. The training of a view costs at least two, as frozen weights need no gradients.
     """
     affordable = 2 * COST_SHARE * views / (saves + 1)
     rounded = int(affordable) // (PARTS - 1) * (PARTS - 1)  # equally many for each timestep
@@ -247,7 +264,7 @@ def pairs_within(views: float, saves: int) -> int:
 
 
 def pick_evenly(training: Sequence[Placed], count: int) -> list[Placed]:
-    """`count` training images at even intervals, always the same; all where there are fewer."""
+    """Return `count` training images at even intervals, always the same; all images if there are fewer."""
     images = list({placed.key: placed for placed in training if placed.concept.role == "train"}.values())
     count = min(count, len(images))
     picked = [images[index * len(images) // count] for index in range(count)]
@@ -256,7 +273,7 @@ def pick_evenly(training: Sequence[Placed], count: int) -> list[Placed]:
 
 
 def spread_pairs(images: Sequence[Placed], pairs: int) -> list[ValidationBatch]:
-    """Batches of `pairs` pairs of an image and a timestep, in which images and timesteps occur equally often, as far as possible."""
+    """Return batches of `pairs` (image, timestep) pairs, in which images and timesteps occur equally often, as far as possible."""
     count, timesteps = len(images), PARTS - 1
     order = [
         (position % count, (position + position // lcm(count, timesteps)) % timesteps)
@@ -275,13 +292,13 @@ def spread_pairs(images: Sequence[Placed], pairs: int) -> list[ValidationBatch]:
 
 
 def thinned(values: Sequence[Any], most: int) -> list[Any]:
-    """At most `most` of the values, at even intervals."""
+    """Return at most `most` of the values, at even intervals."""
     step = -(-len(values) // most)
     return list(values[::step])
 
 
 def _measure(passes: Passes, context: JobContext, batches: Sequence[ValidationBatch]) -> MeasuredLosses:
-    """Losses of the batches. The device is waited for once, at the end."""
+    """Return the losses of the batches. Waits for the device once, at the end."""
     timesteps = timesteps_of(passes.job.noise)
     losses: list[Tensor] = []
     for batch in batches:
@@ -295,15 +312,18 @@ def _measure(passes: Passes, context: JobContext, batches: Sequence[ValidationBa
     return MeasuredLosses(each, {timesteps[number]: fmean(by_number[number]) for number in sorted(by_number)})
 
 
-def _effect(passes: Passes, batches: Sequence[ValidationBatch]) -> float:
-    """Mean relative change of predictions by the trained weights, over a few of the batches."""
+def _mean_effect(passes: Passes, batches: Sequence[ValidationBatch]) -> float:
+    """Return the mean relative change of predictions by the trained weights, over EFFECT_BATCHES of the batches."""
     timesteps = timesteps_of(passes.job.noise)
     few = thinned(batches, EFFECT_BATCHES)
     return float(torch.cat([passes.effect(*_batch_of(passes, batch, timesteps)) for batch in few]).mean())
 
 
 def _batch_of(passes: Passes, measured: ValidationBatch, timesteps: Sequence[int]) -> tuple[Batch, list[int]]:
-    """The batch of latents and captions, with the addresses of its noise, and its timesteps."""
+    """Return (batch of latents and captions, with the addresses of its noise; timestep of each image).
+
+    timesteps   of validation, which `measured.timestep_indices` indexes
+    """
     seed = passes.job.validation.validation_seed
     numbered = list(zip((placed for placed, _ in measured.batch.items), measured.timestep_indices, strict=True))
     addresses = [(seed, VALIDATION_EPOCH, placed.key, number) for placed, number in numbered]

@@ -1,7 +1,7 @@
-"""Losses of a run by timestep and by image, and corrected for the sampled timesteps.
+"""Statistics of a run's losses by timestep and by image, and losses corrected for their timesteps.
 
-A loss depends far more on its timestep than on the progress of the training. So each is divided by the mean loss of this
-run in its band of 50 timesteps: below 1 is better than the run was there so far. The corrected loss and the table of the
+A loss depends far more on its timestep than on the progress of the training. So each loss is divided by the run's mean loss so far
+in its band of 50 timesteps: a quotient below 1 is better than the run's average there. The corrected loss and the table of the
 images that train worst are computed from these quotients.
 """
 
@@ -29,7 +29,7 @@ WORST = 200  # images in the file
 
 
 class Mean:
-    """Mean of all values, and a running mean of about the last `memory` values (`recent`)."""
+    """Mean of all values (`mean`), and a running mean of the last values (`recent`), of about as many as `add` states."""
 
     __slots__ = ("count", "recent", "total")
 
@@ -37,20 +37,26 @@ class Mean:
         self.total, self.count, self.recent = total, count, recent
 
     def add(self, value: float, memory: float) -> None:
+        """Add a value. memory: number of values after which a value's weight in `recent` has fallen to 1/e"""
         self.count += 1
         self.total += value
         self.recent += (value - self.recent) / min(self.count, memory)
 
     @property
     def mean(self) -> float:
+        """Mean of all values; 0 without any."""
         return self.total / self.count if self.count else 0.0
 
     def state(self) -> list[float]:
+        """Return [total, count, recent], as stored in training states."""
         return [self.total, self.count, self.recent]
 
 
 class Watch:
-    """Statistics of the losses of a run. Saved in training states, so that a resumed run continues them."""
+    """Statistics of the losses of a run. Saved in training states, so that a resumed run continues them.
+
+    averages   `average` after each of the steps added last
+    """
 
     def __init__(self, steps_per_epoch: int = 1):
         self.step = 0
@@ -61,20 +67,21 @@ class Watch:
         self._written = 0.0
 
     def add(self, read: ReadBack) -> list[float]:
-        """Add the losses of finished steps; return each step's corrected loss (1 is usual at its timesteps)."""
+        """Add the losses of finished steps; return each step's corrected loss: 1 is average at its timesteps, less is better."""
         corrected, self.averages = [], []
         for step, loss, images, losses in zip(read.steps, read.losses, read.step_images, read.by_image, strict=True):
             self.step = step
             self._epoch.append(loss)
             self.averages.append(self.average)
             quotients = [self._quotient(each, value) for each, value in zip(images, losses, strict=True)]
-            known = [quotient for quotient in quotients if quotient is not None]
-            corrected.append(sum(known) / len(known) if known else 1.0)
+            loss_quotients = [quotient for quotient in quotients if quotient is not None]
+            corrected.append(sum(loss_quotients) / len(loss_quotients) if loss_quotients else 1.0)
         return corrected
 
     def _quotient(self, image: StepImage, loss: float) -> float | None:
-        """Add an image's loss to the statistics; return it divided by the mean of its timestep's band. None, adding nothing,
-        where its loss weight is 0, or its mask everywhere."""
+        """Add an image's loss to the statistics; return it divided by the mean loss of its timestep's band. Returns None and adds nothing
+        if its loss weight is 0 or its mask is empty.
+        """
         if image.weight == 0 or loss == 0:
             return None
         loss /= image.weight
@@ -92,8 +99,11 @@ class Watch:
     # -- for the page
 
     def snapshot(self) -> dict[str, Any]:
-        """Content of watch.json. bands: from, to, mean, recent, count, of those with losses. images: source, name, corrected
-        (running mean, 1 is usual), count, of the WORST images with the highest corrected losses, the worst first."""
+        """Return the content of watch.json.
+
+        bands    [{"from", "to": timesteps, "mean": loss, "recent": running mean, "count"}], bands without losses left out
+        images   [{"source", "name", "corrected": running mean of the corrected loss, "count"}], the WORST with the highest, highest first
+        """
         bands = [
             {
                 "from": number * BAND,
@@ -113,7 +123,9 @@ class Watch:
         return {"step": self.step, "bands": bands, "images": images, "images_seen": len(self._images)}
 
     def write(self, folder: Path, at_once: bool = False) -> None:
-        """Write watch.json, once in WRITE_SECONDS unless `at_once`. Errors are ignored: a full disk must not end a training."""
+        """Write watch.json at most once in WRITE_SECONDS, or at each call with `at_once`. Errors are ignored: a full disk must not end a
+        training.
+        """
         if not at_once and time.monotonic() - self._written < WRITE_SECONDS:
             return
         self._written = time.monotonic()
@@ -142,4 +154,5 @@ class Watch:
 
 
 def _mean(values: Sequence[float]) -> Mean:
+    """Return a Mean from the values of `Mean.state`."""
     return Mean(values[0], int(values[1]), values[2])

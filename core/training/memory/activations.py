@@ -28,13 +28,18 @@ TEXT_TOKENS = 77
 
 @dataclass(frozen=True)
 class Pass:
-    """A forward and backward pass. sides: width and height in pixels; dtype: compute dtype; tokens: length of the text
+    """A forward and backward pass of the denoiser.
 
-    trains   "network", "weights" (of the full model), "text" (only inputs of the U-Net) or "side" (a module of the method next
-             to the U-Net)
-    side     settings of that method, as the text of a preset
-    network  settings of the network (core.networks.kinds.described)
-    checkpoint, blocks, attention   gradient_checkpointing, checkpoint_blocks and attention of the memory settings
+    sides        width and height in pixels
+    dtype        compute dtype
+    trains       "network", "weights" (the full model), "text" (only inputs of the U-Net) or "side" (a module of the method next to the
+                 U-Net)
+    network      settings of the network as text (core.networks.kinds.described)
+    checkpoint   whether gradient checkpointing is on
+    blocks       checkpoint_blocks of the memory settings
+    attention    "sdpa", "xformers", "sliced" or "plain"
+    tokens       length of the text
+    side         the method and its settings as a preset's JSON if a module next to the U-Net trains; else empty
     """
 
     family: str
@@ -51,7 +56,7 @@ class Pass:
 
 
 def peak_bytes(pass_: Pass, config: Mapping[str, Any] | None = None) -> int:
-    """Peak bytes of a pass of the U-Net, without weights and their gradients. Raises ProblemsError for a config whose layers do
+    """Return the peak bytes of a pass of the U-Net, without weights and their gradients. Raises ProblemsError for a config whose layers do
     not fit together.
 
     config   of the U-Net; None uses the family's published config
@@ -66,7 +71,7 @@ def peak_bytes(pass_: Pass, config: Mapping[str, Any] | None = None) -> int:
 
 @lru_cache(maxsize=256)
 def _peak(pass_: Pass, config: tuple) -> int:
-    """`peak_bytes`, cached. config: `config_key`"""
+    """Return `peak_bytes`, cached. config: the U-Net's config as a hashable key, from `config_key`"""
     (unet, side, weights), kind = _models(pass_, config), family(pass_.family)
     on_meta = partial(torch.empty, device="meta")
     rows, (width, height) = pass_.batch, pass_.sides
@@ -84,8 +89,9 @@ def _peak(pass_: Pass, config: tuple) -> int:
 
 
 def _models(pass_: Pass, config: tuple) -> tuple[Any, Any, list[torch.Tensor]]:
-    """(U-Net with its network, module that trains next to it or None, all weights) on the meta device. Gradients are freed
-    at once."""
+    """Return (U-Net with its network, module that trains next to it or None, all weights) on the meta device. Hooks free each gradient as
+    soon as it is computed.
+    """
     unet, side = model_on_meta("unet", pass_.family, config, pass_.dtype), None
     if pass_.side:
         job = build(TrainJob, json.loads(pass_.side))
@@ -116,7 +122,7 @@ def _models(pass_: Pass, config: tuple) -> tuple[Any, Any, list[torch.Tensor]]:
 
 
 def _prepare(model: torch.nn.Module, pass_: Pass) -> None:
-    """Set the attention and gradient checkpointing of a model."""
+    """Set the attention and gradient checkpointing of a model by the fields of `pass_`."""
     fused = pass_.attention in ("sdpa", "xformers")
     for module in model.modules():
         if fused and hasattr(module, "set_processor"):
@@ -128,4 +134,5 @@ def _prepare(model: torch.nn.Module, pass_: Pass) -> None:
 
 
 def _drop(weight: torch.Tensor) -> None:
+    """Free the weight's gradient. A hook for when it is accumulated."""
     weight.grad = None

@@ -1,4 +1,4 @@
-"""Memory advice: settings that lower the memory of a job, and the bytes that each saves."""
+"""Memory advice: settings that lower the memory of a job, and the bytes that each of them saves."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -27,7 +27,13 @@ Change = dict[str, Any]  # dotted path -> value
 
 @dataclass(frozen=True)
 class Saving:
-    """A setting and the bytes it saves for a job. also: settings to change with it, so that the result stays the same"""
+    """A change of a setting that saves memory.
+
+    path    dotted name of the setting
+    bytes   bytes saved for the job
+    words   description of the change
+    also    (setting, value) pairs to change with it, so that the result of the training stays the same
+    """
 
     path: str
     value: Any
@@ -36,11 +42,12 @@ class Saving:
     also: tuple[tuple[str, Any], ...] = ()
 
     def sentence(self) -> str:
+        """Return the change and its saving as text."""
         return f"{self.words} saves about {memory_words(self.bytes)}"
 
 
 def with_change(job: TrainJob, change: Change) -> TrainJob:
-    """The job with these values. Raises ProblemsError for invalid ones."""
+    """Return the job with the values of `change`. Raises ProblemsError for invalid values."""
     values = to_values(job)
     for path, value in change.items():
         group, _, name = path.partition(".")
@@ -49,7 +56,7 @@ def with_change(job: TrainJob, change: Change) -> TrainJob:
 
 
 def advise(job: TrainJob, facts: MemoryFacts, count: int | None = SHOWN) -> list[Saving]:
-    """Settings that save a notable share of memory, first those that cost least in speed and quality.
+    """Return settings that each save at least MIN_SHARE of the job's memory, first those that cost least in speed and quality.
 
     count   maximum number; None returns all
     """
@@ -60,7 +67,7 @@ def advise(job: TrainJob, facts: MemoryFacts, count: int | None = SHOWN) -> list
         alternative = with_change(job, change)
         if any(each.level == "error" and each.what not in existing for each in training_problems(alternative)):
             continue
-        saved = total - memory_plan(alternative, scaled(facts, job, alternative)).total
+        saved = total - memory_plan(alternative, scaled_facts(facts, job, alternative)).total
         if saved >= MIN_SHARE * total:
             (path, value), *also = change.items()
             savings.append(Saving(path, value, saved, title, tuple(also)))
@@ -70,7 +77,7 @@ def advise(job: TrainJob, facts: MemoryFacts, count: int | None = SHOWN) -> list
 
 
 def candidates(job: TrainJob, facts: MemoryFacts) -> Iterator[tuple[str, Change]]:
-    """(description, change) of the settings that this job could change, cheapest first."""
+    """Yield (description, change) of the settings that could lower this job's memory, first those that cost least in speed and quality."""
     memory, full_model, cuda = job.memory, job.method.traits.full_size, facts.device.startswith("cuda")
     if encodes_each_time(job) and memory.cache_latents == "off":
         yield "caching latents", {"memory.cache_latents": "auto"}
@@ -113,8 +120,8 @@ def candidates(job: TrainJob, facts: MemoryFacts) -> Iterator[tuple[str, Change]
         yield f"a resolution of {smaller}", {"dataset.resolution": smaller}
 
 
-def scaled(facts: MemoryFacts, before: TrainJob, after: TrainJob) -> MemoryFacts:
-    """The facts with the bucket and batch scaled from the settings of `before` to those of `after`."""
+def scaled_facts(facts: MemoryFacts, before: TrainJob, after: TrainJob) -> MemoryFacts:
+    """Return the facts with sides and batch scaled by the ratio of the settings of `after` to those of `before`."""
     (width, height), batch = largest_batch(before)
     (new_width, new_height), new_batch = largest_batch(after)
     factor = (new_width * new_height / (width * height)) ** 0.5
@@ -123,15 +130,15 @@ def scaled(facts: MemoryFacts, before: TrainJob, after: TrainJob) -> MemoryFacts
 
 
 def smaller_resolution(job: TrainJob) -> int | None:
-    """Three quarters of the resolution's shorter side, rounded down to a multiple of 64; None where that is 0."""
+    """Return 3/4 of the shorter side of the resolution in pixels, rounded down to a multiple of 64; None if that is 0."""
     value = value_of(job, "dataset.resolution")
     side = min(value) if isinstance(value, (tuple, list)) else value
-    less = side * 3 // 4 // 64 * 64
-    return less if less >= 64 else None
+    smaller = side * 3 // 4 // 64 * 64
+    return smaller if smaller >= 64 else None
 
 
 def out_of_memory_advice(job: TrainJob, context: JobContext) -> str:
-    """A sentence with up to three settings to change after the device ran out of memory; "" where none helps or is found."""
+    """Return a text of up to SHOWN settings that lower memory, for after the device ran out of memory; "" if none helps."""
     try:
         savings = advise(job, facts_of(job, context.workspace, context.device))
     except Exception:  # memory is short, or the model's file is gone: there is general advice, and a training continues
@@ -144,7 +151,7 @@ def out_of_memory_advice(job: TrainJob, context: JobContext) -> str:
 
 @dataclass(frozen=True)
 class LevelPlan:
-    """A level of the slider with the memory of the job. saved: bytes less than at the usual level; negative for more"""
+    """The job's memory at a level of the memory and speed slider. saved: bytes less than at the usual level; negative for more"""
 
     level: Level
     plan: MemoryPlan
@@ -152,14 +159,14 @@ class LevelPlan:
 
 
 def level_plans(job: TrainJob, facts: MemoryFacts) -> list[LevelPlan]:
-    """Memory of the job at each level of the memory and speed slider."""
+    """Return the memory of the job at each level of the memory and speed slider."""
     plans = [(level, memory_plan(with_change(job, level.values), facts)) for level in levels(job, facts.device)]
     usual = next((plan.total for level, plan in plans if level.number == USUAL), memory_plan(job, facts).total)
     return [LevelPlan(level, plan, usual - plan.total) for level, plan in plans]
 
 
 def switch_savings(job: TrainJob, facts: MemoryFacts) -> dict[str, int]:
-    """{setting: bytes that turning it on saves in this job}, of the settings that save memory."""
+    """Return {setting: bytes that turning it on saves in this job} for the settings of `switches` that save memory."""
     savings: dict[str, int] = {}
     for path, (off, on) in switches(job).items():
         try:
@@ -173,7 +180,7 @@ def switch_savings(job: TrainJob, facts: MemoryFacts) -> dict[str, int]:
 
 
 def switches(job: TrainJob) -> dict[str, tuple[Any, Any]]:
-    """{setting: (value that saves nothing, value that saves memory)} of the memory group, for this job."""
+    """Return {setting: (value that saves nothing, value that saves memory)} of the memory group, for this job."""
     choices: dict[str, tuple[Any, Any]] = {
         "memory.gradient_checkpointing": (False, True),
         "memory.mixed_precision": ("no", "bf16"),

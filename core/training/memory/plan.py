@@ -44,8 +44,15 @@ STEP_BYTES = 12  # AdaFactor, for each number of the updated tensor: its copy, t
 
 @dataclass(frozen=True)
 class PartSize:
-    """Parameter counts of a part of the model: numbers in all, plain in norms, biases and embeddings, wide in convolutions
-    larger than 1x1, largest in its largest tensor; shapes: {shape: number of tensors}."""
+    """Parameter counts of a part of the model.
+
+    numbers   all parameters
+    plain     parameters of norms, biases and embeddings
+    wide      parameters of convolutions larger than 1x1
+    largest   parameters of the largest tensor
+    config    diffusers' or transformers' config of the part
+    shapes    {shape: number of tensors}
+    """
 
     numbers: int
     plain: int
@@ -59,8 +66,13 @@ class PartSize:
 class MemoryFacts:
     """Facts of the model and the dataset for a memory forecast.
 
-    stored        bytes of the denoiser's weights in the file     sides, batch   width, height and images of the largest batch
-    body, texts   names of the denoiser and the text encoders     images         number of images with cached latents
+    parts           {part: parameter counts}
+    stored          bytes of the denoiser's weights in the file
+    sides           width and height of the largest batch, in pixels
+    batch           number of images of the largest batch, in one process
+    images          number of images with cached latents
+    denoiser_name   name of the denoiser in `parts`
+    texts           names of the text encoders in `parts`
     """
 
     family: str
@@ -70,14 +82,16 @@ class MemoryFacts:
     sides: Sides
     batch: int
     images: int = 0
-    body: str = "unet"
+    denoiser_name: str = "unet"
     texts: tuple[str, ...] = ("text_encoder", "text_encoder_2")
 
     @property
     def denoiser(self) -> PartSize:
-        return self.parts[self.body]
+        """Parameter counts of the denoiser."""
+        return self.parts[self.denoiser_name]
 
     def text_parts(self) -> list[str]:
+        """Return the names of the text encoders that the model has."""
         return [name for name in self.texts if name in self.parts]
 
 
@@ -85,12 +99,13 @@ class MemoryFacts:
 class MemoryPlan:
     """Bytes on the training device during a step: on one GPU, or on a CPU of all processes together.
 
-    weights       of the loaded parts, the network, an EMA on the device and the second U-Net of a prior
-    optimizer     optimizer state            gradients   of all trained weights
-    activations   of the largest forward and backward pass, or of gathering sharded layers where that is more
-    cache         latents on the device, on a CPU also control images
-    spare         torch itself and fragmentation
-    memory, disk  offloaded by DeepSpeed to RAM and disk, of all processes of this machine
+    weights        of the loaded parts, the network, an EMA on the device and the second U-Net of a prior
+    optimizer      optimizer state
+    gradients      of all trained weights
+    activations    of the largest forward and backward pass, or gathered layers of a sharded model if those are larger
+    cache          latents on the device, on a CPU also control images
+    spare          torch itself and fragmentation
+    memory, disk   offloaded by DeepSpeed to RAM and disk, of all processes of this machine
     """
 
     weights: int
@@ -104,10 +119,11 @@ class MemoryPlan:
 
     @property
     def total(self) -> int:
+        """Bytes of all parts on the device."""
         return sum(self.parts().values())
 
     def parts(self) -> dict[str, int]:
-        """{part: bytes} on the device."""
+        """Return {field: bytes} of everything on the device."""
         offloaded = ("memory", "disk")
         return {entry.name: getattr(self, entry.name) for entry in fields(self) if entry.name not in offloaded}
 
@@ -116,15 +132,16 @@ class MemoryPlan:
 
 
 def facts_of(job: TrainJob, workspace: Workspace, device: str, report: Report | None = None) -> MemoryFacts:
-    """Facts from the headers of the model's files, and the largest bucket of the dataset, or without `report` of the
-    settings. Raises ProblemsError for a model that is missing or unknown."""
+    """Return the facts of a job from the headers of its model's files, with the largest bucket of the dataset `report`, or without a report
+    of the settings. Raises ProblemsError for a model that is missing or unknown.
+    """
     path = model_path(job.model.base_model, workspace)
     name = family_of(path, job.model.family)
     layout = family(name).layout
     parts_of_file = family(name).parts(path)
     if job.model.vae:
         parts_of_file["vae"] = open_vae(model_path(job.model.vae, workspace, "model.vae"))
-    parts = {key: _size(part, part.full_config(layout.config(key))) for key, part in parts_of_file.items()}
+    parts = {key: _part_size(part, part.full_config(layout.config(key))) for key, part in parts_of_file.items()}
     stored = parts_of_file[layout.denoiser].weight_bytes()
     sides, batch = largest_batch(job, report)
     images = len(report.placed) if report else 0
@@ -132,25 +149,30 @@ def facts_of(job: TrainJob, workspace: Workspace, device: str, report: Report | 
 
 
 def largest_batch(job: TrainJob, report: Report | None = None) -> tuple[Sides, int]:
-    """((width, height) rounded down to multiples of 8, at least 64; images in a process) of the batch with the most pixels: of
-    the images in `report`, else by the settings."""
+    """Return (size, images in a process) of the batch with the most pixels: of the images in `report`, else by the settings. The size is
+    (width, height), rounded down to multiples of 8, at least 64.
+    """
     batches: list[tuple[Sides, int]] = []
     if report is not None:
         batches = [(each.placement.bucket, each.concept.images.train_batch_size) for each in report.placed]
     for concept in concepts_of(job) if not batches else ():
         images = concept.images
-        batches += [(_pair(side), images.train_batch_size) for side in (images.resolution, *images.more_resolutions)]
-    batches = batches or [(_pair(job.dataset.resolution), job.dataset.train_batch_size)]
+        batches += [
+            (_width_height(side), images.train_batch_size) for side in (images.resolution, *images.more_resolutions)
+        ]
+    batches = batches or [(_width_height(job.dataset.resolution), job.dataset.train_batch_size)]
     sides, batch = max(batches, key=lambda each: prod(each[0]) * each[1])
     return (max(64, sides[0] // 8 * 8), max(64, sides[1] // 8 * 8)), batch
 
 
-def _pair(side: Any) -> Sides:
+def _width_height(side: Any) -> Sides:
+    """Return a resolution setting, one side or (width, height), as (width, height)."""
     wide, high = side if isinstance(side, (tuple, list)) else (side, side)
     return wide, high
 
 
-def _size(part: Any, config: Mapping[str, Any]) -> PartSize:
+def _part_size(part: Any, config: Mapping[str, Any]) -> PartSize:
+    """Return the parameter counts of a part from its header. config: diffusers' or transformers' config of the part"""
     shapes = {name: weight.entry.shape for name, weight in part.locations.items()}
     plain = sum(prod(shape) for name, shape in shapes.items() if len(shape) < 2 or "embedding" in name)
     wide = sum(prod(shape) for shape in shapes.values() if len(shape) == 4 and shape[2] > 1)
@@ -161,63 +183,72 @@ def _size(part: Any, config: Mapping[str, Any]) -> PartSize:
 # -- the plan
 
 
-def fits_with_encoders(job: TrainJob, facts: MemoryFacts, free: int, late: Collection[str]) -> bool:
-    """Whether the job fits into `free` bytes while its steps encode what the caches lack.
+def fits_with_encoders(job: TrainJob, facts: MemoryFacts, free: int, encoded_in_steps: Collection[str]) -> bool:
+    """Return whether the job fits into `free` bytes of memory while its steps encode images or captions that are not cached.
 
-    late   what they still encode, of IMAGES and CAPTIONS
+    encoded_in_steps   what steps encode: IMAGES, CAPTIONS
 
-    On a CPU, encoders within CUT_OFF of `free`, the share for fragmentation, are accepted without counting a pass, which takes
+    On a CPU, encoders of at most CUT_OFF * `free` (the share for fragmentation) are accepted without counting a pass, which takes
     seconds.
     """
-    encoders = _encoders(job, facts, late) + _encoding(job, facts, late)
+    encoders = _encoder_bytes(job, facts, encoded_in_steps) + _encoding_bytes(job, facts, encoded_in_steps)
     if facts.device.startswith("cpu") and encoders <= CUT_OFF * free:
         return True
-    return memory_plan(job, facts, late=late).total <= free
+    return memory_plan(job, facts, encoded_in_steps=encoded_in_steps).total <= free
 
 
 def sharded_sizes(job: TrainJob, facts: MemoryFacts) -> ProcessSizes:
-    """Bytes by place of a job with DeepSpeed."""
+    """Return the bytes on the GPU, in RAM and on disk of a job with DeepSpeed."""
     precision = _precision(job, facts)
-    return _sharded(job, facts, precision, _trained_numbers(job, facts))
+    return _sharded_bytes(job, facts, precision, _trained_numbers(job, facts))
 
 
-def memory_plan(job: TrainJob, facts: MemoryFacts, *, late: Collection[str] = ()) -> MemoryPlan:
-    """Memory forecast of a job. Counting a pass takes seconds for SDXL the first time; the result is cached.
+def memory_plan(job: TrainJob, facts: MemoryFacts, *, encoded_in_steps: Collection[str] = ()) -> MemoryPlan:
+    """Return the memory forecast of a job. Counting a pass takes seconds for SDXL the first time; the count is cached.
 
-    late   what steps still encode for the caches: IMAGES, CAPTIONS
+    encoded_in_steps   what steps still encode for the caches: IMAGES, CAPTIONS
     """
     precision, trainable = _precision(job, facts), _trained_numbers(job, facts)
     count, cuda = job.memory.num_processes, facts.device.startswith("cuda")
-    sizes = (_sharded if job.sharding.active else _unsharded)(job, facts, precision, trainable)
-    one_pass = max(_activations(job, facts, precision), _encoding(job, facts, late)) + sizes.gathered
+    sizes = (_sharded_bytes if job.sharding.active else _unsharded_bytes)(job, facts, precision, trainable)
+    one_pass = (
+        max(_activation_bytes(job, facts, precision), _encoding_bytes(job, facts, encoded_in_steps)) + sizes.gathered
+    )
     if count > 1 and not job.sharding.active:
         one_pass = max(one_pass, sizes.gradients)  # all-reduced as one tensor
-    passes = max(one_pass, sizes.whole)
-    weights = sizes.weights + _extra_weights(job, facts, precision, trainable, late)
+    passes = max(one_pass, sizes.between_passes)
+    weights = sizes.weights + _extra_weight_bytes(job, facts, precision, trainable, encoded_in_steps)
     spare = RUNTIME_BYTES["cuda" if cuda else "cpu"]
     spare += int(CUT_OFF * (weights + passes + sizes.optimizer + sizes.gradients))
-    plan = MemoryPlan(weights, sizes.optimizer, sizes.gradients, passes, _cache(job, facts), spare)
-    return replace(plan, memory=sizes.memory, disk=sizes.disk) if cuda else _on_one_machine(plan, sizes, job)
+    plan = MemoryPlan(weights, sizes.optimizer, sizes.gradients, passes, _cache_bytes(job, facts), spare)
+    return replace(plan, memory=sizes.memory, disk=sizes.disk) if cuda else _on_cpu(plan, sizes, job)
 
 
 def _precision(job: TrainJob, facts: MemoryFacts) -> Precision:
+    """Return the precision of a job; with DeepSpeed a full model is trained in the compute dtype."""
     precision = choose_precision(job.memory, facts.device, facts.stored, method=job.method)
     if job.sharding.active and job.method.traits.full_size:  # DeepSpeed trains a full model in the compute dtype
         return replace(precision, trainable=precision.compute)
     return precision
 
 
-def _on_one_machine(plan: MemoryPlan, sizes: ProcessSizes, job: TrainJob) -> MemoryPlan:
-    """The plan of a CPU, where all processes and what DeepSpeed offloads to RAM share one memory."""
+def _on_cpu(plan: MemoryPlan, sizes: ProcessSizes, job: TrainJob) -> MemoryPlan:
+    """Return the plan of a CPU, where all processes and DeepSpeed's offload to RAM share one memory. plan: of one process"""
     of_all = {name: size * processes_here(job) for name, size in plan.parts().items()}
     return MemoryPlan(**of_all | {"optimizer": of_all["optimizer"] + sizes.memory}, disk=sizes.disk)
 
 
-def _unsharded(job: TrainJob, facts: MemoryFacts, precision: Precision, trainable: Mapping[str, int]) -> ProcessSizes:
-    """Bytes of a process without DeepSpeed, which holds everything."""
+def _unsharded_bytes(
+    job: TrainJob, facts: MemoryFacts, precision: Precision, trainable: Mapping[str, int]
+) -> ProcessSizes:
+    """Return the bytes of a process without DeepSpeed. trainable: {part: number of trained weights}"""
     item, trained = type_named(job.memory.full_precision).itemsize, sum(trainable.values())
     gradients = (trained + _clipped_embeddings(job, facts)) * item
-    weights, cast, step = _weights(job, facts, precision, trainable, item), 0, _before_fp8(job, facts, precision)
+    weights, cast, step = (
+        _weight_bytes(job, facts, precision, trainable, item),
+        0,
+        _fp8_cast_bytes(job, facts, precision),
+    )
     if job.method.traits.full_size:
         cast, step = _cast_bytes(precision, trainable), _step_bytes(job, trained, item)
     if job.method.traits.full_size and (job.memory.fused_backward_pass or job.memory.fused_optimizer_groups):
@@ -231,11 +262,11 @@ def _unsharded(job: TrainJob, facts: MemoryFacts, precision: Precision, trainabl
     else:
         weights += cast
     compensation = trained * item if job.memory.kahan_summation and job.memory.full_precision == "bf16" else 0
-    return ProcessSizes(weights, gradients, _state_bytes(job, facts, trained) + compensation, whole=step)
+    return ProcessSizes(weights, gradients, _state_bytes(job, facts, trained) + compensation, between_passes=step)
 
 
-def _before_fp8(job: TrainJob, facts: MemoryFacts, precision: Precision) -> int:
-    """Extra bytes of the U-Net before it is cast to fp8, where it is not cast in RAM."""
+def _fp8_cast_bytes(job: TrainJob, facts: MemoryFacts, precision: Precision) -> int:
+    """Return the extra bytes of the U-Net on the device before it is cast to fp8; 0 if it is cast in RAM or not at all."""
     in_ram = facts.device.startswith("cuda") and not job.memory.lowram
     if in_ram or job.method.traits.base_trains or not job.memory.narrow_unet:
         return 0
@@ -243,8 +274,9 @@ def _before_fp8(job: TrainJob, facts: MemoryFacts, precision: Precision) -> int:
 
 
 def _step_bytes(job: TrainJob, numbers: int, item: int) -> int:
-    """Extra bytes of an optimizer step: 16-bit weights and gradients are fp32 during it, at most LARGEST numbers at once if
-    the optimizer's state is kept per weight, else all."""
+    """Return the extra bytes of an optimizer step of `numbers` weights of `item` bytes: 16-bit weights and gradients are fp32 during it,
+    at most LARGEST at once if the optimizer keeps its state per weight, else all.
+    """
     from core.optimization.rounding import LARGEST
 
     entry = find(job.optimizer.optimizer_type)
@@ -253,106 +285,122 @@ def _step_bytes(job: TrainJob, numbers: int, item: int) -> int:
 
 
 def _cast_bytes(precision: Precision, trainable: Mapping[str, int]) -> int:
-    """Bytes of the copies of trained weights that autocast caches during a pass."""
+    """Return the bytes of the trained weights' copies that autocast caches during a pass. trainable: {part: number of trained weights}"""
     if precision.compute == precision.trainable:
         return 0
     return sum(trainable.values()) * _bytes(precision.compute)
 
 
 def _clipped_embeddings(job: TrainJob, facts: MemoryFacts) -> int:
-    """Numbers of the last encoder's token embedding table, whose gradients sd-scripts clips too."""
+    """Return the parameter count of the last text encoder's token embeddings if their gradients are clipped as in sd-scripts, else 0."""
     if not job.method.traits.new_words or not job.optimizer.clips_as_kohya:
         return 0
     last = facts.parts[facts.text_parts()[-1]].config
     return int(last.get("vocab_size", 49408)) * int(last.get("hidden_size", 768))
 
 
-def _sharded(job: TrainJob, facts: MemoryFacts, precision: Precision, trainable: Mapping[str, int]) -> ProcessSizes:
-    """Bytes of a process with DeepSpeed. A network is fp32."""
+def _sharded_bytes(
+    job: TrainJob, facts: MemoryFacts, precision: Precision, trainable: Mapping[str, int]
+) -> ProcessSizes:
+    """Return the bytes of a process with DeepSpeed; a network is in fp32. trainable: {part: number of trained weights}"""
     item = _bytes(precision.compute) if job.method.traits.full_size else 4
-    model = _weights(job, facts, precision, trainable, item)
+    model = _weight_bytes(job, facts, precision, trainable, item)
     trained = TrainedSizes(sum(trainable.values()), item, model, state_numbers(job))
     return process_sizes(job.sharding, trained, job.memory.num_processes, processes_here(job))
 
 
 def _bytes(dtype: Any) -> int:
+    """Return the bytes of a number of this dtype."""
     return int(dtype.itemsize)
 
 
 def _trained_numbers(job: TrainJob, facts: MemoryFacts) -> dict[str, int]:
-    """{part: number of trained weights}."""
+    """Return {part: number of trained weights}."""
     return spec_of(job).trained_numbers(job, facts.family, facts.parts)
 
 
 def _trained_shapes(job: TrainJob, facts: MemoryFacts) -> Mapping[Shape, int]:
-    """{shape: number of trained tensors}."""
+    """Return {shape: number of trained tensors}."""
     return spec_of(job).trained_shapes(job, facts.family, facts.parts)
 
 
-def _weights(job: TrainJob, facts: MemoryFacts, precision: Precision, trainable: Mapping[str, int], item: int) -> int:
-    """Bytes of the weights of the model and the network. item: bytes of a trained number"""
-    whole, compute = job.method.traits.base_trains, _bytes(precision.compute)
-    names = [facts.body, *(facts.text_parts() if trains_text(job) else ())]
-    total = 0 if whole else sum(trainable.values()) * item
+def _weight_bytes(
+    job: TrainJob, facts: MemoryFacts, precision: Precision, trainable: Mapping[str, int], item: int
+) -> int:
+    """Return the bytes of the weights of the trained model and the network.
+
+    trainable   {part: number of trained weights}
+    item        bytes of a trained weight
+    """
+    full_model, compute = job.method.traits.base_trains, _bytes(precision.compute)
+    names = [facts.denoiser_name, *(facts.text_parts() if trains_text(job) else ())]
+    total = 0 if full_model else sum(trainable.values()) * item
     for name in names:
-        part, trains = facts.parts[name], whole and name in trainable
-        body = name == facts.body
-        has_trained_tokens = job.method.traits.new_words and not body
+        part, trains = facts.parts[name], full_model and name in trainable
+        is_denoiser = name == facts.denoiser_name
+        has_trained_tokens = job.method.traits.new_words and not is_denoiser
         size = item if trains or has_trained_tokens else compute
-        fp8 = not trains and is_fp8(job, body)
+        fp8 = not trains and is_fp8(job, is_denoiser)
         total += part.plain * size + (part.numbers - part.plain) * (1 if fp8 else size)
-        if body and not trains and not fp8 and facts.device == "cpu" and not job.sharding.shares_weights:
+        if is_denoiser and not trains and not fp8 and facts.device == "cpu" and not job.sharding.shares_weights:
             total += part.wide * size  # core/networks/frozen.py
     return total
 
 
-def _extra_weights(
-    job: TrainJob, facts: MemoryFacts, precision: Precision, trainable: Mapping[str, int], late: Collection[str]
+def _extra_weight_bytes(
+    job: TrainJob,
+    facts: MemoryFacts,
+    precision: Precision,
+    trainable: Mapping[str, int],
+    encoded_in_steps: Collection[str],
 ) -> int:
-    """Bytes of weights next to the trained model: an EMA (its shard with DeepSpeed), an untrained U-Net, encoders."""
-    whole, total = job.method.traits.base_trains, 0
+    """Return the bytes of weights besides the trained model: an EMA (its shard with DeepSpeed), an untrained U-Net, and the encoders that
+    steps use.
+    """
+    full_model, total = job.method.traits.base_trains, 0
     if job.method.ema and (job.method.ema_device != "cpu" or facts.device.startswith("cpu")):
         total += sum(trainable.values()) * 4 // (job.memory.num_processes if job.sharding.active else 1)
-    if whole and needs_untrained_model(job):
+    if full_model and needs_untrained_model(job):
         total += facts.denoiser.numbers * _bytes(precision.compute)
-    return total + _encoders(job, facts, late)
+    return total + _encoder_bytes(job, facts, encoded_in_steps)
 
 
-def _encoders(job: TrainJob, facts: MemoryFacts, late: Collection[str]) -> int:
-    """Bytes of the VAE and of frozen text encoders, where steps encode."""
+def _encoder_bytes(job: TrainJob, facts: MemoryFacts, encoded_in_steps: Collection[str]) -> int:
+    """Return the bytes of the VAE if steps encode images, and of frozen text encoders if steps encode captions."""
     total = 0
-    if IMAGES in late or encodes_each_time(job):
+    if IMAGES in encoded_in_steps or encodes_each_time(job):
         total += facts.parts["vae"].numbers * _vae_bytes(job)
-    if CAPTIONS in late:
+    if CAPTIONS in encoded_in_steps:
         item = _bytes(_precision(job, facts).compute)
         total += sum(facts.parts[name].numbers for name in facts.text_parts()) * item
     return total
 
 
-def is_fp8(job: TrainJob, body: bool) -> bool:
-    """Whether a frozen part is in fp8: the denoiser (`body`), or with a LoRA the text encoders."""
-    if body:
+def is_fp8(job: TrainJob, is_denoiser: bool) -> bool:
+    """Return whether a frozen part is in fp8: the denoiser, if `is_denoiser`, or with a LoRA the text encoders."""
+    if is_denoiser:
         return job.memory.narrow_unet
     return job.memory.fp8_base and job.method.traits.uses_network
 
 
 def _vae_bytes(job: TrainJob) -> int:
+    """Return the bytes of a number in the VAE's dtype."""
     return 2 if job.memory.vae_precision in ("bf16", "fp16") else 4
 
 
 def encodes_each_time(job: TrainJob) -> bool:
-    """Whether images of any folder are encoded at each step."""
+    """Return whether images of any folder are encoded at each step."""
     varied = any(random_augmentations(concept.images) for concept in concepts_of(job))
     return job.memory.cache_latents == "off" or varied
 
 
-def _activations(job: TrainJob, facts: MemoryFacts, precision: Precision) -> int:
-    """Bytes of the largest forward and backward pass: stated by the family, else counted on torch's meta device."""
+def _activation_bytes(job: TrainJob, facts: MemoryFacts, precision: Precision) -> int:
+    """Return the bytes of the largest forward and backward pass: stated by the family, else counted on torch's meta device."""
     from core.training.memory.activations import Pass, peak_bytes
 
     stated = family(facts.family).activation_bytes(prod(facts.sides), facts.batch)
     if stated is not None:
-        return stated + _text_activations(job, facts, _bytes(precision.compute))
+        return stated + _text_activation_bytes(job, facts, _bytes(precision.compute))
 
     if job.method.traits.base_trains:
         trains = "weights" if trains_unet(job) else "text"
@@ -379,17 +427,17 @@ def _activations(job: TrainJob, facts: MemoryFacts, precision: Precision) -> int
     # Proportional to images and bytes of a number, so that one count serves all.
     item = _bytes(precision.compute)
     counted = peak_bytes(largest_pass, facts.denoiser.config) * facts.batch * item // 2
-    return counted + _text_activations(job, facts, item)
+    return counted + _text_activation_bytes(job, facts, item)
 
 
 def _method_settings(job: TrainJob) -> str:
-    """The method and the settings of its group, as the text of a preset."""
+    """Return the method and its settings group as the JSON text of a preset."""
     group, values = spec_of(job).group, {"method": {"kind": job.method.kind}}
     return json.dumps(values | ({group: getattr(job, group).model_dump(mode="json")} if group else {}))
 
 
-def _text_activations(job: TrainJob, facts: MemoryFacts, item: int) -> int:
-    """Bytes that passes of the text encoders store for the backward pass; 0 where they do not train. item: bytes of a number"""
+def _text_activation_bytes(job: TrainJob, facts: MemoryFacts, item: int) -> int:
+    """Return the bytes that passes of the text encoders store for the backward pass; 0 if they do not train. item: bytes of a number"""
     if not trains_text(job):
         return 0
     tokens = (job.captions.max_token_length or 75) + 2
@@ -401,20 +449,21 @@ def _text_activations(job: TrainJob, facts: MemoryFacts, item: int) -> int:
     return total
 
 
-def _encoding(job: TrainJob, facts: MemoryFacts, late: Collection[str]) -> int:
-    """Bytes of activations while images are encoded."""
-    if IMAGES not in late and not encodes_each_time(job):
+def _encoding_bytes(job: TrainJob, facts: MemoryFacts, encoded_in_steps: Collection[str]) -> int:
+    """Return the bytes of the VAE's activations while steps encode images; 0 if they do not."""
+    if IMAGES not in encoded_in_steps and not encodes_each_time(job):
         return 0
-    rows = job.memory.vae_batch_size if IMAGES in late else min(facts.batch, job.memory.vae_batch_size)
+    rows = job.memory.vae_batch_size if IMAGES in encoded_in_steps else min(facts.batch, job.memory.vae_batch_size)
     return rows * VAE_MAPS * 128 * prod(facts.sides) * _vae_bytes(job)
 
 
-def _cache(job: TrainJob, facts: MemoryFacts) -> int:
-    return _latents(job, facts) + _control_images(job, facts)
+def _cache_bytes(job: TrainJob, facts: MemoryFacts) -> int:
+    """Return the bytes of cached latents on the device and of control images."""
+    return _latent_bytes(job, facts) + _control_image_bytes(job, facts)
 
 
-def _control_images(job: TrainJob, facts: MemoryFacts) -> int:
-    """Bytes of control images, which are held in RAM, compressed."""
+def _control_image_bytes(job: TrainJob, facts: MemoryFacts) -> int:
+    """Return the bytes of control images, which are cached in RAM, compressed; 0 on a GPU, which they do not use."""
     from core.dataset.caches.partners import memory_limit
 
     cache_latents = job.memory.cache_latents
@@ -424,7 +473,8 @@ def _control_images(job: TrainJob, facts: MemoryFacts) -> int:
     return min(size, memory_limit(writes=cache_latents in ("auto", "disk")))
 
 
-def _latents(job: TrainJob, facts: MemoryFacts) -> int:
+def _latent_bytes(job: TrainJob, facts: MemoryFacts) -> int:
+    """Return the bytes of cached posteriors on the device; 0 if they are in RAM, on disk, or images are encoded each step."""
     if encodes_each_time(job) or job.memory.cache_latents == "memory":
         return 0
     size = facts.images * 2 * prod(family(facts.family).latent_shape(facts.sides)) * 4
@@ -432,12 +482,14 @@ def _latents(job: TrainJob, facts: MemoryFacts) -> int:
 
 
 def _state_bytes(job: TrainJob, facts: MemoryFacts, trained: int) -> int:
-    """Bytes of the optimizer's state. Weights whose shapes the method does not know count as matrices of a usual size."""
+    """Return the bytes of the optimizer state of `trained` weights. If the method does not know the weights' shapes, they count as large
+    matrices.
+    """
     shapes = _trained_shapes(job, facts) or {USUAL: 1}
-    known = sum(prod(shape) * count for shape, count in shapes.items())
-    return round(trained * (state_bytes(job.optimizer, shapes) / known))
+    numbers = sum(prod(shape) * count for shape, count in shapes.items())
+    return round(trained * (state_bytes(job.optimizer, shapes) / numbers))
 
 
 def state_numbers(job: TrainJob) -> float:
-    """fp32 numbers of optimizer state for each trained number of a large matrix: 2 with AdamW, half a one in 8 bits."""
+    """Return how many fp32 values of optimizer state a trained weight of a large matrix has: 2 with AdamW, 0.5 with 8-bit AdamW."""
     return state_bytes(job.optimizer, {USUAL: 1}) / prod(USUAL) / FP32

@@ -17,32 +17,32 @@ from core.record.problems import ProblemsError
 from core.record.stamps import stamp_of_files
 from core.record.workspace import PROJECT, Workspace
 
-FILE, KEPT = "forecasts.json", 50
+FILE, MOST_STORED = "forecasts.json", 50
 LIBRARIES = ("torch", "diffusers", "transformers")
 _WRITING = threading.Lock()
 
 
 def forecast_key(*depends: Any) -> str:
-    """A digest of what a forecast depends on: these values by `repr`, the libraries' versions, and the code."""
-    return hashlib.sha256(repr((depends, _code())).encode("utf-8", "backslashreplace")).hexdigest()
+    """Return a hash of what a forecast depends on: the values by `repr`, the libraries' versions, and the code."""
+    return hashlib.sha256(repr((depends, _code_stamp())).encode("utf-8", "backslashreplace")).hexdigest()
 
 
 def stored_forecast(key: str, workspace: Workspace) -> dict[str, Any] | None:
-    """The forecast that was stored with a key; None without one."""
+    """Return the forecast that was stored with this key; None without one."""
     return _read(workspace).get(key)
 
 
 def store_forecast(key: str, forecast: dict[str, Any], workspace: Workspace) -> None:
-    """Store a forecast, a JSON object; the KEPT newest are kept. A file that cannot be written stays as it is."""
+    """Store a forecast, a JSON object, with its key; only the MOST_STORED newest remain. A failed write is ignored."""
     with _WRITING, suppress(OSError, ProblemsError):
         others = {other: value for other, value in _read(workspace).items() if other != key}
         file = workspace.private / FILE
         file.parent.mkdir(parents=True, exist_ok=True)
-        write_json(file, dict([*others.items(), (key, forecast)][-KEPT:]))
+        write_json(file, dict([*others.items(), (key, forecast)][-MOST_STORED:]))
 
 
 def _read(workspace: Workspace) -> dict[str, dict[str, Any]]:
-    """{key: forecast}, oldest first; {} for a missing or damaged file."""
+    """Return {key: forecast}, oldest first; {} for a missing or damaged file."""
     try:
         stored = read_json_object(workspace.private / FILE)
     except (ProblemsError, OSError):
@@ -51,8 +51,8 @@ def _read(workspace: Workspace) -> dict[str, dict[str, Any]]:
 
 
 @cache
-def _code() -> list[Any]:
-    """A value that changes with the libraries, with core/ and with the modules of other packages."""
+def _code_stamp() -> list[Any]:
+    """Return a value that changes with the libraries, the files of core/ and the modules of other packages."""
     modules = [getattr(sys.modules.get(name), "__file__", None) for name in extensions.EXTENSIONS]
     files = {*(PROJECT / "core").rglob("*.py"), *(Path(file) for file in modules if file)}
     return [*map(version, LIBRARIES), *stamp_of_files(files)]

@@ -28,7 +28,11 @@ if TYPE_CHECKING:
 
 
 def epochs_between_saves(settings: SavingSettings, plan: Plan, total: int) -> int | None:
-    """Number of epochs from one checkpoint to the next; None where no epoch is saved."""
+    """Return the number of epochs from one saved checkpoint to the next, by `save_n_epoch_ratio`, else `save_every_n_epochs`; None where
+    neither is set.
+
+    total   optimizer steps of the run
+    """
     saves = every(settings.save_n_epoch_ratio)
     if saves:
         return max(1, (plan.epoch_of(total - 1) + 1) // int(saves))
@@ -37,9 +41,10 @@ def epochs_between_saves(settings: SavingSettings, plan: Plan, total: int) -> in
 
 
 def planned_saves(settings: SavingSettings, plan: Plan, total: int) -> dict[int, tuple[str, ...]]:
-    """{step: kinds of its files, "epoch" and "step"} of the checkpoints that the settings plan before the last step.
+    """Return {step: kinds of files, "epoch" and "step"} for the checkpoints that the settings plan before the last step.
 
-    Where an epoch and a step are both due, both files are saved, as in sd-scripts: programs look for either name.
+    Where an epoch file and a step file are both due, both are saved, as in sd-scripts: other programs look for either name.
+    total   optimizer steps of the run
     """
     saves: dict[int, tuple[str, ...]] = {}
     if epochs := epochs_between_saves(settings, plan, total):
@@ -54,19 +59,25 @@ def planned_saves(settings: SavingSettings, plan: Plan, total: int) -> dict[int,
 
 
 def save_steps(settings: SavingSettings, plan: Plan, total: int) -> list[int]:
-    """The steps after which a training saves a checkpoint, ascending, including the last step."""
+    """Return the steps after which a training of `total` steps saves a checkpoint, ascending, including the last step."""
     return sorted({*planned_saves(settings, plan, total), total})
 
 
 def even_steps(settings: SavingSettings, total: int) -> list[int]:
-    """The steps of `save_n_evenly`, without the last step; at most one checkpoint a step."""
+    """Return the steps, before the last step `total`, at which `save_n_evenly` checkpoints are saved at equal intervals; at most one
+    checkpoint a step.
+    """
     count = min(int(every(settings.save_n_evenly) or 0), total)
     return [round(total * number / count) for number in range(1, count)]
 
 
 @dataclass(frozen=True)
 class Intermediate:
-    """An intermediate checkpoint. step: of its weights; epoch: of a file saved at the end of an epoch, else None."""
+    """An intermediate checkpoint file.
+
+    step    optimizer steps that its weights were trained for
+    epoch   number of completed epochs in its name; None for a file named by its step
+    """
 
     path: Path
     step: int
@@ -75,7 +86,7 @@ class Intermediate:
 
 @dataclass
 class Checkpoints:
-    """Writes, copies and removes the checkpoints of a run."""
+    """Writes, copies, uploads and removes the checkpoints of a run. facts: source of the files' metadata"""
 
     settings: SavingSettings
     context: JobContext
@@ -85,9 +96,11 @@ class Checkpoints:
     facts: FileFacts
 
     def epoch_name(self, epoch: int) -> str:
+        """Return the file name of the checkpoint after `epoch` epochs, as in sd-scripts."""
         return f"{self.settings.output_name}-{epoch:06d}{self.method.extension}"
 
     def step_name(self, step: int) -> str:
+        """Return the file name of the checkpoint after `step` optimizer steps, as in sd-scripts."""
         return f"{self.settings.output_name}-step{step:08d}{self.method.extension}"
 
     @property
@@ -96,8 +109,11 @@ class Checkpoints:
         return self.context.folder.checkpoints / f"{self.settings.output_name}{self.method.extension}"
 
     def write(self, name: str, step: int, final: bool = False) -> Path:
-        """Write a checkpoint under checkpoints/ with its extra files and return its path; a final one is also copied where
-        the settings say so."""
+        """Write the checkpoint file `name` and the method's extra files to the run folder; return the checkpoint's path.
+
+        step    optimizer steps done
+        final   it is the final checkpoint: also copy it to `copy_to`, wait for its upload, and warn if other programs would misread it
+        """
         path = self.context.folder.checkpoints / name
         atomic.make_folders(path.parent)
         written = self.method.write(
@@ -116,11 +132,11 @@ class Checkpoints:
         return path
 
     def _files_of(self, path: Path) -> list[Path]:
-        """A checkpoint and the files that the method writes next to it."""
+        """Return the paths of a checkpoint and of the files that the method writes next to it."""
         return [path, *self.method.extra_files(path)]
 
     def _copy(self, path: Path) -> None:
-        """Copy a file to the second folder, without overwriting others."""
+        """Copy a file to the folder `copy_to` without overwriting others. A failed copy is reported as an error message."""
         folder = resolve_path(self.settings.copy_to or "")
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -131,7 +147,9 @@ class Checkpoints:
             self.context.say(what, "error", f"copy it yourself: {path}")
 
     def rename_final(self, start_step: int) -> None:
-        """Rename the final checkpoint of a finished run that is trained further from step `start_step` to that of its step."""
+        """Rename the final checkpoint of a finished run to a step file of the step it was saved at. Called before the run is trained
+        further from `start_step`; does nothing if that is the end of the run.
+        """
         path, total = self.final, self.plan.total
         if not path.exists() or start_step >= total:
             return
@@ -145,22 +163,23 @@ class Checkpoints:
                     self.context.journal.put(Saved(step, f"checkpoints/{new.name}", bytes_of(new)))
 
     def remove_old(self, step: int) -> None:
-        """Remove checkpoints that have expired by this step; never the final one, one that the user protects, or one of a later
-        step, which an earlier part of the run saved before it was resumed from an older state."""
+        """Remove the checkpoints that have expired by `step`, except the final one, those protected by the user, and those of later steps,
+        which are left from before the run was resumed from an older state.
+        """
         protected = read_kept(self.context.folder.path)
-        present = [
+        candidates = [
             each
             for each in self.intermediate()
             if each.step <= step and f"checkpoints/{each.path.name}" not in protected
         ]
-        expired = expired_checkpoints(self.settings, present, step)
+        expired = expired_checkpoints(self.settings, candidates, step)
         if expired:
             self.uploads.finish()  # one of them may be in an upload
         for path in (path for old in expired for path in self._files_of(old.path)):
             atomic.remove_any(path)
 
     def intermediate(self) -> list[Intermediate]:
-        """Epoch and step files of this run, ascending by step."""
+        """Return the epoch and step files of this run, ascending by step."""
         name, extension = re.escape(self.settings.output_name), re.escape(self.method.extension)
         pattern = re.compile(name + r"-(?:step(\d{8,})|(\d{6,}))" + extension)
         files = []
@@ -173,8 +192,10 @@ class Checkpoints:
 
 
 def expired_checkpoints(settings: SavingSettings, files: Sequence[Intermediate], step: int) -> list[Intermediate]:
-    """The files to remove after optimizer step `step`. files: ascending by step; an epoch's and a step's file of the same step
-    count as one"""
+    """Return the checkpoints to remove after optimizer step `step`, by the `save_last_n` settings.
+
+    files   ascending by step; `save_last_n` counts the epoch file and the step file of one step as one
+    """
     removed: list[Intermediate] = []
     last, last_epochs = every(settings.save_last_n), every(settings.save_last_n_epochs)
     last_steps = every(settings.save_last_n_steps)
@@ -192,6 +213,6 @@ def expired_checkpoints(settings: SavingSettings, files: Sequence[Intermediate],
 
 
 def bytes_of(path: Path) -> int:
-    """Bytes of a file, or of all files in a folder."""
+    """Return the size in bytes of a file, or of all files in a folder."""
     files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
     return sum(file.stat().st_size for file in files)

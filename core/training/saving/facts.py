@@ -1,4 +1,4 @@
-"""Metadata of the files that a run saves."""
+"""Metadata of the files that a run saves: sd-scripts' ss_* entries and modelspec."""
 
 from __future__ import annotations
 
@@ -58,7 +58,14 @@ THUMBNAIL_BYTES = 1 << 20
 
 @dataclass
 class FileFacts:
-    """Facts of a run for the metadata of its files. vae: path of a separate VAE; held_out: number of validation images"""
+    """Facts of a run for the metadata of its files.
+
+    prediction   prediction type, "epsilon" or "v"
+    precision    name of the compute dtype
+    held_out     number of validation images
+    vae          path of a separate VAE; None for the base model's own
+    memo         cached file hashes
+    """
 
     job: TrainJob
     folder: RunFolder
@@ -72,7 +79,7 @@ class FileFacts:
     memo: HashMemo
 
     def metadata(self, step: int) -> dict[str, str]:
-        """ss_* and modelspec metadata of a file saved after `step` optimizer steps."""
+        """Return the ss_* and modelspec metadata of a file that is saved after `step` optimizer steps."""
         job, plan, source, vae = self.job, self.plan, self.components.origin, self.vae
         # Without the cancel token, which "stop and save" has set: a canceled hash would lose the save.
         old_hash, sha256 = model_hashes(source, self.memo)
@@ -82,7 +89,7 @@ class FileFacts:
         regularization = sum(each.concept.role == "regularization" for each in views)
         facts = SaveFacts(
             session_id=address(0, "session", self.folder.name) % 2**32,
-            started_at=_started(self.folder),
+            started_at=_first_start(self.folder),
             family=self.components.family,
             prediction=self.prediction,
             mixed_precision=self.precision,
@@ -108,30 +115,31 @@ class FileFacts:
             datasets=datasets_of(placed, views),
             network_module=kind.module_name,
             network_args=kind.network_args(job),
-            extra=self.method.metadata() | user_metadata(job, placed) | _validation(job, self.held_out),
+            extra=self.method.metadata() | user_metadata(job, placed) | _validation_metadata(job, self.held_out),
         )
         file_kind = spec_of(job).saves
         if file_kind == "embedding":
-            return model_spec(job, facts, file_kind) | _schedule(job)
+            return model_spec(job, facts, file_kind) | _schedule_metadata(job)
         if file_kind != "lora":  # as in sd-scripts, which writes training metadata to networks only
             return model_spec(job, facts, file_kind if self.method.extension else "folder")
         metadata = lora_metadata(job, facts)
-        return shortened(metadata) | _schedule(job) if job.saving.no_metadata else metadata
+        return minimal_metadata(metadata) | _schedule_metadata(job) if job.saving.no_metadata else metadata
 
 
-def _schedule(job: TrainJob) -> dict[str, str]:
-    """Metadata that sampling with the file needs, also written to files without other training metadata."""
+def _schedule_metadata(job: TrainJob) -> dict[str, str]:
+    """Return {"ss_zero_terminal_snr": "True"} with zero terminal SNR, else {}. Samplers need it, so all kinds of files have it."""
     return {"ss_zero_terminal_snr": "True"} if job.noise.zero_terminal_snr else {}
 
 
-def shortened(metadata: Mapping[str, str]) -> dict[str, str]:
-    """Metadata with no_metadata: only what other programs need to load the file, without settings and images."""
+def minimal_metadata(metadata: Mapping[str, str]) -> dict[str, str]:
+    """Return the entries of `metadata` that other programs need to load the file, without settings and images (`no_metadata`)."""
     return {name: text for name, text in metadata.items() if name in MINIMUM or name.startswith("modelspec.")}
 
 
 def user_metadata(job: TrainJob, placed: Sequence[Placed]) -> dict[str, str]:
-    """The user's description of the file as modelspec metadata; empty fields are left out. Raises ProblemsError for a thumbnail
-    that cannot be used."""
+    """Return {modelspec name: text} of the title, author, trigger phrase and so on that the user entered; empty fields are left out.
+    Raises ProblemsError for a thumbnail that cannot be used.
+    """
     saving = job.saving
     facts = {name: getattr(saving, f"metadata_{name}") for name in USER_METADATA} | {
         "trigger_phrase": saving.metadata_trigger_phrase or trigger_words(placed),
@@ -142,19 +150,21 @@ def user_metadata(job: TrainJob, placed: Sequence[Placed]) -> dict[str, str]:
 
 
 def trigger_words(placed: Sequence[Placed]) -> str:
-    """Comma-separated trigger phrases of the training folders, each once."""
+    """Return the trigger phrases of the training folders, comma-separated, each once."""
     folders = {id(each.concept): each.concept for each in placed}.values()
     return ", ".join(dict.fromkeys(trigger for folder in folders for trigger in folder.triggers))
 
 
-def _validation(job: TrainJob, held_out: int) -> dict[str, str]:
-    """Validation metadata as in sd-scripts 0.10."""
+def _validation_metadata(job: TrainJob, held_out: int) -> dict[str, str]:
+    """Return the number of validation images and the validation settings as ss_* metadata, as in sd-scripts 0.10."""
     settings = {f"ss_{name}": str(getattr(job.validation, name)) for name in VALIDATION}
     return {"ss_num_validation_images": str(held_out)} | settings
 
 
 def thumbnail_url(path: str) -> str:
-    """The image as a data URL. Raises ProblemsError for one that cannot be used."""
+    """Return an image file as a base64 data URL. Raises ProblemsError for an unsupported extension, a file that cannot be read, or one
+    larger than 1 MB.
+    """
     file, fix = resolve_path(path), "choose a .png, .jpg or .webp of at most 1 MB"
     kind = THUMBNAILS.get(file.suffix.lower())
     if kind is None:
@@ -163,16 +173,19 @@ def thumbnail_url(path: str) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}"
 
 
-def _started(folder: RunFolder) -> float:
-    """Time of the run's first start, also after resuming; seconds since the epoch."""
+def _first_start(folder: RunFolder) -> float:
+    """Return the time of the run's first start in Unix seconds, also after resuming; 0 for an empty journal."""
     first = next(read_lines(folder.journal_file), None)
     return float(first["time"]) if first else 0.0
 
 
 def folders_of(placed: Iterable[Placed], *, regularization: bool | None = None) -> dict[str, Any]:
-    """{folder: {"n_repeats", "img_count"}} of regularization folders, of the others, or (None) of all."""
+    """Return {folder: {"n_repeats": repeats of each image, "img_count": number of images}}.
+
+    regularization   True: only regularization folders; False: only training folders; None: all
+    """
     folders: dict[str, Any] = {}
-    for each in _first_sizes(placed):
+    for each in _one_per_image(placed):
         if regularization is not None and (each.concept.role == "regularization") is not regularization:
             continue
         entry = folders.setdefault(each.image.source, {"n_repeats": each.repeats, "img_count": 0})
@@ -181,16 +194,20 @@ def folders_of(placed: Iterable[Placed], *, regularization: bool | None = None) 
 
 
 def tags_of(placed: Iterable[Placed]) -> dict[str, dict[str, int]]:
-    """{folder: {tag: number of images}} of captions split at commas, in lower case."""
+    """Return {folder: {tag: number of images}}; tags are the comma-separated parts of captions, in lower case."""
     by_folder: defaultdict[str, Counter[str]] = defaultdict(Counter)
-    for each in _first_sizes(placed):
+    for each in _one_per_image(placed):
         tags = {tag.strip().lower() for tag in each.caption.text.split(",")}
         by_folder[each.image.source].update(tags - {""})
     return {folder: dict(counts) for folder, counts in by_folder.items()}
 
 
 def buckets_of(views: Sequence[Placed]) -> dict[str, Any]:
-    """ss_bucket_info: buckets with their number of views in an epoch, and the mean aspect ratio error of the images."""
+    """Return ss_bucket_info: {"buckets": {number: {"resolution": [width, height], "count": views}}, "mean_img_ar_error": mean difference
+    of the aspect ratios of bucket and image}.
+
+    views   images of one epoch, an image once for each repeat
+    """
     counts = Counter(each.placement.bucket for each in views)
     once = {each.key: each for each in views}.values()
     errors = [
@@ -203,18 +220,21 @@ def buckets_of(views: Sequence[Placed]) -> dict[str, Any]:
 
 
 def datasets_of(placed: Sequence[Placed], views: Sequence[Placed]) -> list[dict[str, Any]]:
-    """ss_datasets: an entry for each group of folders that share batches and sizes; [] where no folder overrides settings."""
+    """Return ss_datasets: an entry for each group of folders that share batches and resolution; [] where no folder overrides settings.
+
+    views   images of one epoch, an image once for each repeat
+    """
     concepts = {each.concept.number: each.concept for each in placed}
     if not any(overridden_settings(concept.source) for concept in concepts.values()):
         return []
     groups: defaultdict[tuple, list[Concept]] = defaultdict(list)
     for concept in concepts.values():
         groups[concept.batch_group, concept.images.resolution].append(concept)
-    return [_dataset(group, placed, views) for group in groups.values()]
+    return [_dataset_entry(group, placed, views) for group in groups.values()]
 
 
-def _dataset(group: Sequence[Concept], placed: Sequence[Placed], epoch_views: Sequence[Placed]) -> dict[str, Any]:
-    """An entry of ss_datasets. group: folders that share batches and sizes"""
+def _dataset_entry(group: Sequence[Concept], placed: Sequence[Placed], epoch_views: Sequence[Placed]) -> dict[str, Any]:
+    """Return the entry of ss_datasets for a group of folders that share batches and resolution."""
     numbers = {concept.number for concept in group}
     members = [each for each in placed if each.concept.number in numbers]
     views = [each for each in epoch_views if each.concept.number in numbers]
@@ -232,13 +252,13 @@ def _dataset(group: Sequence[Concept], placed: Sequence[Placed], epoch_views: Se
         "max_bucket_reso": images.max_bucket_reso,
         "tag_frequency": tags_of(members),
         "bucket_info": buckets_of(views),
-        "subsets": [_subset(concept, members) for concept in group],
+        "subsets": [_subset_entry(concept, members) for concept in group],
     }
 
 
-def _subset(concept: Concept, placed: Sequence[Placed]) -> dict[str, Any]:
-    """An entry of "subsets" in ss_datasets: one folder."""
-    members = [each for each in _first_sizes(placed) if each.concept.number == concept.number]
+def _subset_entry(concept: Concept, placed: Sequence[Placed]) -> dict[str, Any]:
+    """Return the entry of "subsets" in ss_datasets for one folder. placed: images of its group of folders"""
+    members = [each for each in _one_per_image(placed) if each.concept.number == concept.number]
     return {
         "img_count": len(members),
         "num_repeats": members[0].repeats if members else 1,
@@ -250,6 +270,6 @@ def _subset(concept: Concept, placed: Sequence[Placed]) -> dict[str, Any]:
     }
 
 
-def _first_sizes(placed: Iterable[Placed]) -> list[Placed]:
-    """Each image once, at the first of its resolutions."""
+def _one_per_image(placed: Iterable[Placed]) -> list[Placed]:
+    """Return each image once: placed at the first of its resolutions."""
     return [each for each in placed if not each.variant]

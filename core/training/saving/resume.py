@@ -1,4 +1,4 @@
-"""Starting a run from a training state of another run or of the hub, or at a later step."""
+"""Starts a run from a training state of another run or of the Hugging Face hub, or at a later step."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ KINDS = ("model", "dataset", "space")
 
 
 def first_step(job: TrainJob, plan: Plan) -> int | None:
-    """The step to start at, by initial_step, else initial_epoch; None where neither is set."""
+    """Return the step to start at, by `initial_step`, else `initial_epoch`; None where neither is set."""
     if job.resume.initial_step is not None:
         return job.resume.initial_step
     if job.resume.initial_epoch is not None:
@@ -40,8 +40,9 @@ def first_step(job: TrainJob, plan: Plan) -> int | None:
 
 
 def start_step_problems(job: TrainJob, workspace: Workspace, report: Report) -> list[Problem]:
-    """Problems of a training that would start at or after its last step, or whose learning rate jumps. Invalid states are
-    reported elsewhere."""
+    """Return the error of a training that would start at or after its last step, else the warning of a learning rate that jumps. A
+    missing or damaged training state gives no problem here.
+    """
     settings, step, state = job.resume, None, None
     if settings.resume and not settings.resume_from_huggingface:
         with suppress(ProblemsError):
@@ -51,11 +52,15 @@ def start_step_problems(job: TrainJob, workspace: Workspace, report: Report) -> 
         step = first_step(job, Plan(report.placed, job, 0, report.total_steps))
     if step is None or not report.total_steps:
         return []
-    return _after_end(job, step, report.total_steps) or _rate_jump(job, state, step, report.total_steps)
+    return _after_end_error(job, step, report.total_steps) or _rate_jump_warning(job, state, step, report.total_steps)
 
 
-def _rate_jump(job: TrainJob, state: Path | None, step: int, total: int) -> list[Problem]:
-    """The warning of a learning rate that differs much from that in the run of the training state; [] without such a run."""
+def _rate_jump_warning(job: TrainJob, state: Path | None, step: int, total: int) -> list[Problem]:
+    """Return the warning that the learning rate at step `step` differs much from that of the run which saved `state`; [] without a jump,
+    a state, or a readable run.
+
+    total   last step of the new training
+    """
     folder = RunFolder(state.parent.parent) if state else None
     if folder is None or not folder.job_file.is_file():
         return []
@@ -66,8 +71,8 @@ def _rate_jump(job: TrainJob, state: Path | None, step: int, total: int) -> list
     return jump_advice(folder, earlier_job, job, step, total)
 
 
-def _after_end(job: TrainJob, step: int, total: int) -> list[Problem]:
-    """The error of a training whose first step is not before its last one; else []."""
+def _after_end_error(job: TrainJob, step: int, total: int) -> list[Problem]:
+    """Return the error that training would start at `step`, which is not before its last step `total`; [] where it is before."""
     if step < total:
         return []
     names = [name for name in ("initial_step", "initial_epoch") if getattr(job.resume, name) is not None]
@@ -77,8 +82,9 @@ def _after_end(job: TrainJob, step: int, total: int) -> list[Problem]:
 
 
 def begin(run: Run, states: States) -> None:
-    """Load the training state of the settings into a new run, and set the step to start at. Raises ProblemsError without a
-    state that fits, and for a step after the end."""
+    """Load the training state that the settings name into a new run, and set the step to start at. Raises ProblemsError where no state
+    fits, and for a step at or after the end.
+    """
     settings, context = run.job.resume, run.context
     if settings.resume:
         if settings.resume_from_huggingface:
@@ -93,15 +99,15 @@ def begin(run: Run, states: States) -> None:
             message = f"The training state is from step {run.state.step}; training starts at step {start}, as set"
             context.say(message, "warning")
         run.state.step = start
-    raise_if_errors(_after_end(run.job, run.state.step, run.total))
-    run.state.begun = run.state.step
+    raise_if_errors(_after_end_error(run.job, run.state.step, run.total))
+    run.state.start_step = run.state.step
 
 
 def find_state(text: str, workspace: Workspace, *, quick: bool = False) -> Path:
-    """Folder of a complete training state. text: the folder, that of its run, or the name of the run
+    """Return the folder of a complete training state. Raises ProblemsError where none exists or all are damaged.
 
-    quick   check names only, without hashing gigabytes
-    Raises ProblemsError where there is none, or only damaged ones.
+    text    path of the state's folder or of its run's folder, or the name of the run
+    quick   check only that complete.json exists, without hashing the files, which may be gigabytes
     """
     candidates = [resolve_path(text)]
     if text == Path(text).name:
@@ -134,8 +140,13 @@ def find_state(text: str, workspace: Workspace, *, quick: bool = False) -> Path:
 
 @dataclass(frozen=True)
 class HubState:
-    """Address of a training state on the hub. repository: owner/name; path: folder in it; revision: branch or commit; kind: of the
-    repository, one of KINDS"""
+    """Address of a training state on the Hugging Face hub.
+
+    repository   owner/name
+    path         folder in the repository
+    revision     branch or commit; None for the default branch
+    kind         of the repository, one of KINDS
+    """
 
     repository: str
     path: str
@@ -144,7 +155,7 @@ class HubState:
 
 
 def parse_address(text: str) -> HubState:
-    """Parse `owner/name/folder[:revision[:kind]]`. Raises ProblemsError for other texts."""
+    """Parse `owner/name/folder[:revision[:kind]]`; `kind` is one of KINDS, by default "model". Raises ProblemsError for other texts."""
     match = ADDRESS.fullmatch(text.strip())
     if match is None or (match["kind"] or "model") not in KINDS:
         what = f"'{text}' is not the address of a training state on the hub"
@@ -156,7 +167,7 @@ def fetch_state(text: str, target: Path) -> Path:
     """Download a training state from the hub into `target` and return its folder; a complete download is not repeated. Raises
     ProblemsError if it fails or is incomplete.
 
-    text   see `parse_address`
+    text   address of the state, see `parse_address`
     """
     from huggingface_hub import HfApi
 

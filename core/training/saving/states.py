@@ -38,7 +38,9 @@ class States:
     uploads: Uploads
 
     def save(self) -> Path:
-        """Write state/step00000120/ atomically and return it. A complete state of this step that exists is not written again."""
+        """Write the training state to state/step<8 digits>/ atomically and return the folder. An existing complete state of this step is
+        returned instead.
+        """
         run, states = self.run, self.run.context.folder.states
         atomic.make_folders(states)
         name = f"step{run.state.step:08d}"
@@ -65,6 +67,7 @@ class States:
         return target
 
     def _content(self) -> dict[str, Any]:
+        """Return the entries of the state's file: step, seconds, weights, optimizer, loss statistics and environment."""
         run = self.run
         return {
             "step": run.state.step,
@@ -75,18 +78,19 @@ class States:
         }
 
     def remove_old(self) -> None:
-        """Remove expired states; by default the newest two are kept, so that one is left if the newest is damaged."""
+        """Remove expired training states; by default all but the newest two, so that one is left if the newest is damaged."""
         step = self.run.state.step
-        present = [path for path in states_in(self.run.context.folder.states)[::-1] if state_step(path) <= step]
-        expired = expired_states(self.run.job.saving, self.run.plan, step, present)
+        candidates = [path for path in states_in(self.run.context.folder.states)[::-1] if state_step(path) <= step]
+        expired = expired_states(self.run.job.saving, self.run.plan, step, candidates)
         if expired and self.run.job.hub.save_state_to_huggingface:
             self.uploads.finish()  # one of them may be in an upload
         for folder in expired:
             atomic.remove_folder(folder)
 
     def load(self) -> bool:
-        """Load the newest complete state; returns False where there is none. Newer damaged states are renamed with a warning.
-        Raises ProblemsError where all are damaged, as training must not restart silently."""
+        """Load the newest complete training state; return whether one exists. Newer damaged states are renamed with a warning. Raises
+        ProblemsError where all are damaged, as training must not restart silently.
+        """
         context = self.run.context
         states = states_in(context.folder.states)
         folder = next((path for path in states if is_whole(path)), None)
@@ -104,7 +108,9 @@ class States:
         return True
 
     def use(self, folder: Path) -> None:
-        """Load a state. A state of another environment is reported; one of other weights raises ProblemsError."""
+        """Load the training state in `folder`. Warns if the machine or precision differs from when it was saved; raises ProblemsError if
+        its weights or optimizer state do not fit this run.
+        """
         run, content = self.run, _read_state(folder)
         run.stepper.load(content, folder)
         run.state.step, run.reports.clock.total = content["step"], content["seconds"]
@@ -124,7 +130,7 @@ class States:
 
 
 def environment(run: Run) -> dict[str, str]:
-    """Facts of the machine and the run that must not change for a resumed run to be equal to the bit."""
+    """Return {name: value} of the facts of machine and run that must be unchanged for a resumed run to be equal bit for bit."""
     return {
         "torch": str(torch.version.__version__),
         "threads": str(torch.get_num_threads()),
@@ -135,7 +141,7 @@ def environment(run: Run) -> dict[str, str]:
 
 
 def expired_states(settings: SavingSettings, plan: Plan, step: int, states: list[Path]) -> list[Path]:
-    """The states to remove; the newest is never among them. states: ascending by step"""
+    """Return the training states to remove at optimizer step `step`; never the newest. states: folders, ascending by step"""
     steps, epochs = every(settings.save_last_n_steps_state), every(settings.save_last_n_epochs_state)
     if not steps and not epochs:
         return states[: -settings.save_last_n_states]
@@ -149,7 +155,7 @@ def expired_states(settings: SavingSettings, plan: Plan, step: int, states: list
 
 
 def _rename_damaged(context: JobContext, damaged: Path, intact: Path) -> None:
-    """Rename a damaged state, so that it does not count as a state."""
+    """Rename the folder of a damaged training state and warn that the run resumes from `intact` instead."""
     fix = "check the disk; this state is no longer used"
     if context.processes.first:
         names = (damaged.with_name(f"damaged-{damaged.name}" + (f"-{n}" if n else "")) for n in range(1000))
@@ -162,7 +168,7 @@ def _rename_damaged(context: JobContext, damaged: Path, intact: Path) -> None:
 
 
 def _read_state(folder: Path) -> dict[str, Any]:
-    """Content of a state's file. Raises ProblemsError for a file that is not a training state."""
+    """Return the content of a training state's file. Raises ProblemsError for a file that is not a training state."""
     path = folder / STATE_FILE
     content = load_state_file(path)
     kinds: dict[str, Any] = {"step": int, "seconds": (int, float), "made_with": dict}

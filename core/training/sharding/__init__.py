@@ -1,1 +1,1 @@
-"""Training with DeepSpeed, which partitions a training over processes."""
+"""Training with DeepSpeed, which partitions the trained weights and optimizer state over processes."""

@@ -1,4 +1,6 @@
-"""The lock file of torch while it compiles an extension. One of a killed process would silently block all later ones."""
+"""Waits for the lock file that torch holds while it compiles an extension, and removes one that a killed process left behind: it
+would silently block all later processes.
+"""
 
 from __future__ import annotations
 
@@ -26,15 +28,15 @@ FIRST_NAMESPACE = 0xEFFFFFFC  # the number of Linux's first process namespace (i
 
 
 def wait_for_compilers(settings: ShardingSettings, context: JobContext) -> None:
-    """Wait until no other process compiles DeepSpeed's extensions. The lock of a killed process is removed."""
+    """Wait until no other process compiles DeepSpeed's extensions. A lock file left behind by a killed process is removed."""
     for lock in extension_locks(settings):
         if not lock.with_name(f"{lock.parent.name}.so").exists():
             context.stage(f"compiling {lock.parent.name} for DeepSpeed, which takes a minute or two once")
-        wait_for(lock, context)
+        wait_for_lock(lock, context)
 
 
 def extension_locks(settings: ShardingSettings) -> list[Path]:
-    """Lock files of the extensions that DeepSpeed compiles for these settings."""
+    """Return the paths of the lock files of the extensions that DeepSpeed compiles for these settings; they need not exist."""
     from torch.utils.cpp_extension import _get_build_directory
 
     on_disk = "nvme" in (settings.offload_optimizer_device, settings.offload_param_device)
@@ -44,13 +46,14 @@ def extension_locks(settings: ShardingSettings) -> list[Path]:
     return [Path(_get_build_directory(name, verbose=False)) / "lock" for name in names]
 
 
-def wait_for(lock: Path, context: JobContext) -> None:
-    """Wait until this lock is gone, reporting it after a few seconds; one that a killed compiler left behind is removed. Raises
-    Cancelled."""
+def wait_for_lock(lock: Path, context: JobContext) -> None:
+    """Wait until the lock file is gone, with a warning after SAY_SECONDS; remove a lock that a killed compiler left behind. Raises
+    Cancelled.
+    """
     began, reported = time.monotonic(), False
     while lock.exists():
         context.check()
-        if _removed(lock):
+        if _remove_if_stale(lock):
             context.say(f"Removed {lock}, left behind by a killed compiler")
             return
         if not reported and time.monotonic() - began >= SAY_SECONDS:
@@ -60,18 +63,19 @@ def wait_for(lock: Path, context: JobContext) -> None:
         time.sleep(LOOK_SECONDS)
 
 
-def _removed(lock: Path) -> bool:
-    """Remove the lock if its owner is gone; returns whether it was removed. One process at a time checks and removes."""
+def _remove_if_stale(lock: Path) -> bool:
+    """Remove the lock file if its owner is gone; return whether it was removed. Only one process at a time checks and removes."""
     with FileLock(lock.with_name("atelier.lock")):
-        if not left_behind(lock):
+        if not is_stale(lock):
             return False
         lock.unlink(missing_ok=True)
         return True
 
 
-def left_behind(lock: Path) -> bool:
-    """Whether no process holds the lock or compiles in its folder. False where that is unknown, as on a folder shared with other
-    machines or containers. torch's lock is a file that its owner has open."""
+def is_stale(lock: Path) -> bool:
+    """Return whether no process has the lock file open or works in its folder, as torch's compilers do. False if that is unknown, as on
+    a disk shared with other machines or containers.
+    """
     if sys.platform != "linux":
         return False
     try:
@@ -84,7 +88,9 @@ def left_behind(lock: Path) -> bool:
 
 
 def _is_local(path: Path) -> bool:
-    """Whether only processes visible to this one can write to the folder: a local disk outside of containers."""
+    """Return whether only processes visible to this one can write to the folder: it is on a local disk, and in a container on its
+    overlay.
+    """
     folder = path.resolve()
     mounts = [each for each in psutil.disk_partitions(all=True) if folder.is_relative_to(each.mountpoint)]
     kind = max(mounts, key=lambda each: len(each.mountpoint)).fstype if mounts else ""
@@ -94,7 +100,9 @@ def _is_local(path: Path) -> bool:
 
 
 def _lock_users(folder: Path, lock_status: os.stat_result) -> Iterator[bool]:
-    """For each process and open file: whether it has the lock open, or its working directory is the lock's folder."""
+    """Yield for each process and each of its open files whether it is the lock file; also True for a process whose working directory is
+    the lock's folder.
+    """
     for process in Path("/proc").iterdir():
         if not process.name.isdigit():
             continue

@@ -19,7 +19,7 @@ FIX = "free some space, choose a folder on another disk, or offload to RAM (cpu)
 
 
 def disk_folders(job: TrainJob) -> dict[str, str]:
-    """{setting: folder} of the NVMe folders in use."""
+    """Return {setting: folder} of the NVMe folders that the job offloads to."""
     sharding, folders = job.sharding, {}
     for name in ("optimizer", "param"):
         folder = getattr(sharding, f"offload_{name}_nvme_path")
@@ -29,14 +29,14 @@ def disk_folders(job: TrainJob) -> dict[str, str]:
 
 
 def require_folder(folder: Path, setting: str) -> None:
-    """Raise ProblemsError unless the folder exists. It is not created, as after a typo gigabytes would go to another disk."""
+    """Raise ProblemsError unless the folder exists. It is not created: after a typo, gigabytes would go to another disk."""
     if not folder.is_dir():
         what = f"{folder} is a file" if folder.exists() else f"There is no folder {folder}"
         raise ProblemsError.one(what, setting, "create it, or choose an existing one", "deepspeed.no-offload-folder")
 
 
 def space_problems(job: TrainJob, workspace: Workspace) -> list[Problem]:
-    """Problems of free space in the NVMe folders. Empty without a model, or where a folder is missing."""
+    """Return the problems of too little free space in the NVMe folders. [] without a model, or if a folder is missing."""
     folders = {setting: resolve_path(folder) for setting, folder in disk_folders(job).items()}
     if not folders or not all(folder.is_dir() for folder in folders.values()):
         return []
@@ -58,15 +58,16 @@ def space_problems(job: TrainJob, workspace: Workspace) -> list[Problem]:
 
 
 def bytes_on_disk(job: TrainJob, workspace: Workspace, settings: list[str]) -> int:
-    """Bytes that these offload settings write to disk. Raises ProblemsError for a model that is missing or unknown."""
-    others = {
+    """Return the bytes that the offload settings named in `settings` write to disk. Raises ProblemsError for a missing or unknown model."""
+    disabled = {
         f"offload_{name}_device": None
         for name in ("optimizer", "param")
         if f"sharding.offload_{name}_nvme_path" not in settings
     }
-    alone = job.model_copy(update={"sharding": job.sharding.model_copy(update=others)})
+    alone = job.model_copy(update={"sharding": job.sharding.model_copy(update=disabled)})
     return sharded_sizes(alone, facts_of(job, workspace, machine.default_device())).disk
 
 
 def _bytes_of(folder: Path) -> int:
+    """Return the bytes of DeepSpeed's files in a folder, which a new run overwrites."""
     return sum(path.stat().st_size for path in (folder / DEEPSPEED_FOLDER).rglob("*") if path.is_file())

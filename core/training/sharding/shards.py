@@ -1,4 +1,4 @@
-"""DeepSpeed's partitions of the trained weights, with one interface for ZeRO stages 1 and 2, stage 3, and offload to disk.
+"""DeepSpeed's partitions of the trained weights, with one interface for ZeRO stages 1 and 2, stage 3, and offloading to disk.
 
 A partition is a flat tensor of fp32 master weights with its optimizer state.
 """
@@ -18,29 +18,33 @@ if TYPE_CHECKING:
 
 
 class Shards:
-    """Partitions of stages 1 and 2: each process holds all weights, and the master weights of its partition."""
+    """Partitions of ZeRO stages 1 and 2: each process holds all weights, and the master weights of its partition.
+
+    zero   DeepSpeed's ZeRO optimizer
+    """
 
     def __init__(self, zero: Any, optimizer: Optimizer):
         self._zero, self._optimizer = zero, optimizer
 
     @property
     def masters(self) -> Sequence[Tensor]:
+        """Flat fp32 master weights of this process's partition, one tensor for each parameter group."""
         groups: Sequence[Tensor] = self._zero.single_partition_of_fp32_groups
         return groups
 
     @contextmanager
     def _loaded(self, number: int) -> Iterator[Tensor]:
-        """Inside, this partition is in memory; changes to it are kept."""
+        """A context that provides partition `number`, loaded to memory; changes to it are kept."""
         yield self.masters[number]
 
     def each(self) -> Iterator[Tensor]:
-        """Yield the partitions, each loaded to memory for its turn."""
+        """Yield the master weights of each partition, loaded to memory only while it is used."""
         for number in range(len(self.masters)):
             with self._loaded(number) as master:
                 yield master
 
     def state_dict(self) -> list[dict[str, Any]]:
-        """{"master": master weights, "memory": optimizer state} of each partition, copied."""
+        """Return {"master": master weights, "memory": optimizer state} of each partition, copied to the CPU."""
         parts = []
         for master in self.each():
             memory = {name: _copy(value) for name, value in self._optimizer.state.get(master, {}).items()}
@@ -48,7 +52,7 @@ class Shards:
         return parts
 
     def load(self, parts: Sequence[State]) -> None:
-        """Load partitions; `push` then updates the weights. Raises ValueError where sizes differ."""
+        """Load the partitions of `state_dict`; `push` then updates the weights. Raises ValueError if sizes differ."""
         if len(parts) != len(self.masters):
             raise ValueError(f"it has {len(parts)} groups of weights, and this run {len(self.masters)}")
         for number, part in enumerate(parts):
@@ -60,11 +64,13 @@ class Shards:
                 self._optimizer.state[master] = {name: self._placed(value, master) for name, value in memory}
 
     def push(self) -> None:
-        """Copy the master weights to the weights. Called by all processes together."""
+        """Copy the master weights to the model's weights. All processes must call it together."""
         self._zero.update_lp_params()
 
     def _placed(self, value: Any, master: Tensor) -> Any:
-        """A value of the optimizer state on the partition's device; step counts in RAM unless the optimizer is fused."""
+        """Return a copy of an optimizer state value on the partition's device, or of a step count in RAM unless the optimizer is fused;
+        values that are no tensors unchanged.
+        """
         if not isinstance(value, torch.Tensor):
             return value
         counts = value.dim() == 0 and not self._optimizer.defaults.get("fused")
@@ -72,16 +78,17 @@ class Shards:
 
 
 class SharedWeights(Shards):
-    """Partitions of stage 3, which partitions the weights too and may offload partitions to disk."""
+    """Partitions of ZeRO stage 3, which partitions the weights too and may offload partitions to disk."""
 
     @property
     def masters(self) -> Sequence[Tensor]:
+        """Flat fp32 master weights of this process's partition, one tensor for each sub-group of stage 3."""
         groups: Sequence[Tensor] = self._zero.fp32_partitioned_groups_flat
         return groups
 
     @contextmanager
     def _loaded(self, number: int) -> Iterator[Tensor]:
-        """Inside, the partition is in memory: read from disk before and written back after, if it is offloaded there."""
+        """A context that provides partition `number`; if it is offloaded to disk, it is read before and written back after."""
         zero = self._zero
         on_disk = zero._swappable_optimizer_subgroup(number)
         if on_disk:
@@ -93,6 +100,7 @@ class SharedWeights(Shards):
                 zero._optimizer_states_and_gradient_swap_out(number)
 
     def push(self) -> None:
+        """Copy the master weights to the model's weights and gather those that each process keeps whole."""
         zero = self._zero
         zero._partition_all_parameters()
         for number in range(len(self.masters)):
@@ -103,4 +111,5 @@ class SharedWeights(Shards):
 
 
 def _copy(value: Any) -> Any:
+    """Return a copy of a tensor on the CPU, other values unchanged."""
     return value.detach().to("cpu", copy=True) if isinstance(value, torch.Tensor) else value

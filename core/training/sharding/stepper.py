@@ -42,23 +42,25 @@ FIRST_SCALE, GOOD_STEPS = 2.0**16, 2000  # of torch.amp.GradScaler
 
 
 class WrappedWeights(nn.Module):
-    """The module that DeepSpeed wraps; its forward pass calls a function."""
+    """The module that DeepSpeed wraps. Its forward pass calls the function it is given."""
 
     def __init__(self, weights: Sequence[nn.Parameter], modules: Sequence[nn.Module]):
         super().__init__()
         self.weights, self.parts = nn.ParameterList(weights), nn.ModuleList(modules)
 
     def forward(self, work: Callable[[], Tensor]) -> Tensor:
+        """Return the result of `work`, a forward pass of the model."""
         return work()
 
 
 class LossScale:
-    """Scale of fp16 losses: halved when a gradient overflows, doubled after GOOD_STEPS finite steps."""
+    """Scale of fp16 losses (`factor`): halved when a gradient overflows, doubled after GOOD_STEPS finite steps in a row."""
 
     def __init__(self) -> None:
         self.factor, self.good = FIRST_SCALE, 0
 
     def update(self, overflow: bool) -> None:
+        """Adjust the scale after a step. overflow: whether its gradient was infinite or NaN"""
         self.good = 0 if overflow else self.good + 1
         if overflow:
             self.factor /= 2
@@ -67,10 +69,13 @@ class LossScale:
 
 
 class ShardedStepper(Stepper):
-    """Stepper of DeepSpeed. All processes call its methods together, except `weights_for`, `write_parts` and `tasks_done`, which
-    the first process calls and the others take part in through `follow`.
+    """Stepper of DeepSpeed. All processes call its methods together, except `weights_for`, `write_parts` and `tasks_done`: the first
+    process calls these, and the others take part through `follow`.
 
-    modules   of the model, whose weights stage 3 partitions too      compute   dtype of the weights of a full model
+    modules            of the model, whose frozen weights stage 3 partitions too
+    compute            dtype of the weights of a full model
+    scaled             scale the losses (fp16)
+    counts_overflows   see `Stepper`
     """
 
     def __init__(
@@ -85,7 +90,7 @@ class ShardedStepper(Stepper):
         *,
         compute: torch.dtype,
         scaled: bool,
-        pauses: bool = False,
+        counts_overflows: bool = False,
     ):
         processes, max_grad_norm = context.processes, job.optimizer.max_grad_norm
         wait_for_compilers(job.sharding, context)
@@ -99,7 +104,7 @@ class ShardedStepper(Stepper):
             scaler=None,
             fused=None,
             max_grad_norm=max_grad_norm,
-            pauses=pauses,
+            counts_overflows=counts_overflows,
         )
         self._settings, self._full_model, self._device = job.sharding, job.method.traits.full_size, context.device
         self._scale = LossScale() if scaled else None
@@ -117,7 +122,7 @@ class ShardedStepper(Stepper):
             stack.enter_context(process_group(context.device))  # stage 3 needs it in each pass
             stack.callback(self._engine.destroy)
             self._zero = self._engine.optimizer
-            vars(optimizer)["step"] = self._guarded(optimizer.step)
+            vars(optimizer)["step"] = self._guarded_step(optimizer.step)
             self._shards: Shards = (SharedWeights if shares_weights else Shards)(self._zero, optimizer)
             self._set_masters(fp32)
             for part in () if shares_weights else modules:  # frozen weights
@@ -128,14 +133,14 @@ class ShardedStepper(Stepper):
             self._process_group = stack.pop_all()
 
     def _set_masters(self, fp32: Mapping[nn.Parameter, Tensor]) -> None:
-        """Set the fp32 master weights to those of the model's file, instead of the 16-bit copy."""
+        """Set the fp32 master weights to the model file's weights, instead of their 16-bit copy."""
         from deepspeed.utils import safe_set_full_fp32_param
 
         for weight, values in fp32.items():
             safe_set_full_fp32_param(weight, values.float())
 
-    def _guarded(self, step: Callable[[], Any]) -> Callable[[], None]:
-        """The optimizer step, skipped after a non-finite loss or gradient."""
+    def _guarded_step(self, step: Callable[[], Any]) -> Callable[[], None]:
+        """Return the optimizer step as a function that does nothing after a non-finite loss or gradient."""
 
         def unless_non_finite() -> None:
             if not self._guard.tripped():
@@ -145,11 +150,12 @@ class ShardedStepper(Stepper):
 
     # -- a step
 
-    def stand_in(self, items: Sequence[T]) -> Sequence[T]:
-        """One image, as every process takes part in each collective operation."""
+    def placeholder_items(self, items: Sequence[T]) -> Sequence[T]:
+        """Return the first image of the batch: a process without images must compute one, as all take part in each collective operation."""
         return items[:1]
 
     def backward(self, losses_of: Callable[[], Tensor], images: float, last: bool) -> Tensor:
+        """Compute the losses [B] of a micro-batch and accumulate their gradient; return the losses. Arguments: see `Stepper`."""
         self._engine.set_gradient_accumulation_boundary(last)
         if self._scale is not None:
             self._zero.override_loss_scale(self._scale.factor)
@@ -159,7 +165,9 @@ class ShardedStepper(Stepper):
         return losses_B.detach()
 
     def step(self, loss: Tensor) -> Tensor:
-        """Step of DeepSpeed, which clips the gradients and checks them for non-finite values."""
+        """Update the weights by DeepSpeed, which clips the gradients and checks them for non-finite values; return the gradient norm,
+        0-d.
+        """
         self._guard.watch(loss)
         self._engine.step()
         norm = torch.as_tensor(self._zero._global_grad_norm, dtype=torch.float32, device=self._device)
@@ -168,10 +176,11 @@ class ShardedStepper(Stepper):
         elif not self._guard.tripped():
             overflow = bool(self._zero.overflow)
             self._scale.update(overflow)
-            self.paused += overflow and self._pauses
+            self.overflow_steps += overflow and self._counts_overflows
         return norm
 
     def weight_norm(self) -> Tensor:
+        """Return the L2 norm of all trained weights of all processes, 0-d on the device."""
         squares = [master.detach().float().square().sum().to(self._device) for master in self._shards.each()]
         total = torch.stack(squares).sum()
         self._processes.sum_tensors([total])
@@ -180,22 +189,23 @@ class ShardedStepper(Stepper):
     # -- training state
 
     def state_dict(self) -> dict[str, Any]:
-        """What all processes share; `write_parts` writes their partitions."""
-        return {"sharded": self._partitioning(), "paused": self.paused}
+        """Return the part of a training state that all processes share; `write_parts` writes their partitions."""
+        return {"sharded": self._partitioning(), "paused": self.overflow_steps}
 
     def _partitioning(self) -> dict[str, Any]:
-        """Settings that a resumed run must share."""
+        """Return {"stage": ZeRO stage, "processes": their number, "optimizer": class name}, which must be equal for a resumed run."""
         kind = type(self.optimizer).__name__
         return {"stage": self._settings.zero_stage, "processes": self._processes.count, "optimizer": kind}
 
     def write_parts(self, folder: Path) -> None:
+        """Make each process write its partition into the folder of the training state."""
         self._processes.broadcast(("write", str(folder)))
-        self._write(folder)
+        self._write_partition(folder)
 
-    def _write(self, folder: Path) -> None:
-        """Write the partition of this process. Raises OSError on the first process where any failed."""
+    def _write_partition(self, folder: Path) -> None:
+        """Write this process's partition into the folder of the training state. The first process raises OSError if any process failed."""
         failed: OSError | None = None
-        path = folder / self._file()
+        path = folder / self._partition_file()
         try:
             scale = vars(self._scale) if self._scale is not None else None
             average = self.average.state_dict() if self.average is not None else {}
@@ -209,10 +219,12 @@ class ShardedStepper(Stepper):
         if failures and self._processes.first:
             raise OSError(*failures[0])
 
-    def _file(self) -> str:
+    def _partition_file(self) -> str:
+        """Return the name of the file with this process's partition."""
         return f"part-{self._processes.rank + 1:05d}-of-{self._processes.count:05d}.pt"
 
     def load(self, content: Mapping[str, Any], folder: Path) -> None:
+        """Load a training state with this process's partition. Raises ProblemsError if it does not fit."""
         saved, present = content.get("sharded"), self._partitioning()
         if saved is None:
             what = "This training state was saved without DeepSpeed"
@@ -226,7 +238,7 @@ class ShardedStepper(Stepper):
             fix = "resume with the same GPUs and ZeRO stage, or start from the final checkpoint"
             what = f"This training state was partitioned differently: {other}"
             raise ProblemsError.one(what, str(folder), fix, code="state.other-partitions")
-        part = load_state_file(folder / self._file())
+        part = load_state_file(folder / self._partition_file())
         try:
             self._shards.load(part["parts"])
         except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -237,12 +249,13 @@ class ShardedStepper(Stepper):
             vars(self._scale).update(part["own"]["scale"])
         if self.average is not None:
             self.average.load_state_dict(part["own"]["average"])
-        self.paused = content.get("paused", 0)
+        self.overflow_steps = content.get("paused", 0)
         self._loaded = True
 
     _loaded = False
 
     def ready(self) -> None:
+        """Copy loaded master weights to the model's weights, in all processes together."""
         if self._loaded:
             self._shards.push()
 
@@ -250,34 +263,37 @@ class ShardedStepper(Stepper):
 
     @contextmanager
     def weights_for(self, use: Use) -> Iterator[None]:
+        """A context in which the first process has all weights for this use; the others take part through `follow`."""
         self._processes.broadcast(("gather", use))
-        with self._gathered(use):
+        with self._gathered_weights(use):
             try:
                 yield
             finally:
                 self._processes.broadcast(("release", ""))
 
     def tasks_done(self) -> None:
+        """Tell the other processes to leave `follow`."""
         self._processes.broadcast(("done", ""))
 
     def follow(self) -> None:
+        """Do what the first process asks for (write partitions, gather weights) until its `tasks_done`."""
         nothing: Any = None
         while True:
             command, argument = self._processes.broadcast(nothing)
             if command == "done":
                 return
             if command == "write":
-                self._write(Path(argument))
+                self._write_partition(Path(argument))
             elif command == "gather":
-                with self._gathered(argument):
+                with self._gathered_weights(argument):
                     self._processes.broadcast(nothing)  # wait for "release"
 
     @contextmanager
-    def _gathered(self, use: Use) -> Iterator[None]:
-        """Inside, each process has all weights for this use; those of files in fp32 unless the settings save 16 bits."""
+    def _gathered_weights(self, use: Use) -> Iterator[None]:
+        """A context in which each process has all weights for this use; weights for files in fp32 unless the settings save 16 bits."""
         with ExitStack() as stack:
             if self.average is not None and self.average.replaces(use):
-                stack.enter_context(self._averaged(self.average))
+                stack.enter_context(self._averaged_weights(self.average))
             if self._settings.shares_weights:
                 stack.enter_context(all_weights(self._engine))
             if (
@@ -289,8 +305,8 @@ class ShardedStepper(Stepper):
             yield
 
     @contextmanager
-    def _averaged(self, average: WeightAverage) -> Iterator[None]:
-        """Inside, the average replaces the master weights and the weights."""
+    def _averaged_weights(self, average: WeightAverage) -> Iterator[None]:
+        """A context in which the EMA replaces the master weights and the model's weights."""
         try:
             with average.in_place():
                 self._shards.push()
@@ -300,7 +316,7 @@ class ShardedStepper(Stepper):
 
     @contextmanager
     def _fp32_weights(self) -> Iterator[None]:
-        """Inside, fp32 master weights in RAM replace 16-bit weights on the first process."""
+        """A context in which, on the first process, fp32 master weights in RAM replace the 16-bit weights."""
         from deepspeed.utils import safe_get_full_fp32_param
 
         replaced = []
@@ -316,6 +332,7 @@ class ShardedStepper(Stepper):
                 weight.data = data
 
     def release(self) -> None:
+        """End DeepSpeed's engine and leave its process group context."""
         self._process_group.close()
 
 
@@ -325,7 +342,12 @@ class ShardedStepper(Stepper):
 def config_of(
     job: TrainJob, processes: int, parameters: Sequence[nn.Parameter], compute: torch.dtype
 ) -> dict[str, Any]:
-    """The configuration of DeepSpeed."""
+    """Return DeepSpeed's configuration for a job.
+
+    processes   number of processes
+    parameters  trained weights
+    compute     dtype of the weights of a full model
+    """
     settings, accumulated = job.sharding, job.schedule.gradient_accumulation_steps
     bucket = min(LARGEST_BUCKET, max(2, sum(weight.numel() for weight in parameters) // 2 * 2))
     zero: dict[str, Any] = {
@@ -363,7 +385,8 @@ def config_of(
 
 def cpu_adam_if_needed(optimizer: Optimizer, settings: ShardingSettings, device: str) -> Optimizer:
     """Return DeepSpeed's CPU Adam if the optimizer state is on disk or master weights are fp16, else `optimizer`. Raises
-    ProblemsError if it cannot be compiled."""
+    ProblemsError if CPU Adam cannot be compiled.
+    """
     if settings.offload_optimizer_device != "nvme" and not settings.fp16_master_weights_and_gradients:
         return optimizer
     with process_group(device):
@@ -388,7 +411,7 @@ def cpu_adam_if_needed(optimizer: Optimizer, settings: ShardingSettings, device:
 def make_engine(
     config: dict[str, Any], module: WrappedWeights, optimizer: Optimizer, device: str, *, early: bool
 ) -> Any:
-    """Initialize DeepSpeed's engine. early: partition the weights before they are moved to the GPU"""
+    """Return DeepSpeed's engine for a module and an optimizer. early: partition the weights before they are moved to the GPU"""
     with process_group(device):
         import deepspeed
 
@@ -401,7 +424,7 @@ def make_engine(
 
 @contextmanager
 def process_group(device: str) -> Iterator[None]:
-    """Context in which DeepSpeed uses this device and the process group, or one of this process alone."""
+    """A context in which DeepSpeed uses this device. Creates a process group of this process alone if none exists; the group remains."""
     import torch.distributed as dist
 
     cuda = device.startswith("cuda")
@@ -424,7 +447,7 @@ def process_group(device: str) -> Iterator[None]:
 
 @contextmanager
 def all_weights(engine: Any) -> Iterator[None]:
-    """Context in which each process has all weights of stage 3, so that its passes need no other process."""
+    """A context in which each process has all weights of stage 3, so that its forward passes need no other process."""
     from deepspeed.runtime.zero.stage3 import unwrap_model_for_generation
 
     with unwrap_model_for_generation(engine):
@@ -432,6 +455,7 @@ def all_weights(engine: Any) -> Iterator[None]:
 
 
 def _cast(modules: Sequence[nn.Module], dtype: torch.dtype) -> None:
+    """Convert the weights of the modules to a dtype, in place."""
     for module in modules:
         for weight in module.parameters():
             weight.data = weight.data.to(dtype)

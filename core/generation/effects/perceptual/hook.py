@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, normalize
 
-from core.diffusion.samplers import config_of, model_input, root_alpha_bar
+from core.diffusion.samplers import model_input, root_alpha_bar
 from core.families.loading import load_part
 from core.families.offload import temporarily_on
 from core.families.prompt_weights import WINDOW_END
@@ -98,7 +98,7 @@ class Perceptual(Hook):
         a = root_alpha_bar(at.scheduler, at.timestep)
         if a**2 < MIN_ALPHA_BAR:
             return output
-        s, velocity = (1 - a**2) ** 0.5, config_of(at.scheduler)["prediction_type"] == "v_prediction"
+        s, velocity = (1 - a**2) ** 0.5, at.scheduler.config["prediction_type"] == "v_prediction"
         lms = self._inputs.job.generate.sampler == "lms"
         noisy = model_input(at.scheduler, at.latents, at.timestep)
         change = s * self.gradient(noisy, a, ask, velocity, 1.0 if lms else s)
