@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 from core.dataset.buckets.aspect_ratio import bucket_sizes, plan_buckets, rounded_limits
 from core.record.problems import ProblemsError
 from core.settings.dataset.dataset import DatasetSettings
+from tests.recorded_json import recorded_json
 
 VECTORS = Path(__file__).parents[1] / "vectors"
-CASES = json.loads((VECTORS / "buckets.json").read_text())["settings"]
+CASES = recorded_json("buckets")["settings"]
 
 
 def transposed(sizes):

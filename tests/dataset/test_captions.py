@@ -1,6 +1,5 @@
 """The caption pipeline: sd-scripts' results for every option it has, ours where it loses something, addressed draws."""
 
-import json
 import re
 from collections import Counter
 from pathlib import Path
@@ -22,8 +21,9 @@ from core.dataset.captions.templates import OBJECT, STYLE
 from core.record import draws
 from core.settings.dataset.captions import CaptionSettings
 from tests.dataset.training_captions import training_caption
+from tests.recorded_json import recorded_json
 
-VECTORS = json.loads((Path(__file__).parents[1] / "vectors" / "captions_deterministic.json").read_text())["cases"]
+VECTORS = recorded_json("captions_deterministic")["cases"]
 KEY = ("folder", "a.png")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 import struct
 from collections import OrderedDict
@@ -23,6 +22,7 @@ from core.formats.tensors.pickles import load_state_file
 from core.formats.tensors.spill import Spill
 from tests.facts.samples import beside, figures
 from tests.facts.store import Facts, digest, folder, producer, refused
+from tests.recorded_json import recorded_json
 
 VECTORS = Path(__file__).parents[1] / "vectors"
 
@@ -31,10 +31,6 @@ def listed(found: Iterable[Any]) -> list[Any]:
     """How many, the first, the last, and the digits of all."""
     all_ = list(found)
     return [len(all_), *all_[:1], *all_[-1:], digest(all_)]
-
-
-def vectors(name: str) -> Any:
-    return json.loads(gzip.decompress((VECTORS / f"{name}.json.gz").read_bytes()))
 
 
 @producer
@@ -62,7 +58,7 @@ def keys() -> Facts:
                 f"{family} {part} kohya",
                 [listed(kohya), listed(paths), listed(map(names.module_of_layer, filter(None, kohya)))],
             )
-    found = vectors("network_keys")["cases"]
+    found = recorded_json("network_keys")["cases"]
     for case, known in found.items():
         entries = {name: TensorEntry("F16", tuple(shape), 0, 2) for name, shape in known["keys"].items()}
         family = {"sd15": "sd1", "sd21": "sd2"}.get(case.partition("/")[0], "sdxl")

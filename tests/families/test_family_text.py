@@ -1,6 +1,5 @@
 """SD 2.x and SDXL: captions to token ids and states, against sd-scripts' ids, the rules of long prompts and diffusers."""
 
-import json
 import shutil
 from pathlib import Path
 
@@ -13,9 +12,10 @@ from core.families.components import Components
 from core.families.sdxl import pooled_state
 from core.families.token_weights import tokenize
 from core.families.tokenizer import load_tokenizer
+from tests.recorded_json import recorded_json
 
 VECTORS = Path(__file__).parents[1] / "vectors"
-CASES = json.loads((VECTORS / "prompts_sdxl.json").read_text(encoding="utf-8"))["cases"]
+CASES = recorded_json("prompts_sdxl")["cases"]
 BEGIN, END, PAD = 49406, 49407, 0
 CAPTIONS = ["a fox, glyph style", "", "a photo of a house by the sea " * 3]
 LONG = ", ".join(f"word {n}" for n in range(50))  # 189 content tokens

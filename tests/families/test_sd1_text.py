@@ -13,9 +13,10 @@ from core.families.tokenizer import load_tokenizer
 from core.families.vocabulary import BEGIN, END, read_vocabulary
 from core.record.problems import ProblemsError
 from tests.models import tiny_sd1
+from tests.recorded_json import recorded_json
 
 ROOT = Path(__file__).parents[2]
-CASES = json.loads((ROOT / "tests" / "vectors" / "prompts.json").read_text(encoding="utf-8"))["cases"]
+CASES = recorded_json("prompts")["cases"]
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,5 @@
 """Weighted captions give sd-scripts' runs, tokens and weights."""
 
-import json
 from functools import cache
 from pathlib import Path
 
@@ -13,12 +12,13 @@ from core.families.prompt_weights import read_weights, runs_of, weight_error
 from core.families.token_weights import weigh, weighted_windows
 from core.families.tokenizer import load_tokenizer
 from core.record.workspace import PROJECT
+from tests.recorded_json import recorded_json
 
 STARTER = PROJECT / "models" / "starter"
 VECTORS = Path(__file__).resolve().parents[1] / "vectors"
 tokenizer_of = cache(load_tokenizer)  # a second each
-CASES = json.loads((VECTORS / "prompts.json").read_text("utf-8"))["cases"]
-SDXL = json.loads((VECTORS / "prompts_sdxl.json").read_text("utf-8"))["cases"]
+CASES = recorded_json("prompts")["cases"]
+SDXL = recorded_json("prompts_sdxl")["cases"]
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case["prompt"][:30])

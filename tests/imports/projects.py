@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import gzip
-import json
 from pathlib import Path
 
 from core.imports.projects.report import Source
+from tests.recorded_json import recorded_json
 
 VECTORS = Path(__file__).parents[1] / "vectors" / "import"
 
 
 def cases(name):
-    return json.loads(gzip.decompress((VECTORS / f"{name}.json.gz").read_bytes()))
+    return recorded_json(f"import/{name}")
 
 
 def plain(value):

@@ -1,7 +1,5 @@
 import itertools
-import json
 import math
-from pathlib import Path
 
 import torch
 from pytest import approx, mark, raises
@@ -13,9 +11,10 @@ from core.settings.job import TrainJob
 from core.settings.optimization.optimizers import parse_arguments
 from core.settings.optimization.rates import effective_rates, scale_factor, scale_sentence
 from core.settings.optimization.schedule import FLOORED, ScheduleSettings, read_step_rules, span, steps_of
+from tests.recorded_json import recorded_json
 from tests.refusals import problems_of, refused
 
-RECORDED = json.loads((Path(__file__).parents[1] / "vectors" / "lr_schedules.json").read_text())
+RECORDED = recorded_json("lr_schedules")
 EVERY = [name for name in ScheduleSettings.model_fields["lr_scheduler"].annotation.__args__ if name != "adafactor"]
 
 

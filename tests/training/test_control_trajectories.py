@@ -1,7 +1,6 @@
 """Recorded trainings of sd-scripts' ControlNet and LLLite scripts, replayed: the same model, inputs and settings give the same
 losses, gradient norms and weights."""
 
-import json
 from functools import cache
 from pathlib import Path
 
@@ -24,6 +23,7 @@ from core.settings.job import TrainJob
 from core.settings.methods import spec_of
 from core.training.loop.passes import training_loss
 from tests.control.conftest import by_formula, unet_of
+from tests.recorded_json import recorded_json
 from tests.recorded_tensors import recorded_tensors
 
 VECTORS = Path(__file__).parents[1] / "vectors" / "controlnet"
@@ -79,7 +79,7 @@ def begin(method, name):
 @cache
 def replay(name, compatible=True):
     """(losses, gradient norms, weights before, weights after, recorded facts, recorded inputs)"""
-    record = json.loads((VECTORS / f"{name}.json").read_text("utf-8"))
+    record = recorded_json(f"controlnet/{name}")
     inputs = recorded_tensors(VECTORS / f"{name}.safetensors")
     own = "sd1" if name == "sd1_a" else "sdxl"
     job = build(TrainJob, {**CASES[name], **(KOHYA if compatible else {})})

@@ -21,13 +21,14 @@ from core.networks.adapter_file import save_lora
 from core.record.problems import ProblemsError
 from core.tools.loras.resize_lora import needed_rank
 from core.tools.loras.svd import Product, clamped, decompose
+from tests.recorded_tensors import recorded_tensors
 from tests.tools.models.test_file_metadata import refusals
 from tests.tools.test_tools import use
 
 VECTORS = Path(__file__).parents[2] / "vectors"
 STARTER = Path(__file__).parents[3] / "models" / "starter"
 CASES = json.loads((VECTORS / "merge_resize.json").read_text("utf-8"))["cases"]
-RECORDED = load_file(VECTORS / "merge_resize.safetensors")
+RECORDED = recorded_tensors(VECTORS / "merge_resize.safetensors")
 UP, DOWN = "lora_up.weight", "lora_down.weight"
 A = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q"
 NORM = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_norm1"
