@@ -59,8 +59,7 @@ TABS = ("Dataset", "Captions", "Train", "Monitor", "Generate", "Runs", "Tools")
 @dataclass
 class Page:
     """One page for one engine and one project. Tabs build their components in `build(page)` and hold no state: what survives a refresh is
-    stored with `project.update_tab(tab, ...)`, and the engine has the state of runs.
-    """
+    stored with `project.update_tab(tab, ...)`, and the engine has the state of runs."""
 
     engine: Engine
     workspace: Workspace
@@ -116,8 +115,7 @@ class Page:
 
     def script_data(self) -> dict[str, Any]:
         """Return the constants of the page's script: facts of each field, titles of the fields of tasks, sd-scripts' names without a field,
-        seconds between the ticks of each tab, and the longest preset (bytes) and text of another program (characters).
-        """
+        seconds between the ticks of each tab, and the longest preset (bytes) and text of another program (characters)."""
         return {
             "fields": fields.facts(),
             "titles": task_settings.titles(),

@@ -134,8 +134,7 @@ def board(elem_id: str, value: str = "", script: str = "", **more: Any) -> gr.HT
 
 def board_event(event: gr.EventData, longest: int = LONGEST) -> tuple[str, str, str]:
     """Return (act, arg, value) of a board's event as texts, whatever the browser sent. Raises ProblemsError for more than `longest`
-    characters.
-    """
+    characters."""
     data = event._data if isinstance(event._data, dict) else {}
     act, arg, value = (str(data.get(name, "")) for name in ("act", "arg", "value"))
     if max(map(len, (act, arg, value))) > longest:
@@ -152,9 +151,7 @@ def row_of(name: str) -> str:
 def arg_now(event: gr.EventData, rows: Sequence[str]) -> str:
     """Return the `arg` of a row's event, "index" or "index:name", with the row's current index: another window may have changed the list.
     "" if the row is gone.
-
-    rows   the name of each current row, as passed to `row_of`
-    """
+    rows: the name of each current row, as passed to `row_of`"""
     arg, mark = board_event(event)[1], event._data.get("listed") if isinstance(event._data, dict) else None
     number, colon, name = arg.partition(":")
     if not mark or not number.isdecimal() or len(number) > 8:
@@ -181,8 +178,7 @@ def client_state() -> gr.Textbox:
 
 def client_stamp(client: str) -> Any:
     """Return the digest of the stamp of what a browser shows; "" after a click, None before anything is shown. client: its
-    `client_state`.
-    """
+    `client_state`."""
     return json_object(client).get("stamp")
 
 

@@ -44,9 +44,7 @@ class Roots:
 
     def check(self, text: str | os.PathLike, where: str = "path") -> Path:
         """Return the path that `text` names, relative to the project. Raises ProblemsError if it is invalid or the page may not read it.
-
-        where   setting or field, for the problem
-        """
+        where: setting or field, for the problem"""
         try:
             path = resolve_path(str(text).strip())
             path.resolve() if self.local else None

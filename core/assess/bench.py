@@ -102,9 +102,7 @@ class Bench:
 
     def _probes(self, name: str, add_trigger: bool) -> list[Probe]:
         """Return the inputs of the set `name` (see `Bench`), each image at every one of TIMESTEPS.
-
-        add_trigger   whether captions of "inside" get the trigger word where it is missing
-        """
+        add_trigger: whether captions of "inside" get the trigger word where it is missing"""
         target, word = self.target, self.target.trigger
         if name == "outside":
             captions, images = target.outside, [image for image, _ in self.base.generate(target.outside, 1)]
@@ -187,9 +185,7 @@ class Subject:
         self, probes: Sequence[Probe], strength: float = 1.0, block_weights: str | None = None
     ) -> Iterator[Tensor]:
         """Yield the predictions of `probes` in batches [B, C, h, w], float32, on the CPU, in the form of the training target.
-
-        block_weights   the LoRA's weight in each block, comma-separated; None: 1 everywhere
-        """
+        block_weights: the LoRA's weight in each block, comma-separated; None: 1 everywhere"""
         components, kind, size = self.maker.components, self.maker.kind, self.bench.target.size
         update = {"strength": strength, "block_weights": block_weights}
         self.maker.loras.set_strengths([use.model_copy(update=update) for use in self.job.generate.loras])

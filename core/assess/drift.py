@@ -21,9 +21,7 @@ def measure(bench: Any, subject: Any) -> dict[str, Any]:
 
 def drift_of(inside: Sequence[float], outside: Sequence[float]) -> dict[str, Any]:
     """Return the ratio of relative changes, outside over inside: {value, low, high, inside, outside: means, bands: ratio per timestep}.
-
-    inside, outside   relative changes of each image at each of TIMESTEPS, image by image
-    """
+    inside, outside: relative changes of each image at each of TIMESTEPS, image by image"""
     whole, number = ratio_of(by_image(outside), by_image(inside)), len(TIMESTEPS)
     bands = [round(fmean(outside[at::number]) / fmean(inside[at::number]), 4) for at in range(number)]
     return whole.data | {"inside": round(fmean(inside), 5), "outside": round(fmean(outside), 5), "bands": bands}

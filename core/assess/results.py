@@ -32,9 +32,7 @@ def best_strength(run: Path, file: str) -> float | None:
 
 def rows_of(measured: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Return a row for each measure of a checkpoint, in the order of MEASURES: {title, meaning, brief, sentence, warning, files}.
-
-    measured   {measure: data}
-    """
+    measured: {measure: data}"""
     rows = []
     for measure in (each for name, each in MEASURES.items() if name in measured):
         data = measured[measure.name]

@@ -61,9 +61,7 @@ def ratio_of(numerators: Sequence[float], denominators: Sequence[float]) -> Inte
 
 def lower_bound(values: Sequence[float], rate: float) -> float:
     """Return the one-sided prediction bound that one more value falls below with a probability of at most `rate`.
-
-    values   positive, at least 2, taken as log-normally distributed
-    """
+    values: positive, at least 2, taken as log-normally distributed"""
     logs = _logs(values)
     spread = max(math.sqrt(variance(logs)), SPREAD) * math.sqrt(1 + 1 / len(logs))
     return math.exp(fmean(logs) - student_t(1 - rate, len(logs) - 1) * spread)

@@ -166,9 +166,7 @@ def by_image(values: Sequence[float]) -> list[float]:
 
 def one_timestep_each(values: Sequence[T]) -> list[T]:
     """Return one value per image: the first image's at the first timestep, the second's at the second, and so on in rotation.
-
-    values   each image at each of TIMESTEPS, image by image
-    """
+    values: each image at each of TIMESTEPS, image by image"""
     number = len(TIMESTEPS)
     return [values[start + start // number % number] for start in range(0, len(values), number)]
 
@@ -208,9 +206,7 @@ def checkpoints_of(
     facts: Mapping[str, Any], job: TrainJob, workspace: Workspace, steps: Sequence[str] = ()
 ) -> list[Checkpoint]:
     """Return the checkpoints of `steps`; without steps, all (evenly spaced ones if there are many) and the averages.
-
-    facts   the run's snapshot. Raises ProblemsError for a step without a checkpoint, and for a run without any
-    """
+    facts: the run's snapshot. Raises ProblemsError for a step without a checkpoint, and for a run without any"""
     saved: dict[int, list[Path]] = {}
     averages = [Checkpoint(file["step"], Path(file["path"])) for file in facts["files"] if is_average(file["name"])]
     for file in facts["files"]:

@@ -51,9 +51,7 @@ def pattern_problems(
     patterns: Sequence[str], where: str, replacement: str = "", replacement_where: str = ""
 ) -> list[Problem]:
     """Return an error for each invalid regular expression, and for each that is incompatible with the replacement text `replacement`.
-
-    where, replacement_where   settings that the errors name for the expression and the replacement
-    """
+    where, replacement_where: settings that the errors name for the expression and the replacement"""
     problems: list[Problem] = []
     for pattern in patterns:
         try:

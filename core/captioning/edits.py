@@ -21,9 +21,7 @@ class Edit(Protocol):
 
 def editor(settings: CaptionEditSettings, texts: Iterable[str]) -> Edit:
     """Return the function that applies the edit of the settings to a caption. Raises ProblemsError for incomplete settings.
-
-    texts   all captions to edit, for sorting by frequency
-    """
+    texts: all captions to edit, for sorting by frequency"""
     if problems := edit_problems(settings):
         raise ProblemsError(problems)
     if settings.edit in _NAMES:

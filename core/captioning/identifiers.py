@@ -106,9 +106,7 @@ def has_a_meaning(word: str) -> bool:
 
 def propose(number: int, seed: int, taken: Iterable[str] = ()) -> list[str]:
     """Return `number` rare words of three or four letters that are one token, chosen by the seed.
-
-    taken   words to leave out, in any case
-    """
+    taken: words to leave out, in any case"""
     used = {word.casefold() for word in taken}
     words = [word for word in candidates() if word not in used]
     draws.python_random(seed, "identifier").shuffle(words)

@@ -62,9 +62,7 @@ class CaptionReport:
 
 def caption_report(job: CaptionJob, editable: bool = False) -> CaptionReport:
     """Read every caption of the dataset as a training would, with the settings of its folder.
-
-    editable   where training joins two files, read only the one that an edit would write
-    """
+    editable: where training joins two files, read only the one that an edit would write"""
     folders = concepts(job.dataset, job.captions, ValidationSettings())
     dataset = scan_dataset(job.dataset, folders)
     rows = []

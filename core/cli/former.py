@@ -1,6 +1,5 @@
-"""Translates command lines of earlier versions: commands `tool` and `images`, which took the tool's name as a setting
-(`images --images.action crop`), and tools that were replaced by others.
-"""
+"""Translates command lines of earlier versions: commands `tool` and `images`, which took the tool's name as a setting (`images
+--images.action crop`), and tools that were replaced by others."""
 
 from itertools import pairwise
 
@@ -35,8 +34,7 @@ def with_current_tool(argv: list[str]) -> list[str]:
 
 def to_current_command(argv: list[str]) -> list[str]:
     """Return a command line of `tool` or `images` in the current form, without settings of other tools, which had no effect. Raises
-    ProblemsError for an unknown tool.
-    """
+    ProblemsError for an unknown tool."""
     command, arguments = argv[0], argv[1:]
     chooser, usual, tools = FORMER[command]
     if arguments and arguments[0] in tasks.tasks():

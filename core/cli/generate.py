@@ -65,9 +65,8 @@ def _unchosen_embeddings(job: GenerateJob, workspace: Workspace) -> Iterator[Pro
 
 
 def prompt_loop(job: GenerateJob, options: Options) -> int:
-    """Ask for prompts until the input ends, and generate the images of each; print problems with a prompt. Return the exit code.
-    Raises ProblemsError if the outputs folder is in use.
-    """
+    """Ask for prompts until the input ends, and generate the images of each; print problems with a prompt. Return the exit code. Raises
+    ProblemsError if the outputs folder is in use."""
     from core.generation.model.store import make_store
     from core.generation.run import run_generate
 

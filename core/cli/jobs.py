@@ -51,11 +51,9 @@ REPEAT_SECONDS = 3.0  # within which a launcher repeats a signal that all its pr
 
 
 def run_job(task: str, job: Settings, title: str, options: Options, resume: RunFolder | None = None) -> int:
-    """Run a job in this process, or with --queue hand it to the page. Return the exit code. Raises ProblemsError if the outputs
-    folder is in use or cannot be written.
-
-    resume   folder of the run to resume; None for a new one
-    """
+    """Run a job in this process, or with --queue hand it to the page. Return the exit code. Raises ProblemsError if the outputs folder is
+    in use or cannot be written.
+    resume: folder of the run to resume; None for a new one"""
     workspace = options.workspace()
     if options.values.get("queue"):
         run, page = resume.name if resume else "", has_page(workspace)
@@ -87,9 +85,8 @@ def run_job(task: str, job: Settings, title: str, options: Options, resume: RunF
 
 
 def stored_queue(workspace: Workspace) -> StoredQueue:
-    """Return the queue of the outputs folder: as its page has it, or, without a page, as the next one will begin. Empty if it cannot
-    be read.
-    """
+    """Return the queue of the outputs folder: as its page has it, or, without a page, as the next one will begin. Empty if it cannot be
+    read."""
     try:
         stored = StoredQueue.read(workspace.private / "queue.json")
     except (ProblemsError, KeyError, TypeError, ValueError):
@@ -126,9 +123,8 @@ def paused_sentence(stored: StoredQueue) -> str:
 
 
 def run_together(job: Settings, title: str, workspace: Workspace, options: Options, resume: RunFolder | None) -> int:
-    """Train as one of several processes started by `accelerate launch`: the first owns the run, the others compute their part of
-    each batch. Return the exit code.
-    """
+    """Train as one of several processes started by `accelerate launch`: the first owns the run, the others compute their part of each
+    batch. Return the exit code."""
     assert isinstance(job, TrainJob)
     processes = Together(job.memory.ddp_timeout)
     try:
@@ -308,9 +304,8 @@ LOG_FIRST_LINE = "# Messages of Atelier"
 
 
 def _open_log(name: str) -> TextIO:
-    """Open a log file for appending. Raises ProblemsError if it cannot be written, or exists and does not begin as logs of this program
-    do: a preset from elsewhere can name any file.
-    """
+    """Open a log file for appending. Raises ProblemsError if it cannot be written, or exists and does not begin as logs of this program do:
+    a preset from elsewhere can name any file."""
     path = resolve_path(name)
     setting = f"logging.console_log_file, {path}"
     if (problem := impossible_path(path, setting)) is not None:

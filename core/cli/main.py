@@ -135,9 +135,8 @@ def subcommand_help(name: str, every: bool = False) -> str:
 
 
 def task_groups(task: tasks.Task) -> list[str]:
-    """Return the names of a task's groups of settings that a training does not have, the one named like the task first; all groups
-    if there are none.
-    """
+    """Return the names of a task's groups of settings that a training does not have, the one named like the task first; all groups if there
+    are none."""
     groups = [name for name in task.job.model_fields if name not in TrainJob.model_fields]
     return sorted(groups, key=lambda name: name != task.name) or list(task.job.model_fields)
 

@@ -166,9 +166,8 @@ REPEATED = {"lora", "embedding", "allow-module", "allow", "host"}
 
 @dataclass
 class Options:
-    """A parsed command line. values: {option: value, True for a switch, list for a repeatable one}; settings: the words `--group.name`
-    and their values, not parsed yet.
-    """
+    """A parsed command line. values: {option: value, True for a switch, list for a repeatable one}; settings: the words `--group.name` and
+    their values, not parsed yet."""
 
     values: dict[str, Any] = field(default_factory=dict)
     preset: str | None = None
@@ -266,9 +265,8 @@ def _take_option(name: str, placeholder: str, word: str, remaining: deque[str], 
 
 
 def _take_setting(word: str, remaining: deque[str], options: Options) -> None:
-    """Store the setting `word` and its value from `remaining`: none for --name=value, all words up to the next option for
-    --network_args, else one.
-    """
+    """Store the setting `word` and its value from `remaining`: none for --name=value, all words up to the next option for --network_args,
+    else one."""
     options.settings.append(word)
     # sd-scripts' --network_args takes several values; it is read only to report its replacement
     most = len(remaining) if word == "--network_args" else 0 if "=" in word else 1
@@ -279,9 +277,7 @@ def _take_setting(word: str, remaining: deque[str], options: Options) -> None:
 
 def _assign_positional(positional: list[tuple[str, str]], options: Options, preset_allowed: bool, task: str) -> None:
     """Store each positional argument as the preset or as the task's argument; others become problems.
-
-    positional   (word, setting before it on the command line; "" for none)
-    """
+    positional: (word, setting before it on the command line; "" for none)"""
     entry = argument_of(task) if task else None
     for word, before in positional:
         preset = preset_allowed and (entry is None or is_preset(word, entry, options.workspace()))
@@ -337,8 +333,7 @@ def is_preset(word: str, entry: Declared, workspace: Workspace) -> bool:
 
 def _store_argument(word: str, entry: Declared, options: Options) -> None:
     """Store a positional argument as the value of setting `entry`, or as the next item of a list. A relative path is relative to the
-    working directory if it exists there.
-    """
+    working directory if it exists there."""
     before = options.argument_setting
     if before:
         options.settings.remove(before)
@@ -373,9 +368,8 @@ def unknown_word_problem(word: str, after: str = "") -> Problem:
 
 
 def job_from(task: str, options: Options, defaults: dict[str, Any] | None = None) -> Settings:
-    """Return the job of a command line: `defaults`, overridden by the preset's values, overridden by the typed ones. Raises
-    ProblemsError with all problems.
-    """
+    """Return the job of a command line: `defaults`, overridden by the preset's values, overridden by the typed ones. Raises ProblemsError
+    with all problems."""
     model = tasks.named(task).job
     problems = list(options.problems)
     values = defaults or {}
@@ -407,9 +401,8 @@ def _preset_values(task: str, options: Options) -> dict[str, Any]:
 
 
 def _from_working_directory(model: type[Settings], typed: dict[str, Any]) -> dict[str, Any]:
-    """Return typed settings with absolute paths where a relative path is meant relative to the working directory: a file that exists
-    there, or a file to write, which exists nowhere. Other paths are relative to the project folder, as in presets.
-    """
+    """Return typed settings with absolute paths where a relative path is meant relative to the working directory: a file that exists there,
+    or a file to write, which exists nowhere. Other paths are relative to the project folder, as in presets."""
     if not _outside_project():
         return typed
     for entry in declared(model):

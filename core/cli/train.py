@@ -44,9 +44,7 @@ def run(argv: list[str]) -> int:
 
 def train_job(job: Settings, options: Options, resume: RunFolder | None = None) -> int:
     """Train after the checks, or do only what an option such as --check says. Return the exit code.
-
-    resume   folder of the run whose resuming --check or --probe examines
-    """
+    resume: folder of the run whose resuming --check or --probe examines"""
     assert isinstance(job, TrainJob)
     if is_follower():
         return run_job("train", job, job.saving.output_name, options)
@@ -94,9 +92,8 @@ def resume(options: Options) -> int:
 
 
 def prove_resume(job: TrainJob, options: Options) -> int:
-    """Train the number of steps of --prove in one run, then in two with a resume, and compare the results. Return the exit code.
-    Raises ProblemsError for an invalid number.
-    """
+    """Train the number of steps of --prove in one run, then in two with a resume, and compare the results. Return the exit code. Raises
+    ProblemsError for an invalid number."""
     from core.training.prove import prove
 
     text = str(options.values["prove"])
@@ -180,8 +177,7 @@ def print_advice(problems: list[Problem]) -> None:
 
 def download_models(settings: ModelSettings, options: Options) -> None:
     """Download the base model and VAE if they are hub ids and not on this machine, with a progress bar; not with --check. Raises
-    ProblemsError.
-    """
+    ProblemsError."""
     from core.formats.hub.references import download
 
     if options.values.get("check"):

@@ -50,9 +50,7 @@ class Residuals:
 
     def added(self, *, into_mid: bool = False) -> dict[str, Any]:
         """Return the residuals as keyword arguments of the diffusers U-Net's forward pass (for `Conditioning.added`).
-
-        into_mid   also add the last tensor of `down` to the middle block's input, as sd-scripts trains SD 1.x and 2.x
-        """
+        into_mid: also add the last tensor of `down` to the middle block's input, as sd-scripts trains SD 1.x and 2.x"""
         if not into_mid:
             return {"down_block_additional_residuals": list(self.down), "mid_block_additional_residual": self.mid}
         # diffusers adds a T2I-Adapter's number in place, so that it reaches the last skip connection and the middle block
@@ -151,9 +149,7 @@ def empty(config: Mapping[str, Any]) -> ControlNetModel:
 
 def from_unet(unet: Any, seed: int) -> ControlNetModel:
     """Create a ControlNet in fp32 on the U-Net's device, initialized from copies of the U-Net's weights.
-
-    seed   of the hint embedding's random weights
-    """
+    seed: of the hint embedding's random weights"""
     net = empty(controlnet_config(unet.config)).to_empty(device=unet.device)
     _initialize_hint(net, seed)
     with torch.no_grad():

@@ -17,9 +17,7 @@ UNUSED = {"union": "ControlNet Union", "Control-LoRA": "Control-LoRA"}  # varian
 
 def check_control(detected: ModelKind, path: Path, kinds: Sequence[str], family: str = "") -> None:
     """Raise ProblemsError unless a detected file is of one of `kinds`, a supported variant, and for `family` ("" for any).
-
-    kinds   CONTROLNET, LLLITE or both, the usual one first
-    """
+    kinds: CONTROLNET, LLLITE or both, the usual one first"""
     kind = detected.kind if detected.kind in kinds else kinds[0]
     name, where = KIND_NAMES[kind], display_path(path)
     if detected.kind != kind:

@@ -99,9 +99,7 @@ def _is_included(name: str, depths: Mapping[str, int]) -> bool:
 
 def _hint_shapes(width: int) -> dict[str, tuple[int, ...]]:
     """Return {layer: shape of its weight} of the hint embedding, which shrinks a control image to 1/8 along each side.
-
-    width   channels of its output
-    """
+    width: channels of its output"""
     pairs = enumerate(pairwise(HINT_CHANNELS))
     shapes: dict[str, tuple[int, ...]] = {
         f"{HINT}blocks.{number}": (after, before, 3, 3) for number, (before, after) in pairs

@@ -55,9 +55,7 @@ def control_advice(placed: Sequence[Placed], looks: Mapping[tuple[str, str], Loo
 
 def _control_problem(images: Sequence[ImageInfo], total: int, what: str, fix: str, code: str) -> list[Problem]:
     """Return a problem that names these images, or [] for none: a warning if they are over half of `total`, else advice.
-
-    what   template with {n} and {names}
-    """
+    what: template with {n} and {names}"""
     level = "warning" if 2 * len(images) > total else "advice"
     where = _location(images[0]) if images else ""
     return about(images, what, fix, code, level, where=where, noun="control image")

@@ -100,9 +100,7 @@ def _place(
     cancel: CancelToken | None,
 ) -> Placing:
     """Assign every image to buckets. Images in `broken` are refused.
-
-    broken   image key -> why the image or its mask cannot be decoded
-    """
+    broken: image key -> why the image or its mask cannot be decoded"""
     level = "advice" if job.dataset.skip_broken else "error"
     check = cancel.check if cancel else None
     readable = [image for image in scan.images if image.key not in broken]
@@ -197,9 +195,7 @@ def _rows(
     looks: Mapping[Key, Look],
 ) -> list[Row]:
     """Return a row for every image, including broken ones, by folder and path.
-
-    unused   image key -> why no epoch uses the image
-    """
+    unused: image key -> why no epoch uses the image"""
     placed_of: dict[Key, list[Placed]] = {}
     for each in [*placing.placed, *placing.validation]:
         placed_of.setdefault(each.image.key, []).append(each)

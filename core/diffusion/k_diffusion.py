@@ -1,6 +1,4 @@
-"""k-diffusion's samplers, with the names and values of A1111 and ComfyUI, behind the interface of diffusers'
-schedulers.
-"""
+"""k-diffusion's samplers, with the names and values of A1111 and ComfyUI, behind the interface of diffusers' schedulers."""
 
 from __future__ import annotations
 
@@ -34,8 +32,7 @@ def ancestral_levels(sigma: float, sigma_next: float) -> tuple[float, float]:
 
 def euler(x: Tensor, levels: Sequence[float], noise: Noise) -> Run:
     """Euler's method: Karras et al. 2022, arXiv:2206.00364, algorithm 2 without churn. On DDIM's levels it equals DDIM. Arguments and
-    protocol: see `Algorithm`.
-    """
+    protocol: see `Algorithm`."""
     for sigma, sigma_next in pairwise(levels):
         x, clean = yield x, sigma
         x = x + (x - clean) / sigma * (sigma_next - sigma)
@@ -49,8 +46,7 @@ def euler_to_first_alpha(x: Tensor, levels: Sequence[float], noise: Noise) -> Ru
 
 def euler_ancestral(x: Tensor, levels: Sequence[float], noise: Noise) -> Run:
     """Euler's method with fresh noise at every step. On DDPM's levels it equals DDPM (Ho et al. 2020, arXiv:2006.11239). Arguments and
-    protocol: see `Algorithm`.
-    """
+    protocol: see `Algorithm`."""
     for sigma, sigma_next in pairwise(levels):
         x, clean = yield x, sigma
         down, up = ancestral_levels(sigma, sigma_next)
@@ -137,9 +133,7 @@ def _exact_step(x: Tensor, clean: Tensor, sigma: float, sigma_next: float) -> Te
 
 def _extrapolated_clean(clean: Tensor, last: Tensor | None, before: float, sigma: float, sigma_next: float) -> Tensor:
     """Return the clean latents extrapolated half a step ahead (in log level) of the step from `sigma` to `sigma_next`.
-
-    clean, last   clean latents of this step and of the step before, which began at level `before`; `last` None: return `clean`
-    """
+    clean, last: clean latents of this step and of the step before, which began at level `before`; `last` None: return `clean`"""
     if last is None:
         return clean
     return clean + (clean - last) * math.log(sigma / sigma_next) / math.log(before / sigma) / 2
@@ -261,8 +255,7 @@ def _er_scale(level: float) -> float:
 
 def _with_noise(x: Tensor, sigma: float, sigma_next: float, noise: Noise) -> Tensor:
     """Add the fresh noise of an SDE step, which has left (sigma_next / sigma) ** 2 of the noise in `x`, so that the level is
-    `sigma_next`.
-    """
+    `sigma_next`."""
     return x + noise(x, sigma, sigma_next) * sigma_next * math.sqrt(1 - (sigma_next / sigma) ** 2)
 
 

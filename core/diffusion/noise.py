@@ -112,16 +112,14 @@ def draw_noise(shape: Sequence[int], seed: int, epoch: int, image: ImageInfo, re
 
 
 def draw_offset_noise(channels: int, seed: int, epoch: int, image: ImageInfo, repeat: int) -> Tensor:
-    """Draw offset noise: one standard normal number per image and channel, [C, 1, 1]. Scaled by `noise_offset` it shifts the whole
-    image's brightness and color, so that the model learns very dark and very bright images.
-    """
+    """Draw offset noise: one standard normal number per image and channel, [C, 1, 1]. Scaled by `noise_offset` it shifts the whole image's
+    brightness and color, so that the model learns very dark and very bright images."""
     return normal((channels, 1, 1), seed, "noise_offset", epoch, image, repeat)
 
 
 def draw_perturbation(shape: Sequence[int], seed: int, epoch: int, image: ImageInfo, repeat: int) -> Tensor:
-    """Draw input perturbation (Ning et al. 2023, arXiv:2301.11706): a second standard normal [C, H, W] = `shape`, added to the noise
-    in the model's input but not in the target.
-    """
+    """Draw input perturbation (Ning et al. 2023, arXiv:2301.11706): a second standard normal [C, H, W] = `shape`, added to the noise in the
+    model's input but not in the target."""
     return normal(tuple(shape), seed, "input_perturbation", epoch, image, repeat)
 
 
@@ -134,8 +132,7 @@ def multires_sizes(
     height: int, width: int, iterations: int, seed: int, epoch: int, image: ImageInfo, repeat: int
 ) -> list[tuple[int, int]]:
     """Return (height, width) of each level of multi-resolution noise, at most `iterations`. Level i is smaller than the latents by r ** i,
-    with r drawn between 2 and 4 for each level; level 0 has the latents' size, and the first level with a side of 1 is the last.
-    """
+    with r drawn between 2 and 4 for each level; level 0 has the latents' size, and the first level with a side of 1 is the last."""
     draw = python_random(seed, "multires_ratio", epoch, image, repeat)
     sizes = []
     for level in range(iterations):
@@ -157,9 +154,7 @@ def draw_multires(
 ) -> Tensor:
     """Draw multi-resolution noise (Whitaker 2023, 'Multi-Resolution Noise for Diffusion Model Training'), float32 [C, H, W]: the sum of the
     upsampled levels, each `discount` times the strength of the one before. It is added to the noise.
-
-    sizes      (height, width) of each level; the first is the latents' size, a second noise of full size as in sd-scripts
-    """
+    sizes: (height, width) of each level; the first is the latents' size, a second noise of full size as in sd-scripts"""
     from torch.nn.functional import interpolate
 
     total = None

@@ -77,23 +77,20 @@ def exponential(table: Tensor, steps: int) -> Tensor:
 
 def kl_optimal(table: Tensor, steps: int) -> Tensor:
     """Return levels evenly spaced in atan(level): [steps + 1], falling to the table's lowest, as in A1111. Sabour et al. 2024,
-    arXiv:2404.14507, equation 12.
-    """
+    arXiv:2404.14507, equation 12."""
     return table[-1].atan().lerp(table[0].atan(), _fractions(steps + 1)).tan()
 
 
 def beta(table: Tensor, steps: int) -> Tensor:
     """Return levels at quantiles of a beta distribution between both ends of the table, and 0: [steps + 1], falling. Lee et al. 2024,
-    arXiv:2407.12173.
-    """
+    arXiv:2407.12173."""
     shares = torch.tensor(beta_quantiles(steps), dtype=torch.float64)
     return _with_zero(table[0].lerp(table[-1], shares))
 
 
 def align_your_steps(published: Sequence[float], table: Tensor, steps: int) -> Tensor:
     """Return the published levels within the table's range, the last replaced by 0: [steps + 1], falling. For other numbers of steps the
-    logarithm of the level is interpolated.
-    """
+    logarithm of the level is interpolated."""
     known = torch.tensor(published, dtype=torch.float64).log()
     position = _fractions(steps + 1) * (len(known) - 1)
     low = position.floor().long().clamp(max=len(known) - 2)

@@ -57,9 +57,8 @@ class Objective(ABC):
         """Return the prediction target, [B, C, H, W]."""
 
     def form(self, output: Tensor, noisy: Tensor, timesteps: Tensor) -> Tensor:
-        """Convert the model's output [B, C, H, W], float32, to the form of the target, such as negated or as the estimated image;
-        unchanged by default. For prior preservation the base model's output is converted too.
-        """
+        """Convert the model's output [B, C, H, W], float32, to the form of the target, such as negated or as the estimated image; unchanged
+        by default. For prior preservation the base model's output is converted too."""
         return output
 
     def loss(self, predicted: Tensor, target: Tensor, timesteps: Tensor) -> Tensor:
@@ -119,9 +118,7 @@ class Diffusion(Objective):
 
     def _offset_scale(self, latents: Tensor, strength: Tensor | float) -> Tensor | float:
         """Return the factor of offset noise: a number, [B, 1, 1, 1], or with the adaptive scale [B, C, 1, 1].
-
-        strength   random factor in 0..1 of `noise_offset`: one number or [B]
-        """
+        strength: random factor in 0..1 of `noise_offset`: one number or [B]"""
         assert self.settings.noise_offset is not None
         size = self.settings.noise_offset * _per_image(strength)
         if self.settings.adaptive_noise_scale is None:
@@ -283,9 +280,8 @@ def min_snr_weight(snr_B: Tensor, gamma: float, prediction: Prediction) -> Tenso
 
 
 def p2_weight(snr_B: Tensor, gamma: float, prediction: Prediction) -> Tensor:
-    """Return the P2 loss weight, [B] (Choi et al. 2022, arXiv:2204.00227, k = 1): 1 / (1 + SNR) ** gamma for epsilon,
-    1 / (2 + SNR) ** gamma for v, as in OneTrainer.
-    """
+    """Return the P2 loss weight, [B] (Choi et al. 2022, arXiv:2204.00227, k = 1): 1 / (1 + SNR) ** gamma for epsilon, 1 / (2 + SNR) **
+    gamma for v, as in OneTrainer."""
     return (1.0 + prediction.per_x0(snr_B)) ** -gamma
 
 
@@ -303,8 +299,7 @@ def like_v_weight(snr_B: Tensor, strength: float) -> Tensor:
 
 def debiased_weight(snr_B: Tensor, prediction: Prediction) -> Tensor:
     """Return the loss weight of debiased estimation, [B] (Yu et al. 2023, arXiv:2310.08442): 1 / SNR ** .5 for epsilon, infinite at SNR 0;
-    1 / (SNR + 1) for v, as in sd-scripts since 0.9.
-    """
+    1 / (SNR + 1) for v, as in sd-scripts since 0.9."""
     return prediction.debiased(snr_B.clip(max=MOST_SNR))
 
 

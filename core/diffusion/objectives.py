@@ -52,9 +52,7 @@ def register(kind: ObjectiveKind, *, choice: bool = True) -> None:
 
 def make_objective(job: TrainJob, default: str, prediction: str, device: str) -> Objective:
     """Return the objective of a run: the one that the settings select, else `default`, the model family's.
-
-    prediction   prediction type, "epsilon" or "v", for the objective diffusion
-    """
+    prediction: prediction type, "epsilon" or "v", for the objective diffusion"""
     extensions.load()
     name = default if job.noise.objective == "auto" else job.noise.objective
     return OBJECTIVES[name].make(job, prediction, device)

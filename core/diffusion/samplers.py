@@ -114,9 +114,8 @@ def _lms(prediction: str, zero_terminal_snr: bool) -> Any:
 
 
 def _distilled(name: str) -> Make:
-    """Return a maker of diffusers' scheduler `name` with the timesteps of the distillation (50), or as many as there are steps if those
-    are more.
-    """
+    """Return a maker of diffusers' scheduler `name` with the timesteps of the distillation (50), or as many as there are steps if those are
+    more."""
 
     def make(prediction: str, zero_terminal_snr: bool) -> Any:
         scheduler = _diffusers_scheduler(name, {}, prediction, zero_terminal_snr)
@@ -266,8 +265,7 @@ def make_sampler(
 
 def _with_attributes(scheduler: Any, sampler: Sampler, prediction: str, zero_terminal_snr: bool) -> Any:
     """Return the scheduler with attributes that one of another package may lack: `config`, and `alphas_cumprod` if the sampler samples only
-    diffusion models.
-    """
+    diffusion models."""
     from diffusers.configuration_utils import FrozenDict
 
     if not hasattr(scheduler, "config"):

@@ -73,9 +73,8 @@ DISTRIBUTIONS: dict[str, Callable[[float, NoiseSettings], float]] = {
 
 
 def position(settings: NoiseSettings, u: float) -> float:
-    """Return the position, 0 (clean) to 1 (noise), for a uniform number `u` from 0 to below 1 by the settings' distribution, shifted by
-    r * x / (1 + (r - 1) * x) with r = `timestep_shift`.
-    """
+    """Return the position, 0 (clean) to 1 (noise), for a uniform number `u` from 0 to below 1 by the settings' distribution, shifted by r *
+    x / (1 + (r - 1) * x) with r = `timestep_shift`."""
     x, ratio = DISTRIBUTIONS[settings.timestep_sampling](max(u, MIN_UNIFORM), settings), settings.timestep_shift
     return ratio * x / (1 + (ratio - 1) * x)
 
@@ -91,16 +90,13 @@ def timestep_of(settings: NoiseSettings, address: Address) -> int:
 
 def _stratified_number(seed: int, epoch: int, image: tuple[str, ...], repeat: int) -> float:
     """Return a uniform number from 0 to below 1. The numbers of an image's epochs and repeats lie evenly, from a random start of the
-    image.
-    """
+    image."""
     return (uniform(seed, "timestep_start", image) + epoch * GOLDEN + repeat * SILVER) % 1.0
 
 
 def density(settings: NoiseSettings, bands: int = 50, draws: int = 5000) -> list[float]:
     """Return how often each of `bands` equal bands of all timesteps is trained, relative to uniform timesteps: 1 is equally often.
-
-    draws   number of evenly spaced uniform numbers that are counted
-    """
+    draws: number of evenly spaced uniform numbers that are counted"""
     low, width = settings.min_timestep, settings.max_timestep - settings.min_timestep
     drawn = [low + position(settings, (number + 0.5) / draws) * width for number in range(draws)]
     below = [bisect_left(drawn, TIMESTEPS * edge / bands) for edge in range(bands)] + [draws]

@@ -96,8 +96,7 @@ def save_average(
 
 def _free_name(run: RunFolder, newest: Path, ending: str) -> Path:
     """Return an unused path in the run's checkpoints: the name of `newest` without its step, then `ending`. Raises ProblemsError if
-    MOST_NAMES are used.
-    """
+    MOST_NAMES are used."""
     stem = newest.stem.partition("-step")[0]
     for name in islice(numbered(stem + ending, newest.suffix), MOST_NAMES - 1):
         path = run.checkpoints / name

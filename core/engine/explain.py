@@ -42,9 +42,7 @@ NO_MEMORY = "memory.out"
 
 def explain(error: BaseException, advice: Callable[[], str] = str) -> Explanation:
     """Return the explanation of the exception that ended a job.
-
-    advice   () -> advice on settings that save memory; called only if memory ran out
-    """
+    advice: () -> advice on settings that save memory; called only if memory ran out"""
     text = str(error)
     if isinstance(error, ProblemsError):
         first = error.problems[0]

@@ -32,9 +32,8 @@ def job_of(folder: RunFolder) -> TrainJob:
 
 
 def job_to_resume(folder: RunFolder) -> TrainJob:
-    """Return the validated settings of a run to resume. Raises ProblemsError also for a run of an earlier version with partial
-    sd-scripts compatibility, which would not train as before.
-    """
+    """Return the validated settings of a run to resume. Raises ProblemsError also for a run of an earlier version with partial sd-scripts
+    compatibility, which would not train as before."""
     preset = parse(folder.job(), str(folder.job_file))
     if preset.notes:
         fix = "start a new run from its settings, or finish it with the version that started it"

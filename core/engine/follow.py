@@ -1,6 +1,5 @@
-"""Follows a job that other processes run: they lock its folder and write its journal; this process reads the journal for the
-page and forwards a stop.
-"""
+"""Follows a job that other processes run: they lock its folder and write its journal; this process reads the journal for the page and
+forwards a stop."""
 
 import subprocess
 import time
@@ -77,8 +76,7 @@ def _killed(child: subprocess.Popen[bytes], folder: RunFolder, listener: Callabl
 
 def _wait_for_end(folder: RunFolder) -> None:
     """Wait up to END_SECONDS until the processes have released the run's lock: they notice within a second that their launcher was
-    killed.
-    """
+    killed."""
     end = time.monotonic() + END_SECONDS
     while folder.held and time.monotonic() < end:
         time.sleep(POLL_SECONDS)

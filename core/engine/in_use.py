@@ -30,9 +30,7 @@ def waiting_jobs_sentence(
     runs: Collection[str], entries: Iterable[QueueEntry], workspace: Workspace, people: Collection[str]
 ) -> str:
     """Return a sentence that lists the waiting jobs that use one of `runs` (names); "" if there are none.
-
-    people   logins with a page each, who see only the owner of another person's job, not its title
-    """
+    people: logins with a page each, who see only the owner of another person's job, not its title"""
     jobs = [
         f"'{entry.title}'" if may_change(entry.guest, people) else f"a job of {entry.guest or 'the owner'}"
         for entry in entries

@@ -24,9 +24,8 @@ from core.settings.job import TrainJob
 
 
 def is_launched(task: str, job: object) -> bool:
-    """Whether this job is to be started in several processes: a training with num_processes above 1, unless this process is one of
-    several already.
-    """
+    """Whether this job is to be started in several processes: a training with num_processes above 1, unless this process is one of several
+    already."""
     several = isinstance(job, TrainJob) and job.memory.num_processes > 1
     return task == "train" and several and launched_processes() == 1
 

@@ -1,6 +1,5 @@
-"""Lanes for work without the device: threads for scans, checks, downloads, copies and tools, which a long training never blocks.
-For a heavy tool the thread only waits: the tool runs in a child process (core/engine/child.py).
-"""
+"""Lanes for work without the device: threads for scans, checks, downloads, copies and tools, which a long training never blocks. For a
+heavy tool the thread only waits: the tool runs in a child process (core/engine/child.py)."""
 
 import queue
 import threading
@@ -99,9 +98,8 @@ class LightLane:
         self._starting = threading.Lock()
 
     def submit(self, work: Callable[..., Any], *arguments: Any, title: str = "", kind: str = "short") -> LightTask:
-        """Run `work(*arguments, task=...)` in a thread of this kind and return its handle. It runs as the user and in the workspace of
-        the current request.
-        """
+        """Run `work(*arguments, task=...)` in a thread of this kind and return its handle. It runs as the user and in the workspace of the
+        current request."""
         task = LightTask(title)
         self._open = [each for each in self._open if not each.done] + [task]
         self._jobs[kind].put((task, GUEST.get(), CURRENT_WORKSPACE.get(), work, arguments))
@@ -133,8 +131,7 @@ class LightLane:
 
     def close(self, wait_seconds: float = CLOSE_SECONDS) -> None:
         """Cancel all work and wait up to `wait_seconds` for the threads: one in C++ code at Python's exit would abort the process
-        ("terminate called without an active exception").
-        """
+        ("terminate called without an active exception")."""
         for task in self._open:
             task.cancel()
         for kind, count in self.THREADS.items():

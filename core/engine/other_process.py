@@ -1,6 +1,4 @@
-"""The failure of another process of a distributed training, stored in a file: the first process only notices that it left the
-group.
-"""
+"""The failure of another process of a distributed training, stored in a file: the first process only notices that it left the group."""
 
 import json
 from contextlib import suppress
@@ -21,9 +19,7 @@ def clear_failure(folder: RunFolder) -> None:
 
 def record_failure(folder: RunFolder, explanation: Explanation, process: int | None) -> None:
     """Record why a process failed, before it leaves the group; does nothing if another failure was recorded first.
-
-    process   number of the process, from 1; None if unknown
-    """
+    process: number of the process, from 1; None if unknown"""
     if recorded_failure(folder) is None:
         which = "" if process is None else f" (in process {process})"
         content = {"what": explanation.what + which, "fix": explanation.fix}

@@ -37,8 +37,7 @@ STOP_WORDS = frozenset("a an in on of the at with".split())
 @dataclass(frozen=True)
 class ProposedPrompt:
     """A prompt and its kind, `shows`: "sample prompt", "held-out caption", "trigger word alone", "new context" or "without the trigger
-    word".
-    """
+    word"."""
 
     text: str
     shows: str
@@ -71,9 +70,8 @@ def proposed_prompts(
 
 
 def trigger_of(explicit: Iterable[str | None], captions: Sequence[str]) -> str:
-    """Return the trigger word: the first of `explicit` that is set, else the first tag that at least TRIGGER_SHARE of the captions
-    have; "" if there is none.
-    """
+    """Return the trigger word: the first of `explicit` that is set, else the first tag that at least TRIGGER_SHARE of the captions have; ""
+    if there is none."""
     for text in explicit:
         if text and text.strip():
             return _plain(text)

@@ -58,11 +58,9 @@ class QueueEntry:
     person: str = ""
 
     def visible(self, people: Collection[str]) -> Self:
-        """Return this job as the user of the current request may see it: for a generation of another person, the title, which is a
-        prompt, is replaced by the task's.
-
-        people   logins with a page each
-        """
+        """Return this job as the user of the current request may see it: for a generation of another person, the title, which is a prompt,
+        is replaced by the task's.
+        people: logins with a page each"""
         if may_change(self.guest, people) or "prompt" not in self.job.get("generate", {}):
             return self
         return replace(self, title=tasks.named(self.task).title)
@@ -95,8 +93,7 @@ def lane_of(entry: QueueEntry) -> str:
 
 def title_of(task: str, job: Settings) -> str:
     """Return a default title for a job: the output name of a training, the prompt of a generation, else the task's, cut to 60
-    characters.
-    """
+    characters."""
     if isinstance(job, TrainJob):
         return job.saving.output_name
     prompt = getattr(getattr(job, "generate", None), "prompt", "")
@@ -143,9 +140,8 @@ def person_in(people: Collection[str]) -> str:
 
 
 def may_change(person: str, people: Collection[str]) -> bool:
-    """Whether the user of the current request may change what belongs to `person`. Only users in `people`, the logins with a page
-    each, are limited: to their own.
-    """
+    """Whether the user of the current request may change what belongs to `person`. Only users in `people`, the logins with a page each, are
+    limited: to their own."""
     return GUEST.get() not in people or GUEST.get() == person
 
 
@@ -212,11 +208,9 @@ class StoredQueue:
 
 
 class Queue:
-    """A thread-safe queue, stored in a file. `add` returns once the job is on disk; other changes that a full disk does not take stay
-    in memory and are written with the next one.
-
-    lock   to be held from reading the queue to changing it
-    """
+    """A thread-safe queue, stored in a file. `add` returns once the job is on disk; other changes that a full disk does not take stay in
+    memory and are written with the next one.
+    lock: to be held from reading the queue to changing it"""
 
     def __init__(self, path: Path):
         self._path = path
@@ -302,9 +296,8 @@ class Queue:
         return entry
 
     def change(self, identity: str, **changes: Any) -> QueueEntry:
-        """Replace fields of an entry and return the new entry, which a full disk takes only with the next change. Raises ProblemsError
-        for an unknown id.
-        """
+        """Replace fields of an entry and return the new entry, which a full disk takes only with the next change. Raises ProblemsError for
+        an unknown id."""
         with self.lock:
             entry = replace(self.get(identity), **changes)
             self._entries = [entry if old.id == identity else old for old in self._entries]

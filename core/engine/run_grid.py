@@ -175,9 +175,7 @@ def spread_steps(steps: Sequence[int], best: Mapping[str, Any] | None) -> list[i
 
 def _prompts(job: TrainJob, base: Path | None, fallback_prompt: str) -> list[SamplePrompt]:
     """Return the run's sample prompts, at most MOST_PROMPTS, else `fallback_prompt`. Raises ProblemsError without any.
-
-    base   path of the base model
-    """
+    base: path of the base model"""
     prompts = [each for each in prompts_of(job, base) if each.prompt][:MOST_PROMPTS]
     if prompts:
         return prompts
@@ -226,9 +224,7 @@ def _escaped(prompt: str) -> str:
 
 def embedding_values(job: TrainJob, paths: Sequence[Path], workspace: Workspace) -> list[str]:
     """Return "word=name" for each embedding file saved at one step, as values of an axis.
-
-    paths   of the files; the first word's file name has no suffix, the others end in -WORD
-    """
+    paths: of the files; the first word's file name has no suffix, the others end in -WORD"""
     words, values = job.embedding.words, []
     suffixes = tuple(f"-{without_signs(word)}" for word in words[1:])
     for number, word in enumerate(words):

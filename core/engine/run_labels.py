@@ -13,9 +13,8 @@ from core.settings.job import TrainJob
 
 @dataclass(frozen=True)
 class RunLabels:
-    """Display names of a run's dataset folders, base model and preset, and its value of `method.kind`; "" where the settings cannot
-    be read.
-    """
+    """Display names of a run's dataset folders, base model and preset, and its value of `method.kind`; "" where the settings cannot be
+    read."""
 
     dataset: str = ""
     model: str = ""

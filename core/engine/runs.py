@@ -176,8 +176,7 @@ class Runs:
 
     def read(self, folder: RunFolder) -> None:
         """Read a run's journal: into its view if a process runs it, else into the cached facts and row, which are also written to its
-        folder.
-        """
+        folder."""
         facts = read_facts(folder)
         if not (facts and facts.state in ENDED) and folder.held:
             self.refresh(folder.name)
@@ -192,9 +191,7 @@ class Runs:
 
     def _row_without_journal(self, folder: RunFolder, may_read: bool = True) -> tuple[RunSummary | None, bool]:
         """Return (row of a run without reading its journal, None if unknown; whether the row is current).
-
-        may_read   whether its summary.json may be read
-        """
+        may_read: whether its summary.json may be read"""
         if self._running(folder.name):
             return self._summary_from_view(folder), True
         facts, current = self._cached_facts(folder, may_read)
@@ -224,9 +221,7 @@ class Runs:
 
     def _cached_facts(self, folder: RunFolder, may_read: bool = True) -> tuple[RunFacts | None, bool]:
         """Return (facts of a run from memory or summary.json, None without any; whether they are current).
-
-        may_read   whether its summary.json may be read
-        """
+        may_read: whether its summary.json may be read"""
         known = self._facts.get(folder.name)
         if known is not None and known.is_current(folder):
             return known, True

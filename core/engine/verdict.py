@@ -92,8 +92,7 @@ def has_strengths(job: TrainJob) -> bool:
 
 def _prompts(job: TrainJob, run: RunFolder, workspace: Workspace) -> list[tuple[SamplePrompt, ProposedPrompt]]:
     """Return (prompt with its sampling settings, text and kind) of each prompt: the run's sample prompts, and proposed ones with the
-    settings of the first.
-    """
+    settings of the first."""
     base = find_file(job.model.base_model, workspace)
     samples = {each.prompt: each for each in prompts_of(job, base) if each.prompt}
     if job.method.traits.control_images:  # others have no control image
@@ -117,9 +116,8 @@ def trigger_word(job: TrainJob, captions: Sequence[str]) -> str:
 
 
 def captions_of(run: RunFolder) -> tuple[list[str], list[str]]:
-    """Return (captions of the training images, captions of the held-out images) from the run's dataset.json; empty lists if it is
-    missing or damaged.
-    """
+    """Return (captions of the training images, captions of the held-out images) from the run's dataset.json; empty lists if it is missing
+    or damaged."""
     return _read_captions(run.dataset_file)
 
 
@@ -255,9 +253,7 @@ def no_gain_text(facts: Mapping[str, Any], at_base: bool) -> str:
 
 def choice_reason(facts: Mapping[str, Any], choices: Sequence[Choice], file: str) -> str:
     """Return text on why checkpoint `file` may have been chosen: how its loss compares, and its result in blind choices.
-
-    facts   `RunView.snapshot` of the run
-    """
+    facts: `RunView.snapshot` of the run"""
     sentence = _chosen_by_loss(facts, file)
     names = [each["name"] for each in facts["files"]]
     if len(choices) < LEAST_CHOICES or file not in names:

@@ -36,9 +36,7 @@ DAMAGED = ("job.json is missing: this run cannot be resumed", "use its files, or
 
 class RunView:
     """Collects the events of a run's journal. `apply` may be called from the writer's thread, `snapshot` from any.
-
-    points   whether to collect the points of curves too
-    """
+    points: whether to collect the points of curves too"""
 
     def __init__(self, folder: RunFolder, points: bool = True):
         self.folder, self._points = folder, points
@@ -220,8 +218,7 @@ class RunView:
     @property
     def seconds_left(self) -> float:
         """Estimated seconds until the last step, with samples and saves as frequent as so far; before the number of steps is known, until
-        the end of the stage. 0 if unknown.
-        """
+        the end of the stage. 0 if unknown."""
         if self.total:
             return max(self.total - self.step, 0) * max(self.seconds_per_step, self._average_step_seconds)
         (done, total), (_, began, done_before) = self.counted, self._count_began
@@ -308,8 +305,7 @@ class RunView:
 
     def progress(self, state: str) -> dict[str, Any]:
         """Return {"state": `state`, "text": stage, "done", "total", "lines", "facts": of the result, "images": files, "problems": [{"what",
-        "fix"}]} of a job.
-        """
+        "fix"}]} of a job."""
         with self._lock:
             entries = [entry for entry in self.log if entry["text"] != self.message]
             errors = [{"what": entry["text"], "fix": entry["fix"]} for entry in entries if entry["level"] == "error"]

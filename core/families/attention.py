@@ -53,9 +53,7 @@ def device_problems(settings: MemorySettings, device: str) -> list[Problem]:
 
 def checkpoint_unet(unet: Any, blocks: str = "all") -> None:
     """Enable gradient checkpointing in a U-Net's blocks.
-
-    blocks   "all", "outer" (the blocks at the two highest resolutions) or "inner" (all others)
-    """
+    blocks: "all", "outer" (the blocks at the two highest resolutions) or "inner" (all others)"""
     unet.enable_gradient_checkpointing()
     if blocks != "all":
         outer = {*unet.down_blocks[:2], *unet.up_blocks[-2:]}

@@ -69,9 +69,7 @@ class Family:
 
     def layers(self, part: nn.Module, *, norms: bool = False) -> Iterator[Target]:
         """Yield all layers of a part that a network can train, with 3x3 convolutions and layers outside of a U-Net's blocks.
-
-        norms   also yield the norm layers in the blocks
-        """
+        norms: also yield the norm layers in the blocks"""
         yield from self.lora_targets(part, conv=True)
         yield from outer_targets(part)
         if norms:

@@ -21,9 +21,7 @@ from core.families.components import Components
 
 class LiveBytes(TorchDispatchMode):
     """Context manager that counts the bytes of new tensors: `now` of those alive, `peak` the maximum so far.
-
-    existing   tensors that are not counted
-    """
+    existing: tensors that are not counted"""
 
     def __init__(self, existing: Iterable[torch.Tensor]) -> None:
         super().__init__()
@@ -148,9 +146,7 @@ def gradient_bytes(
 
 def _unet(name: str, config: tuple, dtype: torch.dtype, attention: str) -> Any:
     """Build the family's denoiser on "meta" with an attention of the same memory as `attention`.
-
-    config   `config_key` of its config
-    """
+    config: `config_key` of its config"""
     unet = model_on_meta(families.family(name).denoiser, name, config, dtype)
     if attention in ("auto", "sdpa", "xformers"):
         unet.set_attn_processor(FusedAttention())
@@ -161,9 +157,7 @@ def _unet(name: str, config: tuple, dtype: torch.dtype, attention: str) -> Any:
 
 def conditioning_on_meta(name: str, config: tuple, rows: int, dtype: torch.dtype, tokens: int) -> Conditioning:
     """Return empty conditioning for the family's `predict` on the "meta" device, with text encoder states [rows, tokens, C].
-
-    config   `config_key` of the U-Net's config
-    """
+    config: `config_key` of the U-Net's config"""
     family, sizes = families.family(name), dict(config)
     text, pooled = torch.empty(rows, tokens, sizes["cross_attention_dim"], device="meta", dtype=dtype), None
     if family.reads_sizes:
@@ -175,9 +169,7 @@ def conditioning_on_meta(name: str, config: tuple, rows: int, dtype: torch.dtype
 @lru_cache(maxsize=64)
 def decoding_bytes(name: str, config: tuple, pixels: int, dtype: torch.dtype) -> int:
     """Return the peak bytes of decoding a square image of `pixels` pixels at once, without the VAE's weights.
-
-    config   `config_key` of the VAE's config
-    """
+    config: `config_key` of the VAE's config"""
     family, vae = families.family(name), _vae(name, config, dtype)
     side = max(1, round(pixels**0.5) // family.latent_pixels)
     with torch.no_grad(), LiveBytes([*vae.parameters(), *vae.buffers()]) as live:
@@ -187,9 +179,7 @@ def decoding_bytes(name: str, config: tuple, pixels: int, dtype: torch.dtype) ->
 
 def _vae(name: str, config: tuple, dtype: torch.dtype) -> Any:
     """Build a VAE of the family `name` on "meta", with the attention memory of fused kernels.
-
-    config   `config_key` of its config
-    """
+    config: `config_key` of its config"""
     vae = model_on_meta("vae", name, config, dtype)
     for module in vae.modules():
         if hasattr(module, "set_processor"):
@@ -199,9 +189,7 @@ def _vae(name: str, config: tuple, dtype: torch.dtype) -> Any:
 
 def model_on_meta(part: str, name: str, config: tuple, dtype: torch.dtype) -> Any:
     """Build a part of the family `name` on the "meta" device in this dtype.
-
-    config   `config_key` of the part's config
-    """
+    config: `config_key` of the part's config"""
     settings = {key: list(value) if isinstance(value, tuple) else value for key, value in config}
     model = families.family(name).make_empty(part, settings)
     for weight in model.parameters():

@@ -195,9 +195,7 @@ def part_problems(part: Part, kind: PartKind, title: str) -> list[Problem]:
 
 def _assign_weights(module: Any, state: dict[str, torch.Tensor], part: Part, kind: PartKind, title: str) -> None:
     """Put the tensors into a module on "meta". Raises ProblemsError unless names and shapes match and weights are floats.
-
-    state   {name as in the module: tensor}; changed in place
-    """
+    state: {name as in the module: tensor}; changed in place"""
     expected = stored_shapes(kind, module)
     raise_if_errors(shape_problems(expected, {name: tensor.shape for name, tensor in state.items()}, part, title))
     raise_if_errors(integer_problems([name for name in expected if not state[name].is_floating_point()], part))

@@ -81,9 +81,7 @@ def offload_permanently(model: nn.Module, device: str) -> None:
 
 class _Layer:
     """The weights and buffers of a module without its submodules, which can be moved to `device` and back to RAM.
-
-    tensors   [(the module's dict of them, name, tensor in RAM)]
-    """
+    tensors: [(the module's dict of them, name, tensor in RAM)]"""
 
     def __init__(self, module: nn.Module, device: str):
         self._device = device

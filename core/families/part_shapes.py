@@ -92,9 +92,7 @@ def stored_shapes(kind: PartKind, module: Any) -> dict[str, tuple[int, ...]]:
 
 def library_name(name: str, expected: Mapping[str, Any]) -> str:
     """Return the tensor's name in the installed transformers, with or without "text_model." (core.formats.models.text_keys).
-
-    expected   the names that the module has
-    """
+    expected: the names that the module has"""
     full = text_keys.full_name(name)
     return full if full in expected else name
 
@@ -122,9 +120,7 @@ def shape_problems(
 
 def integer_problems(names: Iterable[str], part: Part) -> list[Problem]:
     """Return the problem that a part has integer weights, quantized by another program; [] if `names` has none besides position_ids.
-
-    names   of integer tensors
-    """
+    names: of integer tensors"""
     names = [name for name in names if not name.endswith("position_ids")]
     if not names:
         return []
@@ -170,9 +166,7 @@ def _size(shape: tuple[int, ...]) -> str:
 
 def make_empty(name: str, config: Mapping[str, Any], kind: PartKind | None = None) -> Any:
     """Build the module of a part on the "meta" device, which takes no memory. Raises ProblemsError for an invalid config.
-
-    kind  the kind of the part; None: that of the class named in `config`
-    """
+    kind: the kind of the part; None: that of the class named in `config`"""
     kind, where = kind or kind_of(name, config), f"{part_title(name)}, config.json"
     assert kind is not None, f"the class of {name} is not registered in core/formats/models/part_kinds.py"
     with quick_imports(), without_bitsandbytes() if kind.module.startswith("diffusers") else nullcontext():

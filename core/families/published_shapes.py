@@ -42,9 +42,7 @@ def recorded() -> dict[str, dict[str, Shapes]]:
 
 def published_shapes(layout: Layout, part: Part, whole: bool = False) -> Shapes | None:
     """Return {name without "text_model.": shape} if the part has the published or the starter model's config; else None.
-
-    whole   compare all config values but NOTES, so that building the part is sure to succeed; False: only those that shapes depend on
-    """
+    whole: compare all config values but NOTES, so that building the part is sure to succeed; False: only those that shapes depend on"""
     published = layout.config(part.name)
     config_of_part = part.full_config(published)
     models = {layout.family: published}

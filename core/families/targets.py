@@ -41,9 +41,7 @@ def is_text_encoder(part: nn.Module) -> bool:
 
 def text_targets(encoder: nn.Module, prefix: str) -> Iterator[Target]:
     """Yield the layers of a CLIP text encoder. Their names always contain `text_model`, whatever the class of the module.
-
-    prefix   "lora_te", "lora_te1" ...
-    """
+    prefix: "lora_te", "lora_te1" ..."""
     return _targets(encoder, set(TEXT_CLASSES), lambda path: underscored(prefix, full_name(path)), conv=False)
 
 
@@ -115,7 +113,5 @@ def _targets(
 
 def one_encoder_targets(part: nn.Module, *, conv: bool = False) -> Iterator[Target]:
     """Yield the layers of the U-Net or text encoder of SD 1.x and 2.x, named by diffusers' paths.
-
-    conv   as in `unet_targets`
-    """
+    conv: as in `unet_targets`"""
     return text_targets(part, "lora_te") if is_text_encoder(part) else unet_targets(part, conv=conv)

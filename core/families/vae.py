@@ -43,9 +43,7 @@ def encode_image_latents(vae: Any, pixels: Tensor) -> tuple[Tensor, Tensor]:
 
 def model_latents(config: Mapping[str, Any], latents: Tensor) -> Tensor:
     """Scale unscaled latents of any shape for the model: (latents - shift) * scale.
-
-    config   of the VAE, with its scaling and shift factor: 0.18215 for SD 1 and 2, 0.13025 for SDXL, without shift
-    """
+    config: of the VAE, with its scaling and shift factor: 0.18215 for SD 1 and 2, 0.13025 for SDXL, without shift"""
     shift = config.get("shift_factor")
     return (latents if shift is None else latents - shift) * config["scaling_factor"]
 

@@ -42,9 +42,7 @@ def in_strips(
 
     def in_strips_if_large(plain: Change, strips: Callable[[Strips], Change], scale: int) -> Change:
         """Return a forward pass that calls `plain` for one strip, else computes strips, with more of them when memory runs out.
-
-        scale   image pixels per pixel of the input x, along a side
-        """
+        scale: image pixels per pixel of the input x, along a side"""
 
         def forward(x: Tensor, *more: Any) -> Tensor:
             """Compute the pass in as many strips as needed, more of them after running out of memory."""

@@ -38,9 +38,7 @@ def write_embedding(
     path: Path, vectors: Mapping[str, torch.Tensor], metadata: Mapping[str, str], dtype: torch.dtype
 ) -> None:
     """Write a .safetensors with metadata, or a .pt without, atomically. Raises ProblemsError for NaN or infinity.
-
-    vectors   {"emb_params": [n, C]}, {"clip_l": [n, C], "clip_g": [n, C]} or one [n, C] per name in LAYERS
-    """
+    vectors: {"emb_params": [n, C]}, {"clip_l": [n, C], "clip_g": [n, C]} or one [n, C] per name in LAYERS"""
     refuse_not_finite(not_finite(vectors), path)
     ready = {name: value.detach().to("cpu", dtype).contiguous().clone() for name, value in vectors.items()}
     with atomic.open_atomic(path) as temporary:

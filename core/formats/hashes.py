@@ -23,9 +23,7 @@ LEGACY_OF_SMALL = hashlib.sha256().hexdigest()[:8]
 
 class HashMemo:
     """Cache of strings computed from files, keyed by path and valid while size and modification time stay the same.
-
-    path   JSON file that the cache is stored in; None keeps it in memory only
-    """
+    path: JSON file that the cache is stored in; None keeps it in memory only"""
 
     def __init__(self, path: Path | str | None = None) -> None:
         self.path = Path(path) if path else None
@@ -37,9 +35,7 @@ class HashMemo:
 
     def get(self, purpose: str, files: Sequence[Path], compute: Callable[[], str]) -> str:
         """Return the cached value if none of the files has changed, else compute and cache it.
-
-        purpose   what is computed ("sha256"), a part of the cache key
-        """
+        purpose: what is computed ("sha256"), a part of the cache key"""
         key = f"{purpose}|" + "|".join(str(real_path(file)) for file in files)
         stamps = [list(stamp(file)) for file in files]
         entry = self._values.get(key)

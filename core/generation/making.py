@@ -197,9 +197,7 @@ class ImageMaker:
 
     def batches(self, requests: Sequence[Request], max_batch_size: int | None = None) -> Iterator[list[Request]]:
         """Yield batches of requests that differ only in prompt and seed, in order.
-
-        max_batch_size   None: the settings' batch size, else as many as fit into memory
-        """
+        max_batch_size: None: the settings' batch size, else as many as fit into memory"""
         for _, batchable in groupby(requests, self._batch_key):
             remaining = list(batchable)
             job = remaining[0].job
@@ -265,9 +263,7 @@ class ImageMaker:
 
     def make_if_fits(self, batch: Sequence[Request], on_step: Callable[[int], None]) -> BatchResult | None:
         """Generate a batch, or return None if several images together run out of memory. A single image raises.
-
-        on_step   called with the number of completed steps, of all stages
-        """
+        on_step: called with the number of completed steps, of all stages"""
         try:
             return self.make(batch, on_step)
         except torch.OutOfMemoryError:

@@ -124,9 +124,7 @@ class Dataset:
 
 def read_dataset_config(path: str | os.PathLike, fallback: Mapping[str, Any] | None = None) -> Imported:
     """Read a dataset config. Raises nothing: all errors and advice are in the result's `problems`.
-
-    fallback   {option: value} of the command line, used where the file does not set the option
-    """
+    fallback: {option: value} of the command line, used where the file does not set the option"""
     document = read_document(path)
     subsets: list[Subset] = []
     if document.raw is not None:
@@ -163,9 +161,7 @@ def apply_dataset_config(job: Job, path: str | os.PathLike) -> tuple[Job, Import
 
 def _replacement_notes(before: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """Return notes on the job's folders and settings that the import replaces or resets.
-
-    before, new  {group: {setting: value}} of the job and of the file
-    """
+    before, new: {group: {setting: value}} of the job and of the file"""
     notes = []
     folders = [before["dataset"]["folder"], before["dataset"]["reg_data_dir"], *before["dataset"]["sources"]]
     if any(folders):
@@ -184,9 +180,7 @@ def _replacement_notes(before: Mapping[str, Any], new: Mapping[str, Any]) -> lis
 
 def _datasets(document: Document, raw: Mapping[str, Any], fallback: Mapping[str, Any]) -> list[Dataset]:
     """Return every dataset of a file. Invalid options are left out and added to the document's problems.
-
-    fallback  {option: value} used where the file does not set the option
-    """
+    fallback: {option: value} used where the file does not set the option"""
     for name in raw:
         if name not in ("general", "datasets"):
             near = difflib.get_close_matches(name, ["general", "datasets"], n=1)
@@ -393,9 +387,8 @@ def _check_dataset_values(document: Document, dataset: Dataset) -> None:
 
 
 def _check_sides(document: Document, dataset: Dataset, options: Mapping[str, Any]) -> None:
-    """Add problems of bucket sides that do not fit the resolution after rounding to the step (only advice with bucket_no_upscale),
-    and a note on a step that sd-scripts refuses. Nothing without enable_bucket.
-    """
+    """Add problems of bucket sides that do not fit the resolution after rounding to the step (only advice with bucket_no_upscale), and a
+    note on a step that sd-scripts refuses. Nothing without enable_bucket."""
     if not options["enable_bucket"]:
         return
     size, step = options["resolution"], options["bucket_reso_steps"]
@@ -421,8 +414,7 @@ def _check_sides(document: Document, dataset: Dataset, options: Mapping[str, Any
 
 def _metadata_sizes(document: Document, subsets: list[Subset]) -> list[tuple[int, int]]:
     """Return train_resolution, (width, height) in pixels, of all images in a fine-tuning dataset's metadata; [] unless every image has
-    one.
-    """
+    one."""
     sizes: list[tuple[int, int]] = []
     for subset in subsets:
         path = resolve_path(_path(document, subset.options["metadata_file"] or "", add_note=False))
@@ -511,9 +503,7 @@ def _source(document: Document, subset: Subset) -> dict[str, Any]:
 
 def _path(document: Document, text: str, add_note: bool = True) -> str:
     """Return a path from the file, made absolute if it exists relative to the file but not to the program.
-
-    add_note  whether to add a note on that to the document
-    """
+    add_note: whether to add a note on that to the document"""
     path = Path(text)
     if path.is_absolute() or not text or os.path.exists(PROJECT / path):
         return text

@@ -201,8 +201,7 @@ def _resolutions(concept: Concept) -> Iterator[tuple[Concept, str]]:
 
 def bucket_sides(images: ImageSettings) -> tuple[int, int]:
     """Return the smallest and largest bucket side in pixels in effect: sd-scripts refuses a minimum above the resolution and a maximum
-    below it.
-    """
+    below it."""
     size = images.resolution
     width, height = size if isinstance(size, tuple) else (size, size)
     lowest, highest = images.min_bucket_reso, images.max_bucket_reso or 2 * max(width, height)
@@ -292,9 +291,7 @@ def written_path(text: str) -> str:
 
 def _folders(concept: Concept, problems: list[Problem]) -> list[_Folder]:
     """Return the folders of a dataset folder: sd-scripts takes neither subfolders nor repeats in folder names from an image_dir.
-
-    problems  advice is added in place
-    """
+    problems: advice is added in place"""
     source = concept.source
     path = written_path(source.folder) if source.folder.strip() else ""
     masks = written_path(concept.images.conditioning_data_dir) if concept.images.conditioning_data_dir else None
@@ -355,8 +352,7 @@ def _seed(job: TrainJob, concepts: list[Concept]) -> dict[str, int]:
 
 def _tidy(datasets: list[dict[str, Any]], general: dict[str, Any]) -> dict[str, Any]:
     """Return the content of the file: values that all tables share are moved to [general], sd-scripts' defaults removed. Changes its
-    arguments.
-    """
+    arguments."""
     for name, option in OPTIONS.items():
         if GENERAL not in option.levels or name in NOT_SHARED:
             continue
@@ -427,9 +423,7 @@ def _advice(what: str, where: str, fix: str, slug: str) -> Problem:
 
 def _folder_advice(concept: Concept, token: str | None) -> Iterator[Problem]:
     """Yield advice for a folder's settings that the file cannot contain, or that its kind of dataset does not support.
-
-    token  a textual inversion's token that serves as the trigger word; None if the settings have a trigger word
-    """
+    token: a textual inversion's token that serves as the trigger word; None if the settings have a trigger word"""
     source, images, captions = concept.source, concept.images, concept.captions
     masks, metadata = images.conditioning_data_dir, source.metadata_file
     regularization = concept.role == "regularization"

@@ -182,9 +182,7 @@ def to_setting(option: Option, value: Any) -> Any:
 
 def range_fix(option: Option, value: Any) -> str:
     """Return the fix ("use 1 to 64") for a value that the option's setting does not allow; "" for an allowed one.
-
-    value  already converted by `to_setting`
-    """
+    value: already converted by `to_setting`"""
     if option.setting is None:
         return ""
     model = GROUPS.get(declaration(option.setting).group, Source)

@@ -282,8 +282,7 @@ def nearest_line(lines: dict[str, int], path: str) -> int | None:
 
 def toml_lines(text: str) -> dict[str, int]:
     """Return {path: line number from 1} of the tables and keys of a TOML text. Keys in inline tables are not listed; they have the line of
-    that table.
-    """
+    that table."""
     lines: dict[str, int] = {}
     counts: dict[str, int] = {}
     table, depth = "", 0

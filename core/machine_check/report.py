@@ -80,9 +80,7 @@ def _spellings(path: Path) -> set[str]:
 
 def cleaned(value: Any, placeholders: Mapping[str, str]) -> Any:
     """Return a value fit for JSON: every text passed through `private` (except dictionary keys), infinity and NaN as texts.
-
-    placeholders   see `replacements`
-    """
+    placeholders: see `replacements`"""
     if isinstance(value, Mapping):
         return {str(name): cleaned(each, placeholders) for name, each in value.items()}
     if isinstance(value, (list, tuple)):

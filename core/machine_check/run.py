@@ -1,6 +1,5 @@
 """Runs the check: each item in a separate process within its time limit, all within three minutes. A crash or hang of that process ends
-neither the page nor the check.
-"""
+neither the page nor the check."""
 
 import faulthandler
 import sys

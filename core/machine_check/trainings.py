@@ -204,9 +204,7 @@ def take_steps(run: Run, count: int) -> None:
 
 def train(values: dict[str, Any], context: CheckContext, warm_up: int = WARM_UP) -> Trained:
     """Train with the settings `values` and return losses, time and memory. Raises ProblemsError, also for a loss of NaN or infinity.
-
-    warm_up   number of steps at the start that are not timed
-    """
+    warm_up: number of steps at the start that are not timed"""
     free_memory()
     before = machine.memory("cpu")[0]
     with PeakMemory(context.device) as peak, ready_run(values, context) as run:

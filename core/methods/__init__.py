@@ -114,9 +114,8 @@ class Method(ABC):
         return {}
 
     def set_strength(self, strength: float) -> None:
-        """Set the strength of the trained weights: 1 is full, 0 the untrained model. Methods that change the model
-        itself support only 1.
-        """
+        """Set the strength of the trained weights: 1 is full, 0 the untrained model. Methods that change the model itself support only
+        1."""
         return
 
     def before_micro_batch(self, step: int, number: int, images: Sequence[object]) -> None:

@@ -53,9 +53,8 @@ class ControlNetMethod(SideMethod):
         return self._parts()
 
     def _parts(self) -> list[Trainable]:
-        """Return all weights of the net; if `control_net_lr` is set, the weights that a ControlNet adds to the U-Net's encoder are a
-        group of their own.
-        """
+        """Return all weights of the net; if `control_net_lr` is set, the weights that a ControlNet adds to the U-Net's encoder are a group
+        of their own."""
         added: list[nn.Parameter] = []
         copied: list[nn.Parameter] = []
         for name, weight in self.net.named_parameters():
@@ -114,8 +113,7 @@ def file_problems(job: TrainJob, workspace: Workspace) -> list[Problem]:
 
 def _range_advice(job: TrainJob, family: str, file: controlnet_file.ControlNetFile | None) -> Iterator[Problem]:
     """Yield advice for SD 1.x and 2.x if control images are read in -1..1, or if the initial file was trained so by sd-scripts and this
-    training reads 0..1. file: the initial ControlNet, or None
-    """
+    training reads 0..1. file: the initial ControlNet, or None"""
     kohya_names = file is not None and file.has_sd_scripts_names
     if family not in KOHYA or kohya_names == trains_as_kohya(job, family):
         return

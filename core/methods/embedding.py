@@ -64,8 +64,7 @@ class EmbeddingMethod(Method):
 
     def build(self, components: Components) -> list[Trainable]:
         """Add the tokens to the tokenizers and their embeddings to the encoders' tables; freeze everything else. Returns the embeddings.
-        Raises ProblemsError for an embedding file that does not fit and an initializer without tokens.
-        """
+        Raises ProblemsError for an embedding file that does not fit and an initializer without tokens."""
         self._family = components.family
         count = self._settings.num_vectors_per_token
         tokens = [
@@ -94,8 +93,7 @@ class EmbeddingMethod(Method):
 
     def _initial(self, encoders: int) -> list[Tensor | None] | None:
         """Return the vectors of the embedding file to start from, for each encoder, XTI layers concatenated; None without a file. Raises
-        ProblemsError for a file of another kind or family.
-        """
+        ProblemsError for a file of another kind or family."""
         if self._start is None:
             return None
         loaded = read_embedding(self._start)
@@ -115,9 +113,8 @@ class EmbeddingMethod(Method):
     # -- texts
 
     def encode(self, captions: Sequence[str], encode: EncodeText) -> TextStates:
-        """Return the text states of captions in which each new token is replaced by the names of its vectors. XTI: context
-        [B, 16, T, C].
-        """
+        """Return the text states of captions in which each new token is replaced by the names of its vectors. XTI: context [B, 16, T,
+        C]."""
         count = self._settings.num_vectors_per_token
         if not self._settings.extended:
             return encode([with_vector_names(caption, self.words, count) for caption in captions])
@@ -157,8 +154,7 @@ class EmbeddingMethod(Method):
         self, path: Path, metadata: dict[str, str], precision: str, *, epoch: int = 0, step: int = 0
     ) -> list[Problem]:
         """Write one file for each new token: the first token's at `path`, the others at `extra_files(path)`. Returns []. Raises
-        ProblemsError for NaN or infinite vectors.
-        """
+        ProblemsError for NaN or infinite vectors."""
         dtype = type_named(precision)
         for word, file in zip(self.words[1:], self.extra_files(path), strict=True):
             write_embedding(file, self.vectors(word), metadata | {TOKEN: word}, dtype)

@@ -143,9 +143,7 @@ class FullMethod(Method):
         self, path: Path, metadata: dict[str, str], precision: str, *, epoch: int = 0, step: int = 0
     ) -> list[Problem]:
         """Write the full model: trained parts from memory, the others copied from the base model.
-
-        epoch, step   number of epochs and steps done; a .ckpt adds them to those of the base model
-        """
+        epoch, step: number of epochs and steps done; a .ckpt adds them to those of the base model"""
         assert self._components is not None
         noise, prediction = self._job.noise, self._job.model.prediction
         return save_model(
@@ -185,8 +183,7 @@ def block_trainables(unet: nn.Module, rates: Sequence[float], family_name: str) 
 
 def block_of_weight(name: str, family_name: str) -> int:
     """Return the number of the U-Net block of a parameter: `down_blocks.1.attentions.0.proj_in.weight` -> 5 for SDXL, whose blocks are
-    numbered as in the original (LDM) U-Net.
-    """
+    numbered as in the original (LDM) U-Net."""
     original = traits_of(family_name).original_names
     path = unet_to_ldm(name, "sdxl") if original else name
     if not original and path.startswith(("conv_norm_out.", "conv_out.")):
@@ -196,8 +193,7 @@ def block_of_weight(name: str, family_name: str) -> int:
 
 def _freeze_unread(encoder: Any) -> None:
     """Freeze what follows the penultimate layer of SDXL's first text encoder: only that layer's output is read, so the rest gets no
-    gradient.
-    """
+    gradient."""
     model = getattr(encoder, "text_model", encoder)
     model.encoder.layers[-1].requires_grad_(False)
     model.final_layer_norm.requires_grad_(False)

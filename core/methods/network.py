@@ -36,9 +36,7 @@ if TYPE_CHECKING:
 
 class NetworkMethod(Method):
     """Trains a LoRA or another network type on the frozen model.
-
-    files   LoRA file to start from and merged ones, for metadata
-    """
+    files: LoRA file to start from and merged ones, for metadata"""
 
     def __init__(self, job: TrainJob, seed: int, files: NetworkFiles | None = None):
         super().__init__()
@@ -64,9 +62,8 @@ class NetworkMethod(Method):
         self._clips_all = optimizer.clips_as_kohya
 
     def build(self, components: Components) -> list[Trainable]:
-        """Create the network on the model's layers and attach it; return the trained weights, with roles for LoRA+. Raises
-        ProblemsError if no layer would be trained.
-        """
+        """Create the network on the model's layers and attach it; return the trained weights, with roles for LoRA+. Raises ProblemsError if
+        no layer would be trained."""
         settings, start = self._settings, self._files.start
         self._family = components.family
         targets = list(targets_of(components, norms=settings.may_train_norms))
@@ -126,8 +123,7 @@ class NetworkMethod(Method):
 
     def before_micro_batch(self, step: int, number: int, images: Sequence[object]) -> None:
         """Freeze the text encoders from the configured step on; pass the step and the images to the network, whose dropout depends on
-        them.
-        """
+        them."""
         if self._stop_text is not None and step >= self._stop_text:
             self._stop_text = None
             for weight in self._built.parameters_by_part()["text_encoder"]:
@@ -162,8 +158,7 @@ class NetworkMethod(Method):
 
     def metadata(self) -> dict[str, str]:
         """Return metadata of the network: files that it started from, step at which the text encoder stopped, chosen layers, PiSSA, and
-        ranks and alphas if they come from a file.
-        """
+        ranks and alphas if they come from a file."""
         metadata = {}
         if self._files.start is not None:
             start = {"name": self._files.start.name, "sha256": self._files.start_sha256}

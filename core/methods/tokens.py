@@ -92,8 +92,7 @@ def add_tokens(tokenizer: Any, new_tokens: Sequence[str], names: Sequence[str]) 
 
 def first_rows(encoder: Any, tokenizer: Any, init_word: str | None, count: int) -> Tensor:
     """Return initial embeddings [count, C]: of the first `count` tokens of the initializer, repeated if it has fewer; without an
-    initializer the mean of all tokens. Raises ProblemsError for an initializer without tokens.
-    """
+    initializer the mean of all tokens. Raises ProblemsError for an initializer without tokens."""
     table = encoder.get_input_embeddings().weight.detach().float()
     if init_word is None:
         return table.mean(dim=0, keepdim=True).repeat(count, 1)

@@ -98,9 +98,7 @@ class Adapter(ABC):
 
     def merged(self, weight: Tensor) -> Tensor:
         """Return `weight` with this change at its multiplier.
-
-        weight   float32, with the changes that were merged before
-        """
+        weight: float32, with the changes that were merged before"""
         return weight + self.delta() * self.multiplier
 
     def to(self, dtype: torch.dtype) -> None:
@@ -261,9 +259,7 @@ def kind_of(module: nn.Module) -> Any:
 
 def adapt(module: nn.Module, forward: Callable[..., Any]) -> None:
     """Make the module compute `forward(module, ...)`; no effect on a module that is already adapted.
-
-    forward   must be the same function for all modules of a class
-    """
+    forward: must be the same function for all modules of a class"""
     kind = kind_of(module)
     if kind not in _DERIVED:
         _DERIVED[kind] = type(f"Adapted{kind.__name__}", (kind,), {"forward": forward, "adapts": kind})

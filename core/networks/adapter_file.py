@@ -219,9 +219,7 @@ def _matrices(tensors: Mapping[str, Any]) -> dict[str, Any]:
 
 def load_lora(path: Path | str, *, shapes: bool = False) -> LoraFile:
     """Read a LoRA file with any program's names (core/formats/lora/names.py). Raises ProblemsError for any other file.
-
-    shapes   read only the header and single numbers; the weights are on torch's "meta" device
-    """
+    shapes: read only the header and single numbers; the weights are on torch's "meta" device"""
     if not shapes:
         return _read(Path(path), TensorFile.read, torch.tensor)
     lora = lora_outline(path)
@@ -363,9 +361,7 @@ def _with_encoder(keys: dict[str, str]) -> dict[str, str]:
 
 def _unread_names(keys_by_name: Mapping[str, str]) -> tuple[str, ...]:
     """Return the file's names of biases and norms that no network kind reads together with the layer's other tensors.
-
-    keys_by_name   {name in the file: kohya's key}
-    """
+    keys_by_name: {name in the file: kohya's key}"""
     names = {kohya_key: name for name, kohya_key in keys_by_name.items()}
     unread: list[str] = []
     for layer, keys in group_by_module(names).items():
@@ -379,9 +375,7 @@ def _peft_alphas(
     keys_by_name: Mapping[str, str], tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str], path: Path
 ) -> dict[str, float]:
     """Return {kohya's key: alpha} of alphas that PEFT stores in the metadata or adapter_config.json; none for alpha = rank.
-
-    keys_by_name   {name in the file: kohya's key}
-    """
+    keys_by_name: {name in the file: kohya's key}"""
     config = _peft_config(keys_by_name, metadata, path)
     ranked = {key for kind in kinds().values() for key in kind.rank_keys}
     alphas: dict[str, float] = {}
@@ -537,9 +531,7 @@ def save_diffusers(
 
 def _peft_metadata(sizes: Mapping[str, Mapping[str, BlockSize]], dora: bool) -> dict[str, Any]:
     """Return the arguments of PEFT's LoraConfig of each part as diffusers stores them: {"unet.r": 16, ...}.
-
-    sizes   {part: {module path: rank and alpha}}
-    """
+    sizes: {part: {module path: rank and alpha}}"""
     metadata: dict[str, Any] = {}
     for part, layers in sizes.items():
         modules = {bare_name(path) for path in layers}  # CLIP has a `text_model` or not; PEFT takes the end of a path

@@ -19,9 +19,7 @@ from core.networks.adapter import Adapter, as_weight
 
 class NormAdapter(Adapter):
     """The change of a LayerNorm or GroupNorm: y + multiplier * (normalized(x) * weight + shift), as in LyCORIS' NormModule.
-
-    weight, shift   float32 [C]
-    """
+    weight, shift: float32 [C]"""
 
     def __init__(self, name: str, module: nn.LayerNorm | nn.GroupNorm, weight: Tensor, shift: Tensor):
         super().__init__(name, module)
@@ -145,9 +143,7 @@ def add_bias_norm(
 
 def _norm_adapter(name: str, module: nn.LayerNorm | nn.GroupNorm, changes: Mapping[str, Tensor]) -> NormAdapter:
     """Return a frozen adapter of a norm layer with a file's changes; missing ones are 0.
-
-    changes   {"w_norm", "b_norm" or "diff_b": tensor}
-    """
+    changes: {"w_norm", "b_norm" or "diff_b": tensor}"""
     zero = torch.zeros(as_weight(module.weight).shape)
     adapter = NormAdapter(name, module, changes.get(NORM, zero), changes.get(NORM_BIAS, changes.get(BIAS, zero)))
     for parameter, _ in adapter.parameters():

@@ -115,9 +115,7 @@ def slot_of(name: str) -> int | None:
 
 def weight_of(weights: Sequence[float], name: str) -> float:
     """Return the strength of a layer by its kohya name; 1 outside of the blocks.
-
-    weights   of the 26 SLOTS
-    """
+    weights: of the 26 SLOTS"""
     slot = slot_of(name)
     return 1.0 if slot is None else weights[slot]
 

@@ -48,9 +48,7 @@ class Dropout:
 
     def show(self, step: int, micro_batch: int, images: Sequence[object], device: torch.device | str) -> None:
         """Set the current batch, for which values are dropped until `hide`.
-
-        images   any values that identify the images, in the batch's order
-        """
+        images: any values that identify the images, in the batch's order"""
         addresses = [address(self._seed, "dropout", step, micro_batch, image) for image in images]
         halves = torch.tensor([_halves(number) for number in addresses], dtype=torch.int32)
         self._batch = CurrentBatch(step, micro_batch, queued(halves, device))
@@ -94,9 +92,7 @@ class Dropout:
 
     def _mask(self, keys: Tensor, purpose: str, name: str, share: float, shape: list[int]) -> Tensor:
         """Return a boolean mask of `shape`, True (keep) with probability 1 - share.
-
-        keys   int32 [B, 2]; the first dimension of `shape` is a multiple of B
-        """
+        keys: int32 [B, 2]; the first dimension of `shape` is a multiple of B"""
         count = torch.Size(shape).numel() // len(keys)
         lowest = -(1 << (BITS - 1))
         return (hashes(keys, _layer_key(purpose, name), count) >= lowest + int(share * (1 << BITS))).view(shape)

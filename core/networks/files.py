@@ -57,9 +57,7 @@ def check_layers(path: Path, family_name: str) -> None:
 
 def check_lora(detected: ModelKind, path: Path, family_name: str) -> None:
     """Raise ProblemsError unless `detected` is a LoRA of a supported type for this family.
-
-    detected   the kind of the file `path`
-    """
+    detected: the kind of the file `path`"""
     if detected.kind != "lora":
         what = f"{path.name} is not a LoRA but: {detected} ({detected.evidence})"
         raise ProblemsError.one(what, display_path(path), "choose a LoRA file", "lora.not-a-lora")
@@ -74,9 +72,7 @@ def check_lora(detected: ModelKind, path: Path, family_name: str) -> None:
 
 def targets_of(components: Components, *, norms: bool = False) -> Iterator[Target]:
     """Yield the layers of the loaded parts that adapters can change, text encoders first as in kohya's files.
-
-    norms   also yield the norm layers in the U-Net's blocks
-    """
+    norms: also yield the norm layers in the U-Net's blocks"""
     kind = family(components.family)
     for part in (*components.text_encoders, components.denoiser):
         if part is not None:

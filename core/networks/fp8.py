@@ -73,9 +73,7 @@ def _convert(module: Any, kind: type[nn.Module]) -> int:
 
 def _quantized(weight: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Return (weight in fp8, factors [out, 1, ...] in `dtype`) with weight = fp8 * factors.
-
-    weight   float32 [out, ...]; divided by the rounded factors, so that their rounding does not scale a whole channel
-    """
+    weight: float32 [out, ...]; divided by the rounded factors, so that their rounding does not scale a whole channel"""
     largest = weight.abs().flatten(1).amax(1)
     factors = (largest / LARGEST).to(dtype).clamp(min=torch.finfo(dtype).tiny).view(-1, *(1 for _ in weight.shape[1:]))
     # Clamped: rounding up could exceed the dtype's range, which has no infinity.

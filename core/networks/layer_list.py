@@ -32,9 +32,7 @@ class ListedLayer(NamedTuple):
 
 def block_title(name: str) -> str:
     """Return the title of a layer's text encoder or block: "Text encoder 1", "IN01", "MID", "OUT11" or OUTSIDE.
-
-    name   kohya's
-    """
+    name: kohya's"""
     prefix = name.split("_text_model_")[0]
     if prefix in TEXT_ENCODERS:
         return TEXT_ENCODERS[prefix]
@@ -44,9 +42,7 @@ def block_title(name: str) -> str:
 
 def listed_layers(family: str, parts: Mapping[str, Shapes]) -> list[ListedLayer]:
     """List the layers of a Stable Diffusion model, text encoders first, then by block from the input on.
-
-    parts   {"unet", "text_encoder" ...: {diffusers' tensor name: shape}}
-    """
+    parts: {"unet", "text_encoder" ...: {diffusers' tensor name: shape}}"""
     layers = [
         ListedLayer(layer, block_title(layer.name), prod(shape))
         for part in sorted(parts)

@@ -70,9 +70,7 @@ def layer_sizes(settings: NetworkSettings, layers: Sequence[Layer]) -> LayerSize
 
 def kind_sizes(settings: NetworkSettings, kind_settings: Settings | None, layers: Sequence[Layer]) -> LayerSize:
     """Return `layer_sizes` for the settings' network kind, without the layers that the kind excludes.
-
-    kind_settings   the settings group of that kind; None if it has none
-    """
+    kind_settings: the settings group of that kind; None if it has none"""
     kind = kind_named(settings.kind)
     size_of = layer_sizes(kind.sized(settings, kind_settings), layers)
     return lambda layer: size_of(layer) if kind.takes(layer, settings, kind_settings) else None

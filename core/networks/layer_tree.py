@@ -29,9 +29,7 @@ CONTAINER = re.compile(r"^(.*?)\.((?:attentions|resnets|downsamplers|upsamplers)
 
 class Leaf(NamedTuple):
     """Layers that are selected together: those of one block and one row of PARTS (`part`, `matrix`).
-
-    mask   their set, as in LayerTree
-    """
+    mask: their set, as in LayerTree"""
 
     block: str
     part: str
@@ -85,9 +83,7 @@ class LayerTree:
 
     def _containers(self) -> dict[tuple[str, int | str], list[str]]:
         """Return {(block, key): U-Net modules with layers of that kind, such as "down_blocks.0 attentions.0"}.
-
-        key   "" for layers of any kind, a part's name or an index in PARTS
-        """
+        key: "" for layers of any kind, a part's name or an index in PARTS"""
         containers: dict[tuple[str, int | str], list[str]] = {}
         for each, kind in zip(self.listed, self._kinds, strict=True):
             if (match := CONTAINER.match(each.layer.path)) and each.layer.unet:

@@ -49,9 +49,7 @@ def meta_targets(
 @lru_cache(maxsize=16)
 def _targets(family_name: str, configs: str, norms: bool) -> tuple[Target, ...]:
     """Return the layers as `meta_targets`, cached.
-
-    configs   as JSON, since the cache needs hashable arguments
-    """
+    configs: as JSON, since the cache needs hashable arguments"""
     loaded = family(family_name)
     return tuple(
         target

@@ -154,9 +154,7 @@ def _rank_setting(name: str, module: nn.Module, settings: NetworkSettings) -> st
 
 def _alpha_advice(alphas: Mapping[str, tuple[float, float]], settings: NetworkSettings) -> list[Problem]:
     """Return advice about alphas that differ.
-
-    alphas   {layer: (alpha in the file, alpha of the settings)}
-    """
+    alphas: {layer: (alpha in the file, alpha of the settings)}"""
     if not alphas or settings.dim_from_weights:
         return []
     pairs = Counter(alphas.values()).most_common(SHOWN)

@@ -1,6 +1,5 @@
 """Automagic (ostris' ai-toolkit, MIT): AdaFactor's update with learning rates that rise while the signs of updates agree and fall while
-they change.
-"""
+they change."""
 
 from collections.abc import Callable, Iterator
 from typing import Any, overload
@@ -73,8 +72,7 @@ class FactoredOptimizer(Optimizer):
 
 class Automagic(FactoredOptimizer):
     """Each weight element has a learning rate within min_lr and max_lr. It rises by `lr_bump` if the element's update has the same sign as
-    its last one, else it falls by `lr_bump`; the first step does not change it.
-    """
+    its last one, else it falls by `lr_bump`; the first step does not change it."""
 
     def __init__(
         self,
@@ -113,8 +111,7 @@ class Automagic(FactoredOptimizer):
 
 class Automagic3(FactoredOptimizer):
     """Each group has one learning rate. Its elements vote on it, weighted by the size of their updates: up if the last `polarity_history`
-    updates have the same sign, down if each has the opposite sign of the one before.
-    """
+    updates have the same sign, down if each has the opposite sign of the one before."""
 
     def __init__(
         self,

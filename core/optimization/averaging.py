@@ -15,9 +15,8 @@ if TYPE_CHECKING:
 
 
 def has_evaluation_weights(optimizer: Optimizer) -> bool:
-    """Return whether an optimizer has a second set of weights for evaluation: schedule-free ones (Defazio et al. 2024,
-    arXiv:2405.15682) and similar ones.
-    """
+    """Return whether an optimizer has a second set of weights for evaluation: schedule-free ones (Defazio et al. 2024, arXiv:2405.15682)
+    and similar ones."""
     return callable(getattr(optimizer, "train", None)) and callable(getattr(optimizer, "eval", None))
 
 
@@ -57,8 +56,7 @@ def evaluation_weights(optimizer: Optimizer) -> Iterator[None]:
 
 def _set_mode(optimizer: Optimizer, mode: str) -> None:
     """Call `optimizer.eval()` or `optimizer.train()`, as `mode` says; 16-bit weights are fp32 meanwhile, like the optimizer's second
-    set.
-    """
+    set."""
     narrow = [(weight, weight.data) for weight in weights_of(optimizer.param_groups) if weight.dtype in NARROW]
     try:
         for weight, old in narrow:

@@ -55,8 +55,7 @@ class NonFiniteGuard:
 
     def step(self, optimizer: Optimizer) -> None:
         """Call `optimizer.step()` unless the flag is set. torch's fused optimizers read the flag on the device; steps of others are undone
-        on the device if `can_undo`; otherwise the host waits once.
-        """
+        on the device if `can_undo`; otherwise the host waits once."""
         if _reads_flags(optimizer):
             vars(optimizer)["found_inf"] = self.flag
             optimizer.step()
@@ -106,8 +105,7 @@ def _reads_flags(optimizer: Optimizer) -> bool:
 
 class HalfWeightScaler(torch.amp.GradScaler):
     """A GradScaler that accepts fp16 gradients, as in sd-scripts. torch's refuses them because it expects fp32 weights, which full fp16
-    training does not have.
-    """
+    training does not have."""
 
     def _unscale_grads_(
         self, optimizer: Optimizer, inv_scale: Tensor, found_inf: Tensor, allow_fp16: bool

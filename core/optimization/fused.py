@@ -1,6 +1,4 @@
-"""Fused backward pass: updates weights while gradients are still being computed, so that all gradients never exist at
-once.
-"""
+"""Fused backward pass: updates weights while gradients are still being computed, so that all gradients never exist at once."""
 
 from __future__ import annotations
 
@@ -69,8 +67,7 @@ class FusedBackward:
 
     def end(self) -> Tensor:
         """Complete a step; call after `loss.backward()`. Updates the parts of which only some tensors got a gradient. Returns the L2 norm
-        of all gradients before clipping, 0-d; 0 without gradients.
-        """
+        of all gradients before clipping, 0-d; 0 without gradients."""
         for part in self._distinct_parts():
             if part.waiting and any(weight.grad is not None for weight in part.weights):
                 self._step_part(part)
@@ -116,8 +113,7 @@ class FusedBackward:
 
 def split_groups(groups: Sequence[Group], count: int) -> list[Group]:
     """Split optimizer groups into groups of at most ceil(number of tensors / count) tensors, each of one rate, in order, as in
-    sd-scripts.
-    """
+    sd-scripts."""
     size = ceil(sum(len(group["params"]) for group in groups) / count)
     return [
         {**group, "params": group["params"][start : start + size]}

@@ -28,9 +28,7 @@ def rate_jump(
 ) -> tuple[float, float] | None:
     """Return (last rate, next rate) of the part whose learning rate rises most at step `at_step`, when a run planned for `before_steps`
     continues with `after_steps`; None without a jump. Only the schedule counts, not a changed learning rate setting.
-
-    before, after   jobs of the run so far and of its continuation
-    """
+    before, after: jobs of the run so far and of its continuation"""
     processes = after.memory.num_processes
     base_before, base_after = effective_rates(before, processes), effective_rates(after, processes)
     last_rates = Rates(before, before_steps, before.memory.num_processes).at(max(0, at_step - 1), base_before)

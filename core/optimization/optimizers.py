@@ -67,8 +67,7 @@ def groups_for(entry: Entry, groups: Sequence[Group], embeddings: Iterable[Tenso
 
 def _create(settings: OptimizerSettings, entry: Entry, groups: list[Group]) -> Optimizer:
     """Create the optimizer; set `lr` and `initial_lr` of each group to its rate, except with AdaFactor's relative step. Raises
-    ProblemsError if the library refuses its arguments.
-    """
+    ProblemsError if the library refuses its arguments."""
     arguments = arguments_in_force(settings, entry)
     if entry.path in FUSED and not INSTEAD_OF_FUSED & set(arguments):
         arguments["fused"] = True
@@ -93,8 +92,7 @@ def _create(settings: OptimizerSettings, entry: Entry, groups: list[Group]) -> O
 
 def resolve(name: str) -> Entry:
     """Return the catalog entry of a job's optimizer_type; for a class in an allowed module an entry with its constructor's arguments.
-    Raises ProblemsError for all others.
-    """
+    Raises ProblemsError for all others."""
     problem = type_problem(name)
     if problem is not None:
         raise ProblemsError([problem])
@@ -136,8 +134,7 @@ def device_problems(settings: OptimizerSettings, device: str) -> list[Problem]:
 def load_state(optimizer: Optimizer, state: Mapping[str, Any]) -> None:
     """Load a saved optimizer state without casting it: torch's `load_state_dict` casts it to the weights' dtype, so an optimizer with
     bfloat16 states would resume from other values than were saved. Rates and the other options in CONFIGURED stay as in this run's
-    settings, not as saved.
-    """
+    settings, not as saved."""
     configured = [{name: group[name] for name in CONFIGURED if name in group} for group in optimizer.param_groups]
     optimizer.load_state_dict(dict(state))
     for group, options in zip(optimizer.param_groups, configured, strict=True):
@@ -155,8 +152,7 @@ def load_state(optimizer: Optimizer, state: Mapping[str, Any]) -> None:
 
 def step_sizes(optimizer: Optimizer) -> dict[str, float]:
     """Return {group name: d * lr} of optimizers that estimate their step size, if the host has it; of Automagic {group name: mean rate},
-    for which it waits for the device.
-    """
+    for which it waits for the device."""
     from core.optimization.automagic import FactoredOptimizer
 
     sizes = {}

@@ -29,11 +29,9 @@ Shorts = Callable[[int], "Tensor"]  # how many -> integers -32768 to 32767, int1
 
 
 def round_stochastically(values: Tensor, shorts: Shorts) -> Tensor:
-    """Round float32 values to values that bfloat16 can hold, returned as float32: to one of the two neighbors, with probabilities that
-    keep the mean exact (Zamirai et al. 2020, arXiv:2010.06192). Values that bf16 represents exactly are unchanged.
-
-    shorts   (count) -> random int16 [count]; they are added to the 16 bits that are cut off
-    """
+    """Round float32 values to values that bfloat16 can hold, returned as float32: to one of the two neighbors, with probabilities that keep
+    the mean exact (Zamirai et al. 2020, arXiv:2010.06192). Values that bf16 represents exactly are unchanged.
+    shorts: (count) -> random int16 [count]; they are added to the 16 bits that are cut off"""
     # A NaN's bits, incremented, may become a number. On a CPU a sum quickly shows that there is none.
     nan = values.isnan() if values.device.type != "cpu" or not torch.isfinite(values.sum()) else None
     bits = values.contiguous().view(torch.int32).view(-1) + 32768  # since the shorts start at -32768
@@ -44,8 +42,7 @@ def round_stochastically(values: Tensor, shorts: Shorts) -> Tensor:
 
 def draws(seed: int, device: torch.device) -> Shorts:
     """Return a function (count) -> random int16 [count] on the device. Each 64-bit random number gives four, since generating them takes
-    the time (on a CPU torch's own generator would take ten times as long).
-    """
+    the time (on a CPU torch's own generator would take ten times as long)."""
     if device.type == "cpu":
         source = numpy.random.SFC64(seed)
         return lambda count: torch.from_numpy(source.random_raw(-(-count // 4)).view(numpy.int16)[:count])
@@ -92,9 +89,7 @@ class WideStep:
     @torch.no_grad()
     def step_groups(self, groups: Sequence[Group], withheld: Tensor | None = None) -> None:
         """Update only the weights of these groups.
-
-        withheld   0-d on the device: if it is above 0, the weights stay unchanged; None updates them
-        """
+        withheld: 0-d on the device: if it is above 0, the weights stay unchanged; None updates them"""
         on_cpu = withheld is not None and withheld.device.type == "cpu"  # where reading it costs no sync
         weights = [weight for weight in weights_of(groups) if weight.grad is not None]
         before = [weight.data for weight in weights]
@@ -198,9 +193,7 @@ def widen_steps(optimizer: Optimizer, seed: int, *, stochastic: bool, by_parts: 
 
 def _step(optimizer: Optimizer, original_step: Any, groups: Sequence[Group]) -> None:
     """Call the optimizer's original step with only these groups; its state is keyed by weight, so the other groups are not needed.
-
-    original_step   `step` of the optimizer's class
-    """
+    original_step: `step` of the optimizer's class"""
     all_groups = optimizer.param_groups
     optimizer.param_groups = list(groups)
     try:

@@ -261,8 +261,7 @@ class Rates:
 
 def curve(job: TrainJob, total: int, points: int = 200, processes: int = 1) -> list[tuple[int, dict[str, float]]]:
     """Return [(step, {part: learning rate})] of at most `points` steps from the first to the last, for a chart: the rates of the
-    training.
-    """
+    training."""
     rates, base_rates = Rates(job, total, processes), effective_rates(job, processes)
     return [(step, rates.at(step, base_rates)) for step in _spread(total, points)]
 

@@ -16,8 +16,7 @@ STEP = "draws_step"  # in the first group, and so in the saved state: steps take
 
 def seed_steps(optimizer: Optimizer, seed: int) -> None:
     """Make every optimizer step seed the process's random generators by (seed, step) and restore them afterwards. For libraries that use
-    the global generators; all other random numbers are addressed (core/record/draws.py).
-    """
+    the global generators; all other random numbers are addressed (core/record/draws.py)."""
     optimizer.param_groups[0].setdefault(STEP, 0)
     snapshots: list[Any] = []
 

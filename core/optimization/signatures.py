@@ -10,8 +10,7 @@ from core.settings.optimization.optimizers import Argument
 
 def arguments_of(constructor: Any, skip: tuple[str, ...] = ("params", "lr")) -> list[Argument]:
     """Return the arguments of a class's constructor with type and default, except those in `skip` and those that a job cannot set, such as
-    functions.
-    """
+    functions."""
     try:
         hints = typing.get_type_hints(constructor.__init__)
     except Exception:  # an annotation that cannot be evaluated: use the defaults
@@ -57,9 +56,7 @@ def _members(hint: Any) -> tuple[Any, ...]:
 
 def _kind(default: Any, members: tuple[Any, ...]) -> str:
     """Return the kind of an argument, "bool", "int", "number", "numbers", "text" or "any": by its default or, for None, its annotation.
-
-    members   types of the annotation, unions flattened
-    """
+    members: types of the annotation, unions flattened"""
     types = {typing.get_origin(member) or member for member in members}
     if isinstance(default, bool) or (default is None and bool in types):
         return "bool"

@@ -41,11 +41,9 @@ def _bare(name: str) -> str:
 
 @lru_cache(maxsize=32)
 def _run(name: str, arguments: str, total: int, base_rate: float) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return (rates relative to the base rate, momenta), one of each per step, from one run of torch's scheduler. Raises ProblemsError
-    for invalid arguments.
-
-    arguments   of the scheduler, as JSON
-    """
+    """Return (rates relative to the base rate, momenta), one of each per step, from one run of torch's scheduler. Raises ProblemsError for
+    invalid arguments.
+    arguments: of the scheduler, as JSON"""
     import torch
 
     keyword_arguments = json.loads(arguments)

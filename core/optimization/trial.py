@@ -22,11 +22,8 @@ class Result:
 
 
 class TrialNet:
-    """A small net with weights of all trained shapes: a matrix large enough for 8-bit states, a LoRA pair, a
-    convolution, vectors.
-
-    rows   of the large matrix; 96 are enough for 8-bit states, PAGED_ROWS for paged ones
-    """
+    """A small net with weights of all trained shapes: a matrix large enough for 8-bit states, a LoRA pair, a convolution, vectors.
+    rows: of the large matrix; 96 are enough for 8-bit states, PAGED_ROWS for paged ones"""
 
     def __init__(self, device: str = "cpu", rows: int = 96):
         draw = torch.Generator().manual_seed(5)
@@ -60,9 +57,8 @@ class TrialNet:
         ]
 
     def train(self, optimizer: Any, steps: Sequence[int]) -> None:
-        """Train for these steps. The global generators are seeded by the step, as core.optimization.seeded does in a
-        run. Sets `drew` if a step used one.
-        """
+        """Train for these steps. The global generators are seeded by the step, as core.optimization.seeded does in a run. Sets `drew` if a
+        step used one."""
         for step in steps:
             self.loss(step).backward()
             seed_globally(step)

@@ -65,8 +65,7 @@ def step_or_undo(optimizer: Optimizer, withheld: Tensor) -> None:
 
 def _slots(optimizer: Optimizer) -> Iterator[Slot]:
     """Yield the slots of the weights and of all tensors in the optimizer's state and groups. Raises TypeError for values of other types,
-    which may contain tensors.
-    """
+    which may contain tensors."""
     for group in optimizer.param_groups:
         for index in range(len(group["params"])):
             yield group["params"], index
@@ -77,9 +76,7 @@ def _slots(optimizer: Optimizer) -> Iterator[Slot]:
 
 def _tensors(values: Any, box: Any) -> Iterator[Slot]:
     """Yield the slots of all tensors in `values`, at any depth. Raises TypeError as `_slots`.
-
-    box   the dict or list that a slot refers to: `values` itself, or the group that `values` is a part of
-    """
+    box: the dict or list that a slot refers to: `values` itself, or the group that `values` is a part of"""
     pairs = values.items() if isinstance(values, dict) else enumerate(values)
     for key, value in pairs:
         if isinstance(value, Tensor):

@@ -25,9 +25,8 @@ _keys_lent = False
 
 
 def allow(name: str) -> None:
-    """Allow jobs to import the top-level module `name` until this process ends (--allow-module). Raises ProblemsError unless
-    `name` is an ASCII identifier.
-    """
+    """Allow jobs to import the top-level module `name` until this process ends (--allow-module). Raises ProblemsError unless `name` is an
+    ASCII identifier."""
     if not _NAME.fullmatch(name):
         fix = "use the first part of package.module.Class: package"
         raise ProblemsError.one(f"--allow-module {name}: not a module name", "command line", fix, "module.bad-name")
@@ -51,18 +50,14 @@ def _lines(file: Path) -> set[str]:
 
 def keep_files_inside(folders: Sequence[Path] | None, *, keys: bool = False) -> None:
     """Restrict the jobs of this process to files in `folders`, as for a shared page; None removes the restriction.
-
-    keys   whether restricted jobs may use the owner's API keys (Hugging Face, wandb)
-    """
+    keys: whether restricted jobs may use the owner's API keys (Hugging Face, wandb)"""
     global _open_folders, _keys_lent
     _open_folders = None if folders is None else [folder.resolve() for folder in folders]
     _keys_lent = keys
 
 
 def limits_of_launched() -> dict[str, str]:
-    """Return environment variables that pass the restrictions of `keep_files_inside` on to launched processes; {} if there are
-    none.
-    """
+    """Return environment variables that pass the restrictions of `keep_files_inside` on to launched processes; {} if there are none."""
     if _open_folders is None:
         return {}
     folders = {OPEN_FOLDERS: json.dumps([str(folder) for folder in _open_folders])}
@@ -123,9 +118,8 @@ def lies_in_on_windows(path: str, folders: Iterable[str]) -> bool:
 
 
 def is_special_on_windows(part: str) -> bool:
-    """Whether Windows would not read the path component `part` as a plain file name: it is empty, reserved (CON, LPT1), ends in a
-    dot or space, or has a forbidden character.
-    """
+    """Whether Windows would not read the path component `part` as a plain file name: it is empty, reserved (CON, LPT1), ends in a dot or
+    space, or has a forbidden character."""
     if (
         not part
         or part != part.rstrip(". ")

@@ -126,9 +126,7 @@ def sync_folder(path: Path | str) -> None:
 
 
 def make_folders(path: Path | str) -> None:
-    """Create a folder and its missing parents, and flush each new entry to disk. Raises NotADirectoryError if one of them is a
-    file.
-    """
+    """Create a folder and its missing parents, and flush each new entry to disk. Raises NotADirectoryError if one of them is a file."""
     path = Path(path)
     if not path.is_dir():
         if path.exists():
@@ -190,9 +188,8 @@ def replace_by_temporary(temporary: Path, target: Path) -> None:
 
 
 def _writable_target(target: Path) -> Path:
-    """Return the path to replace when writing to `target`: the linked file if `target` is a link and jobs may reach that file,
-    else `target`. Raises OSError for devices and pipes.
-    """
+    """Return the path to replace when writing to `target`: the linked file if `target` is a link and jobs may reach that file, else
+    `target`. Raises OSError for devices and pipes."""
     if os.path.islink(target):
         leads_to = Path(os.path.realpath(target))
         follows = may_reach(target) and (leads_to.is_file() or not os.path.lexists(leads_to))
@@ -245,9 +242,8 @@ def remove_leftovers(folder: Path | str, *patterns: str, files_only: bool = Fals
 
 
 def _put_in_place(temporary: Path, target: Path) -> None:
-    """Rename folder `temporary` to `target`. An existing `target` is moved aside first and then deleted; it is moved back if the
-    rename fails.
-    """
+    """Rename folder `temporary` to `target`. An existing `target` is moved aside first and then deleted; it is moved back if the rename
+    fails."""
     if not target.exists():
         replace(temporary, target)
         return

@@ -70,8 +70,7 @@ class Best:
     @property
     def label(self) -> str:
         """Mark for lists of files: "best" if measured on held-out images and no other checkpoint may be as good, else "lowest loss" or
-        "lowest loss on training images"; "" if no other checkpoint was measured.
-        """
+        "lowest loss on training images"; "" if no other checkpoint was measured."""
         if not self.others:
             return ""
         if self.measured_on != "held_out":
@@ -172,9 +171,8 @@ class BestTracker:
             self.saved = [old for old in self.saved if old["file"] != line["file"]] + [line]
 
     def best(self, folder: Path) -> Best | None:
-        """Return the best of the checkpoints that still exist in run folder `folder`, or None. Cached until an event is added or a
-        file is deleted.
-        """
+        """Return the best of the checkpoints that still exist in run folder `folder`, or None. Cached until an event is added or a file is
+        deleted."""
         existing = tuple((line["step"], line["file"]) for line in self.saved if (folder / line["file"]).exists())
         key = (existing, len(self.measured), self.measured[-1]["seq"] if self.measured else 0)
         if self._cached is None or self._cached[0] != key:
@@ -192,9 +190,7 @@ def write_best(folder: Path, best: Best | None) -> None:
 
 
 def stored_best(folder: Path) -> dict[str, Any] | None:
-    """Return the `Best.to_dict` stored in best.json of a run folder; None if best.json is missing or damaged, or the checkpoint is
-    gone.
-    """
+    """Return the `Best.to_dict` stored in best.json of a run folder; None if best.json is missing or damaged, or the checkpoint is gone."""
     content = _read_best(folder)
     return content if content is not None and (folder / str(content.get("file"))).exists() else None
 

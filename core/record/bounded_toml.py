@@ -17,9 +17,7 @@ LONG_KEY = re.compile(rf"(?:^|[\[{{,])[ \t]*+{_KEY}(?:[ \t]*+\.[ \t]*+{_KEY}){{{
 
 def read_toml(path: Path | str, where: str, fix: str) -> dict[str, Any]:
     """Parse a TOML file. Raises ProblemsError for invalid or too large content, MissingFile if there is no file.
-
-    where, fix   location and advice of the problem, if the content is invalid
-    """
+    where, fix: location and advice of the problem, if the content is invalid"""
     data = read_regular(path, MAX_BYTES)
     try:
         return parse_toml(data.decode("utf-8-sig"), where, fix)

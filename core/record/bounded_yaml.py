@@ -44,9 +44,8 @@ class _Loader(Base):
 
 
 def parse_yaml(text: str, where: str, fix: str) -> tuple[Any, list[str]]:
-    """Parse YAML text; return (content, duplicate keys as "lr (line 12)"). Raises ProblemsError with this `where` and `fix` for
-    invalid or too large content.
-    """
+    """Parse YAML text; return (content, duplicate keys as "lr (line 12)"). Raises ProblemsError with this `where` and `fix` for invalid or
+    too large content."""
     try:
         return bounded_yaml(text.removeprefix("\ufeff"))
     except (ValueError, RecursionError) as error:

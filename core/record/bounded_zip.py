@@ -43,9 +43,8 @@ class _Bounded:
 def open_zip(
     handle: BinaryIO, path: Path | str, fix: str = "download or copy it again", max_listing: int = MAX_LISTING_BYTES
 ) -> zipfile.ZipFile:
-    """Open the zip archive in `handle`, which the caller closes. Raises ProblemsError if it is damaged, or its list of members has
-    more than `max_listing` bytes. path, fix: of the problem.
-    """
+    """Open the zip archive in `handle`, which the caller closes. Raises ProblemsError if it is damaged, or its list of members has more
+    than `max_listing` bytes. path, fix: of the problem."""
     bounded = _Bounded(handle, max_listing)
     try:
         archive = zipfile.ZipFile(bounded)  # type: ignore[call-overload]
@@ -57,8 +56,7 @@ def open_zip(
 
 def read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, max_bytes: int) -> bytes:
     """Return a member's decompressed bytes. Raises zipfile.BadZipFile if there are more than `max_bytes`, or if the compression is not
-    stored or deflate.
-    """
+    stored or deflate."""
     if info.compress_type not in METHODS:
         raise zipfile.BadZipFile(f"{info.filename[:100]} uses an unsupported compression")
     if info.file_size > max_bytes:

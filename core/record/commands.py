@@ -12,9 +12,8 @@ NAMES = ("pause", "resume", "stop", "save", "sample")
 
 
 def send(folder: Path, name: str) -> str:
-    """Append the command `name`, one of NAMES, to commands.jsonl in the run folder; return the command's id. Raises ValueError for
-    another name.
-    """
+    """Append the command `name`, one of NAMES, to commands.jsonl in the run folder; return the command's id. Raises ValueError for another
+    name."""
     if name not in NAMES:
         raise ValueError(f"unknown command {name!r}")
     identity = uuid.uuid4().hex

@@ -37,9 +37,7 @@ class Reports:
         self, text: str, done: int = 0, total: int = 0, step: int = 0, steps: int = 0, *, of_bytes: bool = False
     ) -> None:
         """Report the current stage `text` and its progress, `done` of `total`, in bytes with `of_bytes`.
-
-        step, steps   sampling step of the image that is being generated, and their number
-        """
+        step, steps: sampling step of the image that is being generated, and their number"""
 
     def say(self, text: str, level: str = "info", fix: str = "", code: str = "") -> None:
         """Write `text` to the log. level: "info", "warning" or "error"; fix, code: as in `Problem`."""
@@ -92,8 +90,7 @@ class JobContext(Reports):
         self, text: str, done: int = 0, total: int = 0, step: int = 0, steps: int = 0, *, of_bytes: bool = False
     ) -> None:
         """Report the current stage to the journal: with the same `text` at most every STAGE_SECONDS, but always once `done` reaches
-        `total`. Arguments as in `Reports.stage`.
-        """
+        `total`. Arguments as in `Reports.stage`."""
         now = time.monotonic()
         if text == self._stage_text and done < total and now - self._stage_time < STAGE_SECONDS:
             return

@@ -25,9 +25,7 @@ class Event:
 @dataclass(frozen=True)
 class StateChanged(Event, kind="state", urgent=True):
     """The run's state: "running", "paused", "done", "stopped" or "failed"; "interrupted" and "damaged" are only inferred by readers.
-
-    message, fix, code   of the problem, if the run failed
-    """
+    message, fix, code: of the problem, if the run failed"""
 
     state: str
     message: str = ""
@@ -38,9 +36,7 @@ class StateChanged(Event, kind="state", urgent=True):
 @dataclass(frozen=True)
 class Stage(Event, kind="stage"):
     """The current stage `text` and its progress, `done` of `total` (0 if unknown), in bytes with `of_bytes`.
-
-    step, steps   sampling step of the image that is being generated, and their number
-    """
+    step, steps: sampling step of the image that is being generated, and their number"""
 
     text: str
     done: int = 0
@@ -145,9 +141,7 @@ COMPARED = CONTROL_IMAGE, WITHOUT_CONTROL = -2, -1
 
 def sample_titles(steps: Iterable[int], at_base: bool = True) -> dict[int, str]:
     """Return {step: title} in order of step, for the samples of `steps`: "step 250", "base model", or a title of COMPARED.
-
-    at_base   whether step 0 is the base model (`TrainJob.starts_at_base`); with COMPARED steps (a ControlNet) it is just step 0
-    """
+    at_base: whether step 0 is the base model (`TrainJob.starts_at_base`); with COMPARED steps (a ControlNet) it is just step 0"""
     named = {CONTROL_IMAGE: "control image", WITHOUT_CONTROL: "without control"}
     sampled_steps = sorted(set(steps))
     if at_base and sampled_steps and sampled_steps[0] >= 0:

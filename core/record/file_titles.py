@@ -30,9 +30,7 @@ def is_average(name: str) -> bool:
 
 def label_of(file: str, step: int | None) -> str:
     """Return the label of a checkpoint file: "step 1,200"; "average 40 to 120" for an average; "base model" for an empty `file`.
-
-    step   after which it was saved; None: as in the file's name, else the label is the name without extension
-    """
+    step: after which it was saved; None: as in the file's name, else the label is the name without extension"""
     if not file:
         return BASE_MODEL
     if average := AVERAGE.search(Path(file).stem):

@@ -75,8 +75,7 @@ def without_gc() -> Iterator[None]:
 
 def freeze_gc() -> None:
     """Exclude all existing objects from garbage collection, which took a third of a second each time for half a million objects of
-    libraries and the page. Call while no job has data in memory.
-    """
+    libraries and the page. Call while no job has data in memory."""
     gc.freeze()
 
 

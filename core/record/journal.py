@@ -43,8 +43,7 @@ class Journal:
 
     def put(self, event: Event) -> Line:
         """Pass an event to the listeners and return its line, with the user's API keys masked. The line is written to disk at the next
-        flush; if the event is urgent, at once.
-        """
+        flush; if the event is urgent, at once."""
         with self._lock:
             self._seq += 1
             line = {

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 
 class _Lazy:
-    """Stands for a module, which is imported when an attribute is first read. All its attributes are then copied into this object, so
-    that later accesses are as fast as direct ones and torch.compile sees the functions themselves.
-    """
+    """Stands for a module, which is imported when an attribute is first read. All its attributes are then copied into this object, so that
+    later accesses are as fast as direct ones and torch.compile sees the functions themselves."""
 
     def __init__(self, module: str):
         self._module = module

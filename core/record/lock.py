@@ -38,9 +38,8 @@ class Lock:
         self._beating: threading.Thread | None = None
 
     def acquire(self) -> list[str]:
-        """Acquire the lock. Return messages for the user, such as that the drive has no file locks. Raises HeldElsewhere if another
-        process holds it, OSError if the lock file cannot be written.
-        """
+        """Acquire the lock. Return messages for the user, such as that the drive has no file locks. Raises HeldElsewhere if another process
+        holds it, OSError if the lock file cannot be written."""
         age = heartbeat_age(self._path)
         if age is not None and age < STALE_SECONDS:
             raise HeldElsewhere(age)
@@ -59,9 +58,7 @@ class Lock:
 
     def _acquire_by_heartbeat(self, age: float | None) -> list[str]:
         """`acquire` for a drive without file locks.
-
-        age   seconds since the last heartbeat of another process; None if there is no heartbeat file
-        """
+        age: seconds since the last heartbeat of another process; None if there is no heartbeat file"""
         file = heartbeat_file(self._path)
         messages = [
             f"This drive has no file locks: a heartbeat every {BEAT_SECONDS:g} seconds marks the folder as in use"
@@ -140,9 +137,8 @@ def heartbeat_age(path: Path) -> float | None:
 
 
 def held_message(held: HeldElsewhere) -> tuple[str, str]:
-    """Return two texts to append to a problem's `what` and `fix`: how old the heartbeat is, and when to try again. Both are "" for a
-    lock without heartbeat.
-    """
+    """Return two texts to append to a problem's `what` and `fix`: how old the heartbeat is, and when to try again. Both are "" for a lock
+    without heartbeat."""
     if held.age is None:
         return "", ""
     wait = f"if that process was killed, try again in {_duration(STALE_SECONDS)}"

@@ -78,9 +78,8 @@ def bf16_is_fast(device: str) -> bool:
 
 
 def memory(device: str) -> tuple[int, int]:
-    """Return (bytes used, total bytes): VRAM of a CUDA device once torch is loaded; otherwise this process's resident memory and
-    the machine's RAM.
-    """
+    """Return (bytes used, total bytes): VRAM of a CUDA device once torch is loaded; otherwise this process's resident memory and the
+    machine's RAM."""
     if device.startswith("cuda") and "torch" in sys.modules:
         free, total = torch.cuda.mem_get_info(device)
         return total - free, total

@@ -42,9 +42,8 @@ def free_memory() -> None:
 
 
 class PeakMemory:
-    """Context that measures peak memory, available as `bytes` after it ends: memory reserved by torch on CUDA, else this process's
-    resident memory, read every `seconds`.
-    """
+    """Context that measures peak memory, available as `bytes` after it ends: memory reserved by torch on CUDA, else this process's resident
+    memory, read every `seconds`."""
 
     def __init__(self, device: str, seconds: float = WATCH_SECONDS):
         self._device, self._seconds, self.bytes = device, seconds, 0

@@ -53,9 +53,8 @@ class Pattern:
         Pattern(f"{self._text}|", where, self._area).replaced("", by)
 
     def _with_timeout(self, use: Callable[[float], Any]) -> Any:
-        """Return `use(timeout)` for a timeout of PATTERN_SECONDS, or of the seconds left for this object if fewer. Raises ProblemsError
-        if it times out.
-        """
+        """Return `use(timeout)` for a timeout of PATTERN_SECONDS, or of the seconds left for this object if fewer. Raises ProblemsError if
+        it times out."""
         begin = time.thread_time()  # a busy machine makes no pattern slow
         try:
             return use(max(0.001, min(PATTERN_SECONDS, self._left)))

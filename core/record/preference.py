@@ -205,9 +205,8 @@ def next_pair(names: Sequence[str], pairs: Sequence[Pair], choices: Sequence[Cho
 
 
 def _gain(fit: _Fit, one: int, other: int) -> float:
-    """Return the expected information (nats) of a choice between checkpoints `one` and `other` (indices), weighted by the probability
-    that one of them is first.
-    """
+    """Return the expected information (nats) of a choice between checkpoints `one` and `other` (indices), weighted by the probability that
+    one of them is first."""
     cov = fit.covariance
     spread = cov[one, one] + cov[other, other] - 2 * cov[one, other]
     _, variance, _ = _moments(fit.strengths[one] - fit.strengths[other], fit.log_tie)
@@ -220,9 +219,7 @@ def _gain(fit: _Fit, one: int, other: int) -> float:
 
 def read_choices(folder: Path, names: Collection[str] | None = None) -> list[Choice]:
     """Return the choices stored in the folder of a run or grid, without undone ones. Damaged lines are skipped.
-
-    names   only choices and undos between these; None: all
-    """
+    names: only choices and undos between these; None: all"""
     try:
         lines = read_regular(folder / FILE, MAX_BYTES).split(b"\n")[:-1]
     except ProblemsError:
@@ -244,9 +241,8 @@ def read_choices(folder: Path, names: Collection[str] | None = None) -> list[Cho
 
 
 def add_choice(folder: Path, choice: Choice) -> None:
-    """Append a choice to those in the folder of a run or grid, whole or not at all. Raises ProblemsError if it is invalid or cannot
-    be written.
-    """
+    """Append a choice to those in the folder of a run or grid, whole or not at all. Raises ProblemsError if it is invalid or cannot be
+    written."""
     if choice.outcome not in OUTCOMES or (choice.left == choice.right and choice.outcome != "undo"):
         raise ProblemsError.one("The choice is not valid", "choice", "choose again", "choice.invalid")
     line = json.dumps(asdict(choice) | {"time": round(time.time(), 3)})

@@ -79,9 +79,8 @@ class Problem:
 
 
 class ProblemsError(Exception):
-    """Raised with all problems of a request, of which nothing was started or written. problems: at most MOST, and one that counts
-    the others.
-    """
+    """Raised with all problems of a request, of which nothing was started or written. problems: at most MOST, and one that counts the
+    others."""
 
     def __init__(self, problems: Iterable[Problem]):
         self.problems = limited(list(problems))

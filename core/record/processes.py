@@ -69,9 +69,7 @@ class Processes:
 
     def sum_gradients(self, parameters: Sequence[torch.nn.Parameter], steady: bool = True) -> None:
         """Replace each parameter's gradient by its sum over all processes; a process without that gradient adds zeros.
-
-        steady  whether the same parameters get gradients at every step, so that which ones do is exchanged only once
-        """
+        steady: whether the same parameters get gradients at every step, so that which ones do is exchanged only once"""
 
     def broadcast(self, value: T) -> T:
         """Return the first process's value in every process."""
@@ -95,11 +93,9 @@ class Processes:
 
 
 class Together(Processes):
-    """Communication between several processes. Gradients are exchanged by the device's backend; flags and other values through the
-    CPU, so that they do not wait for the GPU.
-
-    step_minutes   timeout of an exchange of gradients
-    """
+    """Communication between several processes. Gradients are exchanged by the device's backend; flags and other values through the CPU, so
+    that they do not wait for the GPU.
+    step_minutes: timeout of an exchange of gradients"""
 
     def __init__(self, step_minutes: float = STEP_MINUTES):
         from accelerate import PartialState
@@ -202,9 +198,7 @@ def end_with_launcher() -> None:
 
 
 def end_if_launcher_gone() -> None:
-    """End this process if its launcher is gone. Called when another process of the group is lost, which may have noticed that
-    earlier.
-    """
+    """End this process if its launcher is gone. Called when another process of the group is lost, which may have noticed that earlier."""
     if any(_gone(process) for process in _launchers):
         _end()
 

@@ -1,6 +1,5 @@
-"""Opens user files only if they are regular files: a named pipe would block forever, a device may never end. Also checks
-whether a path can be written, before work starts.
-"""
+"""Opens user files only if they are regular files: a named pipe would block forever, a device may never end. Also checks whether a path can
+be written, before work starts."""
 
 import errno
 import os
@@ -63,8 +62,7 @@ def check_regular(path: Path | str) -> os.stat_result:
 
 def read_regular(path: Path | str, max_bytes: int) -> bytes:
     """Return the bytes of a regular file. Raises as `open_regular`, and if there are more than `max_bytes`, whatever size the system
-    reports.
-    """
+    reports."""
     with open_regular(path) as handle:
         try:
             large = os.fstat(handle.fileno()).st_size > max_bytes  # then none of it needs to be in memory
@@ -109,9 +107,7 @@ LONGEST_NAME, LONGEST_PATH = 255, 4095  # bytes (of a name on Windows: character
 
 def impossible_path(target: Path, where: str) -> Problem | None:
     """Return the problem of a path that cannot be written: invalid name, parent that is not a folder or is read-only; else None.
-
-    where   `where` of the problem: the setting
-    """
+    where: `where` of the problem: the setting"""
 
     def problem(what: str, fix: str, code: str) -> Problem:
         return Problem(what, where, fix, code=code)

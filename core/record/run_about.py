@@ -20,9 +20,7 @@ FIX = "repair the file, or delete it and enter title and note again"
 
 @dataclass(frozen=True)
 class RunAbout:
-    """Title and note of a run. title: "" for the run's initial title; person: login that started the run, where people have a page
-    each.
-    """
+    """Title and note of a run. title: "" for the run's initial title; person: login that started the run, where people have a page each."""
 
     title: str = ""
     note: str = ""
@@ -47,8 +45,7 @@ def _read(path: Path) -> RunAbout:
 
 def write_about(folder: RunFolder, *, title: str | None = None, note: str | None = None) -> RunAbout:
     """Change the title, the note or both (None keeps the old one) and return the result. Raises ProblemsError if a text is too long or
-    about.json cannot be written; a damaged about.json is not overwritten.
-    """
+    about.json cannot be written; a damaged about.json is not overwritten."""
     before = read_about(folder)
     texts = (("title", title, MOST_TITLE), ("note", note, MOST_NOTE))
     changes = {name: _checked_text(name, text, most) for name, text, most in texts if text is not None}
@@ -116,9 +113,8 @@ def _checked_text(name: str, text: str, limit: int) -> str:
 
 
 def _clean(text: object, limit: int, multiline: bool = False) -> str:
-    """Return `text` without control characters and bidirectional marks, cut to `limit` characters, on one line unless `multiline`; ""
-    if it is not a string.
-    """
+    """Return `text` without control characters and bidirectional marks, cut to `limit` characters, on one line unless `multiline`; "" if it
+    is not a string."""
     if not isinstance(text, str):
         return ""
     cleaned = "".join(

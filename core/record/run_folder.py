@@ -96,8 +96,7 @@ class RunFolder:
 
     def lock(self) -> list[str]:
         """Lock the folder, so that the run counts as running. Return messages for the user if the drive has no file locks. Raises
-        ProblemsError if another process holds the lock or it cannot be written.
-        """
+        ProblemsError if another process holds the lock or it cannot be written."""
         lock = Lock(self.path / "lock")
         try:
             messages = lock.acquire()
@@ -138,9 +137,8 @@ def outputs_unwritable(runs: Path, error: OSError) -> ProblemsError:
 
 
 def safe_name(text: str) -> str:
-    """Return `text` as part of a file name that is valid on every system: letters and digits of any script, blanks, - and _; at
-    most 60 characters, "run" if none is left.
-    """
+    """Return `text` as part of a file name that is valid on every system: letters and digits of any script, blanks, - and _; at most 60
+    characters, "run" if none is left."""
     text = unicodedata.normalize("NFC", text).strip()
     text = re.sub(r"[^\w\- ]+", "_", text).strip("_ ")
     return text[:60].rstrip() or "run"
@@ -159,9 +157,8 @@ def newest_runs(runs: Path) -> Iterator[RunFolder]:
 
 
 def latest_run(runs: Path) -> RunFolder | None:
-    """Return the run whose journal changed last, among the MOST_RECENT newest with a job.json; None without one. It need not be the
-    newest: an older run may have been resumed.
-    """
+    """Return the run whose journal changed last, among the MOST_RECENT newest with a job.json; None without one. It need not be the newest:
+    an older run may have been resumed."""
     complete = [folder for folder in islice(newest_runs(runs), MOST_RECENT) if not folder.damaged]
     return max(complete, key=lambda folder: (stamp_or_none(folder.journal_file) or (0, 0))[1], default=None)
 

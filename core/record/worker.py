@@ -32,9 +32,8 @@ APART: dict[str, Any] = {
 
 
 def kill(process: subprocess.Popen[bytes], seconds: float) -> None:
-    """Kill a process started with `APART` and its children (on Windows only itself), and wait up to `seconds` for its end, which a
-    driver may delay.
-    """
+    """Kill a process started with `APART` and its children (on Windows only itself), and wait up to `seconds` for its end, which a driver
+    may delay."""
     with suppress(OSError):  # it has ended meanwhile
         if os.name != "nt":
             os.killpg(process.pid, signal.SIGKILL)
@@ -63,9 +62,7 @@ class Gone:
 
 class Worker:
     """Starts a process by `command`, which must run `serve_requests`, and sends requests to it.
-
-    folder   for a file with the process's stderr, whose end is reported if the process ends
-    """
+    folder: for a file with the process's stderr, whose end is reported if the process ends"""
 
     def __init__(self, command: Sequence[str], folder: Path):
         self._stderr: IO[bytes] = open(folder / f"said-{secrets.token_hex(4)}.txt", "w+b")
@@ -92,8 +89,7 @@ class Worker:
 
     def ask(self, request: dict[str, Any], seconds: float, token: CancelToken) -> dict[str, Any] | Gone:
         """Send a request and return its answer; `Gone` if the process ended, or did not answer in `seconds` and was killed. Raises
-        Cancelled if `token` is cancelled meanwhile.
-        """
+        Cancelled if `token` is cancelled meanwhile."""
         end = time.monotonic() + seconds
         assert self._process.stdin is not None
         try:

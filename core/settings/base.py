@@ -167,8 +167,7 @@ def compatibility_values(group: type[BaseModel]) -> dict[str, dict[str, str]]:
 
 class Job(Settings):
     """Base model of jobs, whose fields are groups of settings. Derived fields (`follows_compatibility`) are kept up to date, in copies
-    too.
-    """
+    too."""
 
     @model_validator(mode="after")
     def _checked(self) -> Self:
@@ -313,8 +312,7 @@ class Declared:
     @cached_property
     def kind(self) -> str:
         """Type of the value: "choice", "bool", "int", "float", "text", "pair" (width and height, or two numbers), "list", "object" (JSON),
-        "span" (steps, a fraction or a percentage of the run) or "arguments" (names with values).
-        """
+        "span" (steps, a fraction or a percentage of the run) or "arguments" (names with values)."""
         if self.widget in ("span", "arguments"):
             return str(self.widget)
         if self.choices:
@@ -400,9 +398,7 @@ def declared(model: type[BaseModel]) -> Iterator[Declared]:
 
 def settings_called(name: str, known: Mapping[str, Declared], method: str = "") -> list[str]:
     """Return the paths of settings called `name` here or in sd-scripts: those in the group of `method` first, of other methods last.
-
-    known  {dotted path: setting} to search
-    """
+    known: {dotted path: setting} to search"""
     paths = [path for path, each in known.items() if name in (each.name, *each.kohya_names)]
     methods = known["method.kind"].choices if "method.kind" in known else []
     return sorted(paths, key=lambda path: (known[path].group != method, known[path].group in methods))

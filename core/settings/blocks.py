@@ -119,9 +119,8 @@ def block_sizes(settings: NetworkSettings, blocks: int) -> tuple[list[BlockSize]
 
 
 def _sizes(ranks: list[float], alphas: list[float], rates: list[float]) -> list[BlockSize]:
-    """Combine ranks, alphas and learning rate factors of all blocks. An alpha of 0 means the rank, as in sd-scripts; a factor of 0
-    makes the rank 0.
-    """
+    """Combine ranks, alphas and learning rate factors of all blocks. An alpha of 0 means the rank, as in sd-scripts; a factor of 0 makes
+    the rank 0."""
     return [
         BlockSize(int(rank) if rate else 0, alpha or rank)
         for rank, alpha, rate in zip(ranks, alphas, rates, strict=True)

@@ -135,9 +135,7 @@ def _bad_value(path: str, item: Mapping[str, Any], entry: Declared | None, locat
 
 def allowed(entry: Declared, empty: str = "leave it empty") -> str:
     """Return the allowed values as text: "a whole number, 1 to 1000, or leave it empty".
-
-    empty  how an optional setting is left unset: "null" in files and flags; "" omits that part
-    """
+    empty: how an optional setting is left unset: "null" in files and flags; "" omits that part"""
     kinds = {
         "bool": "true or false",
         "int": "a whole number",

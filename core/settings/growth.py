@@ -47,9 +47,8 @@ def add_group(after: type[Settings], name: str, settings: type[Settings], title:
 def _insert_after(
     fields: dict[str, FieldInfo], after: type[Settings], chosen_by: str, name: str, info: FieldInfo
 ) -> None:
-    """Insert the field `name` in place, behind the group `after` and groups of the same `chosen_by`. The order of fields is that of
-    forms, presets and docs.
-    """
+    """Insert the field `name` in place, behind the group `after` and groups of the same `chosen_by`. The order of fields is that of forms,
+    presets and docs."""
     before = list(fields.items())
     at = max(n for n, (_, each) in enumerate(before) if each.annotation is after or chooser_of(each) == chosen_by != "")
     fields.clear()

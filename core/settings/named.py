@@ -1,6 +1,5 @@
-"""Find the paths, names and ids in a job, and check whether jobs of a shared page may use them. Checked when a job enters the
-engine, wherever it comes from: a form, the JSON pane, a tool, another process.
-"""
+"""Find the paths, names and ids in a job, and check whether jobs of a shared page may use them. Checked when a job enters the engine,
+wherever it comes from: a form, the JSON pane, a tool, another process."""
 
 from __future__ import annotations
 
@@ -51,8 +50,7 @@ class Limits:
     @classmethod
     def of(cls, workspace: Workspace, keys: bool = False) -> Limits:
         """Return the limits of a shared page: outputs, models, presets, the starter model and the folders of --allow are open, except the
-        engine's private folder. `keys` allows the owner's API keys.
-        """
+        engine's private folder. `keys` allows the owner's API keys."""
         named = (workspace.outputs, workspace.models, workspace.presets, *workspace.allowed)
         folders = [path.resolve() for path in named]
         folders += [] if lies_in(STARTER, folders) else [STARTER.resolve()]

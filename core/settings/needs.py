@@ -1,6 +1,5 @@
-"""Find settings without effect because of another one in their group, as declared by `needs`. Forms and the command line show
-the reason; forms of tools hide these fields.
-"""
+"""Find settings without effect because of another one in their group, as declared by `needs`. Forms and the command line show the reason;
+forms of tools hide these fields."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -11,9 +10,7 @@ from core.settings.base import Declared, Settings, fields_of
 
 def unmet_needs(group: type[Settings], values: Mapping[str, Any]) -> dict[str, str]:
     """Return {name: reason} for a group's settings whose declared `needs` are not met.
-
-    values  {name: value}; missing settings are at their default
-    """
+    values: {name: value}; missing settings are at their default"""
     fields = {name: Declared(name, "", name, info) for name, info in fields_of(group).items()}
     unmet = {}
     for name, entry in fields.items():
@@ -25,9 +22,7 @@ def unmet_needs(group: type[Settings], values: Mapping[str, Any]) -> dict[str, s
 
 def ignored(*rows: tuple[object, str, str]) -> Iterator[tuple[str, str]]:
     """Yield (dotted path, "ignored: REASON") for each setting of the rows whose condition is true.
-
-    rows  (condition, "group.name name ...", reason)
-    """
+    rows: (condition, "group.name name ...", reason)"""
     for applies, settings, reason in rows:
         group, _, names = settings.partition(".")
         if applies:
@@ -49,9 +44,7 @@ def unmet_in(job: Settings) -> Iterator[tuple[str, str]]:
 
 def without_effect(settings: Settings, group: str) -> Iterator[Problem]:
     """Yield advice on each setting that differs from its default although its declared `needs` are not met.
-
-    group  name of `settings` in the job
-    """
+    group: name of `settings` in the job"""
     for name, reason in sorted(unmet_needs(type(settings), settings.__dict__).items()):
         if getattr(settings, name) != type(settings).model_fields[name].default:
             what = f"{settings.title_of(name)} has no effect: {reason}"

@@ -82,9 +82,7 @@ def sync(root: Path, *, force: bool = False, probe: Callable[[str], bool] | None
 
 def build_for(root: Path, facts: MachineFacts, probe: Callable[[str], bool]) -> Build:
     """Return the build for this machine, from pip's default index if PyTorch's does not respond. Raises SetupError if none fits.
-
-    probe   (index url) -> whether it responds
-    """
+    probe: (index url) -> whether it responds"""
     requested = os.environ.get("ATELIER_BUILD") or None
     if requested and requested not in TITLES:
         raise SetupError(f"ATELIER_BUILD is '{requested}': use one of {', '.join(TITLES)}, or unset it.")

@@ -108,8 +108,7 @@ def largest_pixels(group: Group) -> int:
 
 def probe(job: TrainJob, context: JobContext) -> Forecasted:
     """Train the job on its largest and smallest batch, in a temporary run folder, and return the forecast. Encoded latents and captions
-    stay in the caches. Raises ProblemsError for problems of the job, and Cancelled.
-    """
+    stay in the caches. Raises ProblemsError for problems of the job, and Cancelled."""
     parent = context.workspace.private / "probes" / secrets.token_hex(4)
     seeded = short_job(job, 1)
     length = {"max_train_steps": job.schedule.max_train_steps, "max_train_epochs": job.schedule.max_train_epochs}
@@ -158,9 +157,8 @@ def _step_seconds(run: Run, steps: int) -> list[float]:
 
 
 def _interpolated_seconds(measured: Sequence[tuple[int, float]], pixels: int) -> float:
-    """Return the seconds of a step of `pixels` pixels, by linear interpolation between the first and the last of `measured`, each
-    (pixels, seconds).
-    """
+    """Return the seconds of a step of `pixels` pixels, by linear interpolation between the first and the last of `measured`, each (pixels,
+    seconds)."""
     (most_pixels, slow_seconds), (fewest_pixels, fast_seconds) = measured[0], measured[-1]
     if most_pixels == fewest_pixels:
         return slow_seconds

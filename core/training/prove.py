@@ -71,9 +71,7 @@ def prove(
     say: Callable[[str], None] = lambda text: None,
 ) -> Proof:
     """Train `steps` steps of the job twice, once with a stop and resume in the middle, in temporary folders; return the comparison.
-
-    say   called with a message before each training
-    """
+    say: called with a message before each training"""
     atomic.remove_folder(workspace.private / "proofs")  # left by a killed check
     parent = workspace.private / "proofs" / secrets.token_hex(4)
     short_run = short_job(job, steps)
@@ -162,9 +160,7 @@ def _state_hashes(folder: RunFolder) -> dict[str, str]:
 def _hashes(value: Any, name: str) -> list[tuple[str, str]]:
     """Return [(path of a leaf, SHA-256)] of nested mappings and sequences. Tensors are hashed by dtype, shape and bytes, other values by
     `repr`.
-
-    name   path of `value` itself
-    """
+    name: path of `value` itself"""
     if isinstance(value, Mapping):
         return [entry for key, inner in value.items() for entry in _hashes(inner, f"{name}/{key}")]
     if isinstance(value, Sequence) and not isinstance(value, (str, bytes)):

@@ -25,9 +25,7 @@ def run_task(job: TrainJob, context: JobContext) -> Outcome:
 def run_training(job: TrainJob, context: JobContext, stop_at: int | None = None) -> str:
     """Train from the start, or from the newest complete training state in the run's folder. Returns "done" or "stopped". Raises
     ProblemsError for problems that prevent or end the training.
-
-    stop_at   step after which to save and stop, as if the user had stopped it; None trains to the end
-    """
+    stop_at: step after which to save and stop, as if the user had stopped it; None trains to the end"""
     peak = PeakMemory(context.device, MEMORY_SECONDS)
     try:
         with peak:
@@ -81,9 +79,8 @@ def with_seed(job: Job, context: JobContext) -> Job:
 
 
 def prepare_caches(job: PrepareJob, context: JobContext) -> Outcome:
-    """Fill the caches of a prepare job, a task of the engine: write latents and text states to disk, so that a training with these
-    settings starts at once, and the metadata file and .npz caches if set. Raises ProblemsError.
-    """
+    """Fill the caches of a prepare job, a task of the engine: write latents and text states to disk, so that a training with these settings
+    starts at once, and the metadata file and .npz caches if set. Raises ProblemsError."""
     from core.dataset.caches.metadata_writing import write_metadata
     from core.dataset.sources.files import printable
     from core.record.problems import ProblemsError

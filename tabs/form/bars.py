@@ -27,9 +27,7 @@ WEIGHT_CURVES = {"Rising to OUT": "linear", "Falling to OUT": "reverse_linear"}
 
 def block_names(blocks: int) -> list[str]:
     """Return the names of a U-Net's blocks in the order of sd-scripts' lists.
-
-    blocks   25: IN00 to IN11, MID, OUT00 to OUT11; 23: EMB, IN00 to IN08, MID0 to MID2, OUT00 to OUT08, LAST
-    """
+    blocks: 25: IN00 to IN11, MID, OUT00 to OUT11; 23: EMB, IN00 to IN08, MID0 to MID2, OUT00 to OUT08, LAST"""
     deep = 12 if blocks == COUNTS["sd1"] else 9
     ins, outs = [f"IN{n:02}" for n in range(deep)], [f"OUT{n:02}" for n in range(deep)]
     return [*ins, "MID", *outs] if deep == 12 else ["EMB", *ins, "MID0", "MID1", "MID2", *outs, "LAST"]

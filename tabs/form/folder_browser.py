@@ -66,9 +66,8 @@ def _drives() -> list[str]:
 
 
 def listing(roots: Roots, text: str) -> Listing:
-    """List the folder with the path `text`, PROJECT for "". Raises ProblemsError if the page may not read it; `reason` tells why it
-    cannot be read otherwise.
-    """
+    """List the folder with the path `text`, PROJECT for "". Raises ProblemsError if the page may not read it; `reason` tells why it cannot
+    be read otherwise."""
     folder = roots.check(text or str(PROJECT), "folder")
     folder = Path(os.path.abspath(folder))
     parent = folder.parent if folder.parent != folder and roots.holds(folder.parent) else None

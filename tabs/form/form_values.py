@@ -97,9 +97,7 @@ def changed_values(
     known: Mapping[str, Declared], values: Mapping[str, Any], name: str, text: str, roots: Roots
 ) -> dict[str, Any]:
     """Return `values` with the field `name` set to the parsed text, which is checked without the other fields. Raises ProblemsError.
-
-    known   {name: declaration} of the fields
-    """
+    known: {name: declaration} of the fields"""
     entry = known[name]
     value = read(entry, text, optional=entry.optional)
     if value and is_path(entry):

@@ -51,9 +51,7 @@ def card(
 
 def strip(lora: Lora, attributes: Callable[[Checkpoint], str], thumb_url: Callable[..., str]) -> str:
     """Return HTML of a button with the step's name that opens the other steps of the run; "" for a file without a run.
-
-    attributes   (checkpoint) -> attributes of its button
-    """
+    attributes: (checkpoint) -> attributes of its button"""
     checkpoint = lora.checkpoint
     if checkpoint is None:
         return ""
@@ -69,9 +67,7 @@ def strip(lora: Lora, attributes: Callable[[Checkpoint], str], thumb_url: Callab
 def lazy_strip(lora: Lora, form: str) -> str:
     """Return `strip` without its step buttons, which assets/picker.js requests when the strip is opened. For a file without a run, the
     strip has the button that copies the path instead.
-
-    form   id of the form or list
-    """
+    form: id of the form or list"""
     marks = lora.checkpoint.marks if lora.checkpoint and form == RUNS else ()  # other lists show them next to the name
     text = ", ".join((lora.checkpoint.label, *marks)) if lora.checkpoint else "path"
     label = f"Other steps of {lora.name}, now {text}" if lora.checkpoint else f"Copy the path of {lora.name}"

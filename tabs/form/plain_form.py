@@ -1,6 +1,5 @@
-"""Forms whose values the project stores as JSON (Generate and, in task_form.py, tasks), with undo, marks of changed fields, and the
-HTML of their preset bar.
-"""
+"""Forms whose values the project stores as JSON (Generate and, in task_form.py, tasks), with undo, marks of changed fields, and the HTML of
+their preset bar."""
 
 import json
 from abc import abstractmethod
@@ -107,8 +106,7 @@ class PlainForm(PresetForm):
 
     def changed(self) -> dict[str, Any]:
         """Return {field: value in the preset} of the fields that differ from the preset. A default is compared by its effective value
-        (`empty`).
-        """
+        (`empty`)."""
         values, reference = self.load(), self.reference()
         empty = self.empty(values)
 
@@ -173,9 +171,8 @@ class PlainForm(PresetForm):
         return {}
 
     def with_dependents(self, name: str, before: Values, values: Values) -> Values:
-        """Return `values`, in which the field `name` has changed, after adapting the fields that depend on it. before: the values
-        before that change.
-        """
+        """Return `values`, in which the field `name` has changed, after adapting the fields that depend on it. before: the values before
+        that change."""
         return values
 
     def change(self, name: str, text: str) -> None:

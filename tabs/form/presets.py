@@ -51,9 +51,7 @@ class Steps(Generic[State]):
 
     def step(self, current: State, redo: bool = False) -> State | None:
         """Undo the last change, or with `redo` repeat the last undone one: return the state to restore, None if there is none.
-
-        current   the current state, stored for the opposite step
-        """
+        current: the current state, stored for the opposite step"""
         source, target = (self.undone, self.past) if redo else (self.past, self.undone)
         if not source:
             return None

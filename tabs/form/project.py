@@ -144,8 +144,7 @@ class Project(PresetForm):
 
     def check_stamp(self, path: str = "") -> None:
         """Raise OldRevision if another session has changed the state, or with `path` this field, since the stamp of the current change
-        (`edited_by`). Without a stamp nothing is raised.
-        """
+        (`edited_by`). Without a stamp nothing is raised."""
         session, stamp = EDITOR.get()
         if stamp is None:
             return
@@ -161,8 +160,7 @@ class Project(PresetForm):
 
     def edit(self, path: str, raw: Any) -> bool:
         """Set a field to the text or state of its control; invalid input is stored in `bad`. Return whether anything changed. Raises
-        OldRevision.
-        """
+        OldRevision."""
         with self.lock:
             job, bad = self.job, {name: each for name, each in self.bad.items() if name != path}
             try:
@@ -182,8 +180,7 @@ class Project(PresetForm):
 
     def edit_several(self, values: Mapping[str, Any], *, did: str) -> None:
         """Set several fields, {path: text or state of the control}, as one step of undo named `did`. Raises ProblemsError if one is
-        invalid, and then changes nothing.
-        """
+        invalid, and then changes nothing."""
         with self.lock:
             self.set_values({path: value_from(FIELDS[path], raw) for path, raw in values.items()}, did=did)
 
@@ -207,8 +204,7 @@ class Project(PresetForm):
 
     def _with_token_name(self, job: TrainJob) -> TrainJob:
         """Return `job` with the first token of textual inversion as output name, unless the user has set the name: other programs use the
-        file by its name.
-        """
+        file by its name."""
         current, token = self.job.saving.output_name, token_name(job)
         is_shipped = not self.preset.startswith("user/")
         automatic = {TrainJob().saving.output_name, token_name(self.job)}
@@ -281,9 +277,7 @@ class Project(PresetForm):
 
     def apply_preset(self, preset: preset_files.Preset | None, name: str | None = None, done: str = "") -> Done | None:
         """Load a preset, or the defaults for None; return the message about it. done: its text instead of the usual one.
-
-        name   of the preset, "" for the defaults; None for the text of the JSON pane, which has no message
-        """
+        name: of the preset, "" for the defaults; None for the text of the JSON pane, which has no message"""
         unsaved = self._unsaved()
         job = preset_files.apply(preset, self.job) if preset else new_project()
         assert isinstance(job, TrainJob)
@@ -416,8 +410,7 @@ class Project(PresetForm):
 
 def token_name(job: TrainJob) -> str:
     """Return the output name for textual inversion: the first token without characters that file names cannot have; "" for other
-    methods.
-    """
+    methods."""
     if not job.method.traits.new_words or not job.embedding.words:
         return ""
     name = without_signs(job.embedding.words[0])

@@ -88,9 +88,7 @@ class TaskForm(PlainForm):
 
     def _card(self, file: str, family: str = "") -> str:
         """Return HTML of the card of a LoRA, to which assets/merging.js adds its strength; for "", of a LoRA that is still being read.
-
-        family   of the other LoRAs; "" for any
-        """
+        family: of the other LoRAs; "" for any"""
         lora, facts, why = file_named(file, self.page, "", steps=False)
         if facts and not why and family and facts.family not in (None, family):
             why = f"is for {FAMILY_NAMES[str(facts.family)]}, another LoRA here for {FAMILY_NAMES[family]}"

@@ -118,9 +118,7 @@ class FieldView:
 
     def block(self, bars: str = "") -> str:
         """Return HTML of the field with title and help, for Train. assets/form.js fills in its value and the notes below it.
-
-        bars   HTML below the control
-        """
+        bars: HTML below the control"""
         entry, elem, about = self.entry, element_id(self.entry.path), self.entry.brief or self.entry.help
         wide = " field-wide" if entry.widget in WIDE or len(about) > LONG_HELP else ""
         ask = f'<button type="button" class="field-help" aria-label="About {esc(entry.title)}" title="F1 in the field"'

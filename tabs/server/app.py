@@ -83,9 +83,8 @@ def free_port(host: str, port: int) -> int:
 
 
 def _serve_at_free_port(serve_at: Any, host: str, port: int) -> None:
-    """Call `serve_at(server_port=...)` with the first free port from `port` on; with a later one if another program takes it
-    meanwhile. Raises OSError after LAUNCHES attempts.
-    """
+    """Call `serve_at(server_port=...)` with the first free port from `port` on; with a later one if another program takes it meanwhile.
+    Raises OSError after LAUNCHES attempts."""
     for attempt in range(LAUNCHES):
         candidate = free_port(host, port)
         try:
@@ -221,9 +220,8 @@ def _assets(kind: str, first: str) -> str:
 
 
 def _script_data(page: Page) -> str:
-    """Return JavaScript that defines `window.atelier`, the constants of the page's script. `</` is escaped, as it would end the
-    script element.
-    """
+    """Return JavaScript that defines `window.atelier`, the constants of the page's script. `</` is escaped, as it would end the script
+    element."""
     return f"window.atelier = {json.dumps(page.script_data(), ensure_ascii=False)};".replace("</", "<\\/")
 
 

@@ -127,9 +127,8 @@ class Browsers:
                 each.redraws[tab] += each is not browser
 
     def overtaken(self, browser: Browser, scope: str) -> Callable[[], bool]:
-        """Return a function () -> whether an action began or ended since this call. A tick is then discarded: it would replace the
-        response to the action by an older state.
-        """
+        """Return a function () -> whether an action began or ended since this call. A tick is then discarded: it would replace the response
+        to the action by an older state."""
         before = browser.acts.get(scope, 0)
         return lambda: browser.acts.get(scope, 0) != before
 
@@ -209,8 +208,7 @@ class Browsers:
     @contextmanager
     def reporting(self, browser: Browser, about: str, text: str = "") -> Iterator[None]:
         """Context that shows a ProblemsError of its body as an error message with `text`; after success it closes the message about
-        `about`.
-        """
+        `about`."""
         try:
             yield
         except ProblemsError as error:

@@ -92,9 +92,7 @@ class Delivery:
 
     async def _deliver(self, scope: Any, start: Any, body: bytes, send: Any) -> None:
         """Send a text response: compressed if the browser accepts it, or 304 if the browser has the same text.
-
-        start   the response's start message
-        """
+        start: the response's start message"""
         requested, headers = Headers(scope=scope), MutableHeaders(scope=start)
         if scope["method"] == "GET" and start["status"] == 200:
             tag = f'"{hashlib.sha256(body).hexdigest()[:32]}"'

@@ -1,6 +1,5 @@
-"""Turns errors of handlers into problems: a ProblemsError is kept; any other exception becomes the problem FAILED, with a traceback
-in the terminal.
-"""
+"""Turns errors of handlers into problems: a ProblemsError is kept; any other exception becomes the problem FAILED, with a traceback in the
+terminal."""
 
 import sys
 import traceback

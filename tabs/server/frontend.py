@@ -107,9 +107,7 @@ class Pack:
 @functools.lru_cache(maxsize=2)
 def pack(kinds: frozenset[str], folder: Path = ASSETS) -> Pack:
     """Return the bundles for a page with these component types; empty if Gradio's files have another form than expected.
-
-    folder   of Gradio's files
-    """
+    folder: of Gradio's files"""
     names = needed_files(kinds, folder)
     scripts = {name: _module(name, folder) for name in names if name.endswith(".js")}
     styles = {name: (folder / name).read_text("utf-8") for name in names if name.endswith(".css")}
@@ -124,8 +122,7 @@ def pack(kinds: frozenset[str], folder: Path = ASSETS) -> Pack:
 
 def needed_files(kinds: Iterable[str], folder: Path) -> list[str]:
     """Return the names of the files to bundle: the entry, the Blocks module, each component type, and everything they import; [] if
-    index.html has no entry.
-    """
+    index.html has no entry."""
     read = functools.cache(lambda name: (folder / name).read_text("utf-8"))
     entry = ENTRY.search((folder.parent / "index.html").read_bytes())
     style = STYLE.search((folder.parent / "index.html").read_bytes())

@@ -41,8 +41,7 @@ WAKES = 1.0  # seconds between looks of the main loop
 @dataclass
 class RateLimit:
     """Token bucket that also limits concurrent requests. rate: tokens per second; burst: tokens of a full bucket; active: number of
-    requests being answered.
-    """
+    requests being answered."""
 
     rate: float  # tokens per second
     burst: float
@@ -112,9 +111,8 @@ class Limits:
         return session
 
     def acquire(self, method: str, path: str, session: str, address: str) -> list[RateLimit]:
-        """Take tokens for a request and count it as active. Return the limits that count it, of which the caller lowers `active` after
-        the response; [] if one of them refuses the request.
-        """
+        """Take tokens for a request and count it as active. Return the limits that count it, of which the caller lowers `active` after the
+        response; [] if one of them refuses the request."""
         cost = _cost(method, path)
         if session:
             limits = [self.sessions.get(session) or self.limit("session", session)]
@@ -211,8 +209,7 @@ class Connection(H11Protocol):
 
     def _update_head_timer(self) -> None:
         """Start the timer, or stop it once a complete head has arrived. uvicorn's timeout only ends idle connections before the next first
-        byte.
-        """
+        byte."""
         if self.conn.their_state is not h11.IDLE or self.transport.is_closing():
             self._stop_head_timer()
         elif self._head_timer is None:

@@ -62,8 +62,7 @@ class Links:
 
     def answer(self, name: str, fn: Callable[[dict[str, Any]], dict[str, Any] | str]) -> None:
         """Add the route POST atelier/<name>. `fn` gets the parsed body and returns an object or its JSON; "" gives status 204. Errors are
-        answered by {"problems": [...]}.
-        """
+        answered by {"problems": [...]}."""
 
         async def endpoint(request: Request) -> Response:
             # A form of another site cannot send this type, and a script would need a CORS preflight.

@@ -1,6 +1,5 @@
-"""Checks calls of event listeners, uploads and logins before Gradio reads them: invalid arguments get a 4xx response and one line
-in the terminal.
-"""
+"""Checks calls of event listeners, uploads and logins before Gradio reads them: invalid arguments get a 4xx response and one line in the
+terminal."""
 
 import json
 import os

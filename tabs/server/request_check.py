@@ -1,6 +1,5 @@
-"""Checks every request before the app gets it: its rate (limits.py), Host and Origin (hosts.py), URL path, login, and the size of
-its body. A refused request gets a plain response. Which files a request may name is checked by tabs/roots.py.
-"""
+"""Checks every request before the app gets it: its rate (limits.py), Host and Origin (hosts.py), URL path, login, and the size of its body.
+A refused request gets a plain response. Which files a request may name is checked by tabs/roots.py."""
 
 import asyncio
 import hashlib
@@ -120,8 +119,7 @@ class RequestCheck:
 
     def refusal(self, scope: Any, session: str) -> Response | None:
         """Return the response that refuses a request: for another host, from another site, for an unknown path, or without a required
-        login; None if it is allowed. session: "" without one.
-        """
+        login; None if it is allowed. session: "" without one."""
         headers, method, path = Headers(scope=scope), scope["method"], scope["path"]
         host = headers.getlist("host")
         server_address = str((scope.get("server") or ("",))[0])
@@ -274,8 +272,7 @@ def _on_start(send: Any, change: Callable[[Any], Any]) -> Any:
 
 def _with_security_headers(send: Any, close: bool) -> Any:
     """Return an ASGI `send` that adds security headers, removes CORS headers and restricts cookies to this site; with `close`, the
-    connection ends after the response.
-    """
+    connection ends after the response."""
 
     def add_headers(start: Any) -> Any:
         headers = MutableHeaders(scope=start)

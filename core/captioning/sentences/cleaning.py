@@ -22,9 +22,7 @@ _QUOTES = {'"': '"', "'": "'", "\u201c": "\u201d", "\u2018": "\u2019", "\u00ab":
 
 def without_thinking(answer: str, opened: bool) -> str:
     """Return the answer without its thinking block; "" if that is not closed.
-
-    opened   whether the prompt ended with <think>, so that the answer starts inside the block
-    """
+    opened: whether the prompt ended with <think>, so that the answer starts inside the block"""
     _, closed, caption = answer.rpartition(CLOSED)
     if closed:
         return caption.strip()
@@ -61,9 +59,7 @@ def plain(text: str) -> str:
 
 def without_openers(text: str, openers: Sequence[str]) -> str:
     """Return the text without openers at its start ("The image shows"); it is capitalized if it was before.
-
-    openers   regular expressions
-    """
+    openers: regular expressions"""
     capital = text[:1].isupper()
     remaining, before = text, None
     while remaining != before:
@@ -82,9 +78,7 @@ def to_sentence_end(text: str) -> str:
 
 def cut_to_tokens(text: str, tokens: int, count: Callable[[str], int]) -> str:
     """Return the text cut to at most `tokens` tokens, after a sentence, else before a comma, else after a word; "" if none fits.
-
-    count   (text) -> number of tokens
-    """
+    count: (text) -> number of tokens"""
     if count(text) <= tokens:
         return text
     for ends in (_SENTENCE_END.finditer(text), re.finditer(r"(?=[,;])", text), re.finditer(r"(?<=\S)(?=\s)", text)):

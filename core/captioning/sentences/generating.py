@@ -145,9 +145,7 @@ def _cast(value: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
 
 def _chat_text(loaded: Loaded, query: Query, thinks: bool) -> str:
     """Render the chat prompt with the model's template, and append the start of the answer. Raises ProblemsError if that fails.
-
-    thinks   whether to ask for thinking, if the template has the option
-    """
+    thinks: whether to ask for thinking, if the template has the option"""
     system, prompt, start = (
         _without_placeholders(loaded.processor, text) for text in (query.system, query.prompt, query.start)
     )

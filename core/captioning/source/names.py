@@ -59,9 +59,7 @@ def _caption_of(
     image: ImageInfo, folder: Path | None, settings: NamesSettings, expression: Pattern, separator: str
 ) -> CaptionResult:
     """Return the caption of an image, or why there is none.
-
-    folder   dataset folder; the regular expression is matched against the image's path relative to it
-    """
+    folder: dataset folder; the regular expression is matched against the image's path relative to it"""
     path, relative = image.path, image.relative
     if folder is not None and path.is_relative_to(folder):
         relative = path.relative_to(folder).as_posix()

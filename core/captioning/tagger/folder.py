@@ -105,9 +105,7 @@ def _missing_problem(files: ModelFiles) -> Problem:
 
 def read_labels(files: ModelFiles, metadata: str) -> list[Label]:
     """Return the label of each output. Raises ProblemsError for a damaged table.
-
-    metadata   tag list in the model file, used by taggers without a label file
-    """
+    metadata: tag list in the model file, used by taggers without a label file"""
     path = files.folder / files.profile.labels
     match files.profile.label_kind:
         case "csv":

@@ -117,9 +117,7 @@ class Tagger(UsesModelProcess):
 
     def scored(self, values: np.ndarray) -> list[Scored]:
         """Return the (label, score) pairs of one image, in the order of the label table.
-
-        values   [outputs]; scores below FLOOR are left out, except of ratings and qualities
-        """
+        values: [outputs]; scores below FLOOR are left out, except of ratings and qualities"""
         values = values[: len(self.labels)]
         numbers = np.flatnonzero((values >= FLOOR) | self.always_stored)
         scores = ((self.labels[number], round(float(values[number]), DIGITS)) for number in numbers)

@@ -212,9 +212,7 @@ def _cached_scores(
 
 def formatter(options: TagTextSettings, defaults: Mapping[str, float]) -> Format:
     """Return the function from an image's scores, in the order of the labels, to its tags. Raises ProblemsError.
-
-    defaults   the model's thresholds by category, used where the settings have none
-    """
+    defaults: the model's thresholds by category, used where the settings have none"""
     if options.compatibility == "none":
         return Formatter(options, defaults)
     return sd_scripts.formatter(options)

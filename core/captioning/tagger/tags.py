@@ -123,9 +123,7 @@ def mcut(scores: Sequence[float]) -> float:
 
 class Formatter:
     """Converts an image's scores, in the order of the labels, to its tags, for one set of settings.
-
-    defaults   the model's thresholds by category
-    """
+    defaults: the model's thresholds by category"""
 
     def __init__(self, options: TagTextSettings, defaults: Mapping[str, float]):
         self.options, self.defaults = options, defaults

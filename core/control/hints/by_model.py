@@ -70,9 +70,7 @@ MODELS: dict[str, Callable[[ModelFile, Sequence[str], str, CancelToken], HintMod
 
 def open_model(model: ModelFile, providers: Sequence[str], device: str, cancel: CancelToken) -> HintModel | PoseModel:
     """Load an ONNX model; returns a context manager whose `make` returns control images. Raises ProblemsError.
-
-    providers   execution providers, the preferred one first
-    """
+    providers: execution providers, the preferred one first"""
     return MODELS[model.kind](model, providers, device, cancel)
 
 

@@ -70,9 +70,7 @@ class OneImageModel(UsesModelProcess):
 
     def _read(self, number: int, dtype: str) -> np.ndarray:
         """Return the output with index `number` in float32, for the first image of the batch.
-
-        dtype   the output's type by name. Raises ProblemsError for integers, NaN and infinity.
-        """
+        dtype: the output's type by name. Raises ProblemsError for integers, NaN and infinity."""
         if not dtype.startswith("float"):
             raise self.refused(f"returns {dtype} in place of floats")
         values: np.ndarray = self._model.values(number).astype(np.float32)
@@ -96,9 +94,7 @@ class OneImageModel(UsesModelProcess):
 
     def _input(self, usual: Size) -> tuple[str, int, Size | None]:
         """Check the model's input; return (layout, batch size, (width, height) or None if both sides are open).
-
-        usual   (width, height); replaces an open side. Raises ProblemsError unless the input is one RGB image as floats.
-        """
+        usual: (width, height); replaces an open side. Raises ProblemsError unless the input is one RGB image as floats."""
         inputs = self._model.inputs
         shape = inputs[0][2] if inputs else []
         if len(inputs) != 1 or len(shape) != 4 or inputs[0][1] not in FLOATS:
@@ -129,17 +125,13 @@ class OneImageModel(UsesModelProcess):
 
 class ProfiledModel(OneImageModel):
     """A OneImageModel with a profile.
-
-    defaults   values of this class for fields that profile.json leaves out
-    """
+    defaults: values of this class for fields that profile.json leaves out"""
 
     defaults: ClassVar[Mapping[str, Any]] = {}
 
     def __init__(self, model: ModelFile, providers: Sequence[str], device: str, cancel: CancelToken):
         """Load a model file with its profile. Raises ProblemsError.
-
-        providers   execution providers, the preferred one first
-        """
+        providers: execution providers, the preferred one first"""
         self.source, self.opened_with = model, (providers, device, cancel)
         self.profile = model.profile.over(self.defaults)
         super().__init__(model.file, model.title, model.where, providers, device, cancel, self.usual_size)

@@ -172,9 +172,7 @@ def plan_buckets(settings: ImageSettings) -> BucketPlan:
 
 def _rounding_advice(settings: ImageSettings, limits: Size, rounded: Size) -> list[Problem]:
     """Return advice about min and max bucket resolutions that the user set and that are not multiples of the step.
-
-    limits, rounded   (min, max) in pixels, before and after rounding
-    """
+    limits, rounded: (min, max) in pixels, before and after rounding"""
     problems = []
     for name, limit, used in zip(("min", "max"), limits, rounded, strict=True):
         setting = f"{name}_bucket_reso"

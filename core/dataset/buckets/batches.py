@@ -49,9 +49,7 @@ class Placed:
 @dataclass(frozen=True, slots=True)
 class PlannedBatch:
     """A planned batch of images of one bucket size.
-
-    items   (image, number of the repeat from 0) each
-    """
+    items: (image, number of the repeat from 0) each"""
 
     bucket: Size
     items: tuple[tuple[Placed, int], ...]

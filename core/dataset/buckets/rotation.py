@@ -15,9 +15,7 @@ View = tuple[Placed, int]  # an image, and which of its repeats in the epoch, fr
 
 class AllImages:
     """All images in every epoch, each as often as its repeats.
-
-    views   (image, number of the repeat from 0) each
-    """
+    views: (image, number of the repeat from 0) each"""
 
     def __init__(self, placed: Sequence[Placed]):
         self.views: list[View] = [(each, repeat) for each in placed for repeat in range(each.repeats)]

@@ -136,9 +136,7 @@ def _quotas(sizes: Mapping[str, int], target: int) -> dict[str, int]:
 
 class CopyFinder:
     """Finds copies of an image: files with the same SHA-256. Only files of equal size are hashed.
-
-    hashes_of   images -> {key: SHA-256}
-    """
+    hashes_of: images -> {key: SHA-256}"""
 
     def __init__(self, images: Sequence[ImageInfo], hashes_of: Callable):
         """Group images by file size. hashes_of: images -> {key: SHA-256}"""

@@ -141,9 +141,7 @@ def batches_of(todo: Sequence[Side], size: int) -> list[list[Side]]:
 
 def _batched(items: Iterable[T], size: int, side_of: Callable[[T], Side]) -> Iterator[list[T]]:
     """Yield batches of consecutive items with the same bucket, at most `size` each.
-
-    side_of   returns the side of an item
-    """
+    side_of: returns the side of an item"""
     for _, run in groupby(items, key=lambda each: side_of(each).placed.placement.bucket):
         batch: list[T] = []
         for each in run:

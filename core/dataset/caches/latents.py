@@ -68,9 +68,7 @@ class LatentCache(Store):
 
     def missing_sides(self, items: Sequence[Placed], check: Check | None = None, *, reads: bool = True) -> list[Side]:
         """Return the image sides (plain or flipped) that are not cached; of equal content and crop, only the first.
-
-        reads   read every entry, so that damaged ones are included and reported; False only tests whether files exist
-        """
+        reads: read every entry, so that damaged ones are included and reported; False only tests whether files exist"""
         missing = self._missing_sides(items, check, reads)
         self.report_damaged()
         return list(missing.values())
@@ -141,9 +139,7 @@ class LatentCache(Store):
 
     def store(self, side: Side, mean: Tensor, logvar: Tensor, *, writes: bool = True) -> None:
         """Store the posterior of an image side (plain or flipped): mean and log variance [C, h, w].
-
-        writes   False holds it in memory even if the cache writes to disk
-        """
+        writes: False holds it in memory even if the cache writes to disk"""
         path = self.file(side)
         if self.writes and writes:
             write_tensors(path, {"mean": mean, "logvar": logvar})

@@ -56,9 +56,7 @@ def write_metadata(path: Path, placed: Sequence[Placed], *, full_path: bool = Fa
 
 def _keys(placed: Sequence[Placed], full_path: bool, path: Path) -> dict[Path, str]:
     """Return {image path: key in the metadata file}. Raises ProblemsError if two images would share a key.
-
-    path   the metadata file, for the problem
-    """
+    path: the metadata file, for the problem"""
     folder = _folder_of_all(placed)
     absolute = {each.image.path: os.path.abspath(each.image.path) for each in placed}
     relative = {

@@ -123,9 +123,7 @@ def mask_source(placed: Placed) -> Path | None:
 @dataclass(eq=False)
 class MaskCache(PartnerCache):
     """Cache of loss masks at latent size.
-
-    latent_pixels   image pixels along a side of a latent pixel
-    """
+    latent_pixels: image pixels along a side of a latent pixel"""
 
     latent_pixels: int = field(default=8, kw_only=True)
 
@@ -166,9 +164,7 @@ def plain_mask(placed: Placed) -> np.ndarray:
 
 def at_latent_size(mask: np.ndarray, latent_pixels: int = 8) -> Tensor:
     """Average a mask [1, H, W] over each latent pixel: [1, h, w].
-
-    latent_pixels   image pixels along a side of a latent pixel
-    """
+    latent_pixels: image pixels along a side of a latent pixel"""
     from torch.nn.functional import avg_pool2d
 
     return avg_pool2d(torch.from_numpy(mask).float()[None], latent_pixels)[0]

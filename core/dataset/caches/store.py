@@ -84,16 +84,12 @@ class Store:
 
     def read_entry(self, path: Path, shapes: Shapes) -> dict[str, Tensor] | None:
         """Return an entry's tensors by name; None if it is missing or damaged. Damaged ones are noted for `report_damaged`.
-
-        shapes   expected shapes by name
-        """
+        shapes: expected shapes by name"""
         return read_tensors(path, shapes, self._damaged, self.row.dtypes)
 
     def report_damaged(self, *, once: bool = False) -> None:
         """Warn of the damaged entries read since the last call.
-
-        once   do not warn if an earlier call with `once` has warned
-        """
+        once: do not warn if an earlier call with `once` has warned"""
         reported, self._reported = self._reported, self._reported or (once and bool(self._damaged))
         if self._damaged and self.warn is not None and not (once and reported):
             what = f"{count(len(self._damaged), 'cached file')} failed the checksum; computing again"
@@ -248,9 +244,7 @@ def entries(folder: Path) -> Iterator[Entry]:
 
 def prune(folder: Path, keep_bytes: int, needed: frozenset[str] | set[str] = frozenset()) -> int:
     """Delete the least recently used entries until the folder has at most `keep_bytes`; return the bytes freed.
-
-    needed   keys that are never deleted
-    """
+    needed: keys that are never deleted"""
     oldest_first = sorted(entries(folder))
     over = sum(entry.bytes for entry in oldest_first) - keep_bytes
     freed = 0

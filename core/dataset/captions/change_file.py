@@ -15,9 +15,7 @@ LATEST = 1e11  # seconds since 1970; a later time is invalid
 @dataclass(frozen=True)
 class Change:
     """A change of one file: its bytes before and after, None for no file.
-
-    link   target of a symbolic link that is deleted instead of its target file; undo restores the link
-    """
+    link: target of a symbolic link that is deleted instead of its target file; undo restores the link"""
 
     path: Path
     old: bytes | None

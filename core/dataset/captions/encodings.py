@@ -7,9 +7,7 @@ from dataclasses import dataclass, replace
 @dataclass(frozen=True, slots=True)
 class Decoded:
     """The text of a file, and its encoding by name.
-
-    guessed   whether the encoding is uncertain
-    """
+    guessed: whether the encoding is uncertain"""
 
     text: str
     encoding: str

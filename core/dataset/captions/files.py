@@ -132,9 +132,7 @@ def lines_of(text: str) -> list[str]:
 
 def caption_files(image: Path, caption_extension: str, sidecars: Sequence[str] = ()) -> list[Path]:
     """Return the possible paths of an image's caption file, best first.
-
-    sidecars   names of existing files next to the image, for extensions in any case (A.TXT)
-    """
+    sidecars: names of existing files next to the image, for extensions in any case (A.TXT)"""
     candidates: list[Path] = []
     for ending in _endings(caption_extension):
         candidates += [image.parent / name for name in sidecars if name.lower().endswith(ending.lower())]
@@ -206,9 +204,7 @@ def _from_default(image: ImageInfo, path: Path, problem: Problem | None) -> Capt
 
 def _unreadable(path: Path, reason: str) -> Problem:
     """Return advice about a caption file that cannot be read.
-
-    reason   predicate of the sentence "The caption file ...".
-    """
+    reason: predicate of the sentence "The caption file ..."."""
     what = f"The caption file {reason}; the folder's default caption is used"
     return Problem(what, printable(path), "replace or remove it", "advice", code="caption.unreadable")
 
@@ -271,9 +267,7 @@ def save_caption(
     history: History, image_path: Path | str, text: str, extension: str = "auto", *, over: str, resume: str = ""
 ) -> ChangeResult:
     """Write one image's caption if the file still has the text `over` ("" for no file). Raises ProblemsError.
-
-    resume   the id of an earlier save, which is then undone together with this one; "" for none
-    """
+    resume: the id of an earlier save, which is then undone together with this one; "" for none"""
     return history.apply("Edit", [caption_change(image_path, text, extension, over=over)], resume=resume)
 
 

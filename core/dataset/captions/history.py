@@ -311,9 +311,7 @@ class History:
 
     def new_lines(self, offsets: dict[str, int]) -> Iterator[tuple[str, list[dict[str, Any]]]]:
         """Yield (id, new lines) of each of the NEWEST changes that has grown, oldest first.
-
-        offsets   id -> number of bytes read so far; updated here
-        """
+        offsets: id -> number of bytes read so far; updated here"""
         for file in self._files()[-NEWEST:]:
             offset = offsets.get(file.stem, 0)
             with suppress(OSError):

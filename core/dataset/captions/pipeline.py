@@ -79,9 +79,7 @@ class PreviewCaption(NamedTuple):
 
 def training_caption(use: ImageUse, seed: int, epoch: int, total_steps: int = 0) -> str:
     """Return the caption of one use of an image in an epoch (from 0); "" if it is dropped.
-
-    total_steps   steps of the run, needed with token warmup (see `needs_steps`)
-    """
+    total_steps: steps of the run, needed with token warmup (see `needs_steps`)"""
     settings = use.settings
     raw, is_sentence = _text_of(use, seed, epoch)
     random = draws.python_random(seed, "caption", epoch, *use.key, use.repeat) if is_random(settings) else NOT_RANDOM

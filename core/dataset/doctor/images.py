@@ -99,9 +99,7 @@ def exact_duplicate_findings(items: Sequence[ExaminedImage], reading: Reading) -
 
 def _findings_by_kind(*alike_groups: tuple[list[list[ExaminedImage]], str]) -> list[Finding]:
     """Return a finding for each kind of duplicates, which depends on the images' roles.
-
-    alike_groups   (groups of duplicates, prefix of the finding's kind: "" for exact or "near ")
-    """
+    alike_groups: (groups of duplicates, prefix of the finding's kind: "" for exact or "near ")"""
     by_kind: dict[str, list[list[ExaminedImage]]] = defaultdict(list)
     for groups, prefix in alike_groups:
         for group in groups:

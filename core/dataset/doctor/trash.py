@@ -126,9 +126,7 @@ def put_back(token: str) -> tuple[Path, ...]:
 
 def undoable_actions(dataset_folder: Path | str, most: int | None = None) -> list[Removal]:
     """Return the actions that can be undone, newest first.
-
-    most   limit: only this number of newest actions is looked at; None for all
-    """
+    most: limit: only this number of newest actions is looked at; None for all"""
     actions = []
     for record in records(Path(dataset_folder), RECORD)[-most if most else None :]:
         with suppress(ProblemsError):
@@ -175,9 +173,7 @@ def companions(images: Sequence[Path]) -> list[Path]:
 
 def _belongs(name: str, stems: set[str], all_stems: set[str]) -> bool:
     """Return whether a caption, cache or label file belongs to an image with one of `stems`.
-
-    all_stems   stems of all images in the folder: `a_b.npz` is a_b.png's if that exists, not a.png's
-    """
+    all_stems: stems of all images in the folder: `a_b.npz` is a_b.png's if that exists, not a.png's"""
     stem, ending = os.path.splitext(name)
     stem, ending = stem.casefold(), ending.lower()
     if ending in CAPTION_EXTENSIONS:
@@ -299,9 +295,7 @@ def refuse_taken(pairs: Sequence[tuple[Path, Path]], what: str, fix: str, code: 
 
 def move_all(pairs: Sequence[tuple[Path, Path]]) -> None:
     """Move all files in this order, or none: raises OSError with the name of a file that cannot be moved.
-
-    pairs   (from, to)
-    """
+    pairs: (from, to)"""
     done: list[tuple[Path, Path]] = []
     try:
         for source, target in pairs:

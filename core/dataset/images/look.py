@@ -46,9 +46,7 @@ class Look:
 
 def measure(image: Image.Image, transparent: bool = False) -> Look:
     """Return the measurements of a decoded image (RGB, upright), except those of the decoder and of single channels.
-
-    transparent   whether the file has alpha
-    """
+    transparent: whether the file has alpha"""
     small = _small(image)
     gray = np.asarray(small.convert("L"), dtype=np.float32)
     return Look("", transparent, difference_hash(small), laplacian_variance(gray), border_share(np.asarray(small)))
@@ -56,9 +54,7 @@ def measure(image: Image.Image, transparent: bool = False) -> Look:
 
 def looks(images: Sequence[ImageInfo], memo: Memo | Path | str | None) -> dict[tuple[str, str], Look]:
     """Return {image key: measurements} of the images that were decoded before (`look_at_all`); decodes nothing.
-
-    memo   where measurements are stored; None: nowhere, so the result is empty
-    """
+    memo: where measurements are stored; None: nowhere, so the result is empty"""
     stored = known_looks(memo if isinstance(memo, Memo) else Memo(memo), images)
     return {image.key: stored[image.path] for image in images if image.path in stored}
 

@@ -203,9 +203,7 @@ def _decoded(
     image: ImageFile.ImageFile, draft: tuple[int, int] | None, managed: bool, enough: tuple[int, int] | None
 ) -> DecodedImage:
     """Decode an opened image; arguments as in `open_decoded`. Raises BrokenImage.
-
-    enough   (width, height) to which the image may be reduced; None keeps all pixels
-    """
+    enough: (width, height) to which the image may be reduced; None keeps all pixels"""
     orientation = _orientation(image)  # before load(): the size that was planned came from the header alone
     width, height = image.size
     if enough is not None and orientation in _SIDEWAYS:
@@ -263,9 +261,7 @@ def open_rgb(path: Path | str, draft: tuple[int, int] | None = None) -> Image.Im
 
 def problem_of(path: Path | str, error: Exception, level: str = "error") -> Problem:
     """Return the Problem of a broken image; with level "advice" the image is skipped.
-
-    error   its message is the predicate of a sentence about the image
-    """
+    error: its message is the predicate of a sentence about the image"""
     fix = "replace it to train on it" if level == "advice" else f"replace or remove it, or {LEAVE_OUT}"
     package = re.search(r"pip install ([\w-]+)", str(error))
     if package:
@@ -280,9 +276,7 @@ def problem_of(path: Path | str, error: Exception, level: str = "error") -> Prob
 
 def reason_of(refusal: ProblemsError) -> str:
     """Return why a file cannot be opened, as predicate of a sentence about the image.
-
-    refusal   the error of `check_regular`
-    """
+    refusal: the error of `check_regular`"""
     if isinstance(refusal, MissingFile):
         return "is missing or a broken link"
     problem = refusal.problems[0]

@@ -83,9 +83,7 @@ def decoded_mask(data: bytes, image: ImageInfo) -> Image.Image:
 
 def decoded_png(data: bytes, size: tuple[int, int], where: str) -> Image.Image:
     """Decode an uploaded PNG to RGB, composited on black. Raises ProblemsError unless its size is `size` (width, height).
-
-    where   the image's name, for problems
-    """
+    where: the image's name, for problems"""
     if len(data) > MAX_BYTES:
         what = f"The mask is larger than {size_words(MAX_BYTES)}"
         fix = "paint with hard edges, or resize the image on Tools"
@@ -106,9 +104,7 @@ def decoded_png(data: bytes, size: tuple[int, int], where: str) -> Image.Image:
 
 def begin_folder(folder: Path, images: Path, copies: Mapping[str, Path]) -> None:
     """Create a folder for painted masks of the images below `images`, atomically. Raises ProblemsError.
-
-    copies   name in the new folder -> mask file to copy
-    """
+    copies: name in the new folder -> mask file to copy"""
     try:
         with atomic.folder_atomic(folder) as temporary:
             atomic.write_json(temporary / MARK, {"images": os.path.realpath(images)})
@@ -122,9 +118,7 @@ def begin_folder(folder: Path, images: Path, copies: Mapping[str, Path]) -> None
 
 def add_missing(folder: Path, copies: Mapping[str, Path]) -> None:
     """Copy masks into a folder of painted masks, for images without a mask in it. Raises ProblemsError.
-
-    copies   name in the folder -> mask file
-    """
+    copies: name in the folder -> mask file"""
     existing = {os.path.splitext(file.relative)[0].casefold() for file in walk(folder).files}
     for name, path in copies.items():
         if os.path.splitext(name)[0].casefold() in existing:
@@ -138,9 +132,7 @@ def add_missing(folder: Path, copies: Mapping[str, Path]) -> None:
 
 def mask_in(folder: Path, stem: str) -> Path | None:
     """Return an image's mask in a folder of painted masks, painted or copied, or None.
-
-    stem   the image's path below the image folder without its extension
-    """
+    stem: the image's path below the image folder without its extension"""
     target = reachable(folder / f"{stem}.png")
     if target.is_file():
         return target

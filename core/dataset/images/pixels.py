@@ -17,9 +17,7 @@ def load_bucketed(
     path: Path | str, placement: Placement, flip: bool = False, images: ImageSettings | None = None
 ) -> Image.Image:
     """Return the training image: RGB at the bucket's size. Raises BrokenImage if it is unreadable or its size has changed.
-
-    images   settings of the folder: background color and resize filter; None for white and the filter "auto".
-    """
+    images: settings of the folder: background color and resize filter; None for white and the filter "auto"."""
     background = color_of(images.alpha_color) if images else WHITE
     opened = open_decoded(path, enough=reduced_size(placement))
     if opened.size != placement.image:
@@ -35,9 +33,7 @@ def reduced_size(placement: Placement) -> tuple[int, int]:
 
 def load_pixels(path: Path | str, view: View, images: ImageSettings | None = None) -> np.ndarray:
     """Return an image's view for the VAE: float32 [3, H, W] in [-1, 1] at the bucket's size. Raises BrokenImage.
-
-    images   as in `load_bucketed`
-    """
+    images: as in `load_bucketed`"""
     pixels = np.asarray(load_bucketed(path, view.placement, view.flip, images), dtype=np.float32)
     return as_training(change_colors(pixels, view.hue, view.gamma))
 

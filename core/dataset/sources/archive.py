@@ -203,9 +203,7 @@ def _without_outer_folder(entries: list[_Entry]) -> list[_Entry]:
 
 def _refuse_too_large(entries: list[_Entry], packed: int, folder: Path, where: str) -> None:
     """Raise ProblemsError for too many files, bytes or folders, a zip bomb, or too little disk space.
-
-    packed   size of the zip in bytes
-    """
+    packed: size of the zip in bytes"""
     total = sum(entry.info.file_size for entry in entries)
     if len(entries) > MAX_FILES or total > MAX_BYTES:
         limit = f"{MAX_FILES} files and {size_words(MAX_BYTES)}"

@@ -285,9 +285,7 @@ def blank_mask_advice(
     placed: Sequence[Placed], looks: Mapping[tuple[str, str], Look], memo_path: Path | str | None
 ) -> list[Problem]:
     """Return advice about images without any loss, as far as decoded: with an all-black mask, or fully transparent.
-
-    looks   image key -> measurements of the image
-    """
+    looks: image key -> measurements of the image"""
     masked = {
         each.image.key: (each.image, each.image.conditioning)
         for each in placed
@@ -316,9 +314,7 @@ def blank_mask_advice(
 
 def unmasked_advice(placed: Sequence[Placed], looks: Mapping[tuple[str, str], Look]) -> list[Problem]:
     """Return advice about images with neither mask nor transparency, in folders that use both, as far as decoded.
-
-    looks   image key -> measurements of the image
-    """
+    looks: image key -> measurements of the image"""
     by_folder: dict[int, list[Placed]] = defaultdict(list)
     for each in placed:
         if each.concept.images.alpha_mask and each.concept.images.masked_loss and not each.concept.control:
@@ -377,9 +373,7 @@ def extra_problems(
     kind: PartnerKind, where: str, partners: Iterable[File], matches: Iterable[Sequence[File]]
 ) -> Iterator[Problem]:
     """Yield advice about unused partner files: several for one image, and those that match no image.
-
-    matches   for each image of all folders with these partners, the partner files with its name
-    """
+    matches: for each image of all folders with these partners, the partner files with its name"""
     nonempty = [files for files in matches if files]
     used = {files[0].path for files in nonempty}
     duplicates = {file.path: files[0] for files in nonempty for file in files[1:] if file.path not in used}
@@ -398,9 +392,7 @@ def _size_problems(
     kind: PartnerKind, where: str, paired: Sequence[ImageInfo], header_of: Mapping[Path, Any], level: str
 ) -> list[Problem]:
     """Return problems of masks of another size, or control images of another aspect ratio, than their images.
-
-    header_of   path of a partner -> its header
-    """
+    header_of: path of a partner -> its header"""
     other = []
     for image in paired:
         header = header_of[path] if (path := getattr(image, kind.field)) else image
@@ -431,9 +423,7 @@ def same_aspect_ratio(first: tuple[int, int], second: tuple[int, int]) -> bool:
 
 def _exchanged_problem(where: str, images: Sequence[ImageInfo], used: Sequence[File]) -> Iterator[Problem]:
     """Yield a warning that the folders are exchanged if captions are next to the control images and none next to the images.
-
-    used   the control images
-    """
+    used: the control images"""
     described = sum(bool(file.sidecars) for file in used)
     if described > len(used) / 2 and not any(image.sidecars or image.metadata_caption for image in images):
         what = (

@@ -71,9 +71,7 @@ def scan_class(
 
 def _add_images(builder: ScanBuilder, rows: Sequence[dict[str, Any]], name: str, concept: Concept) -> None:
     """Add the images of the class's rows to the scan, with the settings of `concept`.
-
-    name   of the class without its module
-    """
+    name: of the class without its module"""
     files = _files(rows)
     id = builder.new_id(name)
     by_relative = {file.relative: row for file, row in zip(files, rows, strict=True)}

@@ -63,9 +63,7 @@ class ImageInfo:
 @dataclass(frozen=True, slots=True)
 class Broken:
     """A file with an image extension that cannot be read.
-
-    reason   why, as predicate of a sentence about the image
-    """
+    reason: why, as predicate of a sentence about the image"""
 
     source: str
     relative: str

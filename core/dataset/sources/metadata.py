@@ -42,9 +42,7 @@ _MOST_NAMES = 20_000  # names to search for the nearest one: the search takes mi
 @dataclass(frozen=True, slots=True)
 class Entry:
     """One image's entry in a metadata file.
-
-    control   path of its control image, as written
-    """
+    control: path of its control image, as written"""
 
     key: str
     caption: str | None = None
@@ -154,9 +152,7 @@ def _plain_value(value: Any) -> Any:
 
 def _json_pairs(text: str, where: str) -> Iterator[tuple[str, Any]]:
     """Yield (key, fields) from JSON {key: {...}} or a list of {image_path: ..., ...}. Raises ProblemsError.
-
-    where   the file, for problems
-    """
+    where: the file, for problems"""
     content = _parse(text, where)
     if isinstance(content, _Pairs):
         yield from content

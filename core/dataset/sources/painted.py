@@ -30,9 +30,7 @@ def images_of(folder: Path) -> str:
 
 def painted_folder(datasets: Path, images: Path) -> Path:
     """Return the folder of painted masks of an image folder; an unused name if there is none yet.
-
-    datasets   the folder for both
-    """
+    datasets: the folder for both"""
     real = os.path.realpath(images)
     name = f"{printable(os.path.basename(real))[:LONGEST_NAME] or 'images'}_masks"
     for candidate in numbered(name):

@@ -8,9 +8,7 @@ from typing import Any
 @dataclass(frozen=True)
 class DatasetSource:
     """A dataset source: a choice of "Dataset class" next to the path of a class.
-
-    images   the dataset's settings as a dict -> {path, caption?, repeats?, words?, is_reg?} for each image
-    """
+    images: the dataset's settings as a dict -> {path, caption?, repeats?, words?, is_reg?} for each image"""
 
     name: str
     title: str

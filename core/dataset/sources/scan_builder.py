@@ -39,9 +39,7 @@ Listed = dict[Path, Entry]  # metadata entries by file
 
 class ScanBuilder:
     """Builds a Scan, folder by folder.
-
-    level   "error" or "advice": severity of problems about single images
-    """
+    level: "error" or "advice": severity of problems about single images"""
 
     def __init__(self, memo: Memo, cancel: CancelToken | None, level: str):
         """Start an empty scan. level: "error" or "advice", the severity of problems about single images"""
@@ -323,9 +321,7 @@ class ScanBuilder:
         self, concept: Concept, subfolders: dict[str, str], kind: PartnerKind, sidecars: Partners | None
     ) -> Partners | None:
         """Return the files to pair a folder's images with; None if nothing is paired.
-
-        subfolders, sidecars   as in `finish`
-        """
+        subfolders, sidecars: as in `finish`"""
         folder = conditioning_folder(concept.images.conditioning_data_dir)
         if folder is None:
             images = concept.images
@@ -403,9 +399,7 @@ def _animated(images: Sequence[ImageInfo]) -> list[Problem]:
 
 def _overlaps(images: Sequence[ImageInfo], entries: Mapping[str, tuple[Path, str]]) -> list[Problem]:
     """Return advice about images in two different entries, such as regularization images below the training folder.
-
-    entries   source id -> (path, role)
-    """
+    entries: source id -> (path, role)"""
     first: dict[Path, ImageInfo] = {}
     overlaps: dict[tuple[Path, Path], list[ImageInfo]] = defaultdict(list)
     for image in images:

@@ -112,9 +112,7 @@ _UNUSED = (
 
 def unused_files(folder: Path, walks: Sequence[tuple[str, Walk]]) -> list[Problem]:
     """Return advice about files of a folder that do not train, one for each kind.
-
-    walks   (path below the folder, result of its walk)
-    """
+    walks: (path below the folder, result of its walk)"""
     problems: list[Problem] = []
     for field_, word, what, fix, code in _UNUSED:
         names = [
@@ -127,9 +125,7 @@ def unused_files(folder: Path, walks: Sequence[tuple[str, Walk]]) -> list[Proble
 
 def unused_repeats(folder: Path, walks: Sequence[tuple[str, Walk]]) -> list[Problem]:
     """Return advice about <repeats>_<words> folders too deep for their repeats to be used, such as img/10_fox of kohya_ss.
-
-    walks   (path below the folder, result of its walk)
-    """
+    walks: (path below the folder, result of its walk)"""
     paths = [f"{base}/{file.relative}" if base else file.relative for base, each in walks for file in each.files]
     parents = dict.fromkeys(os.path.dirname(path) for path in paths)
     parsed_names = {path: repeats_and_words(os.path.basename(path)) for path in parents if "/" in path}

@@ -79,9 +79,7 @@ def predict(
 
 def lora_targets(part: nn.Module, *, conv: bool = False) -> Iterator[Target]:
     """Yield the layers of the U-Net or of a text encoder; the text encoder with a projection is the second.
-
-    conv   also those in the U-Net's residual and resampling blocks (C3Lier)
-    """
+    conv: also those in the U-Net's residual and resampling blocks (C3Lier)"""
     if is_text_encoder(part):
         return text_targets(part, "lora_te2" if hasattr(part, "text_projection") else "lora_te1")
     return unet_targets(part, conv=conv, name=lambda path: unet_to_ldm(path, "sdxl"))

@@ -165,9 +165,7 @@ def recorded(models: Path) -> dict[str, dict[str, Any]]:
 
 def record(path: Path, models: Path, source: str, sha256: str, query: str = "") -> None:
     """Record the source and SHA-256 of a downloaded file.
-
-    query   hash of the link's query string (`Link.query`); "" without one
-    """
+    query: hash of the link's query string (`Link.query`); "" without one"""
     facts = {"source": source, "sha256": sha256, "size": path.stat().st_size} | ({"query": query} if query else {})
     atomic.write_json(models / RECORD, recorded(models) | {_name(path, models): facts})
 

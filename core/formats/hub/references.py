@@ -274,9 +274,7 @@ def download_files(
 
 def file_names(hub_id: HubId, folder: Path) -> list[str]:
     """Return the names of all files of a hub model. Raises ProblemsError.
-
-    folder   where the error message tells users to put the files when the hub cannot be reached
-    """
+    folder: where the error message tells users to put the files when the hub cannot be reached"""
     try:
         return [file.name for file in _listing(hub_id)]
     except Exception as error:
@@ -461,9 +459,7 @@ def _move_in(partial: Path, target: Path) -> None:
 
 def _failed(source: Source, models: Path, error: Exception, instructions: str = "") -> ProblemsError:
     """Return the ProblemsError of a failed download.
-
-    instructions   fix for a network error that has no advice of its own; "" describes the manual download
-    """
+    instructions: fix for a network error that has no advice of its own; "" describes the manual download"""
     if isinstance(error, OSError) and not _is_network(error):
         what = f"'{source}' could not be written: {error.strerror or error}"
         return ProblemsError.one(what, display_path(models), "check the disk and its permissions", "file.unwritable")

@@ -83,9 +83,7 @@ def _ask(settings: HubSettings, token: str) -> Problem | None:
 
 def _creation_problem(repository: str, account: dict[str, Any]) -> Problem | None:
     """Return why this account cannot create the missing `repository` at the first upload; None if it can.
-
-    account   the answer of `HfApi.whoami`
-    """
+    account: the answer of `HfApi.whoami`"""
     names = [str(account.get("name", "")), *(str(org.get("name", "")) for org in account.get("orgs") or [])]
     if repository.split("/")[0].lower() not in [name.lower() for name in names]:
         what = f"{repository} does not exist or is not accessible with this token, and it belongs to {names[0]}"

@@ -48,9 +48,7 @@ def lora_layout(tensors: Mapping[str, TensorEntry]) -> str | None:
 
 def network_and_variant(tensors: Mapping[str, TensorEntry], module: str) -> tuple[str | None, str | None]:
     """Return (title of the registered network kind, title of an unsupported algorithm); each may be None.
-
-    module   sd-scripts' `ss_network_module`, which decides between kinds with the same keys
-    """
+    module: sd-scripts' `ss_network_module`, which decides between kinds with the same keys"""
     extensions.load()  # network kinds register their keys
     keys_of_layers = _keys_of_layers(tensors)
     fitting = (  # LoCon has LoRA's keys and one more

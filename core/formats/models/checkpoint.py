@@ -182,9 +182,7 @@ def _file_parts(path: Path, entries: Mapping[str, TensorEntry], family: str, koh
 
 def _open_clip_entries(name: str, entry: TensorEntry, kohya_projection: bool) -> dict[str, TensorEntry]:
     """Return {transformers' name: entry} of one OpenCLIP tensor; three for stacked q, k, v, none for unused tensors.
-
-    name   without the prefix in the file
-    """
+    name: without the prefix in the file"""
     names = sd_keys.open_clip_to_diffusers(name)
     if len(names) == 3:
         return dict(zip(names, _thirds(entry), strict=True)) if entry.side(0) >= 3 else {}
@@ -348,9 +346,7 @@ def _digest(part: Part, cancel: CancelToken | None) -> str:
 
 def _row_major_bytes(handle: BinaryIO, file: Path, entry: TensorEntry) -> bytes | memoryview:
     """Return the tensor's bytes in row-major order.
-
-    handle   the open `file`
-    """
+    handle: the open `file`"""
     if entry.strides is None:
         handle.seek(entry.start)
         return handle.read(entry.stop - entry.start)

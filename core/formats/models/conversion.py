@@ -102,9 +102,7 @@ def write_vae(
     wrote: Wrote | None = None,
 ) -> list[Problem]:
     """Write a VAE as a file with LDM's names, or as a diffusers folder if `folder`. Return advice as `convert`.
-
-    family, published   of the model that the VAE is for
-    """
+    family, published: of the model that the VAE is for"""
     config, damaged = vae.full_config(published.config("vae")), list[str]()
     with OpenFiles() as files:
         states, _, advice = _cast({"vae": part_state(vae, config, files)}, dtype, target)

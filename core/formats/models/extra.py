@@ -112,9 +112,7 @@ def _positions(name: str, shape: tuple[int, ...], family: str) -> dict[str, Lazy
 
 def ema_names(name: str, family: str) -> tuple[str, str]:
     """Return both spellings of the EMA key of a U-Net tensor: CompVis' without dots, and with dots.
-
-    name   diffusers' name of the tensor
-    """
+    name: diffusers' name of the tensor"""
     ldm = sd_keys.unet_to_ldm(name, family)
     return EMA_UNET + ldm.replace(".", ""), f"{EMA_UNET}.{ldm}"
 

@@ -43,9 +43,7 @@ def largest_of_lazy(tensors: Mapping[str, LazyTensor]) -> dict[str, float]:
 
 def overflowing(sizes: Mapping[str, float], dtype: torch.dtype) -> list[str]:
     """Return the names of tensors whose largest value is finite but overflows in `dtype` (to infinity, or NaN in fp8).
-
-    sizes   {name: largest absolute value}
-    """
+    sizes: {name: largest absolute value}"""
     return [
         name
         for name, size in sizes.items()

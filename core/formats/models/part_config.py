@@ -18,9 +18,7 @@ def _integer(low: int, high: int) -> Callable[[Any], bool]:
 
 def _or_list(accepts: Callable[[Any], bool]) -> Callable[[Any], bool]:
     """Return a check that accepts one value for all blocks, or a list with a value or a list of values for each block.
-
-    accepts   the check of a single value
-    """
+    accepts: the check of a single value"""
 
     def check(value: Any) -> bool:
         """Return whether `value` is such a value or list."""

@@ -122,9 +122,7 @@ class _Protobuf:
 
     def external_locations(self, start: int, end: int, message: str, depth: int) -> Iterator[str]:
         """Yield the locations of external weight files in the message between bytes `start` and `end`; counts the nodes it passes.
-
-        message   a key of MESSAGE_FIELDS
-        """
+        message: a key of MESSAGE_FIELDS"""
         if depth > MAX_DEPTH:
             raise ValueError("it is nested too deeply")
         fields = MESSAGE_FIELDS[message]

@@ -131,9 +131,7 @@ def bypass_cache(handle: Any) -> bool:
 
 def use_cache_after(error: OSError, handle: Any, direct: bool) -> None:
     """After EINVAL in direct I/O (the drive's blocks are larger), switch `handle` back to the file cache; raise any other error.
-
-    direct   whether the failed read or write used direct I/O
-    """
+    direct: whether the failed read or write used direct I/O"""
     if error.errno != errno.EINVAL or not direct:
         raise error
     import fcntl

@@ -188,9 +188,7 @@ def _unique_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _entry_from_json(entry: Any, data_start: int) -> TensorEntry:
     """Convert a tensor's JSON object of a safetensors header. Raises ValueError, KeyError or TypeError if it is invalid.
-
-    data_start   the file offset that "data_offsets" count from
-    """
+    data_start: the file offset that "data_offsets" count from"""
     dtype, shape, (begin, end) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
     if not isinstance(dtype, str) or not all(type(number) is int for number in (*shape, begin, end)):
         raise ValueError("a tensor's entry is invalid")
@@ -199,9 +197,7 @@ def _entry_from_json(entry: Any, data_start: int) -> TensorEntry:
 
 def _entry(dtype: str, shape: tuple[int, ...], begin: int, end: int, data_start: int) -> TensorEntry:
     """Return a tensor's entry. Raises ValueError for an unknown dtype, or if the byte count does not match dtype and shape.
-
-    begin, end   byte offsets after `data_start`
-    """
+    begin, end: byte offsets after `data_start`"""
     if dtype not in ITEM_BYTES:
         raise ValueError(f"a tensor has the unknown dtype {dtype[:20]}")
     if len(shape) > MAX_AXES or min((*shape, begin, end)) < 0:
@@ -258,9 +254,7 @@ def header_with(header: bytes, metadata: Mapping[str, str]) -> bytes:
 
 def header_of(listing: Mapping[str, Any], metadata: Mapping[str, str]) -> bytes:
     """Return the JSON of a safetensors header, padded with spaces to a multiple of 8 bytes.
-
-    listing   {tensor name: {"dtype", "shape", "data_offsets"}}
-    """
+    listing: {tensor name: {"dtype", "shape", "data_offsets"}}"""
     content = ({"__metadata__": dict(metadata)} if metadata else {}) | dict(listing)
     text = json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
     return text + b" " * (-len(text) % 8)

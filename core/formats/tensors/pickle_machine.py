@@ -259,9 +259,7 @@ class Machine:
 
     def persistent(self, note: Any) -> None:
         """Push the storage that a persistent id refers to. Raises Damaged if the id is invalid.
-
-        note   ("storage", storage class, key, device, number of elements[, view: unused since torch 0.4])
-        """
+        note: ("storage", storage class, key, device, number of elements[, view: unused since torch 0.4])"""
         if not isinstance(note, tuple) or not 5 <= len(note) <= 6:
             raise Damaged("it refers to an invalid storage")
         _, kind, key, _, count = note[:5]

@@ -31,9 +31,7 @@ Storages = dict[str, tuple[int, int]]  # storage key -> absolute (start, bytes)
 
 def read_pickled_header(path: Path, form: str) -> tuple[dict[str, TensorEntry], dict[str, str]]:
     """Return (tensors by name, top-level numbers and strings as text) of a pickled model file. Raises ProblemsError if it is damaged.
-
-    form   "zip" (torch 1.6 and later) or "pickle" (before)
-    """
+    form: "zip" (torch 1.6 and later) or "pickle" (before)"""
     try:
         _, root, storages = _read_zip(path) if form == "zip" else _read_legacy(path)
         tensors = {name: _entry(tensor, storages) for name, tensor in _named_tensors(_unwrap(root)).items()}
@@ -170,9 +168,7 @@ class _Budget:
 
 def _named_tensors(content: Any, prefix: str = "", depth: int = 0, budget: _Budget | None = None) -> dict[str, Tensor]:
     """Return {dotted name: tensor}, also from nested dicts (an embedding's string_to_param) and the states of inert objects.
-
-    prefix, depth, budget   for the recursion; nesting ends at depth 4
-    """
+    prefix, depth, budget: for the recursion; nesting ends at depth 4"""
     budget = budget or _Budget()
     if isinstance(content, Inert):
         content = content.state

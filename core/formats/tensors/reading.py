@@ -27,9 +27,7 @@ PIECE_BYTES = 1 << 20  # a single read of a hundred megabytes is slower than a h
 
 class TensorFile:
     """An open model file, safetensors or pickle by its first bytes. Any thread may read from it.
-
-    once   True if most of the file is read, and only once: bypasses the file cache unless it already holds the file
-    """
+    once: True if most of the file is read, and only once: bypasses the file cache unless it already holds the file"""
 
     def __init__(self, path: Path | str, *, once: bool = False) -> None:
         self.path = Path(path)
@@ -89,9 +87,7 @@ class TensorFile:
 
     def pieces(self, entry: TensorEntry, dtype: torch.dtype, numbers: int) -> Iterator[torch.Tensor]:
         """Yield the values of `entry` in order in flat tensors of at most `numbers` values, each valid until the next one.
-
-        dtype   for floats; integers keep theirs
-        """
+        dtype: for floats; integers keep theirs"""
         stored = getattr(torch, TORCH_NAMES[entry.dtype])
         target = dtype if stored.is_floating_point else stored
         if entry.strides is not None:

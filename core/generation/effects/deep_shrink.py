@@ -25,9 +25,7 @@ def hook_of(inputs: HookInputs) -> Hook | None:
 
 class DeepShrink(Hook):
     """Downscales hidden states before an input block at high noise levels, and upscales them to the next larger skip connection.
-
-    blocks   input blocks of the U-Net that depths count (`Family.input_blocks`)
-    """
+    blocks: input blocks of the U-Net that depths count (`Family.input_blocks`)"""
 
     def __init__(self, settings: DeepShrinkSettings, unet: nn.Module, blocks: Sequence[nn.Module]):
         self._settings, self._unet, self._blocks = settings, unet, blocks

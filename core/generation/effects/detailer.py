@@ -133,9 +133,7 @@ class Detailer(ExitStack):
 
     def __call__(self, inpaint: Inpaint, job: GenerateJob, image: Image) -> Image:
         """Inpaint the detections in an image, one after another. Without detections, warn and return the image unchanged.
-
-        inpaint   (job, canvas) -> the canvas' image with its masked area generated
-        """
+        inpaint: (job, canvas) -> the canvas' image with its masked area generated"""
         settings = job.detailer
         if not settings.used:
             return image

@@ -114,9 +114,7 @@ def with_mask_input(
     model: Denoiser, components: Components, stage: Stage, noises: Sequence[ImageNoise], canvas: Canvas | None
 ) -> Denoiser:
     """Return an inpainting model's denoiser that adds mask and masked latents [B, 1 + C, h, w] to its input.
-
-    canvas   None or without a mask: the whole image is repainted
-    """
+    canvas: None or without a mask: the whole image is repainted"""
     from torch.nn.functional import interpolate
 
     kind, shape = model.family, model.family.latent_shape(stage.size)

@@ -111,9 +111,7 @@ class Preview(Hook):
 
     def _jpeg(self, pixels: Tensor, width: int) -> bytes:
         """Encode a grid of images, uint8 [H, W, 3], as a JPEG scaled to `size` per image, with sides of at most MAX_SIDE pixels.
-
-        width   width of one image in `pixels`
-        """
+        width: width of one image in `pixels`"""
         from PIL import Image
 
         image, scale = Image.fromarray(pixels.cpu().numpy()), self.size[0] / width

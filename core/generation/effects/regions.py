@@ -156,9 +156,7 @@ class Regions(Hook):
 
     def _masks(self, area: int, like: Tensor) -> Tensor:
         """Return the masks for a layer with `area` positions, [n, area, 1]; for an unknown size of layer 1 / n each, [n, 1, 1].
-
-        like   tensor whose dtype (and device) the result has
-        """
+        like: tensor whose dtype (and device) the result has"""
         masks = self._by_area.get(area)
         if masks is None:
             return torch.full((self._count, 1, 1), 1 / self._count, device=like.device, dtype=like.dtype)

@@ -171,9 +171,7 @@ def _search_problems(job: GridJob, axes: list[Axis]) -> Iterator[Problem]:
 
 def setting_named(name: str) -> str | None:
     """Return the path of a setting that an axis can change, a key of SPECIAL, or "lora_strength:NAME"; None for unknown names.
-
-    name   its path, name or title (also with the group's, "Layers (Skip-layer (SLG))"), or its name in sd-scripts or A1111
-    """
+    name: its path, name or title (also with the group's, "Layers (Skip-layer (SLG))"), or its name in sd-scripts or A1111"""
     normalized = name.strip().casefold()
     head, colon, lora = name.strip().partition(":")
     if colon and head.strip().casefold() in (STRENGTH, SPECIAL[STRENGTH].casefold()) and lora.strip():
@@ -303,9 +301,7 @@ def _range(text: str, integers: bool) -> Iterator[str]:
 
 def _value(setting: str, entry: Declared | None, text: str, problems: list[Problem]) -> Value:
     """Parse and validate a text; for an invalid one, add its errors to `problems` and return a placeholder.
-
-    entry   declaration of the setting; None for prompt S/R, size and files
-    """
+    entry: declaration of the setting; None for prompt S/R, size and files"""
     if setting == SIZE:
         return _size(text, problems)
     if setting in (PROMPT_SR, *FILES):

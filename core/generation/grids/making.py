@@ -144,9 +144,7 @@ class GridWork:
 
     def end(self, state: str) -> None:
         """Write the result to grid.json, and grid.png and grid.html. Raises ProblemsError if they cannot be written.
-
-        state   as in `GridContent`
-        """
+        state: as in `GridContent`"""
         seconds = time.monotonic() - self._began if self._began else 0.0
         try:
             self.folder.change(

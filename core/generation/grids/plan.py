@@ -95,9 +95,7 @@ class Grid:
 
     def stored_axes(self, notes: Mapping[str, Sequence[str]], workspace: Workspace) -> list[dict[str, Any]]:
         """Return the axes as stored in grid.json, with files named by their titles.
-
-        notes   {letter of an axis: a note for each of its values}
-        """
+        notes: {letter of an axis: a note for each of its values}"""
         axes = []
         for axis in self.axes:
             axis_notes = notes.get(axis.letter) or [""] * len(axis.values)
@@ -142,9 +140,7 @@ def with_seeds(job: GridJob) -> GridJob:
 
 def grid_of(job: GridJob, workspace: Workspace, run: str = "") -> Grid:
     """Plan a grid whose seeds are chosen (`with_seeds`). Raises ProblemsError with all problems of axes and prompts.
-
-    run   folder name of the run whose checkpoints are compared, which is generated in rounds; "" for other grids
-    """
+    run: folder name of the run whose checkpoints are compared, which is generated in rounds; "" for other grids"""
     axes = axes_of(job)
     base = GenerateJob(**{name: getattr(job, name) for name in GenerateJob.model_fields})
     notes: list[Problem] = list(_unsupported_settings(base))

@@ -132,9 +132,7 @@ def _unquoted(value: str) -> str:
 
 def from_a1111_text(text: str, processed: str = "") -> ImageRecord:
     """Convert A1111's text into settings, with notes on those that could not be read; without settings the record has a reason.
-
-    processed   A1111's text about changes to the finished image (Extras tab)
-    """
+    processed: A1111's text about changes to the finished image (Extras tab)"""
     if len(text) > LONGEST_TEXT:
         return ImageRecord(reason=f"This image contains a text of {len(text):,} characters, too long for settings.")
     prompt, negative, pairs = a1111_parts(text.removeprefix("\ufeff"))

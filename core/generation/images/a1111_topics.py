@@ -122,9 +122,7 @@ class SettingsReader:
 
     def read(self, name: str, path: str, convert: Any) -> None:
         """Take the text of a name and store its converted value under `path`.
-
-        convert   text -> value; if it raises ValueError, a note is added instead
-        """
+        convert: text -> value; if it raises ValueError, a note is added instead"""
         text = self.take(name)
         try:
             self.put(path, convert(text))

@@ -326,9 +326,7 @@ class _Graph:
 
     def size(self, sampler: Mapping[str, Any], image: tuple[int, int] | None) -> str | None:
         """Return "WxH" of the latents from the nearest node that states it, else the size of `image`; None if unknown.
-
-        image   (width, height) of the image file, not used if a node or a second sampler changes the size
-        """
+        image: (width, height) of the image file, not used if a node or a second sampler changes the size"""
         for inputs in (sampler, *self.inputs_upstream(sampler.get("latent_image"))):
             for names in SIDES:
                 sides = [self.value(inputs, name, (int,), NUMBERS) for name in names]
@@ -345,9 +343,7 @@ class _Graph:
 
     def text(self, link: Any, side: str, depth: int = 0) -> str:
         """Return the text that reaches a link, joined from upstream nodes. depth: number of nodes followed
-
-        side   "positive" or "negative", for nodes that carry both
-        """
+        side: "positive" or "negative", for nodes that carry both"""
         if isinstance(link, str):
             return link[:LONGEST]
         node = self.node(link)

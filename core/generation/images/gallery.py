@@ -145,9 +145,7 @@ def nets_text(job: GenerateJob, title_of: Callable[[str], str] = file_stem) -> s
 
 def pair_key(job: GenerateJob, ignored: Iterable[str] = (), *groups: str) -> str:
     """Return a hash of the settings that identify an image, without LoRAs, embeddings, count, zero terminal SNR and memory.
-
-    ignored, groups   further settings of `generate`, and further groups, to leave out
-    """
+    ignored, groups: further settings of `generate`, and further groups, to leave out"""
     excluded = {"loras", "embeddings", "count", "zero_terminal_snr", *ignored}
     values = job.model_dump(mode="json", exclude={"generate": excluded, **dict.fromkeys(("memory", *groups), True)})
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]

@@ -200,9 +200,7 @@ def _from_chunk(text: str) -> ImageRecord:
 
 def one_image(job: GenerateJob, sources: Sources, workspace: Workspace) -> GenerateJob:
     """Return the job that generates an image again, with portable file names.
-
-    job   of this one image, as it was generated. Its zero terminal SNR is stored as on or off, since files may change
-    """
+    job: of this one image, as it was generated. Its zero terminal SNR is stored as on or off, since files may change"""
 
     def portable(path: str | Path | None) -> str | None:
         return portable_name(path, workspace) if path else None

@@ -98,9 +98,7 @@ def _has_hash(path: Path, digest: str) -> bool:
 
 def control_file(path: Path, family: str | None, model: Path | None) -> ControlFile:
     """Detect and check a ControlNet or LLLite. Raises ProblemsError for other files.
-
-    family, model   of the base model; if both are known, also raises ProblemsError if the file does not fit it
-    """
+    family, model: of the base model; if both are known, also raises ProblemsError if the file does not fit it"""
     file = ControlFile(path, identify(path).kind == LLLITE)
     if model and family:
         check = lllite_file.file_problems if file.is_lllite else controlnet_file.file_problems
@@ -162,9 +160,7 @@ def networks_of(store: ModelStore, workspace: Workspace, device: str) -> Leased:
 
 def find_refiner(name: str, workspace: Workspace, base: str | None) -> Path:
     """Find and check a refiner's file or folder. Raises ProblemsError.
-
-    base   family of the base model, which must be "sdxl"; None: unknown
-    """
+    base: family of the base model, which must be "sdxl"; None: unknown"""
     try:
         path = model_path(name, workspace, REFINER_FILE)
     except ProblemsError as error:

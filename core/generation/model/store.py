@@ -57,9 +57,7 @@ class LoadedModel:
 
 class ModelStore:
     """Loaded models by slot and key, and a cache of text encoder states, which stay when models are unloaded.
-
-    budget   bytes beyond which the least recently used models are unloaded; None: a fraction of the device's memory
-    """
+    budget: bytes beyond which the least recently used models are unloaded; None: a fraction of the device's memory"""
 
     def __init__(self, budget: int | None = None):
         self.budget, self.texts = budget, TextStateCache()
@@ -100,9 +98,7 @@ class ModelStore:
 
     def release(self, wait: bool = True) -> bool:
         """Free all models that this thread does not lease, and return True.
-
-        wait   wait for leases of other threads; otherwise return False if there are any
-        """
+        wait: wait for leases of other threads; otherwise return False if there are any"""
         if not self._lock.acquire(blocking=wait):
             return False
         try:
@@ -117,9 +113,7 @@ class ModelStore:
 
     def _load(self, slot: Slot, key: Any, load: Callable[[], Any], name: str, size: int, device: str) -> LoadedModel:
         """Load a model into a slot, within the budget. If memory runs out, drop all idle models and try once more.
-
-        size   bytes that it will need; 0 (unknown): the slot's idle models are dropped first
-        """
+        size: bytes that it will need; 0 (unknown): the slot's idle models are dropped first"""
         if size:
             self._make_room(size, device)
         else:  # unload first: two models stay in memory together only if both are known to fit

@@ -36,9 +36,7 @@ OLDER = (
 
 def load_network(path: Path, kind: str, device: str) -> Any:
     """Load an upscaling network in float32. Raises ProblemsError for an unsupported architecture.
-
-    kind   "images" or "latents" (`other_files.upscaler_kind`)
-    """
+    kind: "images" or "latents" (`other_files.upscaler_kind`)"""
     with TensorFile(path) as file:
         averaged = any(name.startswith("params_ema.") for name in file.entries)
         start = "params_ema." if averaged else "params."
@@ -140,9 +138,7 @@ class RRDBNet(nn.Module):
     @classmethod
     def of(cls, shapes: Mapping[str, Sequence[int]]) -> RRDBNet:
         """Create an uninitialized network with the layer sizes in `shapes`. Raises LookupError or ArithmeticError for other architectures.
-
-        shapes   {key in a state dict: shape}
-        """
+        shapes: {key in a state dict: shape}"""
         width, inward = shapes["conv_first.weight"][:2]
         channels, growth = shapes["conv_last.weight"][0], shapes["body.0.rdb1.conv1.weight"][0]
         blocks = sum(name.startswith("body.") for name in shapes) // TENSORS_OF_A_BLOCK

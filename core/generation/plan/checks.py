@@ -260,9 +260,7 @@ def stage_problems(job: GenerateJob, model_family: Family) -> Iterator[Problem]:
 
 def switch_problems(jobs: Sequence[GenerateJob]) -> Iterator[Problem]:
     """Yield problems of refiner switches at which the refiner, or the base model, runs no step.
-
-    jobs   with width, height and zero terminal SNR set
-    """
+    jobs: with width, height and zero terminal SNR set"""
     switched = {}
     for job in jobs:
         if job.refiner.refiner_checkpoint:
@@ -288,9 +286,7 @@ def _model_guidance_problems(jobs: Jobs, sources: Sources) -> Iterator[Problem]:
 
 def problems_with_model(jobs: Jobs, sources: Sources, workspace: Workspace) -> list[Problem]:
     """Return all errors and advice that need the model's family or other files, without repetitions.
-
-    jobs   one per image, with width, height and zero terminal SNR set
-    """
+    jobs: one per image, with width, height and zero terminal SNR set"""
     model_family = family(sources.family)
     problems = [
         *depth_problems(jobs, model_family),

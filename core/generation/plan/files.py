@@ -50,9 +50,7 @@ def with_model_guidance(job: GenerateJob, model: Path) -> GenerateJob:
 
 def find_sources(job: GenerateJob, workspace: Workspace, images: Sequence[GenerateJob] = ()) -> Sources:
     """Find and check all files of a job by their headers. Raises ProblemsError with all problems, before a model is loaded.
-
-    images   jobs of the single images, if known: their prompts may name further LoRAs and embeddings
-    """
+    images: jobs of the single images, if known: their prompts may name further LoRAs and embeddings"""
     problems, notes = list[Problem](), list[Problem]()
     jobs = list(images) or [collected(problems, with_prompt_loras, job) or job]
     model = collected(problems, model_path, job.model.base_model, workspace, "model.base_model")

@@ -171,9 +171,7 @@ def inline_setting(option: str) -> str | None:
 
 def _lazy_functions(module: str, **roles: str) -> dict[str, Any]:
     """Return {field of HookKind: lazily imported function} for functions in a module of core/generation/effects.
-
-    roles   field of HookKind -> name of the function
-    """
+    roles: field of HookKind -> name of the function"""
     return {role: extensions.later(f"core.generation.effects.{module}", name) for role, name in roles.items()}
 
 

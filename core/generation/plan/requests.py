@@ -101,9 +101,7 @@ def in_styles(job: GenerateJob, styles: Sequence[Style]) -> tuple[GenerateJob, l
 
 def _syntax_problems(job: GenerateJob, entries: Sequence[Entry], names: Names, where: str) -> list[Problem]:
     """Return the problems of negative prompt and prompts as written, before options and variants are resolved.
-
-    where   the setting that contains the prompts
-    """
+    where: the setting that contains the prompts"""
     dynamic, weighted = job.prompts.dynamic_prompts, job.generate.prompt_weights
     passes = tuple(each for each in passes_of(job) if each is not None)
     findings = list(findings_of(job.generate.negative_prompt, names, Parsing(False, weighted, True, NEGATIVE, passes)))
@@ -215,9 +213,7 @@ def _requests_of_entry(
 
 def _request(job: GenerateJob, line: PromptLine, seed: int, seeds: _Seeds, notes: list[Problem]) -> Request:
     """Return the request of one image: the job with the text, inline options and LoRA tags of a prompt.
-
-    notes   receives problems; a merged LoRA cannot have a step range
-    """
+    notes: receives problems; a merged LoRA cannot have a step range"""
     changes: dict[str, dict[str, Any]] = {"generate": {"prompt": line.text, "seed": seed, "count": 1}}
     if line.values.get("generate.variation_strength", job.generate.variation_strength):
         changes["generate"]["variation_seed"] = seeds.next_variation()
@@ -262,9 +258,7 @@ def count_merged(job: GenerateJob, loras: int) -> int:
 
 def _with_strengths(uses: Sequence[LoraUse], strengths: Sequence[float], fixed: int) -> list[LoraUse]:
     """Return `uses` with new strengths in order; the last strength applies to all further LoRAs.
-
-    fixed   number of LoRAs at the start whose strengths stay as they are
-    """
+    fixed: number of LoRAs at the start whose strengths stay as they are"""
     changed = (
         use.model_copy(update={"strength": strength, "text_encoder_strength": None})
         for use, strength in zip(uses[fixed:], [*strengths, *[strengths[-1]] * len(uses)], strict=False)

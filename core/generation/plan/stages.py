@@ -97,9 +97,7 @@ def _first_stage(
 
 def _steps_run(job: GenerateJob, steps: int, strength: float | None) -> int | None:
     """Return the number of steps that run from an initial image: steps * strength in sd-scripts, one more in A1111.
-
-    strength   0 to 1; None: no initial image, and the result is None
-    """
+    strength: 0 to 1; None: no initial image, and the result is None"""
     if not strength:
         return None if strength is None else 0
     return int(steps * strength) if as_sd_scripts(job) else int(steps * min(strength, MAX_STRENGTH)) + 1
@@ -159,9 +157,7 @@ def _starts_from_pure_noise(job: GenerateJob, strength: float | None) -> bool:
 
 def hires_sizes(size: tuple[int, int], scale: float) -> tuple[tuple[int, int], tuple[int, int]]:
     """Return ((width, height) of the first stage, (width, height) of the second) for hires fix.
-
-    scale   below 1 the first stage is smaller than `size` (sd-scripts), above 1 the second is larger (A1111)
-    """
+    scale: below 1 the first stage is smaller than `size` (sd-scripts), above 1 the second is larger (A1111)"""
     width, height = size
     if scale < 1:
         return (_scaled(width, scale, KOHYA_SIZE_STEP), _scaled(height, scale, KOHYA_SIZE_STEP)), size
@@ -175,9 +171,7 @@ def _scaled(side: int, scale: float, step: int) -> int:
 
 def _size_conditioning(settings: SizeSettings, scale: float) -> Mapping[str, Sizes]:
     """Return {guidance side: SDXL size conditioning} if any value is set, else {}. 0 stands for the image's value (`Stage.sizes_of`).
-
-    scale   factor for sizes and crop
-    """
+    scale: factor for sizes and crop"""
     if settings == SizeSettings():
         return {}
 

@@ -280,9 +280,7 @@ def _tag_findings(
     text: str, tags: Iterable[tuple[int, int, LoraTag | str]], names: Names, parsing: Parsing
 ) -> Iterator[Finding]:
     """Yield problems of LoRA tags: in a negative prompt, invalid, too many, or naming no file.
-
-    tags   (start, end, the tag or the message of its error), of `tag_spans`
-    """
+    tags: (start, end, the tag or the message of its error), of `tag_spans`"""
     file_problems: dict[str, list[Problem]] = {}
     for number, (start, end, tag) in enumerate(tags):
         problems: list[Problem] = []
@@ -316,9 +314,7 @@ def _weight_findings(text: str, parsing: Parsing) -> Iterator[Finding]:
 
 def _edit_findings(text: str, tags: Sequence[tuple[int, int, object]], parsing: Parsing) -> Iterator[Finding]:
     """Yield advice about edits [from:to:when]: not parsed with these passes, without effect at any step, malformed, or around a LoRA tag.
-
-    tags   (start, end, ...) of the LoRA tags in the prompt
-    """
+    tags: (start, end, ...) of the LoRA tags in the prompt"""
     hidden = list(text)
     for start, end in braces(text)[0] if parsing.dynamic else ():  # known only once a variant is chosen
         hidden[start:end] = "x" * (end - start)

@@ -28,9 +28,7 @@ Entry = str | dict[str, Any]  # a line, or a table
 
 def read_entries(path: Path, where: str) -> list[Entry]:
     """Read the prompts of a .txt, .toml or .json file as unparsed lines and tables. Raises ProblemsError.
-
-    where   the setting that names the file
-    """
+    where: the setting that names the file"""
     kind = path.suffix.lower()
     reader = {".toml": _toml_entries, ".json": _json_entries, ".txt": _text_entries}.get(kind)
     if reader is None:
@@ -45,9 +43,7 @@ def read_entries(path: Path, where: str) -> list[Entry]:
 
 def parse_entry(entry: Entry, notes: list[Problem], where: str) -> PromptLine | None:
     """Parse a line or table into a prompt with options; None for an empty line or a comment. Raises ProblemsError.
-
-    notes   receives errors of invalid option values, and advice
-    """
+    notes: receives errors of invalid option values, and advice"""
     if isinstance(entry, dict):
         return _prompt_line(entry, notes, where)
     return read_line(entry, notes, where) if is_prompt(entry) else None
@@ -100,9 +96,7 @@ def _json_entries(path: Path, where: str) -> list[Entry]:
 
 def _prompt_line(entry: Mapping[str, Any], notes: list[Problem], where: str) -> PromptLine:
     """Parse a table of a .toml or .json file into a prompt with options. Raises ProblemsError if it has no text.
-
-    notes   receives advice on unknown options, and errors of invalid values
-    """
+    notes: receives advice on unknown options, and errors of invalid values"""
     unknown = sorted(set(entry) - {"prompt", *KEYS})
     if unknown:
         what = f"'{first_of(unknown, 5)}' is not an option of prompts"

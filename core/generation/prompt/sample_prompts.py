@@ -57,9 +57,7 @@ class SamplePrompt:
 
 def read_prompts(settings: SampleSettings, control: bool = False) -> tuple[list[SamplePrompt], list[Problem]]:
     """Return (the sample prompts of a training run, advice about ignored options). Raises ProblemsError for invalid prompts.
-
-    control   True: the method trains on control images, so each prompt must name one
-    """
+    control: True: the method trains on control images, so each prompt must name one"""
     notes: list[Problem] = []
     typed = _parsed(settings.sample_prompts, notes, "samples.sample_prompts", settings)
     from_file: list[SamplePrompt] = []

@@ -188,9 +188,7 @@ def _file_group(match: re.Match[str], files: Files) -> Group:
 
 def _group(match: re.Match[str], texts: Sequence[str] = ()) -> Group:
     """Return the group in a match of _GROUP. Raises WildcardError if it requires more variants than it has.
-
-    texts   variants to use instead of those in the match
-    """
+    texts: variants to use instead of those in the match"""
     every, first, second, separator, inline = match.groups()
     choices, weights = _split_weights(texts or inline.split("|"))
     low, high = sorted((int(first or 1), int(second or first or 1)))
@@ -240,9 +238,7 @@ def _combinations(text: str) -> Iterator[str]:
 
 def _expanded(text: str, new_rng: Callable[[], Random], files: Files) -> str:
     """Return the text with a random choice for each group and wildcard. Raises WildcardError.
-
-    new_rng   returns the random numbers for the next level of nesting; sd-scripts restarts them at each level, except with {e$$...}
-    """
+    new_rng: returns the random numbers for the next level of nesting; sd-scripts restarts them at each level, except with {e$$...}"""
     for _ in range(DEEPEST):
         rng = new_rng()
         if from_file := list(_FROM_FILE.finditer(text)):

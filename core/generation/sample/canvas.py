@@ -57,9 +57,7 @@ def control_image_for(image: Image, fit: str, size: Size, part: Part | None, mak
 
 def resized_and_filled(image: Image, size: Size, make: Callable[[Image], Image]) -> Image:
     """Center a control image in `size` (width, height) on the median color of its border (A1111's "resize and fill").
-
-    make   the preprocessor: image -> control image; it runs on the resized image without the added border
-    """
+    make: the preprocessor: image -> control image; it runs on the resized image without the added border"""
     import numpy as np
     from PIL.Image import new
 

@@ -80,9 +80,7 @@ def at_any_scale(scale: float) -> Guidance:
 
 def classic(scale: float, negative_scale: float | None = None) -> Guidance:
     """Return classifier-free guidance n + scale (p - n) of Ho and Salimans 2022 (arXiv:2207.12598), none for scales up to 1.
-
-    negative_scale   instead e + scale (p - e) - negative_scale (n - e) with e of an empty prompt, as in sd-scripts' generator
-    """
+    negative_scale: instead e + scale (p - e) - negative_scale (n - e) with e of an empty prompt, as in sd-scripts' generator"""
     if scale <= 1:
         return UNGUIDED
 

@@ -152,9 +152,7 @@ class Stage:
 @dataclass(frozen=True)
 class Denoiser:
     """The denoiser for the sampling loop: a family, and its `predict` with a loaded model.
-
-    module   the denoiser's module, for code that changes its layers
-    """
+    module: the denoiser's module, for code that changes its layers"""
 
     family: Family
     predict: Predict
@@ -189,9 +187,7 @@ class Hook:
 
     def corrected(self, at: Moment, output: Tensor, ask: Ask) -> Tensor:
         """Return the guided output, corrected, for the sampler's step.
-
-        ask   (model's input latents) -> its output for the prompt alone, without what hooks add in `conditioned`; differentiable
-        """
+        ask: (model's input latents) -> its output for the prompt alone, without what hooks add in `conditioned`; differentiable"""
         return output
 
     def step(self, at: Moment, output: Tensor) -> Tensor | None:
@@ -351,9 +347,7 @@ class _Inputs:
 
     def _cached(self, states: PromptStates, guided: bool | None) -> tuple[Guidance, Conditioning]:
         """Return (guidance, conditioning of its sides) for text conditioning.
-
-        guided   True: a step with guidance; False: a step without; None: the prompt alone, also without the prompts joined by AND
-        """
+        guided: True: a step with guidance; False: a step without; None: the prompt alone, also without the prompts joined by AND"""
         key = id(states), guided
         if key not in self.cached:
             states = replace(states, parts=()) if guided is None else states

@@ -137,9 +137,8 @@ def family(config: Config) -> str:
 
 
 def _method(config: Config, where: str) -> str:
-    """Return the training method of the process, "lora", "embedding" or "fine_tune". Raises ProblemsError for processes and models that
-    are not trained here.
-    """
+    """Return the training method of the process, "lora", "embedding" or "fine_tune". Raises ProblemsError for processes and models that are
+    not trained here."""
     arch, data, process = family(config), table().data, config["type"]
     if arch not in data["families"]:
         raise other_family(config, arch)
@@ -324,9 +323,7 @@ RULES = (model, network, length, optimizer, schedule, noise)
 
 def datasets(config: Config, listed: list[Values]) -> Values:
     """Return {setting: value} of the image folders and of latent caching; a warning if there is no folder.
-
-    listed  the items of `datasets`
-    """
+    listed: the items of `datasets`"""
     items = [config.read(each, "datasets.") for each in listed]
     sources = [source for values in items for source in _source(config, values)]
     if not sources:
@@ -379,9 +376,7 @@ def _sizes(config: Config, value: Any) -> list[int]:
 
 def samples(config: Config, listed: list[Values]) -> Values:
     """Return {setting: value} of the sample prompts, their negative prompt and seed.
-
-    listed  the items of sample.samples, which replace sample.prompts
-    """
+    listed: the items of sample.samples, which replace sample.prompts"""
     prompts = config.written.get("sample.prompts")
     texts = [str(each) for each in (prompts if isinstance(prompts, list) else [])[:MOST]]
     items = listed or [{"sample.samples.prompt": text} for text in texts]
@@ -395,11 +390,9 @@ def samples(config: Config, listed: list[Values]) -> Values:
 
 
 def _line(config: Config, sample: Values, seed: int | None) -> str:
-    """Return a sample prompt with options, such as "a cat --w 512 --d 1"; "" for an empty one. Unavailable options are left out with
-    a note.
-
-    seed  seed unless the sample has one; None: random
-    """
+    """Return a sample prompt with options, such as "a cat --w 512 --d 1"; "" for an empty one. Unavailable options are left out with a
+    note.
+    seed: seed unless the sample has one; None: random"""
     values = {key.rpartition(".")[2]: value for key, value in sample.items()}
     text, *rest = FLAG.split(" ".join(str(values.get("prompt") or "")[:LONGEST].split()))
     options: Values = {} if seed is None else {"d": seed}

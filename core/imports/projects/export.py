@@ -262,9 +262,7 @@ PARTS: tuple[Callable[[TrainJob], dict[str, Any]], ...] = (_method, _network, _l
 
 def export_project(job: TrainJob, writes_prompts: bool = False) -> Exported:
     """Return the options with which sd-scripts trains the job. Raises ProblemsError for methods that sd-scripts does not have.
-
-    writes_prompts   whether the program that starts sd-scripts passes the job's sample prompts as a file
-    """
+    writes_prompts: whether the program that starts sd-scripts passes the job's sample prompts as a file"""
     job = with_method_of_folders(job)
     script = _script(job)
     by_parts = {name: value for part in PARTS for name, value in part(job).items()}

@@ -78,9 +78,7 @@ class KohyaPreset:
 
 def export_preset(job: TrainJob, dataset_config: str = "") -> KohyaPreset:
     """Return the preset with which kohya_ss trains the job. Raises ProblemsError for methods that kohya_ss does not have.
-
-    dataset_config   path of the file with the job's folders; "" for a job without folders
-    """
+    dataset_config: path of the file with the job's folders; "" for a job without folders"""
     job = with_method_of_folders(job)
     tab_job = job.model_copy(update={"embedding": job.embedding.model_copy(update={"extended": False})})
     tab = _tab(tab_job)
@@ -250,9 +248,7 @@ def _algo(row: Mapping[str, str]) -> str:
 
 def _argument(name: str, default: Any, text: str | None) -> Any:
     """Return the value of an argument's field, in the type of the field's default.
-
-    text  the value in network_args; None if absent
-    """
+    text: the value in network_args; None if absent"""
     if text is None:
         return default if name in ("factor", "unit", "LyCORIS_preset") else type(default)()
     if isinstance(default, bool):
@@ -307,9 +303,7 @@ def same_value(path: str, value: Any, other: Any) -> bool:
 
 def _trains_alike(path: str, value: Any, other: Any, job: TrainJob, reimported: TrainJob) -> bool:
     """Return whether two jobs train alike although a setting differs.
-
-    value, other  its values in `job`, and in `reimported`, the job read from the preset
-    """
+    value, other: its values in `job`, and in `reimported`, the job read from the preset"""
     if same_value(path, value, other):
         return True
     if path == "optimizer.unet_lr":

@@ -131,9 +131,7 @@ def _field_of(key: str) -> str:
 
 def resolve(preset: Mapping[str, Any], tab: str, where: str, counts: Counts) -> Resolved:
     """Return the options that kohya_ss passes to sd-scripts for a preset on a fresh form. Raises ProblemsError for other model families.
-
-    counts  folder -> {subfolder: number of images}, None if the folder is missing; see `count_images`
-    """
+    counts: folder -> {subfolder: number of images}, None if the folder is missing; see `count_images`"""
     form, changed = _loaded(preset, tab)
     family = next((FAMILIES[name] for name in FAMILIES if form.get(name) or form.get("LoRA_type") == name), "")
     if family:
@@ -343,8 +341,7 @@ def _images(form: Form, tab: str, counts: Counts) -> float | None:
 
 def count_images(folder: str) -> dict[str, int] | None:
     """Return {"": number of images in a folder, name of a subfolder: number of images in it}, counted as kohya_ss does; None for a folder
-    that cannot be read.
-    """
+    that cannot be read."""
     try:
         root = Path(folder).expanduser()
         if not folder or not root.is_dir():
@@ -360,9 +357,7 @@ def count_images(folder: str) -> dict[str, int] | None:
 
 def _warmup(resolved: Resolved, total: int | None) -> float:
     """Return lr_warmup_steps: the form's steps, else its percentage as a fraction of the run.
-
-    total  steps of the run if known. With a dataset config on the LoRA tab the percentage is then converted to steps
-    """
+    total: steps of the run if known. With a dataset config on the LoRA tab the percentage is then converted to steps"""
     form = resolved.form
     percent, steps = form["lr_warmup"], int(_number(form["lr_warmup_steps"]))
     if resolved.tab == LORA and form["dataset_config"]:
@@ -390,8 +385,7 @@ def _split_parameters(text: str) -> list[str]:
 
 def _with_file_value(entry: Entry, value: Any, form: Form) -> Entry:
     """Return the entry with `value`, the value in the file. Entries of kind "default" become "taken" or "changed" if the file sets the
-    field.
-    """
+    field."""
     if value is None or entry.kind == "secret":
         return entry
     if entry.kind != "default":

@@ -217,9 +217,7 @@ def _from_tensors(header: Header) -> Import:
 
 def _facts(header: Header, reported: set[str]) -> Iterator[Entry]:
     """Yield report entries for metadata without one: dataset folders, likely trigger words, and other keys.
-
-    reported  keys that have an entry already
-    """
+    reported: keys that have an entry already"""
     folders = header.json("ss_dataset_dirs") | header.json("ss_reg_dataset_dirs")
     listed = [
         f"{name} ({each.get('n_repeats')} repeats, {each.get('img_count')} images)"

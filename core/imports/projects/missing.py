@@ -52,9 +52,7 @@ def nearby_folders(job: TrainJob, exists: Callable[[Path], bool] = Path.exists) 
 
 def missing_files(job: TrainJob, folders: Sequence[Path] = ()) -> Iterator[Problem]:
     """Yield a warning for each missing file or folder of the job.
-
-    folders  searched for files and folders of the same name, to suggest; () suggests none
-    """
+    folders: searched for files and folders of the same name, to suggest; () suggests none"""
     missing = list(missing_paths(job))
     near = nearby(missing, [*nearby_folders(job), *folders] if folders else [])
     for setting, text in missing:

@@ -95,8 +95,7 @@ def devices(config: Config) -> int:
 
 def memory(config: Config) -> Values:
     """Return {setting: value} of TF32, latent caching, weight dtypes and stochastic rounding; for fine-tuning also of the fused backward
-    pass.
-    """
+    pass."""
     eight_bit = [config[f"{part}.weight_dtype"] == "FLOAT_8" for part in ("unet", "text_encoder")]
     settings = {
         "memory.allow_tf32": config["train_dtype"] == "TFLOAT_32",
@@ -289,9 +288,7 @@ def schedule(config: Config) -> Values:
 
 def _named_scheduler(config: Config, name: str, warmup: bool) -> Values:
     """Return {name: value} of settings in the schedule group for a scheduler of OneTrainer; cosine, with a note, if it is unknown.
-
-    warmup  whether there are warmup steps
-    """
+    warmup: whether there are warmup steps"""
     low, cycles = clamp(0.0, 1.0, config["learning_rate_min_factor"]), clamp(0.0, 1e4, config["learning_rate_cycles"])
     if name not in SCHEDULERS:
         sentence = f"{shorten(name)} is not available; cosine is the nearest"
@@ -370,9 +367,7 @@ def optimizer(config: Config) -> Values:
 
 def _arguments(config: Config, entry: Entry, nulls: Mapping[str, Any]) -> Values:
     """Return {argument: value} of arguments that differ from the class's default; adds notes on arguments that the class lacks.
-
-    nulls  {argument: value that OneTrainer uses for null or false}
-    """
+    nulls: {argument: value that OneTrainer uses for null or false}"""
     arg_rows = {
         key: row for key, row in table().rows.items() if "optimizer.optimizer_args" in row.settings and "." in key
     }

@@ -173,9 +173,7 @@ def _stray(word: str, sentence: str) -> Entry:
 
 def _matching(name: str, known: Mapping[str, Option], script: str, before: int) -> tuple[Option | None, str]:
     """Return (the option that a name or its unique prefix means, ""), or (None, the reason).
-
-    before  number of earlier entries, which limits the slow search for similar names
-    """
+    before: number of earlier entries, which limits the slow search for similar names"""
     if name in known:
         return known[name], ""
     completions = [each for each in known if each.startswith(name)]
@@ -190,9 +188,7 @@ def _matching(name: str, known: Mapping[str, Option], script: str, before: int) 
 
 def unknown(name: str, known: Iterable[str], before: int = 0) -> str:
     """Return the sentence on an unknown name, with the most similar one of `known`.
-
-    before  number of unknown names before it; after MOST_SEARCHED the slow search is skipped
-    """
+    before: number of unknown names before it; after MOST_SEARCHED the slow search is skipped"""
     near = nearest(name, known) if before < MOST_SEARCHED else ""
     return f"is unknown{f'; did you mean {near}?' if near else ''}"
 

@@ -62,9 +62,7 @@ class Entry:
     @property
     def line(self) -> str:
         """The entry as a line: "network_dim 32 -> network.rank", "lr_warmup 10: 10% of 1600 steps = 160 steps", "dataset.enable_bucket =
-        off
-        (enable_bucket is not given)".
-        """
+        off (enable_bucket is not given)"."""
         text, settings = self.text, ", ".join(self.settings)
         if settings and self.kind == "default":  # the value is the setting's: an option may be its opposite
             line = f"{settings} = {text}" + (f" ({self.key} is not given)" if self.key != settings else "")

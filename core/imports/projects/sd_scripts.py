@@ -94,8 +94,7 @@ def _from_toml(source: Source, tables: Mapping[str, Any]) -> Import:
 
 def _script_of(values: Mapping[str, Any], source: Source) -> tuple[Script, tuple[str, ...]]:
     """Return (script for options that come without one, names of the scripts to choose from). Raises ChoiceNeeded if the options do not
-    show the method.
-    """
+    show the method."""
     header = HEADER.match(source.text)
     name = last_part(source.choice or (header[1] if header else "")).removesuffix(".py")
     if name in SCRIPTS:
@@ -175,9 +174,7 @@ def _command(words: list[str], source: Source) -> Import:
 
 def _config_file(values: dict[str, Any], source: Source, entries: list[Entry]) -> dict[str, Any]:
     """Return {option: value} of the file that --config_file names; {} if there is none. Report entries are added to `entries`.
-
-    values  options of the command line, which override those of the file
-    """
+    values: options of the command line, which override those of the file"""
     if "config_file" not in values or values.get("output_config"):
         return {}
     name = str(values.pop("config_file"))
@@ -194,9 +191,7 @@ def _config_file(values: dict[str, Any], source: Source, entries: list[Entry]) -
 
 def _launcher_entries(words: list[str], values: Mapping[str, Any]) -> list[Entry]:
     """Return report entries for accelerate's options in the words before the script.
-
-    values  options of sd-scripts
-    """
+    values: options of sd-scripts"""
     entries = []
     for number, word in enumerate(words):
         if not word.startswith("--"):

@@ -49,9 +49,7 @@ class Script:
 
 def read_script(text: str, suffix: str = "") -> Script:
     """Return the commands of a script, with the variables that it sets filled in. Nothing is run.
-
-    suffix   extension of the file (".ps1"), which determines the shell; "" or another detects it from the text
-    """
+    suffix: extension of the file (".ps1"), which determines the shell; "" or another detects it from the text"""
     plain = text.replace("\r\n", "\n")
     text = _DASH.sub("--", plain.translate(_TYPOGRAPHY))
     notes = []
@@ -336,9 +334,8 @@ class _Shell(_Reader):
 
     def _insert(self, value: Value | None, written: str, whole: bool) -> None:
         """Add a variable's value to the words; None marks `written` as unknown.
-
-        whole  whether a text stays one word and an array's items are the words; else both are split at spaces, as bash does without quotes
-        """
+        whole: whether a text stays one word and an array's items are the words; else both are split at spaces, as bash does without
+        quotes"""
         self.characters_left -= sum(map(len, value or ()))
         if value is None or self.characters_left < 0:
             self.add(UNSET + written + END)

@@ -56,8 +56,7 @@ def recognizes(source: Source) -> bool:
 
 def _content(config: Values) -> Values:
     """Return the options: those in "config", where SimpleTuner's web UI saves them, else the whole content. AI Toolkit's "config" has
-    "process".
-    """
+    "process"."""
     inside = config.get("config")
     return inside if isinstance(inside, dict) and "process" not in inside else config
 
@@ -367,9 +366,7 @@ def _backends(config: Config) -> list[Values]:
 
 def folders(config: Config, listed: list[Values]) -> Values:
     """Return {setting: value} of the image folders, resolution, validation and latent caching; a warning if there is no folder.
-
-    listed  the data backends, as from `_backends`
-    """
+    listed: the data backends, as from `_backends`"""
     backends = [config.read(each, "data.") for each in listed]
     ids = {str(values["data.id"]): values["data.instance_data_dir"] for values in backends}
     sources = [source for values in backends for source in _source(config, values, ids)]
@@ -392,9 +389,7 @@ def folders(config: Config, listed: list[Values]) -> Values:
 
 def _resolution(config: Config, value: Any, kind: str, key: str) -> int:
     """Return the resolution in pixels for a value in pixels or megapixels; 1024 with a note at `key` if it is not a size.
-
-    kind  the resolution type; "pixel" means the shorter side
-    """
+    kind: the resolution type; "pixel" means the shorter side"""
     try:
         number = float(value or 1024)
     except (ValueError, TypeError):
@@ -410,9 +405,7 @@ def _resolution(config: Config, value: Any, kind: str, key: str) -> int:
 
 def _source(config: Config, values: Values, ids: dict[str, str]) -> Iterator[Values]:
     """Yield the settings {name: value} of a data backend's folder; nothing, or a note, for other backends.
-
-    ids  {id: folder} of all backends
-    """
+    ids: {id: folder} of all backends"""
     kind = values["data.dataset_type"]
     role = (table().rows["data.dataset_type"].choices or {}).get(kind, "")
     if not role:  # embeds, conditioning, videos

@@ -136,9 +136,7 @@ class Config(Remarks):
 
     def choose_from(self, key: str, choices: Mapping[str, T], value: Any = None) -> T:
         """Return the entry of `choices` for a key's value; for other values that of the default, with a note.
-
-        value  None: the config's
-        """
+        value: None: the config's"""
         value, default = str(self[key] if value is None else value), str(self.table.rows[key].default)
         if value not in choices:
             self.note(key, "unavailable", f"{shorten(value)} is none of {', '.join(choices)}; {default} is set")
@@ -195,9 +193,7 @@ class Config(Remarks):
 
     def folder_settings(self, values: Values) -> Values:
         """Return {name: value} of those settings of a folder that each take the value of a single key.
-
-        values  {key: value} of the folder's item
-        """
+        values: {key: value} of the folder's item"""
         direct = ((row.target, key) for key, row in self.table.rows.items() if row.target.startswith("=sources."))
         return {target.partition(".")[2]: values[key] for target, key in direct}
 
@@ -255,9 +251,7 @@ def optimizer_settings(name: str, arguments: Values) -> Values:
 
 def chosen_optimizer(config: Config, key: str, name: str) -> tuple[str, Values]:
     """Return (class for a program's optimizer `name`, arguments implied by it); the default's, with a warning, for an unknown name.
-
-    key  the config's key, for the note
-    """
+    key: the config's key, for the note"""
     data, row = config.table.data, config.table.rows[key]
     class_name, implied = (
         data["optimizers"].get(name) or data["near"].get(name) or (data["optimizers"] | data["near"])[row.default]

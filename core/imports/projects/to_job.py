@@ -116,9 +116,7 @@ def settings_of(reading: Reading) -> Iterator[tuple[dict[str, tuple[str, ...]], 
 
 def _dataset(reading: Reading, source: Source, settings: Mapping[str, Any]) -> Imported | None:
     """Read the dataset config that the options name; None if there is none, or, with a note, if it is missing or has errors.
-
-    settings  {path: value} of the options, as fallback
-    """
+    settings: {path: value} of the options, as fallback"""
     name = reading["dataset_config"]
     if not name:
         return None

@@ -45,9 +45,7 @@ class DoraAdapter(Adapter):
     @classmethod
     def fresh(cls, inner: Adapter, per_output: bool) -> DoraAdapter:
         """Create an adapter without effect over the new adapter `inner`: the magnitudes are the weight's norms.
-
-        per_output   one magnitude per output channel; False: per input channel
-        """
+        per_output: one magnitude per output channel; False: per input channel"""
         from core.networks.fp8 import base_weight
 
         return cls(inner, _norm(base_weight(inner.module), per_output).clone())

@@ -31,9 +31,7 @@ OUTPUTS, INPUTS = ("_to_k", "_to_v", "_k_proj", "_v_proj"), ("_ff_net_2", "_mlp_
 
 class Ia3Adapter(Adapter):
     """W' = diag(1 + m * vector) W, or W diag(1 + m * vector) if `on_input`; m is the multiplier.
-
-    weight   the vector, a float32 parameter in the file's shape; the norm is its norm
-    """
+    weight: the vector, a float32 parameter in the file's shape; the norm is its norm"""
 
     def __init__(self, name: str, module: nn.Module, weight: Tensor, on_input: bool):
         super().__init__(name, module)

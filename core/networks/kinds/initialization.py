@@ -19,9 +19,7 @@ SPARE = 8  # directions more than the rank: Halko et al. 2011, arXiv:0909.4061, 
 
 def initialized(adapter: Adapter, initialization: str, seed: int) -> Adapter:
     """Initialize a new LoRA adapter in place and return it; PiSSA returns the adapter that replaces it.
-
-    initialization   "kaiming" (no change), "gaussian", "orthogonal", "pissa"; the draw is addressed by seed and name
-    """
+    initialization: "kaiming" (no change), "gaussian", "orthogonal", "pissa"; the draw is addressed by seed and name"""
     assert isinstance(adapter, LoraAdapter)
     if initialization == "kaiming":
         return adapter

@@ -22,9 +22,7 @@ NOT_IN_PEFT = Misread({"diffusers": UNREAD})
 
 def lycoris_args(job: TrainJob, algo: str, options: Settings | None) -> dict[str, str]:
     """Return LyCORIS' network_args of a job: the algorithm, its enabled options, the layer preset and the common ones.
-
-    options   the kind's settings; None if it has none
-    """
+    options: the kind's settings; None if it has none"""
     arguments = {name: getattr(options, name) for name in type(options).model_fields} if options is not None else {}
     enabled = {name: str(value) for name, value in arguments.items() if value not in (False, None, -1)}
     layers = job.network.layers

@@ -128,9 +128,8 @@ def concepts_of(job: TrainJob) -> list[Concept]:
 
 
 def captions_in_force(job: TrainJob) -> CaptionSettings:
-    """Return the job's caption settings. For textual inversion with a single token and no trigger word, the token is the trigger word,
-    so that all captions contain it.
-    """
+    """Return the job's caption settings. For textual inversion with a single token and no trigger word, the token is the trigger word, so
+    that all captions contain it."""
     words = job.embedding.words
     if not job.method.traits.new_words or len(words) != 1 or job.captions.trigger_word:
         return job.captions

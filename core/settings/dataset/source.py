@@ -41,8 +41,7 @@ else:
 
 class Source(OwnSettings):
     """A dataset folder. It can override ImageSettings, CaptionSettings and the validation split; None takes the value of the dataset,
-    captions or validation group.
-    """
+    captions or validation group."""
 
     folder: str = setting(help="Images in this folder and its subfolders are trained.", kohya="image_dir", names="path")
     metadata_file: str | None = kohya_setting(

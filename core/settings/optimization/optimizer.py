@@ -160,9 +160,8 @@ def job_arguments(settings: OptimizerSettings) -> dict[str, Any]:
 
 
 def arguments_in_force(settings: OptimizerSettings, entry: Entry) -> dict[str, Any]:
-    """Return {name: value} of the optimizer's arguments: those that its catalog entry implies, then the job's. Lists become tuples,
-    as the libraries expect.
-    """
+    """Return {name: value} of the optimizer's arguments: those that its catalog entry implies, then the job's. Lists become tuples, as the
+    libraries expect."""
     arguments = {**entry.implied, **job_arguments(settings)}
     return {name: tuple(value) if isinstance(value, list) else value for name, value in arguments.items()}
 

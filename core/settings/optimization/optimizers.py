@@ -166,9 +166,7 @@ class Entry:
 
     def unusable(self, device: str | None) -> str:
         """Return the reason why the optimizer cannot be used on this machine; "" if it can.
-
-        device   "cpu", "cuda:0", "mps"; None if not known yet
-        """
+        device: "cpu", "cuda:0", "mps"; None if not known yet"""
         if self.reason:
             return self.reason
         if find_spec(self.path.partition(".")[0]) is None:
@@ -231,9 +229,8 @@ def entry_from(item: Mapping[str, Any]) -> Entry:
 
 @cache
 def _lookup() -> dict[str, Entry]:
-    """Return {lower-case text: entry} for names, paths and aliases. A path stands for the class with its own defaults, not for a name
-    that implies arguments.
-    """
+    """Return {lower-case text: entry} for names, paths and aliases. A path stands for the class with its own defaults, not for a name that
+    implies arguments."""
     table = {entry.name.lower(): entry for entry in catalog().values()}
     for entry in catalog().values():
         for path in (entry.path, *entry.aliases) if not SHORT.get(entry.name, ("", {}))[1] else ():

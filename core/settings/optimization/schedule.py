@@ -194,9 +194,8 @@ class ScheduleSettings(Settings):
 
     @property
     def steps_in_force(self) -> int | None:
-        """Number of steps if steps set the length of the training, None if epochs do. Steps take precedence over epochs; with
-        sd-scripts' compatibility epochs do.
-        """
+        """Number of steps if steps set the length of the training, None if epochs do. Steps take precedence over epochs; with sd-scripts'
+        compatibility epochs do."""
         return None if self.compatibility == "kohya" and self.max_train_epochs else self.max_train_steps
 
     def summary(self) -> str:
@@ -239,9 +238,8 @@ def steps_of(value: int | float | str, total: int) -> int:
 
 
 def read_step_rules(rules: object) -> tuple[list[tuple[float, int]], float]:
-    """Parse step rules: "1:10,0.1:20,0.005" -> ([(1, 10), (0.1, 20)], 0.005). Each factor applies before its step, the last one
-    after all steps. Raises ValueError.
-    """
+    """Parse step rules: "1:10,0.1:20,0.005" -> ([(1, 10), (0.1, 20)], 0.005). Each factor applies before its step, the last one after all
+    steps. Raises ValueError."""
     *parts, last = [part.strip() for part in str(rules).split(",")]
     stages = []
     for part in parts:

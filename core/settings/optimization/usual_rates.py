@@ -55,8 +55,7 @@ class UnusualRate:
 
 def usual_rates(job: TrainJob, part: str = "unet") -> Usual | None:
     """Return the usual learning rates of a part ("unet", "text_encoder_2", "unet_block3", "unet plus") in this job; None if the optimizer
-    sets the learning rate, or does not support LoRA+.
-    """
+    sets the learning rate, or does not support LoRA+."""
     if relative_steps(job.optimizer):
         return None
     if adapts(job.optimizer.optimizer_type):
@@ -120,9 +119,7 @@ def _where(job: TrainJob, part: str) -> str:
 
 def _by_block(job: TrainJob, rates: dict[str, float]) -> list[UnusualRate]:
     """Return the first unusual learning rate of a LoRA's block (the U-Net's rate times the block's factor), as a list of at most one.
-
-    rates  {part: effective learning rate}
-    """
+    rates: {part: effective learning rate}"""
     usual = usual_rates(job)
     if not job.method.traits.uses_network or "unet" not in rates or usual is None:
         return []

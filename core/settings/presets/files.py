@@ -115,11 +115,9 @@ def to_values(job: Settings) -> dict[str, Any]:
 def dump(
     job: Settings, *, task: str = "train", title: str = "", description: str = "", preset: str = ""
 ) -> dict[str, Any]:
-    """Return the content of a preset file, or of a run's job.json. Groups that belong to another choice, such as other network kinds,
-    are left out if they are at their defaults.
-
-    preset   name of the preset that the run was started from
-    """
+    """Return the content of a preset file, or of a run's job.json. Groups that belong to another choice, such as other network kinds, are
+    left out if they are at their defaults.
+    preset: name of the preset that the run was started from"""
     head = {"kind": "job", "schema_version": SCHEMA_VERSION, "task": task, "title": title, "description": description}
     head |= {"preset": preset} if preset else {}
     values = to_values(job).items()
@@ -142,9 +140,8 @@ def content(preset: Preset) -> dict[str, Any]:
 
 
 def with_job(preset: Preset, job: Settings) -> Preset:
-    """Return the preset with a job's values. A recipe gets only the settings that it already contains, and those of the job that
-    differ from the result of loading it.
-    """
+    """Return the preset with a job's values. A recipe gets only the settings that it already contains, and those of the job that differ
+    from the result of loading it."""
     if preset.kind == "job":
         job_content = dump(job, task=preset.task)
         return replace(preset, values={group: each for group, each in job_content.items() if group not in HEADER})
@@ -334,9 +331,7 @@ def _about(path: Path) -> tuple[str, str]:
 class PresetStore:
     """Preset files by name: shipped ones in `folder`, which are never changed, and the user's in `folder`/user, or in
     `folder`/user/`person` for a user with a page of their own.
-
-    shipped  the folder of the shipped presets, if `folder` is another one (--presets)
-    """
+    shipped: the folder of the shipped presets, if `folder` is another one (--presets)"""
 
     def __init__(self, folder: Path, person: str = "", shipped: Path | None = None):
         self.folders, self.user = dict.fromkeys((folder, shipped or folder)), folder / "user" / person
@@ -379,8 +374,7 @@ class PresetStore:
         self, name: str, job: Settings, *, task: str = "train", replace: bool = False, description: str = ""
     ) -> str:
         """Write a user preset with a job's values and return its name ("user/..."). Raises ProblemsError for an invalid name, and for an
-        existing one without `replace`.
-        """
+        existing one without `replace`."""
         return self._write(name, dump(job, task=task, description=description), replace)
 
     def save_copy(self, name: str, preset: Preset, *, replace: bool = False) -> str:
@@ -399,8 +393,7 @@ class PresetStore:
 
     def rename(self, name: str, new: str) -> str:
         """Rename a user preset and return its new name ("user/..."). Raises ProblemsError for a shipped preset, and if the new name is
-        invalid or taken.
-        """
+        invalid or taken."""
         source, new = self._user_file(name), "user/" + new.strip().removeprefix("user/")
         target = self.path(new)
         if target.exists() and not target.samefile(source):  # "fox" may become "Fox" where case makes no difference

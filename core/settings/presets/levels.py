@@ -37,9 +37,7 @@ class Level:
 
 def levels(job: TrainJob, device: str = "") -> list[Level]:
     """Return the levels that differ for this job, from the fastest to the one that uses the least memory.
-
-    device   of the job: "mps" gets no fp8
-    """
+    device: of the job: "mps" gets no fp8"""
     distinct: list[Level] = []
     for number, (title, description) in enumerate(zip(TITLES, WORDS, strict=True)):
         values = _values(job, number, device)
@@ -81,9 +79,8 @@ def _frozen(job: TrainJob, number: int, device: str) -> dict[str, Any]:
 
 
 def _whole_model(job: TrainJob, number: int) -> dict[str, Any]:
-    """Return the memory settings of a trained full model: 16-bit weights from level 3; at level 4 a fused backward pass, or fused
-    optimizer groups, if the optimizer supports it.
-    """
+    """Return the memory settings of a trained full model: 16-bit weights from level 3; at level 4 a fused backward pass, or fused optimizer
+    groups, if the optimizer supports it."""
     computed = job.memory.mixed_precision
     kind = "fp16" if computed == "fp16" else "bf16"
     values: dict[str, Any] = {

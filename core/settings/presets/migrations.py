@@ -83,16 +83,14 @@ def with_present_tool(task: str, values: Mapping[str, Any]) -> tuple[str, Values
 
 def tool_reads(task: str, tool: str, key: str) -> bool:
     """Return whether `tool`, one of the tools of the former task `task`, reads the setting `key`; true if no tool knows it, so that it is
-    refused later.
-    """
+    refused later."""
     chooser, _, tools = FORMER_TOOLS[task]
     return key in tools.get(tool, ()) or key not in {chooser}.union(*tools.values())
 
 
 def _tool_as_task(task: str, values: Mapping[str, Any]) -> tuple[str, Values]:
-    """Return (task, values) with a tool of the former tasks `tool` and `images` as a task of its own, with the settings that it reads.
-    An unknown tool is left unchanged, to be refused later.
-    """
+    """Return (task, values) with a tool of the former tasks `tool` and `images` as a task of its own, with the settings that it reads. An
+    unknown tool is left unchanged, to be refused later."""
     if task not in FORMER_TOOLS or not isinstance(group := values.get(task, {}), Mapping):
         return task, dict(values)
     chooser, usual, tools = FORMER_TOOLS[task]

@@ -52,9 +52,7 @@ def is_on(value: Any) -> bool:
 
 def kind_of(arguments: Mapping[str, Any]) -> str:
     """Return the network kind for kohya_ss' LoRA_type, or for sd-scripts' network_module and algo; "" if unknown.
-
-    arguments  {name: value} with these names, including network_args
-    """
+    arguments: {name: value} with these names, including network_args"""
     module, algo = arguments.get("network_module"), arguments.get("algo") or arguments.get("LoRA_type")
     if algo or module == LYCORIS:
         kind = KINDS.get(str(algo or "lora").lower().rpartition("/")[2], "")
@@ -67,9 +65,7 @@ def settings_of_arguments(
     kind: str, arguments: Mapping[str, Any], known: Mapping[str, Declared]
 ) -> tuple[dict[str, Any], list[str]]:
     """Convert network_args of a network `kind` to ({dotted path: value}, names without a setting).
-
-    known  {dotted path: setting} of a training
-    """
+    known: {dotted path: setting} of a training"""
     settings: dict[str, Any] = {}
     unknown = []
     effective = as_lycoris(arguments) if kind in DECOMPOSED.values() else arguments

@@ -27,8 +27,7 @@ def without_effect(job: TrainJob) -> Iterator[tuple[str, str]]:
 
     def uses_separator(each: Concept) -> bool:
         """Return whether the folder uses the tag separator other than for shuffling: with joined caption files, metadata or a trigger
-        word.
-        """
+        word."""
         captions = each.captions
         joins = captions.sidecars == "joined" or bool(each.source.metadata_file)
         return joins or bool(captions.secondary_separator or captions.trigger_word or captions.keep_tokens_separator)

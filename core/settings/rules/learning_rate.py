@@ -73,9 +73,7 @@ def _fix(job: TrainJob, unusual: UnusualRate) -> str:
 
 def _negative(job: TrainJob, rates: dict[str, float]) -> Iterator[Problem]:
     """Yield a problem with the first part whose rate is negative: an error, or advice for a full model, which can unlearn images.
-
-    rates  {part: learning rate}
-    """
+    rates: {part: learning rate}"""
     below = [part for part, rate in rates.items() if rate < 0]
     if not below:
         return
@@ -102,9 +100,7 @@ def _rate_setting(job: TrainJob, part: str) -> str:
 
 def _adaptive_problems(job: TrainJob, rates: dict[str, float]) -> Iterator[Problem]:
     """Yield problems with D-Adaptation and Prodigy, where the learning rate is a factor of the one that they find.
-
-    rates  {part: learning rate}
-    """
+    rates: {part: learning rate}"""
     entry = find(job.optimizer.optimizer_type)
     if entry is None:
         return

@@ -43,9 +43,8 @@ def problems(job: TrainJob) -> Iterator[Problem]:
 
 
 def _several_rates(optimizer: str) -> Iterator[Problem]:
-    """Yield the problem of block LR weights with an optimizer: an error if it supports one learning rate only, advice if it adapts
-    one (D-Adaptation, Prodigy).
-    """
+    """Yield the problem of block LR weights with an optimizer: an error if it supports one learning rate only, advice if it adapts one
+    (D-Adaptation, Prodigy)."""
     entry = find(optimizer)
     where = "network.down_lr_weight, mid_lr_weight, up_lr_weight"
     if entry is not None and "one_rate" in entry.traits:
@@ -101,9 +100,7 @@ def block_problems(network: NetworkSettings, family: str | None) -> Iterator[Pro
 
 def _number_list_problems(name: str, text: str, counts: set[int]) -> Iterator[Problem]:
     """Yield errors in a list of ranks or alphas, the text of the setting `name`.
-
-    counts  numbers of blocks that the list may have
-    """
+    counts: numbers of blocks that the list may have"""
     where, title = f"network.{name}", NetworkSettings.title_of(name)
     try:
         values = numbers(text)

@@ -113,9 +113,7 @@ class Copies:
 
 def make_copies(settings: CopySettings, plan: FolderPlan, context: JobContext, copies_of: CopiesOf) -> Outcome:
     """Write copies of every image of the folder; no file is changed or overwritten. Raises ProblemsError if there are no images.
-
-    copies_of   (image) -> (copies to write, messages about what was left out)
-    """
+    copies_of: (image) -> (copies to write, messages about what was left out)"""
     images, others = required_images(plan.folder, settings.recursive)
     copies, sidecars = Copies(plan.output, others=others), SidecarIndex()
     for done, path in enumerate(images):

@@ -87,9 +87,7 @@ def _name(image: Path) -> str:
 
 def _images(setting: str | None, problems: list[Problem]) -> list[Path]:
     """Return the images of a folder, file or glob pattern, sorted by name, without masks and upscaled images.
-
-    setting   value of the setting `images`. Adds a problem if there are none
-    """
+    setting: value of the setting `images`. Adds a problem if there are none"""
     where = f"{GROUP}.images"
     if not setting:
         problems.append(Problem("No images are given", where, "choose a folder", code="upscale.no-images"))

@@ -35,9 +35,7 @@ def do(settings: NumberSettings, plan: FolderPlan, context: JobContext) -> Outco
 
 def _numbered_copy(path: Path, stems: dict[tuple[Path, str], str]) -> Copy:
     """Return a byte-for-byte copy named by its number. A mask gets the number of its image. Raises Skip.
-
-    stems   {(folder, stem): new stem} of the images
-    """
+    stems: {(folder, stem): new stem} of the images"""
     base, label = split_label(path.stem)
     stem = stems.get((path.parent, base if label else path.stem))
     if stem is None:
@@ -82,9 +80,7 @@ def rename_in_place(images: Sequence[Path], settings: NumberSettings, folder: Pa
 
 def renamed_companions(stems: Mapping[Path, str]) -> Iterator[tuple[Path, str, str]]:
     """Yield (file, new stem, its name after the old stem) of the images' captions, masks and caches. The longest stem wins.
-
-    stems   {image: new stem}
-    """
+    stems: {image: new stem}"""
     owners = {(path.parent, path.stem.casefold()): stem for path, stem in stems.items()}
     for each in companions(list(stems)):
         for length in range(len(each.stem), 0, -1):

@@ -92,9 +92,7 @@ def layers_of(
     modules: Mapping[str, Mapping[str, Tensor | StoredTensor]], model: Components | None, cancel: CancelToken
 ) -> Iterator[Layer]:
     """Yield the layers whose change can be computed, with or without a base model. Stored tensors are read layer by layer.
-
-    modules   {layer's name: {key: tensor}}
-    """
+    modules: {layer's name: {key: tensor}}"""
     targets = {} if model is None else {target.name: target for target in targets_of(model)}
     for file_name, stored in modules.items():
         cancel.check()

@@ -238,9 +238,7 @@ class _Change:
         self, before: LazyTensor, location: TensorLocation, compute: Callable[[torch.dtype], Iterator[Tensor]]
     ) -> LazyTensor:
         """Return the changed lazy tensor; reading it raises ProblemsError for values that are not finite in the dtype.
-
-        compute   (dtype) -> pieces of the changed tensor
-        """
+        compute: (dtype) -> pieces of the changed tensor"""
 
         def pieces(dtype: torch.dtype, _: int) -> Iterator[Tensor]:
             """Yield the pieces of `compute`, with _NotFinite turned into a ProblemsError."""

@@ -205,9 +205,7 @@ def _merge_function(
     settings: MergeLorasSettings, plan: Plan, files: Sequence[LoraFile], context: JobContext, retained: list[float]
 ) -> Callable[[Sequence[Term], tuple[int, ...]], tuple[Tensor, Tensor, float]]:
     """Return the method's function (terms, shape of the weight) -> (up, down, alpha).
-
-    retained   SVD appends the share of the norm that it keeps of each layer
-    """
+    retained: SVD appends the share of the norm that it keeps of each layer"""
     sd_scripts = settings.compatibility == "sd-scripts"
     if settings.method != "svd":
         methods = {

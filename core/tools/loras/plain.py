@@ -179,9 +179,7 @@ def _low_rank(
     retained: dict[str, tuple[float, float]],
 ) -> dict[str, Tensor]:
     """Return the tensors of a layer's best approximation of the new rank; a LoRA's layer is unchanged.
-
-    retained   gets (share of the norm, norm) of each approximated layer
-    """
+    retained: gets (share of the norm, norm) of each approximated layer"""
     factors = adapter.factors()
     if factors is not None:
         return lora_tensors(layer_name(name), *factors, adapter.alpha, shape)

@@ -92,9 +92,7 @@ def _retained(values: Tensor) -> list[float]:
 
 def retained_together(values: Mapping[str, Tensor], longest: int) -> list[float]:
     """Return the share of the whole LoRA's norm that remains if every layer keeps k singular values, for k from 1 to `longest`.
-
-    values   {layer: its singular values, descending}
-    """
+    values: {layer: its singular values, descending}"""
     squares = torch.zeros(longest, dtype=torch.float64)
     for each in values.values():
         squares[: len(each)] += each.square().cpu()

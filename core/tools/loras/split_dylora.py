@@ -90,9 +90,7 @@ def do(settings: SplitDyloraSettings, plan: Plan, context: JobContext) -> Outcom
 
 def cut(tensors: Mapping[str, Tensor], rank: int, keep_alpha: bool) -> dict[str, Tensor]:
     """Return the tensors of the first `rank` ranks of each layer; alpha is scaled with the rank, which preserves the strength.
-
-    keep_alpha   leave alpha unchanged as sd-scripts does, which makes lower ranks stronger
-    """
+    keep_alpha: leave alpha unchanged as sd-scripts does, which makes lower ranks stronger"""
     shortened = {}
     for name, layer in group_by_module(tensors).items():
         old = size(layer)

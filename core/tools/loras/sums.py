@@ -14,9 +14,7 @@ from core.tools.loras.svd import Product
 @dataclass(frozen=True)
 class Term:
     """A layer of one LoRA in a sum: strength * (alpha / r) * up [out, r] @ down [r, in], with strength = ratio * block_weight.
-
-    full_change   the scaled change [out, in] of a kind without factors; then `factors` and `alpha` are unused
-    """
+    full_change: the scaled change [out, in] of a kind without factors; then `factors` and `alpha` are unused"""
 
     ratio: float
     block_weight: float
@@ -85,9 +83,7 @@ def _summed_factors(terms: Sequence[Term], squared: bool) -> Layer:
 
 def _scales(term: Term, alpha: float, squared: bool) -> tuple[float, float]:
     """Return (factor of up, factor of down) of a term relative to `alpha`; the sign goes into down.
-
-    squared   as sd-scripts: the block weight multiplies both, so that a negative one does not change the sign of the product
-    """
+    squared: as sd-scripts: the block weight multiplies both, so that a negative one does not change the sign of the product"""
     relative = term.alpha / alpha if alpha else 0.0
     to_up = math.sqrt(abs(relative))
     to_down = math.copysign(to_up, relative)

@@ -37,9 +37,7 @@ class Product:
 @dataclass(frozen=True)
 class Parts:
     """A (truncated) SVD: u [out, k], s [k] descending, v [k, in], float32 on the CPU.
-
-    squares   sum of squares of all singular values if `s` has only the largest; None if it has all
-    """
+    squares: sum of squares of all singular values if `s` has only the largest; None if it has all"""
 
     u: Tensor
     s: Tensor

@@ -86,9 +86,7 @@ def do(settings: CleanMetadataSettings, plan: Plan, context: JobContext) -> Outc
 
 def _clean(entries: Entries, cleaners: dict[str, Clean], source: Path, context: JobContext) -> Cleaned:
     """Clean the entries in place, and return the changes. Raises ProblemsError.
-
-    cleaners   {"tags" or "caption": function from text to cleaned text}
-    """
+    cleaners: {"tags" or "caption": function from text to cleaned text}"""
     invalid = [
         f"{name} of {key}"
         for key, entry in entries.items()

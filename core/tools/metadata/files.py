@@ -126,9 +126,7 @@ def entries_of(path: Path) -> tuple[Entries, list[Problem]]:
 
 def write_entries(context: JobContext, title: str, path: Path, before: bytes | None, entries: Entries) -> str:
     """Write the file in sd-scripts' format; return the id for undo, "" if nothing changed.
-
-    before   content of the file when it was read, None if it did not exist. Raises ProblemsError if it has changed since
-    """
+    before: content of the file when it was read, None if it did not exist. Raises ProblemsError if it has changed since"""
     change = Change(path, before, json.dumps(entries, indent=2).encode())
     with only_one_writes(context):
         history = History(context.workspace.captions, context.workspace.person)

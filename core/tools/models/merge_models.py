@@ -132,9 +132,7 @@ def plan(settings: MergeModelsSettings, workspace: Workspace) -> Plan:
 
 def _mixed_keys(settings: MergeModelsSettings, floats: Sequence[Mapping[str, LazyTensor]]) -> list[str]:
     """Return the keys of the first model to merge: those that another model has; for add_difference, that both others have.
-
-    floats   floating point tensors of each model. With sd-scripts' compatibility keys that only the first model has are merged too
-    """
+    floats: floating point tensors of each model. With sd-scripts' compatibility keys that only the first model has are merged too"""
     enough = all if settings.method == "add_difference" else any
     sd_scripts = settings.compatibility == "sd-scripts"  # also what the first model has alone
     return [
@@ -310,9 +308,7 @@ def _merged(plan: Plan, dtype: str | None) -> dict[str, LazyTensor]:
 
 def _mixed(key: str, parts: Sequence[_Share], dtype: torch.dtype, numbers: int) -> Iterator[torch.Tensor]:
     """Yield the weighted sum in pieces of about `numbers` elements, computed in fp32 and cast to `dtype`.
-
-    parts   (weight, file, tensor) of each model. Raises ProblemsError for NaN, infinity and values too large for the dtype
-    """
+    parts: (weight, file, tensor) of each model. Raises ProblemsError for NaN, infinity and values too large for the dtype"""
     for pieces in zip(*(part.pieces(torch.float32, numbers) for _, _, part in parts), strict=True):
         mixed = pieces[0].mul_(parts[0][0])
         for (weight, _, _), piece in zip(parts[1:], pieces[1:], strict=True):

@@ -61,9 +61,7 @@ def do(settings: StripMetadataSettings, plan: FilePlan, context: JobContext) -> 
 
 def stripped(metadata: Mapping[str, str], remove: str) -> tuple[dict[str, str], list[str]]:
     """Return (the remaining metadata, keys with paths shortened to their last component).
-
-    remove   "all", "minimum" or "training", as in StripMetadataSettings
-    """
+    remove: "all", "minimum" or "training", as in StripMetadataSettings"""
     if remove == "all":
         return {"format": "pt"}, []  # without which transformers refuses a file
     if remove == "minimum":

@@ -70,9 +70,7 @@ class Inputs:
 
 def read_inputs(job: TrainJob, context: JobContext, select: Select = lambda report: report) -> Inputs:
     """Read the inputs of a job that has its seed. Raises ProblemsError with all problems that prevent a start.
-
-    select   reduces the dataset report to some of its images
-    """
+    select: reduces the dataset report to some of its images"""
     workspace, seed = context.workspace, job.schedule.seed or 0
     with context.processes.main_process_first():  # the others read its cached measurements
         report = select(check_dataset(job, context))
@@ -96,8 +94,7 @@ def read_inputs(job: TrainJob, context: JobContext, select: Select = lambda repo
 
 def check_dataset(job: TrainJob, context: JobContext) -> Report:
     """Scan the dataset and repeat all checks, as files may have changed while the job waited in the queue; return the dataset report.
-    Raises ProblemsError for errors.
-    """
+    Raises ProblemsError for errors."""
     context.stage("scanning the dataset")
     report = preflight(
         job,
@@ -124,8 +121,7 @@ def _with_stop(job: TrainJob, plan: Plan) -> TrainJob:
 
 def _validation_budget(job: TrainJob, context: JobContext, report: Report, plan: Plan) -> Budget:
     """Return the budget of validation. A resumed run measures as many (image, timestep) pairs as before, so that its checkpoints
-    compare.
-    """
+    compare."""
     total, updates = report.total_steps, plan.epochs.steps_in(0)
     views = sum(report.views.values()) * total / max(updates, 1) / context.processes.count
     saves = save_steps(job.saving, plan, total)
@@ -147,11 +143,9 @@ def _precision(job: TrainJob, context: JobContext, size: int) -> Precision:
 
 
 def _auto_precision(job: TrainJob, context: JobContext, size: int) -> str:
-    """Return the dtype for mixed precision "auto": "no", "bf16" or "fp16". Decided at the first start of a run and stored, as a resumed
-    run must not change it.
-
-    size   bytes of the denoiser's weights in the file
-    """
+    """Return the dtype for mixed precision "auto": "no", "bf16" or "fp16". Decided at the first start of a run and stored, as a resumed run
+    must not change it.
+    size: bytes of the denoiser's weights in the file"""
     folder, device = context.folder, context.device
     with context.processes.main_process_first():
         earlier = _earlier_precision(folder.machine_file, device)

@@ -101,8 +101,7 @@ def images_of(inputs: Inputs) -> list[Placed]:
 
 def decode_threads(device: str) -> int:
     """Return the number of threads that decode images: 2 with a VAE on the CPU, up to MOST_DECODERS for a GPU, which would wait for
-    them.
-    """
+    them."""
     return max(2, min(MOST_DECODERS, machine.cores())) if not device.startswith("cpu") else 2
 
 
@@ -191,9 +190,8 @@ def fp32_retry(family: Family, vae: Any) -> Encode | None:
 
 
 def each_step_encoder(inputs: Inputs, models: Models) -> Encode:
-    """Return a function from pixels to a posterior, for images that are encoded at each step. Images for which a 16-bit VAE returns NaN
-    or infinity are encoded again in fp32.
-    """
+    """Return a function from pixels to a posterior, for images that are encoded at each step. Images for which a 16-bit VAE returns NaN or
+    infinity are encoded again in fp32."""
     encode = encoder(inputs, models)
 
     def checked(pixels: torch.Tensor) -> Posterior:
@@ -311,8 +309,7 @@ def _loader(
 
 def control_source(inputs: Inputs) -> ControlSource:
     """Return a function (image, view) -> control image, [3, H, W] in 0..1: read from the cache, which is filled here, or decoded each
-    time.
-    """
+    time."""
     cache_latents = inputs.job.memory.cache_latents
     fixed = [each for each in images_of(inputs) if each.image.control and not crop_varies(each.concept.images)]
     if cache_latents == "off" or not fixed:
@@ -329,9 +326,8 @@ def control_source(inputs: Inputs) -> ControlSource:
 
 
 def latent_masks(inputs: Inputs, images: Sequence[Placed]) -> dict[tuple[str, ...], torch.Tensor]:
-    """Return {image key: mask [1, h, w] in 0..1, at the latents' size} of the images whose mask is not all ones. Read from the cache,
-    which is filled here.
-    """
+    """Return {image key: mask [1, h, w] in 0..1, at the latents' size} of the images whose mask is not all ones. Read from the cache, which
+    is filled here."""
     masked = [placed for placed in images if mask_source(placed) is not None]
     if not masked:
         return {}
@@ -358,9 +354,8 @@ def prepare_latents(inputs: Inputs, models: Models) -> None:
 
 
 def write_npz_caches(inputs: Inputs, models: Models) -> Exported:
-    """Write <stem>.npz with fixed latents next to each training and validation image, for sd-scripts. Existing files are not
-    overwritten, and images that are augmented at random get none. Raises ProblemsError for families other than SD 1.x, 2.x, SDXL.
-    """
+    """Write <stem>.npz with fixed latents next to each training and validation image, for sd-scripts. Existing files are not overwritten,
+    and images that are augmented at random get none. Raises ProblemsError for families other than SD 1.x, 2.x, SDXL."""
     if inputs.family_name not in NPZ_KINDS:
         what = ".npz caches are for Stable Diffusion 1.x, 2.x and SDXL"
         raise ProblemsError.one(what, "model.base_model", "choose another model", code="npz.other-family")

@@ -92,9 +92,8 @@ def _refuse_unfit_layers(job: TrainJob, workspace: Workspace, family_name: str) 
 
 
 def _start_advice(job: TrainJob, workspace: Workspace, path: Path, family_name: str) -> list[Problem]:
-    """Return advice about the LoRA file to start from, by the headers of file and model. Raises ProblemsError if its layers or ranks
-    differ from the settings.
-    """
+    """Return advice about the LoRA file to start from, by the headers of file and model. Raises ProblemsError if its layers or ranks differ
+    from the settings."""
     from core.networks.starting import start_network
 
     kind_settings = kind_named(job.network.kind).kind_settings(job)

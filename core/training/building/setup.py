@@ -149,9 +149,7 @@ def _attach_weights(
     inputs: Inputs, components: Components, stack: ExitStack
 ) -> tuple[CompiledBlocks | None, Optimizer]:
     """Attach the trained weights to the model; return its compiled blocks, if any, and the optimizer.
-
-    stack   receives the functions that undo this; the caller closes it
-    """
+    stack: receives the functions that undo this; the caller closes it"""
     from core.methods.tokens import embeddings_of
     from core.networks.frozen import install
     from core.optimization.fused import split_groups
@@ -191,8 +189,7 @@ def _prepare_prior(inputs: Inputs, models: Models, text: Text) -> ModelPrior | N
 
 def make_stepper(inputs: Inputs, components: Components, optimizer: Optimizer) -> Stepper:
     """Return the object that does backward passes and optimizer steps: DeepSpeed's, which casts a full model to the compute dtype, or the
-    plain one.
-    """
+    plain one."""
     job, precision, context = inputs.job, inputs.precision, inputs.context
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     guard = NonFiniteGuard(context.device, job.schedule.skip_non_finite)

@@ -63,8 +63,7 @@ class Texts:
 
     def frozen(self) -> tuple[FrozenText, FrozenPromptTexts]:
         """Encode the sample prompts and, unless steps do it, the captions of the first epoch; release the encoders. Returns the sources of
-        text states for training and for samples.
-        """
+        text states for training and for samples."""
         inputs, context, started = self._inputs, self._inputs.context, False
 
         def text_of(tokens: int | None) -> FrozenText:
@@ -132,8 +131,7 @@ class Texts:
 
     def _encode(self, captions: Sequence[str], read: EncodeText) -> TextStates:
         """Return the text states of captions by the training method, which calls `read` to encode texts. Raises ProblemsError if frozen
-        encoders output NaN or infinity.
-        """
+        encoders output NaN or infinity."""
         method = self._inputs.method
         self._models.encoders()
         # Frozen encoders are in the compute dtype, so cached states are the same for every method.

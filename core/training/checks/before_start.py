@@ -72,8 +72,7 @@ def problems_without_model(
     new_run: bool = True,
 ) -> list[Problem]:
     """Return the problems of settings, images, files and device, without those of the base model. Arguments: see
-    `problems_before_start`.
-    """
+    `problems_before_start`."""
     problems = [*training_problems(job), *report.problems, *prior_problems(job, report.placed)]
     problems += demo_problems(job, workspace)
     problems += weight_problems(job, [*report.placed, *report.validation])
@@ -97,9 +96,8 @@ def upload_problems(job: TrainJob) -> list[Problem]:
 
 
 def problems_with_model(job: TrainJob, workspace: Workspace) -> list[Problem]:
-    """Return the problems of the loss, the family, the resolution, the method's files, the samplers and the offload disk that depend on
-    the base model's header. A missing model or an unknown family is reported by `model_problems`.
-    """
+    """Return the problems of the loss, the family, the resolution, the method's files, the samplers and the offload disk that depend on the
+    base model's header. A missing model or an unknown family is reported by `model_problems`."""
     name = base_model_family(job.model, workspace)
     return [
         *(_part_problems(job, workspace, name) if name else ()),
@@ -142,9 +140,8 @@ def _sampler_problems(job: TrainJob, family_name: str) -> list[Problem]:
 
 
 def _resolution_problems(job: TrainJob, workspace: Workspace) -> list[Problem]:
-    """Return a warning if the training resolution is at most half the side that the base model was trained at, such as 128 px with
-    SDXL; else [].
-    """
+    """Return a warning if the training resolution is at most half the side that the base model was trained at, such as 128 px with SDXL;
+    else []."""
     try:
         native = trained_size(model_path(job.model.base_model, workspace), job.model.family)
     except (ProblemsError, OSError):
@@ -233,8 +230,7 @@ def token_problems(job: TrainJob, placed: Sequence[Placed]) -> list[Problem]:
 
 def _token_texts(placed: Placed) -> list[str]:
     """Return the texts of an image that may contain a token: the caption as trained and, without a caption template, the caption file's
-    whole text, as only one of its random choices may contain the token.
-    """
+    whole text, as only one of its random choices may contain the token."""
     settings = placed.concept.captions
     plain = plain_caption(placed.caption.text, settings, placed.image.class_tokens)
     return [plain] if settings.caption_template != "none" else [plain, placed.caption.whole]

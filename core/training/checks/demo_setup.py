@@ -1,6 +1,5 @@
-"""Recommended settings for a job that has the demo's settings but other images: base model, resolution, learning rate, length, name
-and sample prompts.
-"""
+"""Recommended settings for a job that has the demo's settings but other images: base model, resolution, learning rate, length, name and
+sample prompts."""
 
 from __future__ import annotations
 
@@ -250,8 +249,7 @@ def _changes(
 
 def _shared_tag(report: Report) -> str | None:
     """Return the tag to use as trigger word: the only one that all captions share, or their common first tag. None without one, or where
-    any caption is a sentence.
-    """
+    any caption is a sentence."""
     tag_lists = [list(filter(None, map(str.strip, row.caption.split(",")))) for row in report.rows if row.trains]
     if len(tag_lists) < FEWEST_TAGGED or min(map(len, tag_lists)) < 2:
         return None
@@ -271,8 +269,7 @@ def _is_demo_or_default(job: TrainJob, path: str) -> bool:
 
 def _resolution(job: TrainJob, report: Report, base: str, workspace: Workspace) -> tuple[int, str] | None:
     """Return (resolution in pixels, reason): the base model's, or less if the images are smaller. None if several resolutions are set or
-    the model is unusable.
-    """
+    the model is unusable."""
     if job.dataset.more_resolutions:
         return None
     try:
@@ -316,9 +313,8 @@ def _prompts_of_tags(captions: list[str], stride: int) -> list[str]:
 
 
 def prompts_of_pairs(job: TrainJob, report: Report) -> tuple[list[str], str] | None:
-    """Return (at most PROMPTS_SET sample prompts, source) from captions with the `--cn` option of their control image, of validation
-    images if some are held out. None without control images.
-    """
+    """Return (at most PROMPTS_SET sample prompts, source) from captions with the `--cn` option of their control image, of validation images
+    if some are held out. None without control images."""
     wanted = (row for row in report.rows if row.control and (row.trains or row.role == "validation"))
     pairs = [row for row in wanted if _is_prompt(" ".join(row.caption.split())) and " --" not in str(row.control)]
     held_out = [row for row in pairs if row.role == "validation"]
@@ -336,8 +332,7 @@ def prompts_of_pairs(job: TrainJob, report: Report) -> tuple[list[str], str] | N
 
 def _size(row: Row) -> str:
     """Return the prompt options --w and --h of the image's training size, so that its control image is not cropped to a square; "" for
-    square and tiny images.
-    """
+    square and tiny images."""
     width, height = row.bucket or (0, 0)
     return f" --w {width} --h {height}" if width != height and min(width, height) >= SMALLEST_SAMPLE else ""
 
@@ -348,9 +343,8 @@ def _is_prompt(caption: str) -> bool:
 
 
 def name_of(folder: str, inside: Collection[str] = ()) -> tuple[str, str]:
-    """Return (output name, reason) after a folder's name: "10_mira woman" -> "mira_woman". Where that name is generic, try the names of
-    the subfolders `inside`, then the parent's.
-    """
+    """Return (output name, reason) after a folder's name: "10_mira woman" -> "mira_woman". Where that name is generic, try the names of the
+    subfolders `inside`, then the parent's."""
     path = Path(os.path.abspath(resolve_path(folder)))
     for part in (path.name, *inside, path.parent.name):
         text = re.sub(r"\W+", "_", without_signs(re.sub(r"^\d+_", "", part))).strip("_")
@@ -368,8 +362,7 @@ def name_of(folder: str, inside: Collection[str] = ()) -> tuple[str, str]:
 
 def prompts_of(job: TrainJob, report: Report, name: str) -> tuple[list[str], str]:
     """Return (up to PROMPTS_SET sample prompts, source): captions with control images for a ControlNet, else tags or captions, else the
-    trigger word, else `name`.
-    """
+    trigger word, else `name`."""
     if job.method.traits.control_images and (pairs := prompts_of_pairs(job, report)):
         return pairs
     trained = [row for row in report.rows if row.trains]

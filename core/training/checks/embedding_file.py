@@ -18,9 +18,8 @@ from core.settings.rules.embedding import known_tokens, other_size
 
 
 def problems(job: TrainJob, workspace: Workspace) -> list[Problem]:
-    """Return the problems of tokens that the model's tokenizer already has, of initializers that are too long, and of an embedding to
-    start from that is missing, damaged or does not fit the settings.
-    """
+    """Return the problems of tokens that the model's tokenizer already has, of initializers that are too long, and of an embedding to start
+    from that is missing, damaged or does not fit the settings."""
     problems = collected([], _known_tokens, job, workspace) or []
     if job.embedding.embedding_weights:
         collected(problems, _check_initial, job, workspace)

@@ -22,9 +22,7 @@ from core.training.sharding.fast_disk import disk_folders, require_folder
 
 def named_file_problems(job: TrainJob, workspace: Workspace, *, new_run: bool = True) -> list[Problem]:
     """Return the problems of files, folders and packages that settings name, and advice about prompts.
-
-    new_run  the run has no training state yet, so that the state it starts from must exist
-    """
+    new_run: the run has no training state yet, so that the state it starts from must exist"""
     if not new_run:
         job = job.model_copy(update={"resume": ResumeSettings()})
     problems: list[Problem] = []

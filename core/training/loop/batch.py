@@ -54,8 +54,7 @@ class Batch:
 
     def sizes(self, crop_conditioning: str) -> Tensor:
         """Return SDXL's size conditioning, float32 [B, 6] in pixels: original height and width, top and left of the crop, target height and
-        width. crop_conditioning: the setting of this name
-        """
+        width. crop_conditioning: the setting of this name"""
         conditioning = [
             size_conditioning(placed, view, crop_conditioning)
             for (placed, _), view in zip(self.items, self.views, strict=True)
@@ -65,8 +64,7 @@ class Batch:
 
     def loss_masks(self, settings: NoiseSettings, *, training: bool) -> Tensor | None:
         """Return `masks` with unmasked areas at `unmasked_weight` at least; in training 1 everywhere for the images that
-        `unmasked_probability` selects. None without masks.
-        """
+        `unmasked_probability` selects. None without masks."""
         if self.masks is None:
             return None
         masks, chance = self.masks.clamp_min(settings.unmasked_weight), settings.unmasked_probability

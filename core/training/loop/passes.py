@@ -62,9 +62,7 @@ class Passes:
 
     def losses(self, batch: Batch, timesteps: Sequence[float], *, with_prior: bool = False) -> Tensor:
         """Return the losses [B] of a batch. timesteps: one for each image
-
-        with_prior   as in training: add the prior terms, and ignore some masks at random (`unmasked_probability`)
-        """
+        with_prior: as in training: add the prior terms, and ignore some masks at random (`unmasked_probability`)"""
         job, latents = self.job, batch.latents
         noises = draw_noises(job.noise, latents, batch.addresses)
         self.method.set_strength(batch.strength)
@@ -217,9 +215,7 @@ def _require_shapes(
     fractions: bool,
 ) -> None:
     """Raise ValueError if shapes or dtypes are not those that `training_loss` documents. Values are not read, so there is no sync.
-
-    fractions   whether float32 timesteps are allowed
-    """
+    fractions: whether float32 timesteps are allowed"""
     count = len(latents)
     if latents.dim() != 4 or noise.shape != latents.shape:
         raise ValueError(f"latents {_shape(latents)} and noise {_shape(noise)}: both are [B, C, H, W]")

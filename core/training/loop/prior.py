@@ -63,9 +63,8 @@ def prior_problems(job: TrainJob, placed: Sequence[Placed]) -> list[Problem]:
 
 
 def _nothing_trained_problems(job: TrainJob, placed: Sequence[Placed]) -> list[Problem]:
-    """Return the problems of folders that only preserve the base model's output: for textual inversion of any such folder, else only if
-    all folders do.
-    """
+    """Return the problems of folders that only preserve the base model's output: for textual inversion of any such folder, else only if all
+    folders do."""
     preserves = {each.concept.source.folder: each.concept.source.diff_output_preservation for each in placed}
     folders = [folder for folder, preserved in preserves.items() if preserved]
     if not folders or (len(folders) < len(preserves) and not spec_of(job).preserves_class):

@@ -66,8 +66,7 @@ class Reports:
 
     def report(self, read: ReadBack | None) -> None:
         """Write the numbers of finished steps to the journal and the trackers; do nothing for None. Raises ProblemsError at a non-finite
-        loss that ends the run.
-        """
+        loss that ends the run."""
         if read is None:
             return
         for problem in read.skipped:
@@ -102,9 +101,7 @@ class Reports:
 
     def _track(self, read: ReadBack, corrected: Sequence[float]) -> None:
         """Pass the numbers of each step to the trackers, under sd-scripts' names if it has them (reference: section 7.6).
-
-        corrected   corrected loss of each step
-        """
+        corrected: corrected loss of each step"""
         from core.optimization.optimizers import step_sizes
 
         add, method = self.tracker.add, spec_of(self.job)
@@ -139,8 +136,7 @@ class Reports:
 
 def rate_name(method: MethodSpec, group: str) -> str:
     """Return the name under which sd-scripts logs the learning rate of a parameter group: for a network "text_encoder plus" is
-    lr/textencoder plus, for a full model "unet_block3" is lr/block3.
-    """
+    lr/textencoder plus, for a full model "unet_block3" is lr/block3."""
     part, space, role = group.partition(" ")
     if method.traits.base_trains:
         part = part.replace("unet_block", "block")

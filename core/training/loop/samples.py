@@ -54,9 +54,7 @@ def sample_size(job: TrainJob) -> tuple[int, int]:
 
 def prompts_of(job: TrainJob, model: Path | None = None) -> list[SamplePrompt]:
     """Return the sample prompts of a run with all values set. Raises ProblemsError for prompts that cannot be read.
-
-    model   path of the base model, for its usual guidance and size step; None uses general ones
-    """
+    model: path of the base model, for its usual guidance and size step; None uses general ones"""
     prompts, _ = read_prompts(job.samples, job.method.traits.control_images)
     guidance = default_guidance(model) if model is not None else USUAL_GUIDANCE
     step = FAMILIES[family_of(model, job.model.family)].size_step if model is not None else 8
@@ -173,9 +171,7 @@ class Samples:
 
     def generate(self, step: int) -> None:
         """Generate and save an image for each prompt with the present weights. A stop takes effect at the next sampling step.
-
-        step   optimizer steps done
-        """
+        step: optimizer steps done"""
         from core.networks.frozen import packed_copies
 
         passes = self.passes

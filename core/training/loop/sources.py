@@ -240,9 +240,8 @@ def sample_latent(
 
 
 def frozen_latent(mean: Tensor, logvar: Tensor, seed: int, key: Sequence[str], flipped: bool = False) -> Tensor:
-    """Return the posterior sample that is used in the whole run, float32 [C, h, w], not scaled, as sd-scripts caches it. The plain and
-    the flipped image have different noise.
-    """
+    """Return the posterior sample that is used in the whole run, float32 [C, h, w], not scaled, as sd-scripts caches it. The plain and the
+    flipped image have different noise."""
     return sample_latent(mean, logvar, seed, "every", key, "mirrored" if flipped else "as it is")
 
 
@@ -275,8 +274,7 @@ class FrozenText:
 
     def need(self, captions: Sequence[str]) -> None:
         """Prepare for `states` of these captions: encode those that are not cached, and release the encoders. With `encodes_in_steps`,
-        leave the encoding to `states`.
-        """
+        leave the encoding to `states`."""
         if not self.encodes_in_steps:
             if self._cache.ensure(captions, self._encode_timed):
                 self._release()

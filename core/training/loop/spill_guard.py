@@ -1,6 +1,5 @@
-"""Warns when a GPU's memory is full and steps are slow. On Windows the driver then moves memory to RAM without an error (NVIDIA's
-CUDA sysmem fallback), and a step can take ten times as long.
-"""
+"""Warns when a GPU's memory is full and steps are slow. On Windows the driver then moves memory to RAM without an error (NVIDIA's CUDA
+sysmem fallback), and a step can take ten times as long."""
 
 from __future__ import annotations
 
@@ -77,9 +76,7 @@ class SpillGuard:
 
     def add(self, batches: Sequence[PlannedBatch], seconds: float, finished: int | None) -> Problem | None:
         """Record a step's micro-batches and seconds; return a warning, once for each slow episode, or None.
-
-        finished   number of steps whose losses were read back after this step, which waits for the GPU; None if nothing was read
-        """
+        finished: number of steps whose losses were read back after this step, which waits for the GPU; None if nothing was read"""
         pixels = [prod(batch.bucket) * len(batch) for batch in batches]
         largest = batches[pixels.index(max(pixels))]
         self._queued.append(((*largest.bucket, len(largest)), sum(pixels)))
@@ -119,9 +116,7 @@ class SpillGuard:
 
     def _check_memory(self, slow: Sequence[tuple[Size, int]]) -> Problem | None:
         """Read the GPU's memory and empty torch's cache if memory is full; return the warning, once for each slow episode.
-
-        slow   (size, pixels) of each slow step since the last reading of losses
-        """
+        slow: (size, pixels) of each slow step since the last reading of losses"""
         reading, self._since_reading = self._read(), 0
         retried, self._retries = reading.retries > self._retries, reading.retries
         self._over = self._over + 1 if reading.reserved > reading.total else 0

@@ -93,9 +93,7 @@ class Stepper:
     def step(self, loss: Tensor) -> Tensor:
         """Sum and clip the gradients and update the weights, unless the loss or gradient is non-finite. Returns the gradient norm before
         clipping, 0-d on the device.
-
-        loss   of the whole step, 0-d
-        """
+        loss: of the whole step, 0-d"""
         measured = [*self._parameters, *self._clipped_only]
         self._processes.sum_gradients(measured, steady=self._method.steady_gradients)
         norm = self._update(loss)
@@ -207,8 +205,7 @@ class Stepper:
 
     def _averaged_for(self, use: Use) -> AbstractContextManager[None]:
         """Return a context in which averaged weights replace the trained ones: the EMA, if the settings use it for this use, or without an
-        EMA the average of a schedule-free optimizer.
-        """
+        EMA the average of a schedule-free optimizer."""
         if self.average is None:
             return evaluation_weights(self.optimizer)
         return self.average.in_place() if self.average.replaces(use) else nullcontext()

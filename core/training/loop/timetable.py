@@ -59,8 +59,7 @@ class Timetable:
 
     def before_first_step(self) -> None:
         """Validate and sample the base model, to compare with. For a resumed run, do the validation and samples of its step that are
-        missing.
-        """
+        missing."""
         step = self._state.step
         if step > self._state.start_step:
             lines = list(read_lines(self._context.folder.journal_file))
@@ -179,8 +178,7 @@ class Timetable:
 
     def _save(self, name: str, state: bool | None = None) -> None:
         """Write the checkpoint `name` during training, and a training state if `state` (None: if the settings save states with
-        checkpoints). A failed write (full disk, unreachable base model) is reported; training continues, and the next save tries again.
-        """
+        checkpoints). A failed write (full disk, unreachable base model) is reported; training continues, and the next save tries again."""
         self._run.reports.report_all()
         try:
             with self._run.stepper.weights_for("files"):
@@ -289,8 +287,6 @@ class Timer:
 
 def _is_due(step: int, every_steps: float | None, epoch: int | None, every_epochs: float | None) -> bool:
     """Return whether the step is a multiple of `every_steps`, or the epoch that ends with it a multiple of `every_epochs`.
-
-    epoch   number of completed epochs if one ends with the step, else None
-    """
+    epoch: number of completed epochs if one ends with the step, else None"""
     by_epoch = epoch is not None and every_epochs is not None and epoch % every_epochs == 0
     return by_epoch or (every_steps is not None and step % every_steps == 0)

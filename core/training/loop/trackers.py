@@ -37,9 +37,7 @@ PROBE_BYTES = 64 * 1024  # more than a writer buffers before it notices a full d
 
 class Tracker(Protocol):
     """Receives numbers, sample images and settings of a run.
-
-    retry_seconds   seconds between attempts after an error; None turns the tracker off for the rest of the run
-    """
+    retry_seconds: seconds between attempts after an error; None turns the tracker off for the rest of the run"""
 
     retry_seconds: float | None
 
@@ -52,11 +50,9 @@ class Tracker(Protocol):
 
 
 class Trackers:
-    """Passes numbers, samples and settings to any number of trackers. The error of a tracker (full disk, no network) is reported once,
-    and the tracker is skipped until it works again; training continues, and the journal has all numbers.
-
-    say   (message, severity) -> None
-    """
+    """Passes numbers, samples and settings to any number of trackers. The error of a tracker (full disk, no network) is reported once, and
+    the tracker is skipped until it works again; training continues, and the journal has all numbers.
+    say: (message, severity) -> None"""
 
     retry_seconds: float | None = None
 
@@ -112,11 +108,9 @@ class Trackers:
 
 
 class TensorBoard:
-    """Writes TensorBoard event files. The library is imported at the first number, so that it does not delay the first step. After
-    an error a new file is started; TensorBoard reads all files of the folder.
-
-    options   further arguments of SummaryWriter
-    """
+    """Writes TensorBoard event files. The library is imported at the first number, so that it does not delay the first step. After an error
+    a new file is started; TensorBoard reads all files of the folder.
+    options: further arguments of SummaryWriter"""
 
     retry_seconds: float | None = RETRY_SECONDS
 
@@ -167,9 +161,7 @@ def check_space(folder: Path) -> None:
 
 class Wandb:
     """Logs to a run at Weights & Biases, which is created at the first number. Its local files are in the log folder.
-
-    init_options   arguments of wandb.init; without any only `name`, if given
-    """
+    init_options: arguments of wandb.init; without any only `name`, if given"""
 
     retry_seconds: float | None = None  # wandb retries itself, and a second init would create a second run
 
@@ -250,9 +242,8 @@ def make_tracker(job: TrainJob, folder: Path, say: Callable[[str, str], None]) -
 
 
 def log_folder(job: TrainJob, folder: Path) -> Path:
-    """Return <logging_dir>/<prefix><time of the run's first start> as in sd-scripts; without `logging_dir` return `folder`, the run's
-    log folder.
-    """
+    """Return <logging_dir>/<prefix><time of the run's first start> as in sd-scripts; without `logging_dir` return `folder`, the run's log
+    folder."""
     if not job.logging.logging_dir:
         return folder
     run_folder = folder.parent.name  # <time>_<name>: the time when the run started
@@ -261,9 +252,8 @@ def log_folder(job: TrainJob, folder: Path) -> Path:
 
 
 def tracker_config(path: str | None) -> dict[str, dict[str, Any]]:
-    """Return {"wandb" or "tensorboard": its options} from a .toml file; {} for None. Raises ProblemsError for a file that cannot be read
-    or has other tables.
-    """
+    """Return {"wandb" or "tensorboard": its options} from a .toml file; {} for None. Raises ProblemsError for a file that cannot be read or
+    has other tables."""
     if not path:
         return {}
     fix = "write a table for each tracker: [wandb] or [tensorboard]"

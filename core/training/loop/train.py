@@ -87,9 +87,7 @@ def _save_or_sample(timetable: Timetable, name: str) -> None:
 
 def _pause(run: Run, timetable: Timetable, names: deque[str]) -> None:
     """Save a training state, then wait for "resume" or a stop. A kill during the pause loses no step.
-
-    names  commands that arrived in the same step after "pause"; not yet carried out
-    """
+    names: commands that arrived in the same step after "pause"; not yet carried out"""
     timetable.back_up()
     run.context.journal.put(StateChanged("paused", f"Paused at step {run.state.step}"))
     while not run.stop_wanted:

@@ -51,8 +51,7 @@ NO_CAPTION_AUGMENTATION = {
 
 def timesteps_of(settings: NoiseSettings) -> list[int]:
     """Return the timesteps of validation: the inner four of six evenly spaced ones from the lowest to the highest trained timestep, by
-    default 200, 400, 600, 800.
-    """
+    default 200, 400, 600, 800."""
     low, high = settings.min_timestep, settings.max_timestep
     return [min(low + (high - low) * part // PARTS, 999) for part in range(1, PARTS)]
 
@@ -321,9 +320,7 @@ def _mean_effect(passes: Passes, batches: Sequence[ValidationBatch]) -> float:
 
 def _batch_of(passes: Passes, measured: ValidationBatch, timesteps: Sequence[int]) -> tuple[Batch, list[int]]:
     """Return (batch of latents and captions, with the addresses of its noise; timestep of each image).
-
-    timesteps   of validation, which `measured.timestep_indices` indexes
-    """
+    timesteps: of validation, which `measured.timestep_indices` indexes"""
     seed = passes.job.validation.validation_seed
     numbered = list(zip((placed for placed, _ in measured.batch.items), measured.timestep_indices, strict=True))
     addresses = [(seed, VALIDATION_EPOCH, placed.key, number) for placed, number in numbered]

@@ -54,9 +54,7 @@ class Mean:
 
 class Watch:
     """Statistics of the losses of a run. Saved in training states, so that a resumed run continues them.
-
-    averages   `average` after each of the steps added last
-    """
+    averages: `average` after each of the steps added last"""
 
     def __init__(self, steps_per_epoch: int = 1):
         self.step = 0
@@ -80,8 +78,7 @@ class Watch:
 
     def _quotient(self, image: StepImage, loss: float) -> float | None:
         """Add an image's loss to the statistics; return it divided by the mean loss of its timestep's band. Returns None and adds nothing
-        if its loss weight is 0 or its mask is empty.
-        """
+        if its loss weight is 0 or its mask is empty."""
         if image.weight == 0 or loss == 0:
             return None
         loss /= image.weight
@@ -124,8 +121,7 @@ class Watch:
 
     def write(self, folder: Path, at_once: bool = False) -> None:
         """Write watch.json at most once in WRITE_SECONDS, or at each call with `at_once`. Errors are ignored: a full disk must not end a
-        training.
-        """
+        training."""
         if not at_once and time.monotonic() - self._written < WRITE_SECONDS:
             return
         self._written = time.monotonic()

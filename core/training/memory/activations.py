@@ -58,9 +58,7 @@ class Pass:
 def peak_bytes(pass_: Pass, config: Mapping[str, Any] | None = None) -> int:
     """Return the peak bytes of a pass of the U-Net, without weights and their gradients. Raises ProblemsError for a config whose layers do
     not fit together.
-
-    config   of the U-Net; None uses the family's published config
-    """
+    config: of the U-Net; None uses the family's published config"""
     try:
         return _peak(pass_, config_key(config if config is not None else family(pass_.family).layout.config("unet")))
     except RuntimeError as error:  # shapes of the config that do not multiply
@@ -90,8 +88,7 @@ def _peak(pass_: Pass, config: tuple) -> int:
 
 def _models(pass_: Pass, config: tuple) -> tuple[Any, Any, list[torch.Tensor]]:
     """Return (U-Net with its network, module that trains next to it or None, all weights) on the meta device. Hooks free each gradient as
-    soon as it is computed.
-    """
+    soon as it is computed."""
     unet, side = model_on_meta("unet", pass_.family, config, pass_.dtype), None
     if pass_.side:
         job = build(TrainJob, json.loads(pass_.side))

@@ -57,9 +57,7 @@ def with_change(job: TrainJob, change: Change) -> TrainJob:
 
 def advise(job: TrainJob, facts: MemoryFacts, count: int | None = SHOWN) -> list[Saving]:
     """Return settings that each save at least MIN_SHARE of the job's memory, first those that cost least in speed and quality.
-
-    count   maximum number; None returns all
-    """
+    count: maximum number; None returns all"""
     total = memory_plan(job, facts).total
     existing = {problem.what for problem in training_problems(job)}
     savings: list[Saving] = []

@@ -133,8 +133,7 @@ class MemoryPlan:
 
 def facts_of(job: TrainJob, workspace: Workspace, device: str, report: Report | None = None) -> MemoryFacts:
     """Return the facts of a job from the headers of its model's files, with the largest bucket of the dataset `report`, or without a report
-    of the settings. Raises ProblemsError for a model that is missing or unknown.
-    """
+    of the settings. Raises ProblemsError for a model that is missing or unknown."""
     path = model_path(job.model.base_model, workspace)
     name = family_of(path, job.model.family)
     layout = family(name).layout
@@ -150,8 +149,7 @@ def facts_of(job: TrainJob, workspace: Workspace, device: str, report: Report | 
 
 def largest_batch(job: TrainJob, report: Report | None = None) -> tuple[Sides, int]:
     """Return (size, images in a process) of the batch with the most pixels: of the images in `report`, else by the settings. The size is
-    (width, height), rounded down to multiples of 8, at least 64.
-    """
+    (width, height), rounded down to multiples of 8, at least 64."""
     batches: list[tuple[Sides, int]] = []
     if report is not None:
         batches = [(each.placement.bucket, each.concept.images.train_batch_size) for each in report.placed]
@@ -205,9 +203,7 @@ def sharded_sizes(job: TrainJob, facts: MemoryFacts) -> ProcessSizes:
 
 def memory_plan(job: TrainJob, facts: MemoryFacts, *, encoded_in_steps: Collection[str] = ()) -> MemoryPlan:
     """Return the memory forecast of a job. Counting a pass takes seconds for SDXL the first time; the count is cached.
-
-    encoded_in_steps   what steps still encode for the caches: IMAGES, CAPTIONS
-    """
+    encoded_in_steps: what steps still encode for the caches: IMAGES, CAPTIONS"""
     precision, trainable = _precision(job, facts), _trained_numbers(job, facts)
     count, cuda = job.memory.num_processes, facts.device.startswith("cuda")
     sizes = (_sharded_bytes if job.sharding.active else _unsharded_bytes)(job, facts, precision, trainable)
@@ -274,9 +270,8 @@ def _fp8_cast_bytes(job: TrainJob, facts: MemoryFacts, precision: Precision) -> 
 
 
 def _step_bytes(job: TrainJob, numbers: int, item: int) -> int:
-    """Return the extra bytes of an optimizer step of `numbers` weights of `item` bytes: 16-bit weights and gradients are fp32 during it,
-    at most LARGEST at once if the optimizer keeps its state per weight, else all.
-    """
+    """Return the extra bytes of an optimizer step of `numbers` weights of `item` bytes: 16-bit weights and gradients are fp32 during it, at
+    most LARGEST at once if the optimizer keeps its state per weight, else all."""
     from core.optimization.rounding import LARGEST
 
     entry = find(job.optimizer.optimizer_type)
@@ -355,8 +350,7 @@ def _extra_weight_bytes(
     encoded_in_steps: Collection[str],
 ) -> int:
     """Return the bytes of weights besides the trained model: an EMA (its shard with DeepSpeed), an untrained U-Net, and the encoders that
-    steps use.
-    """
+    steps use."""
     full_model, total = job.method.traits.base_trains, 0
     if job.method.ema and (job.method.ema_device != "cpu" or facts.device.startswith("cpu")):
         total += sum(trainable.values()) * 4 // (job.memory.num_processes if job.sharding.active else 1)
@@ -483,8 +477,7 @@ def _latent_bytes(job: TrainJob, facts: MemoryFacts) -> int:
 
 def _state_bytes(job: TrainJob, facts: MemoryFacts, trained: int) -> int:
     """Return the bytes of the optimizer state of `trained` weights. If the method does not know the weights' shapes, they count as large
-    matrices.
-    """
+    matrices."""
     shapes = _trained_shapes(job, facts) or {USUAL: 1}
     numbers = sum(prod(shape) * count for shape, count in shapes.items())
     return round(trained * (state_bytes(job.optimizer, shapes) / numbers))

@@ -30,9 +30,7 @@ if TYPE_CHECKING:
 def epochs_between_saves(settings: SavingSettings, plan: Plan, total: int) -> int | None:
     """Return the number of epochs from one saved checkpoint to the next, by `save_n_epoch_ratio`, else `save_every_n_epochs`; None where
     neither is set.
-
-    total   optimizer steps of the run
-    """
+    total: optimizer steps of the run"""
     saves = every(settings.save_n_epoch_ratio)
     if saves:
         return max(1, (plan.epoch_of(total - 1) + 1) // int(saves))
@@ -65,8 +63,7 @@ def save_steps(settings: SavingSettings, plan: Plan, total: int) -> list[int]:
 
 def even_steps(settings: SavingSettings, total: int) -> list[int]:
     """Return the steps, before the last step `total`, at which `save_n_evenly` checkpoints are saved at equal intervals; at most one
-    checkpoint a step.
-    """
+    checkpoint a step."""
     count = min(int(every(settings.save_n_evenly) or 0), total)
     return [round(total * number / count) for number in range(1, count)]
 
@@ -148,8 +145,7 @@ class Checkpoints:
 
     def rename_final(self, start_step: int) -> None:
         """Rename the final checkpoint of a finished run to a step file of the step it was saved at. Called before the run is trained
-        further from `start_step`; does nothing if that is the end of the run.
-        """
+        further from `start_step`; does nothing if that is the end of the run."""
         path, total = self.final, self.plan.total
         if not path.exists() or start_step >= total:
             return
@@ -164,8 +160,7 @@ class Checkpoints:
 
     def remove_old(self, step: int) -> None:
         """Remove the checkpoints that have expired by `step`, except the final one, those protected by the user, and those of later steps,
-        which are left from before the run was resumed from an older state.
-        """
+        which are left from before the run was resumed from an older state."""
         protected = read_kept(self.context.folder.path)
         candidates = [
             each
@@ -193,9 +188,7 @@ class Checkpoints:
 
 def expired_checkpoints(settings: SavingSettings, files: Sequence[Intermediate], step: int) -> list[Intermediate]:
     """Return the checkpoints to remove after optimizer step `step`, by the `save_last_n` settings.
-
-    files   ascending by step; `save_last_n` counts the epoch file and the step file of one step as one
-    """
+    files: ascending by step; `save_last_n` counts the epoch file and the step file of one step as one"""
     removed: list[Intermediate] = []
     last, last_epochs = every(settings.save_last_n), every(settings.save_last_n_epochs)
     last_steps = every(settings.save_last_n_steps)

@@ -137,9 +137,8 @@ def minimal_metadata(metadata: Mapping[str, str]) -> dict[str, str]:
 
 
 def user_metadata(job: TrainJob, placed: Sequence[Placed]) -> dict[str, str]:
-    """Return {modelspec name: text} of the title, author, trigger phrase and so on that the user entered; empty fields are left out.
-    Raises ProblemsError for a thumbnail that cannot be used.
-    """
+    """Return {modelspec name: text} of the title, author, trigger phrase and so on that the user entered; empty fields are left out. Raises
+    ProblemsError for a thumbnail that cannot be used."""
     saving = job.saving
     facts = {name: getattr(saving, f"metadata_{name}") for name in USER_METADATA} | {
         "trigger_phrase": saving.metadata_trigger_phrase or trigger_words(placed),
@@ -163,8 +162,7 @@ def _validation_metadata(job: TrainJob, held_out: int) -> dict[str, str]:
 
 def thumbnail_url(path: str) -> str:
     """Return an image file as a base64 data URL. Raises ProblemsError for an unsupported extension, a file that cannot be read, or one
-    larger than 1 MB.
-    """
+    larger than 1 MB."""
     file, fix = resolve_path(path), "choose a .png, .jpg or .webp of at most 1 MB"
     kind = THUMBNAILS.get(file.suffix.lower())
     if kind is None:
@@ -181,9 +179,7 @@ def _first_start(folder: RunFolder) -> float:
 
 def folders_of(placed: Iterable[Placed], *, regularization: bool | None = None) -> dict[str, Any]:
     """Return {folder: {"n_repeats": repeats of each image, "img_count": number of images}}.
-
-    regularization   True: only regularization folders; False: only training folders; None: all
-    """
+    regularization: True: only regularization folders; False: only training folders; None: all"""
     folders: dict[str, Any] = {}
     for each in _one_per_image(placed):
         if regularization is not None and (each.concept.role == "regularization") is not regularization:
@@ -203,11 +199,9 @@ def tags_of(placed: Iterable[Placed]) -> dict[str, dict[str, int]]:
 
 
 def buckets_of(views: Sequence[Placed]) -> dict[str, Any]:
-    """Return ss_bucket_info: {"buckets": {number: {"resolution": [width, height], "count": views}}, "mean_img_ar_error": mean difference
-    of the aspect ratios of bucket and image}.
-
-    views   images of one epoch, an image once for each repeat
-    """
+    """Return ss_bucket_info: {"buckets": {number: {"resolution": [width, height], "count": views}}, "mean_img_ar_error": mean difference of
+    the aspect ratios of bucket and image}.
+    views: images of one epoch, an image once for each repeat"""
     counts = Counter(each.placement.bucket for each in views)
     once = {each.key: each for each in views}.values()
     errors = [
@@ -221,9 +215,7 @@ def buckets_of(views: Sequence[Placed]) -> dict[str, Any]:
 
 def datasets_of(placed: Sequence[Placed], views: Sequence[Placed]) -> list[dict[str, Any]]:
     """Return ss_datasets: an entry for each group of folders that share batches and resolution; [] where no folder overrides settings.
-
-    views   images of one epoch, an image once for each repeat
-    """
+    views: images of one epoch, an image once for each repeat"""
     concepts = {each.concept.number: each.concept for each in placed}
     if not any(overridden_settings(concept.source) for concept in concepts.values()):
         return []

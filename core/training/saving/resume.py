@@ -40,9 +40,8 @@ def first_step(job: TrainJob, plan: Plan) -> int | None:
 
 
 def start_step_problems(job: TrainJob, workspace: Workspace, report: Report) -> list[Problem]:
-    """Return the error of a training that would start at or after its last step, else the warning of a learning rate that jumps. A
-    missing or damaged training state gives no problem here.
-    """
+    """Return the error of a training that would start at or after its last step, else the warning of a learning rate that jumps. A missing
+    or damaged training state gives no problem here."""
     settings, step, state = job.resume, None, None
     if settings.resume and not settings.resume_from_huggingface:
         with suppress(ProblemsError):
@@ -56,11 +55,9 @@ def start_step_problems(job: TrainJob, workspace: Workspace, report: Report) -> 
 
 
 def _rate_jump_warning(job: TrainJob, state: Path | None, step: int, total: int) -> list[Problem]:
-    """Return the warning that the learning rate at step `step` differs much from that of the run which saved `state`; [] without a jump,
-    a state, or a readable run.
-
-    total   last step of the new training
-    """
+    """Return the warning that the learning rate at step `step` differs much from that of the run which saved `state`; [] without a jump, a
+    state, or a readable run.
+    total: last step of the new training"""
     folder = RunFolder(state.parent.parent) if state else None
     if folder is None or not folder.job_file.is_file():
         return []
@@ -83,8 +80,7 @@ def _after_end_error(job: TrainJob, step: int, total: int) -> list[Problem]:
 
 def begin(run: Run, states: States) -> None:
     """Load the training state that the settings name into a new run, and set the step to start at. Raises ProblemsError where no state
-    fits, and for a step at or after the end.
-    """
+    fits, and for a step at or after the end."""
     settings, context = run.job.resume, run.context
     if settings.resume:
         if settings.resume_from_huggingface:
@@ -164,11 +160,9 @@ def parse_address(text: str) -> HubState:
 
 
 def fetch_state(text: str, target: Path) -> Path:
-    """Download a training state from the hub into `target` and return its folder; a complete download is not repeated. Raises
-    ProblemsError if it fails or is incomplete.
-
-    text   address of the state, see `parse_address`
-    """
+    """Download a training state from the hub into `target` and return its folder; a complete download is not repeated. Raises ProblemsError
+    if it fails or is incomplete.
+    text: address of the state, see `parse_address`"""
     from huggingface_hub import HfApi
 
     address = parse_address(text)

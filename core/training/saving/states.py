@@ -39,8 +39,7 @@ class States:
 
     def save(self) -> Path:
         """Write the training state to state/step<8 digits>/ atomically and return the folder. An existing complete state of this step is
-        returned instead.
-        """
+        returned instead."""
         run, states = self.run, self.run.context.folder.states
         atomic.make_folders(states)
         name = f"step{run.state.step:08d}"
@@ -89,8 +88,7 @@ class States:
 
     def load(self) -> bool:
         """Load the newest complete training state; return whether one exists. Newer damaged states are renamed with a warning. Raises
-        ProblemsError where all are damaged, as training must not restart silently.
-        """
+        ProblemsError where all are damaged, as training must not restart silently."""
         context = self.run.context
         states = states_in(context.folder.states)
         folder = next((path for path in states if is_whole(path)), None)
@@ -109,8 +107,7 @@ class States:
 
     def use(self, folder: Path) -> None:
         """Load the training state in `folder`. Warns if the machine or precision differs from when it was saved; raises ProblemsError if
-        its weights or optimizer state do not fit this run.
-        """
+        its weights or optimizer state do not fit this run."""
         run, content = self.run, _read_state(folder)
         run.stepper.load(content, folder)
         run.state.step, run.reports.clock.total = content["step"], content["seconds"]

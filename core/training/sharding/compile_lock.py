@@ -1,6 +1,5 @@
-"""Waits for the lock file that torch holds while it compiles an extension, and removes one that a killed process left behind: it
-would silently block all later processes.
-"""
+"""Waits for the lock file that torch holds while it compiles an extension, and removes one that a killed process left behind: it would
+silently block all later processes."""
 
 from __future__ import annotations
 
@@ -48,8 +47,7 @@ def extension_locks(settings: ShardingSettings) -> list[Path]:
 
 def wait_for_lock(lock: Path, context: JobContext) -> None:
     """Wait until the lock file is gone, with a warning after SAY_SECONDS; remove a lock that a killed compiler left behind. Raises
-    Cancelled.
-    """
+    Cancelled."""
     began, reported = time.monotonic(), False
     while lock.exists():
         context.check()
@@ -73,9 +71,8 @@ def _remove_if_stale(lock: Path) -> bool:
 
 
 def is_stale(lock: Path) -> bool:
-    """Return whether no process has the lock file open or works in its folder, as torch's compilers do. False if that is unknown, as on
-    a disk shared with other machines or containers.
-    """
+    """Return whether no process has the lock file open or works in its folder, as torch's compilers do. False if that is unknown, as on a
+    disk shared with other machines or containers."""
     if sys.platform != "linux":
         return False
     try:
@@ -89,8 +86,7 @@ def is_stale(lock: Path) -> bool:
 
 def _is_local(path: Path) -> bool:
     """Return whether only processes visible to this one can write to the folder: it is on a local disk, and in a container on its
-    overlay.
-    """
+    overlay."""
     folder = path.resolve()
     mounts = [each for each in psutil.disk_partitions(all=True) if folder.is_relative_to(each.mountpoint)]
     kind = max(mounts, key=lambda each: len(each.mountpoint)).fstype if mounts else ""
@@ -100,9 +96,8 @@ def _is_local(path: Path) -> bool:
 
 
 def _lock_users(folder: Path, lock_status: os.stat_result) -> Iterator[bool]:
-    """Yield for each process and each of its open files whether it is the lock file; also True for a process whose working directory is
-    the lock's folder.
-    """
+    """Yield for each process and each of its open files whether it is the lock file; also True for a process whose working directory is the
+    lock's folder."""
     for process in Path("/proc").iterdir():
         if not process.name.isdigit():
             continue

@@ -19,9 +19,7 @@ if TYPE_CHECKING:
 
 class Shards:
     """Partitions of ZeRO stages 1 and 2: each process holds all weights, and the master weights of its partition.
-
-    zero   DeepSpeed's ZeRO optimizer
-    """
+    zero: DeepSpeed's ZeRO optimizer"""
 
     def __init__(self, zero: Any, optimizer: Optimizer):
         self._zero, self._optimizer = zero, optimizer
@@ -69,8 +67,7 @@ class Shards:
 
     def _placed(self, value: Any, master: Tensor) -> Any:
         """Return a copy of an optimizer state value on the partition's device, or of a step count in RAM unless the optimizer is fused;
-        values that are no tensors unchanged.
-        """
+        values that are no tensors unchanged."""
         if not isinstance(value, torch.Tensor):
             return value
         counts = value.dim() == 0 and not self._optimizer.defaults.get("fused")

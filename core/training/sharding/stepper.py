@@ -166,8 +166,7 @@ class ShardedStepper(Stepper):
 
     def step(self, loss: Tensor) -> Tensor:
         """Update the weights by DeepSpeed, which clips the gradients and checks them for non-finite values; return the gradient norm,
-        0-d.
-        """
+        0-d."""
         self._guard.watch(loss)
         self._engine.step()
         norm = torch.as_tensor(self._zero._global_grad_norm, dtype=torch.float32, device=self._device)
@@ -384,9 +383,8 @@ def config_of(
 
 
 def cpu_adam_if_needed(optimizer: Optimizer, settings: ShardingSettings, device: str) -> Optimizer:
-    """Return DeepSpeed's CPU Adam if the optimizer state is on disk or master weights are fp16, else `optimizer`. Raises
-    ProblemsError if CPU Adam cannot be compiled.
-    """
+    """Return DeepSpeed's CPU Adam if the optimizer state is on disk or master weights are fp16, else `optimizer`. Raises ProblemsError if
+    CPU Adam cannot be compiled."""
     if settings.offload_optimizer_device != "nvme" and not settings.fp16_master_weights_and_gradients:
         return optimizer
     with process_group(device):

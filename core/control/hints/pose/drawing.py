@@ -60,9 +60,7 @@ def _visible_pairs(points: np.ndarray, pairs: Sequence[tuple[int, int]]) -> Iter
 
 def _ellipse(start: np.ndarray, end: np.ndarray, half_width: float) -> list[tuple[float, float]]:
     """Return the outline, (x, y) points, of an ellipse with the axis from `start` to `end`, both (x, y) in pixels.
-
-    half_width   half of the other axis, in pixels
-    """
+    half_width: half of the other axis, in pixels"""
     along = (end - start) / 2
     length = math.hypot(*along)
     across = np.array([-along[1], along[0]]) * (half_width / length) if length else np.zeros(2)

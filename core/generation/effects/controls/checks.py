@@ -40,9 +40,7 @@ def control_problems(job: GenerateJob) -> Iterator[Problem]:
 
 def control_file_problems(job: GenerateJob, sources: Sources, workspace: Workspace) -> Iterator[Problem]:
     """Yield problems of the ControlNet files, preprocessor models and control images of one image.
-
-    sources   with the ControlNets that the settings name
-    """
+    sources: with the ControlNets that the settings name"""
     for use in job.controls.used:
         net = sources.controls[use.file]
         if net.is_lllite and use.mode != "balanced":

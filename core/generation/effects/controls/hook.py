@@ -78,9 +78,7 @@ def nets_of(
 
 def _cached_hints(maker: HintMaker, reports: Reports) -> Callable[[ControlUse, Size, Canvas | None], np.ndarray]:
     """Return the function `Nets.hint`, which caches the last CACHED_HINTS control images and warns of all-black results.
-
-    maker   runs the preprocessors
-    """
+    maker: runs the preprocessors"""
 
     @lru_cache(maxsize=CACHED_HINTS)
     def cached(use: ControlUse, size: Size, part: Part | None) -> np.ndarray:

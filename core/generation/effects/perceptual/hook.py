@@ -198,9 +198,7 @@ def spherical(first: Tensor, second: Tensor) -> Tensor:
 
 def _model_input(pixels: Tensor, size: tuple[int, int], mean_std: tuple[tuple[float, ...], ...]) -> Tensor:
     """Resize `pixels` [N, 3, H, W] in 0..1 to `size` (height, width) and normalize them.
-
-    mean_std   (mean, standard deviation) of R, G and B in 0..1
-    """
+    mean_std: (mean, standard deviation) of R, G and B in 0..1"""
     if tuple(pixels.shape[-2:]) != size:
         pixels = interpolate(pixels, size=size, mode="bilinear", antialias=True)
     mean, deviation = (torch.tensor(each).to(pixels)[:, None, None] for each in mean_std)

@@ -22,25 +22,19 @@ Change = Callable[[nn.Module, Moment, Callable[[Tensor], int]], AbstractContextM
 
 def pag(scale: float, negative_scale: float | None, settings: PagSettings) -> Guidance:
     """Return perturbed-attention guidance (Ahn et al. 2024, arXiv:2403.17377): the self-attention map is the identity.
-
-    scale, negative_scale   of the classic guidance that it is added to
-    """
+    scale, negative_scale: of the classic guidance that it is added to"""
     return _perturbed(scale, negative_scale, settings.pag_scale, settings.pag_layers, "attn1", _identity)
 
 
 def skip_layer(scale: float, negative_scale: float | None, settings: SkipLayerSettings) -> Guidance:
     """Return skip-layer guidance (Hyung et al. 2024, arXiv:2411.18664): transformer blocks return their input.
-
-    scale, negative_scale   of the classic guidance that it is added to
-    """
+    scale, negative_scale: of the classic guidance that it is added to"""
     return _perturbed(scale, negative_scale, settings.slg_scale, settings.slg_layers, "transformer_blocks.*", _skipped)
 
 
 def smoothed_energy(scale: float, negative_scale: float | None, settings: SmoothedEnergySettings) -> Guidance:
     """Return smoothed energy guidance (Hong 2024, arXiv:2408.00760): the queries of self-attention are blurred.
-
-    scale, negative_scale   of the classic guidance that it is added to
-    """
+    scale, negative_scale: of the classic guidance that it is added to"""
 
     def change(layer: nn.Module, at: Moment, start_of: Callable[[Tensor], int]) -> AbstractContextManager[Any]:
         return _blurred_queries(layer, at, start_of, settings.seg_blur)
@@ -95,9 +89,7 @@ def _block(part: str) -> str:
 
 def _identity(layer: Any, at: Moment, start_of: Callable[[Tensor], int]) -> AbstractContextManager[Any]:
     """Context in which self-attention returns its projected values in the perturbed rows.
-
-    start_of   (tensor) -> index of the first perturbed row
-    """
+    start_of: (tensor) -> index of the first perturbed row"""
     original_forward = layer.forward
 
     def forward(hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
