@@ -110,7 +110,7 @@ def trained_by_command() -> Facts:
             yield f"resumed {changed}", refused(partial(command.resume, options))
     with folder() as root:
         for text, equal in product(("", "1", "x", "-3", "2.5", "2"), (True, False)):
-            proof = SimpleNamespace(equal=equal, words=lambda: "words")
+            proof = SimpleNamespace(equal=equal, report=lambda: "words")
             released: list[Any] = []
             owner = SimpleNamespace(release=lambda released=released: released.append("released"))
             with (

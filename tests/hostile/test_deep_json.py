@@ -18,7 +18,7 @@ from core.record.bounded_json import json_or_none
 from core.record.workspace import Workspace
 from core.tools.models.header_edit import _tensors_of
 from tabs.form.form_values import SOURCE, read
-from tabs.generate.sending import _chosen
+from tabs.generate.sending import _parsed_choice
 from tests.dataset.test_look import listed
 from tests.refusals import refused
 
@@ -93,4 +93,4 @@ def test_settings_in_images_are_ignored_and_those_typed_are_refused():
     with refused("settings.bad-json"):
         read(SOURCE["custom_attributes"], DEEP)
     with refused("upscale.bad-choice"):
-        _chosen(DEEP)
+        _parsed_choice(DEEP)
