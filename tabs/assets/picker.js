@@ -71,7 +71,7 @@
 
   atelier.on("click", "button[data-pick]", open);
 
-  /* ---- the other steps of a run, read when its strip is opened (tabs/form/lora_card.py, `strip_later`) ---- */
+  /* ---- the other steps of a run, read when its strip is opened (tabs/form/lora_card.py, `lazy_strip`) ---- */
 
   document.addEventListener("toggle", async ({target}) => {
     const {steps, form} = target.dataset || {}, strip = target.querySelector("ul");

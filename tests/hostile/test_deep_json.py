@@ -49,7 +49,7 @@ def test_a_partial_download_with_such_a_note_starts_over(tmp_path):
     transfer.part.write_bytes(b"half")
     transfer.note.write_text(DEEP)
     transfer._resume_part()
-    assert transfer.have == 0 and not transfer.part.exists()
+    assert transfer.received == 0 and not transfer.part.exists()
 
 
 def test_what_is_cached_of_images_is_measured_again(tmp_path):

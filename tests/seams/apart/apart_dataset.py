@@ -48,7 +48,7 @@ def test_the_importer_takes_its_files_on_the_page_and_leaves_others_to_sd_script
     assert importer_of("x.LST").name == "lists" and importer_of("x.toml").name == importer_of("x").name == "sd_scripts"
     page = make_page(tmp_path)
     copy = shutil.copy(file, tmp_path / "sent.lst")
-    Exchange(page).take(str(copy))
+    Exchange(page).import_config(str(copy))
     assert page.project.job.dataset.dataset_class == "lists"
     job, _ = importer_of(str(file)).apply(build(TrainJob, {}), str(file))
     assert job.dataset.folder == str(file)
