@@ -127,11 +127,8 @@ def _views_text(entry: Source, contents: FolderContents, unread: bool) -> str:
     images = count(contents.images, "image")
     if entry.role == "validation":
         return f"{images}, validation only"
-    if entry.samples_per_epoch:
-        return f"{images}, {count(entry.samples_per_epoch, 'view')} an epoch"
-    if entry.role == "regularization":
-        return f"{images}, as many views as the training images"
-    return f"{images}, {count(contents.views, 'view')} an epoch"
+    balanced = ", balanced with the training images" if entry.role == "regularization" else ""
+    return f"{images}, {count(contents.views, 'view')} an epoch{balanced}"
 
 
 def _fields(index: int, entry: Source, contents: FolderContents) -> str:
