@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from core.captioning.combining import comparable
 from core.captioning.edits import editor
 from core.captioning.filters import Facts, fields_in, test_of
 from core.captioning.report import Row, rows_of
 from core.dataset.captions.files import Caption, SidecarIndex, caption_change, write_captions
 from core.dataset.captions.history import Change, Entry, History, only_one_writes
 from core.dataset.captions.pipeline import longest_captions
+from core.dataset.captions.words import comparable
 from core.dataset.sources.files import printable
 from core.dataset.sources.image_info import ImageInfo
 from core.families.token_count import count_tokens

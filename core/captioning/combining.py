@@ -2,8 +2,8 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from fnmatch import fnmatchcase
-from functools import lru_cache
 
+from core.dataset.captions.words import comparable
 from core.record.patterns import Pattern
 from core.record.problems import Problem, ProblemsError
 from core.settings.caption import CaptioningSettings
@@ -64,12 +64,6 @@ def pattern_problems(
 def parts_of(text: str, separator: str) -> list[str]:
     """Return the parts of a caption, split at the separator (without its spaces), stripped and without blank ones."""
     return [part.strip() for part in text.split(separator.strip() or separator) if part.strip()]
-
-
-@lru_cache(maxsize=1 << 16)
-def comparable(part: str) -> str:
-    """Return a tag normalized for comparison: without differences in case, underscores, escapes and spaces."""
-    return " ".join(part.replace("\\", "").replace("_", " ").split()).casefold()
 
 
 def tag_test(tags: Iterable[str]) -> Callable[[str], bool]:

@@ -5,8 +5,8 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Protocol
 
-from core.captioning.combining import comparable, parts_of, pattern_problems, tag_test
-from core.dataset.captions.words import name_words, tag_words
+from core.captioning.combining import parts_of, pattern_problems, tag_test
+from core.dataset.captions.words import comparable, name_words, tag_words
 from core.record.patterns import Pattern
 from core.record.problems import Problem, ProblemsError
 from core.settings.captioning.edits import CaptionEditSettings

@@ -15,7 +15,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
 
-from core.captioning.combining import comparable, matches_wildcard, parts_of
+from core.captioning.combining import matches_wildcard, parts_of
+from core.dataset.captions.words import comparable
 from core.record.patterns import Pattern
 from core.record.problems import ProblemsError
 

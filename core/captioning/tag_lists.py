@@ -12,8 +12,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
-from core.captioning.combining import comparable
 from core.dataset.captions.encodings import decode_text
+from core.dataset.captions.words import comparable
 from core.record.problems import Problem, ProblemsError, collected
 from core.record.regular import read_regular
 from core.record.stamps import Stamp, stamp

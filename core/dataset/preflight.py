@@ -66,10 +66,10 @@ def preflight(
         problems += blank_mask_advice(once, looks, memo)
     problems += control_advice(once, looks, memo)
     problems += size_advice(once) + remark_advice(once, looks) + balance_advice(epochs)
-    if not epochs.views and not errors(problems):
+    if not any(map(len, epochs.parts)) and not errors(problems):
         what = "No images are left to train on"
         problems.append(Problem(what, "dataset", "add images, or fix the other problems", code="dataset.no-images"))
-    elif epochs.views and not epochs.batches_in(0):
+    elif any(map(len, epochs.parts)) and not epochs.batches_in(0):
         what = "No batch is ever full, and incomplete ones are dropped"
         fix = "lower the batch size, or keep short batches"
         problems.append(Problem(what, "dataset.short_batches", fix, code="dataset.no-batches"))
@@ -152,7 +152,7 @@ def _report(
         placed=tuple(placed),
         validation=tuple(placing.validation),
         rows=tuple(_rows(scan, placing, token_counts, unused, looks)),
-        folders=_folders(scan, placing.refused),
+        folders=_folders(scan, placing.refused | unused),
         buckets=_buckets(placed, epochs),
         views=dict(Counter(each.concept.number for each, _ in epochs.views_of(0))),
         captions_found=sum(each.caption.source in IMAGE_SOURCES for each in training_images),
@@ -172,9 +172,9 @@ def _buckets(placed: Sequence[Placed], epochs: Epochs) -> dict[Size, tuple[int, 
     return {size: (images[size], views[size]) for size in sorted(images)}
 
 
-def _folders(scan: Scan, refused: Mapping[Key, str]) -> tuple[Folder, ...]:
-    """Return the folders with their number of usable images."""
-    usable = Counter(image.source for image in scan.images if image.key not in refused)
+def _folders(scan: Scan, left_out: Mapping[Key, str]) -> tuple[Folder, ...]:
+    """Return the folders with their number of images in use."""
+    usable = Counter(image.source for image in scan.images if image.key not in left_out)
     return tuple(replace(folder, images=usable[folder.id]) for folder in scan.folders)
 
 

@@ -20,7 +20,7 @@ from core.engine.in_use import require_unused
 from core.engine.launch import is_launched, supervise
 from core.engine.light import CLOSE_SECONDS, LANES, LightLane, LightTask, with_limits
 from core.engine.owner import DeviceLock, Ownership, read_inbox
-from core.engine.put_back import cut_off, move_cut_off_first, requeue_cut_off
+from core.engine.put_back import cut_off, mark_broken_off, move_cut_off_first, requeue_cut_off
 from core.engine.queue import (
     Queue,
     QueueEntry,
@@ -398,7 +398,7 @@ class Engine:
         changes = {"job": parse(folder.job(), folder.name).values} if lane == "downloads" else {}
         self._queue.change(entry.id, state=state, message=explanation.what if explanation else "", **changes)
         if explanation is not None and explanation.poisoned:
-            self._restart(explanation)
+            self._restart(entry, explanation)
 
     def workspace_of(self, entry: QueueEntry) -> Workspace:
         """Return the workspace of the person who queued a job, also if their login was removed since; else the owner's."""
@@ -423,9 +423,10 @@ class Engine:
             return supervise(job, folder, workspace, device, **channel)
         return execute(task, job, folder, workspace, device, **channel, store=store)
 
-    def _restart(self, explanation: Explanation) -> None:
+    def _restart(self, entry: QueueEntry, explanation: Explanation) -> None:
         """End this process, in which CUDA is unusable; the launcher starts a new one, which continues the queue."""
         print(explanation.what, flush=True)
+        mark_broken_off(self._queue, entry, self._runs.newest_state)
         self._owner.release()
         os._exit(POISONED)
 

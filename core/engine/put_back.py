@@ -16,6 +16,14 @@ def cut_off(queue: Queue) -> list[QueueEntry]:
     return [each for each in ended if each.task == "train" and (each.id, each.run) not in resumed]
 
 
+def mark_broken_off(queue: Queue, entry: QueueEntry, newest_state: Callable[[str], int]) -> None:
+    """Mark a job that ends the program as `cut_off`, if it is a training with a training state.
+    newest_state: as in `requeue_cut_off`"""
+    if entry.task == "train" and newest_state(entry.run) >= 0:
+        queue.cut_off += (entry.id,)
+        queue.change(entry.id, state="interrupted")
+
+
 def move_cut_off_first(queue: Queue) -> list[QueueEntry]:
     """Move the `cut_off` trainings of the user of the current request back to the head of the queue, and return them."""
     with queue.lock:

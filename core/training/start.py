@@ -59,8 +59,9 @@ def _train(job: TrainJob, context: JobContext, stop_at: int | None) -> str:
                 training.checkpoints.rename_final(run.state.step)
         if training.inputs.report.held_out:
             context.say(training.inputs.report.held_out)
+        report = training.inputs.report
         epochs, updates = plan.epoch_of(run.total - 1) + 1, plan.epochs.steps_in(0)
-        context.journal.put(Planned(run.total, epochs, updates, len(plan.placed), training.inputs.report.sentence))
+        context.journal.put(Planned(run.total, epochs, updates, report.trained, report.sentence))
         context.stage("training")
         # A full model's optimizer repeatedly allocates tensors as large as each weight.
         with keep_freed_memory() if job.method.traits.full_size and context.device.startswith("cpu") else nullcontext():

@@ -18,12 +18,11 @@ from core.captioning.bulk import (
     tag_counts,
     tags_together,
 )
-from core.captioning.combining import comparable
 from core.captioning.filters import Facts, is_expression
 from core.captioning.tag_lists import normalized, tag_lists
 from core.dataset.buckets.batches import Placed
 from core.dataset.captions.history import ChangeResult, History
-from core.dataset.captions.words import tag_words
+from core.dataset.captions.words import comparable, tag_words
 from core.dataset.report import Report, Row
 from core.record.problems import ProblemsError
 from core.record.units import count

@@ -1,6 +1,7 @@
 """HTML of the dataset's folders as cards: image counts, views per epoch, and the settings of each folder."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from types import MappingProxyType
 from typing import Any
@@ -13,6 +14,7 @@ from core.record.workspace import display_path, resolve_path
 from core.settings.dataset.concepts import overridden_settings
 from core.settings.dataset.source import Source
 from core.settings.job import TrainJob
+from core.settings.rules import ineffective
 from core.settings.values import shown_value
 from tabs.dataset.concepts import FolderContents
 from tabs.form.form_values import SHARED_NAMES, SOURCE, settings_text
@@ -56,12 +58,12 @@ def cards(
         return section(
             "Folders", empty_state("No folder selected.", "Enter its path above, browse, or drop images."), undo
         )
-    common = common_values(job)
+    common, ignored = common_values(job), ignored_settings(job) if opened else {}
     body = ""
     for index, (entry, inside) in enumerate(zip(entries, contents, strict=True)):
         root = resolve_path(entry.folder)
         name, tokens = printable(root.name or entry.folder), proposed.get(index)
-        more = _all_settings(index, entry, common) if index in opened else ""
+        more = _all_settings(index, entry, common, ignored) if index in opened else ""
         form = class_form(index, entry) if entry.role == "regularization" else ""
         state = ("" if entry.enabled else " is-off") + f" {entry.role}"
         body += (
@@ -81,6 +83,12 @@ def common_values(job: TrainJob) -> dict[str, Any]:
     """Return {name: value for all folders} of the settings that a folder can override."""
     groups = {"Images": job.dataset, "Captions": job.captions, "Validation": job.validation}
     return {name: getattr(groups[title], name) for title, names in SHARED_NAMES.items() for name in names}
+
+
+def ignored_settings(job: TrainJob) -> dict[str, str]:
+    """Return {name: reason} of the settings that a folder can override and that have no effect in any folder."""
+    paths = ((path.partition("."), reason) for path, reason in ineffective(job).items())
+    return {name: reason for (group, _, name), reason in paths if group in ("dataset", "captions", "validation")}
 
 
 def _head(
@@ -119,11 +127,8 @@ def _views_text(entry: Source, contents: FolderContents, unread: bool) -> str:
     images = count(contents.images, "image")
     if entry.role == "validation":
         return f"{images}, validation only"
-    if entry.samples_per_epoch:
-        return f"{images}, {count(entry.samples_per_epoch, 'view')} an epoch"
-    if entry.role == "regularization":
-        return f"{images}, as many views as the training images"
-    return f"{images}, {count(contents.views, 'view')} an epoch"
+    balanced = ", balanced with the training images" if entry.role == "regularization" else ""
+    return f"{images}, {count(contents.views, 'view')} an epoch{balanced}"
 
 
 def _fields(index: int, entry: Source, contents: FolderContents) -> str:
@@ -191,12 +196,16 @@ def _more_line(index: int, entry: Source, name: str, opened: bool, proposed: boo
     return f'<div class="more-line">{more_button}<span class="hint" title="{esc(summary)}">{esc(summary)}</span>{propose}{remove}</div>'
 
 
-def _all_settings(index: int, entry: Source, common: dict[str, Any]) -> str:
-    """Return the HTML of all settings of a folder. common: {name: value for all folders}, shown in empty fields"""
+def _all_settings(index: int, entry: Source, common: dict[str, Any], ignored: Mapping[str, str]) -> str:
+    """Return the HTML of all settings of a folder.
+
+    common: {name: value for all folders}, shown in empty fields; ignored: `ignored_settings`
+    """
     blocks = ""
     for title, names in SHARED_NAMES.items():
         fields = "".join(
-            _field(index, entry, name, shown_value(SOURCE[name], common[name]), shared=True) for name in names
+            _field(index, entry, name, shown_value(SOURCE[name], common[name]), True, ignored.get(name, ""))
+            for name in names
         )
         blocks += f"<h4>{esc(title)}</h4><div class='concept-fields'>{fields}</div>"
     plain = "".join(_field(index, entry, name) for name in PLAIN if _applies(name, entry.role))
@@ -208,12 +217,14 @@ def _all_settings(index: int, entry: Source, common: dict[str, Any]) -> str:
     )
 
 
-def _field(index: int, entry: Source, name: str, empty: str = "", shared: bool = False) -> str:
+def _field(index: int, entry: Source, name: str, empty: str = "", shared: bool = False, ignored: str = "") -> str:
     """Return the HTML of a field of a folder's setting.
 
     index: of the card; empty: value in effect while the field is empty; shared: whether that is the value for all folders
+    ignored: why the setting has no effect, or ""
     """
     declared, value = SOURCE[name], getattr(entry, name)
     empty = empty or declared.hint or ("none" if declared.optional else "")
     changed = declared.optional and value is not None
-    return FieldView(declared, value, "own", f"{index}:{name}", empty=empty, shared=shared, changed=changed).line()
+    view = FieldView(declared, value, "own", f"{index}:{name}", empty=empty, shared=shared, changed=changed)
+    return replace(view, ignored=ignored).line()

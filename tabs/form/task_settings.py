@@ -4,6 +4,7 @@ from typing import Any
 
 from core.settings.base import Declared, Settings, declared
 from core.settings.check import build
+from core.settings.dataset.concepts import captions_in_force
 from core.settings.job import TrainJob
 from core.settings.presets.files import to_values
 from core.tasks import Task, tasks
@@ -31,8 +32,9 @@ def main_setting(task: Task) -> str:
 
 
 def job_of(task: Task, values: dict[str, Any], project: TrainJob) -> Settings:
-    """Return the job of a form's values, {name: value}, with Train's groups from the project. Raises ProblemsError."""
-    train = to_values(project)
+    """Return the job of a form's values, {name: value}, with Train's groups from the project: captions as they train, with the token of a
+    textual inversion as trigger word. Raises ProblemsError."""
+    train = to_values(project.model_copy(update={"captions": captions_in_force(project)}))
     groups: dict[str, Any] = {group: train[group] for group in task.job.model_fields if group in train}
     for name, entry in form_settings(task).items():
         if name in values:

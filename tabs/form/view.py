@@ -77,6 +77,7 @@ class FieldView:
     offers           id of a datalist with suggestions
     replaced         title of the setting that is used instead of this one, or ""
     shared           whether `empty` is the value for all folders and this field is that of one folder
+    ignored          why the setting has no effect, or ""
     changed, wrong   whether the field is marked so
     title            to use instead of the setting's
     """
@@ -91,6 +92,7 @@ class FieldView:
     offers: str = ""
     replaced: str = ""
     shared: bool = False
+    ignored: str = ""
     changed: bool = False
     wrong: bool = False
     title: str = ""
@@ -105,7 +107,7 @@ class FieldView:
         attributes = f'data-act="{esc(self.act)}" data-arg="{esc(self.arg)}" aria-description="{esc(entry.help)}"'
         view = self if self.offers or entry.names != "path or name" else replace(self, offers=TOOL_FILES)
         control, browse = view.control(attributes), self.button()
-        classes = " is-own" if self.changed else ""
+        classes = (" is-own" if self.changed else "") + (" is-ignored" if self.ignored else "")
         if self.is_switch:
             return f'<label class="own switch{classes}" title="{esc(entry.help)}">{control}{title}</label>'
         classes += " wide" if has_lines(entry) or browse else ""
@@ -201,8 +203,9 @@ class FieldView:
         return options(((title, plain(each)) for title, each in (*empty, *listed)), plain(self.value))
 
     def _note(self) -> str:
-        """Return the field's help, and how to type an empty value if an empty field means the value for all folders."""
+        """Return why the field is ignored, its help, and how to type an empty value if an empty field means the value for all folders."""
         entry = self.entry
         has_common = self.shared and self.empty != shown_value(entry, None)
         takes_nothing = has_common and entry.kind in ("text", "list") and not entry.choices
-        return entry.help + (f" Write {NOTHING} for none." if takes_nothing else "")
+        ignored = f"{self.ignored.capitalize()}. " if self.ignored else ""
+        return ignored + entry.help + (f" Write {NOTHING} for none." if takes_nothing else "")

@@ -10,9 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from core.captioning.combining import comparable
 from core.captioning.tag_lists import tag_lists
-from core.dataset.captions.words import tag_words
+from core.dataset.captions.words import comparable, tag_words
 from core.families.prompt_weights import escape_brackets
 from core.generation.images.gallery import LONGEST, Gallery
 from core.generation.model.library import ambiguity_advice, prompt_names, tokens_of_file, trained_token, wildcard_names

@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from core.captioning.captioner import captioner
-from core.captioning.combining import cleaned, combined, comparable, parts_of, without_matches
+from core.captioning.combining import cleaned, combined, parts_of, without_matches
 from core.captioning.described import CaptionResult
 from core.dataset.captions.history import History, only_one_writes
+from core.dataset.captions.words import comparable
 from core.record import lock
 from core.record.cancel import Cancelled
 from core.record.problems import ProblemsError

@@ -10,10 +10,10 @@ from PIL import Image
 from core import tasks
 from core.captioning import edits
 from core.captioning.bulk import Item, changes_of, mixed_spellings, planned, tag_counts, tags_together
-from core.captioning.combining import comparable, parts_of, tag_test
+from core.captioning.combining import parts_of, tag_test
 from core.captioning.edits import edit_problems, editor
 from core.dataset.captions.history import History
-from core.dataset.captions.words import KAOMOJI
+from core.dataset.captions.words import KAOMOJI, comparable
 from core.record.problems import ProblemsError
 from core.record.workspace import Workspace
 from core.settings.captioning.edits import EDITS, CaptionEditSettings

@@ -362,6 +362,23 @@ def test_rare_tags_are_counted_and_three_of_an_image_are_shown():
     assert [seen.note for (seen,) in finding.images] == ["a", "b", "c", "d, e, f", "g, h, i and 1 more"]
 
 
+def test_spellings_of_a_tag_count_as_one_as_in_captions():
+    texts = [
+        "fox, red_hair, den",
+        "Fox, red hair, den",
+        r"fox, red\ hair, den",
+        "fox,Red  Hair,den",
+        "fox\nred hair, den",
+    ]
+    marked = [f"{text}, sea, {end}" for text, end in zip(texts, ("a_b", "c", "c", "c", "c"), strict=True)]
+    found = caption_findings([examined(*each) for each in enumerate(marked)])
+    (finding,) = [each for each in found if each.kind == "rare tags"]
+    assert finding.what == "1 of 6 tags are used by one image only"
+    assert [seen.note for (seen,) in finding.images] == ["a_b"]
+    alike = [f"{words(7)} {tag}" for tag in ("red_hair", "red hair")]
+    assert kinds(caption_findings([examined(*each) for each in enumerate([*alike, "else"])])) == ["alike captions"]
+
+
 @pytest.mark.parametrize(
     ("source", "text", "note"),
     [("words", "set", "default caption: set"), ("words", " ", "empty caption"), ("none", "", "empty caption")]

@@ -242,6 +242,7 @@ def counts(views, batches, size, accumulation=1):
     return SimpleNamespace(
         views=views,
         steady=True,
+        full=False,
         batch_sizes=[size],
         batches_in=lambda epoch: batches,
         steps_in=lambda epoch: updates,

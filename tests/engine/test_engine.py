@@ -666,7 +666,7 @@ def test_a_card_that_cannot_even_free_its_memory_still_ends_the_job_with_the_tru
     restarted = []
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "empty_cache", refuse)
-    monkeypatch.setattr(Engine, "_restart", lambda self, words: restarted.append(words.poisoned))
+    monkeypatch.setattr(Engine, "_restart", lambda self, entry, words: restarted.append(words.poisoned))
     error = RuntimeError("CUDA error: an illegal memory access was encountered")
     stand_in(monkeypatch, "train", stepper(error=error))
     engine.submit("train", job())

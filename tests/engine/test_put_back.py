@@ -5,7 +5,9 @@ import sys
 
 import pytest
 
+from core.engine import engine as engine_module
 from core.engine.engine import Engine
+from core.engine.explain import Explanation
 from core.engine.queue import Queue
 from core.record.workspace import Workspace
 from core.settings.presets.files import to_values
@@ -158,6 +160,28 @@ def test_a_training_that_a_signal_to_the_server_stopped_resumes_there_too(worksp
     waiting = [entry.title for entry in again.queue() if entry.state == "waiting"]
     again.close()
     assert waiting == (["owl", "cat"] if resume else ["cat"]) and not again.queue_paused
+
+
+@pytest.mark.parametrize(("step", "resumes"), [(5, True), (None, False)])
+def test_a_training_that_broke_cuda_is_put_back_if_it_has_a_training_state(
+    workspace, begun, monkeypatch, step, resumes
+):
+    run, engine = killed_run(workspace), begun()
+    if step:
+        saved(run, step)
+    broken = Explanation("The GPU reported an error", poisoned=True)
+    monkeypatch.setattr(engine_module.os, "_exit", lambda code: None)
+    fox = engine._queue.add("train", "fox", to_values(job("fox")), run=run.name)
+    engine._queue.add("train", "owl", to_values(job("owl")))
+    tried = []
+    for _ in range(3):
+        entry = engine._queue.change(fox.id, state="running")
+        monkeypatch.setattr(engine, "_train_or_execute", lambda *_: ("failed", broken))
+        engine._run_on_device(entry)
+        engine = begun(resume=True)
+        tried.append(next(each.state for each in engine.queue() if each.id == fox.id))
+        assert not engine.queue_paused and ("not resumed" in engine.notice) == (resumes and len(tried) == 3)
+    assert tried == (["waiting", "waiting", "failed"] if resumes else ["failed"] * 3)
 
 
 @pytest.mark.slow

@@ -14,9 +14,9 @@ import pytest
 from work_parts import HOSTILE, answered, image, make_page, wait_until
 
 from core.captioning.bulk import changes_of, planned
-from core.captioning.combining import comparable
 from core.dataset.captions.files import caption_change
 from core.dataset.captions.history import History
+from core.dataset.captions.words import comparable
 from core.families import token_count as tokens
 from core.settings.captioning.edits import CaptionEditSettings
 from core.settings.dataset.source import Source

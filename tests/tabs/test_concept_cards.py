@@ -93,6 +93,14 @@ def test_an_empty_field_shows_what_holds_for_all(desk):
     assert re.search(r'data-arg="0:shuffle_caption".*?<option value="" selected>as for all: on', shown)
 
 
+def test_a_folders_own_setting_that_the_method_ignores_is_grayed_out_with_the_reason(desk):
+    own(desk, "caption_template", "object")
+    field = r'<label class="own[^"]* is-ignored[^"]*" title="([^"]*)"><span>Caption templates<'
+    assert re.search(field, card(desk))[1].startswith("Ignored: only for textual inversion. For textual inversion:")
+    desk.page.project.edit("method.kind", "embedding")
+    assert not re.search(field, card(desk)) and "Caption templates" in card(desk)
+
+
 def test_two_quotes_stand_for_none_where_all_others_have_something(desk):
     desk.page.project.edit("captions.caption_prefix", "photo of")
     assert own(desk, "caption_prefix", '""').caption_prefix == ""

@@ -13,6 +13,8 @@ from core import tasks
 from core.formats.tensors.header import read_header
 from core.networks.adapter_file import save_lora
 from core.record.problems import ProblemsError
+from core.settings.check import build
+from core.settings.job import TrainJob
 from tabs.form.task_settings import job_of, main_setting
 from tabs.generate import replaced
 from tabs.tools import index, works
@@ -152,3 +154,14 @@ def test_a_tool_that_has_not_said_anything_yet_is_starting():
         works.Work(state, tasks.named("hashes"), "").facts(engine)["text"] for state in ("running", "waiting", "done")
     ]
     assert said == ["starting ...", "", ""]
+
+
+def test_captioners_know_the_token_of_a_textual_inversion_as_the_trigger_word(page):
+    for token, trigger, expected in (("<cat>", None, "<cat>"), ("<cat>, <dog>", None, None), ("<cat>", "mira", "mira")):
+        values = {
+            "method": {"kind": "embedding"},
+            "embedding": {"token_string": token},
+            "captions": {"trigger_word": trigger},
+        }
+        job = job_of(tasks.named("vlm"), {}, build(TrainJob, values))
+        assert job.captions.trigger_word == expected

@@ -84,7 +84,8 @@ def length_sentence(length: Length, epochs: Epochs, images: int, accumulation: i
     exact = views == batches * size and accumulation == 1 and epochs.steady and len(epochs.batch_sizes) == 1
     if not exact:
         approximately = "" if epochs.steady else "about "
-        images_text += f" in {approximately}{count(batches, 'batch', 'batches')} of up to {size}"
+        up_to = "" if epochs.full and len(epochs.batch_sizes) == 1 else "up to "
+        images_text += f" in {approximately}{count(batches, 'batch', 'batches')} of {up_to}{size}"
     if accumulation > 1:
         images_text += f", {accumulation} batches per step, {count(length.steps_per_epoch, 'step')} per epoch"
     per_batch = f" / batch {size}" if exact else ""

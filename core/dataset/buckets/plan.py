@@ -52,13 +52,18 @@ class Epochs:
 
     @property
     def views(self) -> int:
-        """Number of images in an epoch, repeats counted."""
-        return sum(len(part) for part in self.parts)
+        """Number of images in the first epoch, repeats counted (`views_of`)."""
+        return len(self.views_of(0))
 
     @property
     def batch_sizes(self) -> list[int]:
-        """The different global batch sizes of the dataset, ascending."""
-        return sorted(set(self._sizes.values()))
+        """The different global batch sizes of the first epoch, ascending."""
+        return sorted({self._sizes[each.bucket] for each, _ in self.views_of(0)})
+
+    @property
+    def full(self) -> bool:
+        """Whether all batches are full: incomplete ones are dropped or filled up."""
+        return self._short in ("drop", "refill")
 
     @property
     def steady(self) -> bool:
@@ -122,8 +127,13 @@ class Epochs:
     # -- building
 
     def views_of(self, epoch: int) -> list[View]:
-        """Return the views (image, number of the repeat) of an epoch, unordered."""
-        return [view for part in self.parts for view in part.of_epoch(epoch)]
+        """Return the views (image, number of the repeat) of an epoch, unordered: without those of buckets that do not fill a batch, if
+        incomplete ones are dropped. Every count of images and views that is shown or saved comes from here."""
+        views = [view for part in self.parts for view in part.of_epoch(epoch)]
+        if self._short != "drop":
+            return views
+        counts = Counter(each.bucket for each, _ in views)
+        return [view for view in views if counts[view[0].bucket] >= self._sizes[view[0].bucket]]
 
     def batches(self, seed: int, epoch: int) -> list[PlannedBatch]:
         """Return all batches of an epoch, shuffled by `seed`. Takes time proportional to the number of views."""

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 
 # SmilingWolf's list of labels whose underscores are faces.
 KAOMOJI = frozenset("0_0 (o)_(o) +_+ +_- ._. <o>_<o> <|>_<|> =_= >_< 3_3 6_9 >_o @_@ ^_^ o_o u_u x_x |_| ||_||".split())
@@ -30,6 +31,12 @@ def number_of(name: str) -> str:
 def tag_words(tag: str) -> str:
     """Replace underscores in a tag by spaces, except in kaomoji such as "^_^"."""
     return tag if tag in KAOMOJI else tag.replace("_", " ").strip()
+
+
+@lru_cache(maxsize=1 << 16)
+def comparable(part: str) -> str:
+    """Return a tag normalized for comparison: without differences in case, underscores, escapes and spaces."""
+    return " ".join(part.replace("\\", "").replace("_", " ").split()).casefold()
 
 
 def word_pattern(words: Sequence[str]) -> re.Pattern[str]:

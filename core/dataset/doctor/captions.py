@@ -6,6 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from statistics import median
 
+from core.dataset.captions.words import comparable
 from core.dataset.doctor.finding import ExaminedImage, Finding, connected_components, images_finding
 from core.record.units import first_of
 
@@ -66,7 +67,7 @@ def _identical(captioned: Sequence[ExaminedImage]) -> list[Finding]:
 
 def _similar(captioned: Sequence[ExaminedImage]) -> list[Finding]:
     """Return the finding about groups of captions with nearly the same words, in any order; [] if there are none."""
-    word_sets = [frozenset(_WORD.findall(item.placed.caption.text.lower())) for item in captioned]
+    word_sets = [frozenset(_words_only(item.placed.caption.text).split()) for item in captioned]
     if len(set(word_sets)) == 1:
         return []
     indices = [number for number, each in enumerate(word_sets) if len(each) >= SIMILAR_FROM_WORDS]
@@ -135,8 +136,8 @@ def _rare_tags(captioned: Sequence[ExaminedImage]) -> list[Finding]:
     word_count = sum(len(piece.split()) for piece in pieces)
     if len(captioned) < 5 or median(map(len, tags)) < TAGS_FROM or word_count > TAG_WORDS * len(pieces):
         return []
-    counts = Counter(tag for each in tags for tag in set(each))
-    rare = {number: [tag for tag in each if counts[tag] == 1] for number, each in enumerate(tags)}
+    counts = Counter(tag for each in tags for tag in each)
+    rare = {number: [each[tag] for tag in each if counts[tag] == 1] for number, each in enumerate(tags)}
     holders = [(captioned[number], rare_tags) for number, rare_tags in rare.items() if rare_tags]
     if not holders:
         return []
@@ -147,11 +148,11 @@ def _rare_tags(captioned: Sequence[ExaminedImage]) -> list[Finding]:
     return [Finding("rare tags", "advice", what, fix, images)]
 
 
-def _tags(item: ExaminedImage) -> list[str]:
-    """Return the parts of the caption between separators, stripped and in lower case, without empty ones."""
+def _tags(item: ExaminedImage) -> dict[str, str]:
+    """Return {normalized tag (`comparable`): tag as written} of the caption."""
     separator = item.placed.concept.captions.caption_separator or ","
-    parts = (part.strip().lower() for part in item.placed.caption.text.split(separator.strip() or separator))
-    return [part for part in parts if part]
+    parts = item.placed.caption.text.replace("\n", separator).split(separator.strip() or separator)
+    return {comparable(part): part.strip() for part in parts if part.strip()}
 
 
 def _words_only(text: str) -> str:

@@ -84,7 +84,9 @@ class FileFacts:
         # Without the cancel token, which "stop and save" has set: a canceled hash would lose the save.
         old_hash, sha256 = model_hashes(source, self.memo)
         vae_hash, vae_sha256 = model_hashes(vae, self.memo) if vae else (None, None)
-        placed, kind = plan.placed, kind_named(job.network.kind)
+        never_used, kind = {each.key for each in plan.epochs.never_used()}, kind_named(job.network.kind)
+        used = {each.image.key for each in plan.placed if each.key not in never_used}
+        placed = [each for each in plan.placed if each.image.key in used]
         views = [each for each, _ in plan.epochs.views_of(0)]
         regularization = sum(each.concept.role == "regularization" for each in views)
         facts = SaveFacts(
