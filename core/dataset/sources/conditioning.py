@@ -95,7 +95,7 @@ def folder_partners(
     """Return the partners in a folder, found by the images' names, or the problem if it is not a folder.
 
     Names match with any image extension, in any case, in the same subfolders. A painted mask (`painted.py`) only matches the image
-    at the same path, not images of the same name in other folders.
+    at the same path, not images of the same name in other folders, and has no suffix.
 
     subfolders   source id -> its path below the dataset folder ("10_fox"), which the partners' folder may mirror too
     suffix       of the partners' names, after the image's name; None for none
@@ -108,7 +108,7 @@ def folder_partners(
         return Problem(what, where, "check the path, or leave the setting empty", code=code)
     walked = walk(folder, cancel)
     painted = is_painted(folder)
-    by_stem = _by_stem(walked.files, suffix, kind)
+    by_stem = _by_stem(walked.files, None if painted else suffix, kind)
     return Partners(
         where, walked.files, lambda image: _partners_by_name(image, subfolders, by_stem, painted), walked.problems
     )

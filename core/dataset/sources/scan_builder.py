@@ -218,16 +218,15 @@ class ScanBuilder:
     def _split_sidecars(self, files: list[File], concept: Concept) -> tuple[list[File], list[File], list[File]]:
         """Split files by name: (images, their masks or control images, OneTrainer's masks and control images that are not used)."""
         folder = conditioning_folder(concept.images.conditioning_data_dir)
+        painted = folder is not None and is_painted(folder)  # it contains copies of the masks next to the images
         partners: list[File] = []
-        if concept.images.conditioning_suffix and folder is None:
+        if concept.images.conditioning_suffix and (folder is None or painted):
             files, partners = without_suffix(files, concept.images.conditioning_suffix)
         images, masks = without_suffix(files, MASK_LABEL)
         images, controls = without_suffix(images, CONTROL_LABEL)
         if masks and not partners and folder is None and not concept.control and concept.images.masked_loss:
             partners, masks = masks, []
-        if folder is not None and is_painted(folder):  # it began with copies of them
-            masks = []
-        return images, partners, masks + controls
+        return images, partners, controls if painted else masks + controls
 
     # ---- files to images
 
