@@ -169,7 +169,7 @@ class Masks:
             what, fix = "The mask folder of these images holds their control images", "choose another training method"
             raise ProblemsError.one(what, printable(spot.images), fix, "mask.control-images")
         with self._lock:
-            painting.add_missing(spot.folder, self._existing_masks(spot))
+            painting.add_missing(spot.folder, self._existing_masks(spot), self._other_mask_folders(spot))
         changes = {"conditioning_data_dir": display_path(spot.folder), "masked_loss": True}
         entries = [
             to_values(entry) | changes if _reads_folder(entry, spot.images) else entry
@@ -224,6 +224,12 @@ class Masks:
             raise ProblemsError.one(what, printable(spot.images), fix, "mask.folder-not-read")
         masks = existing_masks(images.values(), spot.images)
         return {name: path for name, path in masks.items() if self.page.roots.holds(path)}
+
+    def _other_mask_folders(self, spot: Spot) -> list[Path]:
+        """Return the mask folders of the entries with the image's folder, without that of its painted masks."""
+        concepts = [each for each in concepts_of(self.page.project.job) if _reads_folder(each.source, spot.images)]
+        folders = [conditioning_folder(each.images.conditioning_data_dir) for each in concepts]
+        return [folder for folder in folders if folder and not _same(folder, spot.folder)]
 
     def _current_concept(self, placed: Placed) -> Concept:
         """Return the current settings of the image's folder, which can be newer than the report's."""

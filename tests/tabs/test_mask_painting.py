@@ -239,7 +239,7 @@ def test_a_new_folder_begins_with_copies_of_the_persons_masks_which_stay_as_they
 
 
 @pytest.mark.parametrize("suffix", [None, "-masklabel", "_mask"])
-@pytest.mark.parametrize("layout", ["none", "beside", "folder", "alpha"])
+@pytest.mark.parametrize("layout", ["none", "beside", "folder", "inside", "alpha"])
 def test_painting_one_mask_keeps_all_others_whatever_their_names_and_places(tmp_path, suffix, layout):
     label = suffix or ("-masklabel" if layout == "beside" else "")
     own = tmp_path / "set" / "masks" if layout == "inside" else tmp_path / "own"

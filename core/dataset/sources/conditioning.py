@@ -14,7 +14,7 @@ from core.dataset.images.opening import BrokenImage, problem_of
 from core.dataset.sources.files import CONTROL_LABEL, MASK_LABEL, extension, printable, reachable, split_label
 from core.dataset.sources.image_info import ImageInfo, about, listed
 from core.dataset.sources.memo import Memo
-from core.dataset.sources.painted import is_painted
+from core.dataset.sources.painted import is_painted, replaced_folders
 from core.dataset.sources.walk import File, file_at, headers, image_of, walk
 from core.record.cancel import CancelToken
 from core.record.problems import Problem
@@ -68,6 +68,12 @@ def conditioning_folder(setting: str | None) -> Path | None:
     """Convert a folder setting to a path; None if it is empty."""
     text = (setting or "").strip().strip("\"'")
     return reachable(resolve_path(text)) if text else None
+
+
+def mask_folders(concept: Concept) -> list[Path]:
+    """Return the folder of a concept's masks or control images, and those that it replaced. Their files are not images to train."""
+    folder = conditioning_folder(concept.images.conditioning_data_dir)
+    return [folder, *replaced_folders(folder)] if folder else []
 
 
 @dataclass(frozen=True)
