@@ -6,6 +6,7 @@ Painting starts from the image's existing mask, which stays unchanged. Painted m
 
 import base64
 import binascii
+import filecmp
 import os
 import threading
 from collections import defaultdict
@@ -25,7 +26,7 @@ from core.dataset.sources.conditioning import conditioning_folder
 from core.dataset.sources.files import plain_form, printable
 from core.dataset.sources.folders import folder_of
 from core.dataset.sources.image_info import ImageInfo
-from core.dataset.sources.painted import existing_masks, painted_folder, refusal, stem_below
+from core.dataset.sources.painted import existing_masks, painted_folder, refusal, sidecar_mask, stem_below
 from core.record.problems import Problem, ProblemsError
 from core.record.stamps import version
 from core.record.workspace import display_path
@@ -105,12 +106,17 @@ class Masks:
         is_used = concept.images.masked_loss and chosen is not None and _same(chosen, spot.folder)
         by_alpha = concept.images.alpha_mask and self._may_be_transparent(placed)
         default_text = "transparent areas do not train" if by_alpha else "the whole image trains"
-        if painting.mask_in(spot.folder, spot.stem):
-            line = "Painted mask, used for training." if is_used else "Painted mask, not used for training."
-        elif is_used or placed.image.conditioning is None:
+        current, painted = placed.image.conditioning, painting.mask_in(spot.folder, spot.stem)
+        if painted and not is_used and self._is_copy(painted, current or sidecar_mask(placed.image)):
+            painted = None
+        if painted and is_used:
+            line = "Painted mask, used for training."
+        elif not is_used and current not in (None, painted) and concept.images.masked_loss:
+            line = f"Mask from {printable(current.parent.name)}, used for training{', not the painted one' if painted else ''}."
+        elif painted:
+            line = "Painted mask, not used for training."
+        elif is_used or current is None:
             line = f"No {'painted ' if by_alpha else ''}mask: {default_text}."
-        elif concept.images.masked_loss:
-            line = f"Mask from {printable(placed.image.conditioning.parent.name)}, used for training."
         else:
             line = f"Mask not used, as masked loss is off: {default_text}."
         return {"line": line, "offer": spot.folder.is_dir() and not is_used and not concept.control}
@@ -198,6 +204,12 @@ class Masks:
         spot = Spot(placed.image, images, painted_folder(datasets, images), stem_below(placed.image, images))
         self.page.roots.check_written(spot.path, "Captions")
         return spot
+
+    def _is_copy(self, painted: Path, mask: Path | None) -> bool:
+        """Return whether the file in the folder of painted masks is a copy of this mask of the image."""
+        if mask is None or mask == painted or not mask.is_file() or not self.page.roots.holds(mask):
+            return False
+        return filecmp.cmp(painted, mask, shallow=False)
 
     def _may_be_transparent(self, placed: Placed) -> bool:
         """Return whether an image has transparency; True if that is unknown because not all images are decoded."""

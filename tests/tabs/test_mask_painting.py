@@ -265,6 +265,21 @@ def test_painting_one_mask_keeps_all_others_whatever_their_names_and_places(tmp_
     assert all("used for training" in painter.ask("look", name)["line"] for name, path in after.items() if path)
 
 
+@pytest.mark.parametrize("masked", [True, False])
+def test_a_mask_that_was_only_copied_is_not_called_painted(folder, masked):
+    image(folder / "b-masklabel.png", (64, 48), "gray")
+    painter = Painter(folder, masked_loss=masked)
+    before = painter.ask("look", "b.png")["line"]
+    painter.save("a.png", left_half((64, 48)))
+    assert (painter.folder / "b.png").is_file() and painter.ask("look", "b.png")["line"] == before
+    assert painter.ask("look", "a.png")["line"] == "Painted mask, not used for training."
+    painter.save("b.png", left_half((64, 48)), over=painter.ask("open", "b.png")["version"])
+    used = "Mask from set, used for training, not the painted one."
+    assert painter.ask("look", "b.png")["line"] == (used if masked else "Painted mask, not used for training.")
+    painter.ask("use", "b.png")
+    assert painter.ask("look", "b.png")["line"] == "Painted mask, used for training."
+
+
 def test_no_folder_begins_without_the_persons_masks_because_its_images_are_not_known(folder):
     painter = Painter(folder)
     painter.page.reading.report = None
