@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from core.dataset.captions.files import read_caption
 from core.dataset.captions.pipeline import plain_caption
 from core.dataset.report import Row
-from core.dataset.sources.conditioning import conditioning_folder
+from core.dataset.sources.conditioning import mask_folders
 from core.dataset.sources.files import is_label, printable
 from core.dataset.sources.folders import Root, folder_of, roots_of
 from core.dataset.sources.scan_builder import caption_endings
@@ -25,9 +25,8 @@ def first_rows(job: TrainJob, most: int, cancel: CancelToken | None = None) -> l
         source, (path, _) = concept.source, folder_of(concept.source)
         if source.metadata_file or source.cache_info:
             break
-        masks = conditioning_folder(concept.images.conditioning_data_dir)
         for root in roots_of(source, path)[0] if path else ():
-            endings, excluded = caption_endings(concept), [masks] if masks else []
+            endings, excluded = caption_endings(concept), mask_folders(concept)
             files = first_files(root.path, most - len(rows), root.left_out, endings, excluded, source.recursive)
             rows += _rows([file for file in files if not is_label(file.path.name)], root, concept, cancel)
             if len(rows) >= most:

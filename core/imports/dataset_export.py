@@ -14,6 +14,7 @@ from typing import Any
 
 import toml
 
+from core.dataset.sources.conditioning import mask_folders
 from core.dataset.sources.files import CAPTION_EXTENSIONS, as_words, extension, repeats_and_words
 from core.dataset.sources.folders import class_tokens_for, folder_of, roots_of
 from core.dataset.sources.image_info import listed
@@ -313,7 +314,7 @@ def _scanned_folders(concept: Concept, path: str, masks: str | None, problems: l
     folders: list[_Folder] = []
     others: Counter[str] = Counter()
     top, _ = folder_of(source)
-    excluded = [Path(masks)] if masks else []
+    excluded = mask_folders(concept)
     for root in roots_of(source, top)[0] if top else []:
         walked = walk(root.path, None, root.left_out, excluded=excluded, recursive=source.recursive)
         for parent in dict.fromkeys(file.path.parent for file in walked.files):

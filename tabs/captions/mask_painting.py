@@ -6,6 +6,7 @@ Painting starts from the image's existing mask, which stays unchanged. Painted m
 
 import base64
 import binascii
+import filecmp
 import os
 import threading
 from collections import defaultdict
@@ -25,7 +26,7 @@ from core.dataset.sources.conditioning import conditioning_folder
 from core.dataset.sources.files import plain_form, printable
 from core.dataset.sources.folders import folder_of
 from core.dataset.sources.image_info import ImageInfo
-from core.dataset.sources.painted import existing_masks, painted_folder, refusal, stem_below
+from core.dataset.sources.painted import existing_masks, painted_folder, refusal, sidecar_mask, stem_below
 from core.record.problems import Problem, ProblemsError
 from core.record.stamps import version
 from core.record.workspace import display_path
@@ -105,12 +106,17 @@ class Masks:
         is_used = concept.images.masked_loss and chosen is not None and _same(chosen, spot.folder)
         by_alpha = concept.images.alpha_mask and self._may_be_transparent(placed)
         default_text = "transparent areas do not train" if by_alpha else "the whole image trains"
-        if painting.mask_in(spot.folder, spot.stem):
-            line = "Painted mask, used for training." if is_used else "Painted mask, not used for training."
-        elif is_used or placed.image.conditioning is None:
+        current, painted = placed.image.conditioning, painting.mask_in(spot.folder, spot.stem)
+        if painted and not is_used and self._is_copy(painted, current or sidecar_mask(placed.image)):
+            painted = None
+        if painted and is_used:
+            line = "Painted mask, used for training."
+        elif not is_used and current not in (None, painted) and concept.images.masked_loss:
+            line = f"Mask from {printable(current.parent.name)}, used for training{', not the painted one' if painted else ''}."
+        elif painted:
+            line = "Painted mask, not used for training."
+        elif is_used or current is None:
             line = f"No {'painted ' if by_alpha else ''}mask: {default_text}."
-        elif concept.images.masked_loss:
-            line = f"Mask from {printable(placed.image.conditioning.parent.name)}, used for training."
         else:
             line = f"Mask not used, as masked loss is off: {default_text}."
         return {"line": line, "offer": spot.folder.is_dir() and not is_used and not concept.control}
@@ -169,7 +175,7 @@ class Masks:
             what, fix = "The mask folder of these images holds their control images", "choose another training method"
             raise ProblemsError.one(what, printable(spot.images), fix, "mask.control-images")
         with self._lock:
-            painting.add_missing(spot.folder, self._existing_masks(spot))
+            painting.add_missing(spot.folder, self._existing_masks(spot), self._other_mask_folders(spot))
         changes = {"conditioning_data_dir": display_path(spot.folder), "masked_loss": True}
         entries = [
             to_values(entry) | changes if _reads_folder(entry, spot.images) else entry
@@ -199,6 +205,12 @@ class Masks:
         self.page.roots.check_written(spot.path, "Captions")
         return spot
 
+    def _is_copy(self, painted: Path, mask: Path | None) -> bool:
+        """Return whether the file in the folder of painted masks is a copy of this mask of the image."""
+        if mask is None or mask == painted or not mask.is_file() or not self.page.roots.holds(mask):
+            return False
+        return filecmp.cmp(painted, mask, shallow=False)
+
     def _may_be_transparent(self, placed: Placed) -> bool:
         """Return whether an image has transparency; True if that is unknown because not all images are decoded."""
         report = self.page.reading.report
@@ -224,6 +236,12 @@ class Masks:
             raise ProblemsError.one(what, printable(spot.images), fix, "mask.folder-not-read")
         masks = existing_masks(images.values(), spot.images)
         return {name: path for name, path in masks.items() if self.page.roots.holds(path)}
+
+    def _other_mask_folders(self, spot: Spot) -> list[Path]:
+        """Return the mask folders of the entries with the image's folder, without that of its painted masks."""
+        concepts = [each for each in concepts_of(self.page.project.job) if _reads_folder(each.source, spot.images)]
+        folders = [conditioning_folder(each.images.conditioning_data_dir) for each in concepts]
+        return [folder for folder in folders if folder and not _same(folder, spot.folder)]
 
     def _current_concept(self, placed: Placed) -> Concept:
         """Return the current settings of the image's folder, which can be newer than the report's."""

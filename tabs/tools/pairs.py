@@ -20,7 +20,7 @@ from tabs.dataset.concepts import entries_of, with_entries
 from tabs.form.project import with_value
 from tabs.server.browsers import Browser
 
-FOLDER = "conditioning_data_dir"
+FOLDER, SUFFIX = "conditioning_data_dir", "conditioning_suffix"
 QUICK_SECONDS = 0.4  # most pairs are read by then, and the press is answered with Train
 
 
@@ -91,19 +91,20 @@ def with_pairs(job: TrainJob, images: str, control: str) -> TrainJob:
     """Return the job with image folder `images` and its control images `control`.
 
     A dataset of several folders that includes `images` keeps the others; any other dataset becomes this folder alone. The method becomes
-    ControlNet unless it trains with control images already.
+    ControlNet unless it trains with control images already. Names in `control` have no suffix, so the folder has none.
     """
     if not job.method.traits.control_images:
         job = with_value(job, "method.kind", CONTROLNET)
-    entries = entries_of(job)
+    shared_suffix, entries = job.dataset.conditioning_suffix, entries_of(job)
+    job = with_value(job, f"dataset.{SUFFIX}", None)
     is_same = [resolve_path(entry.folder) == resolve_path(images) for entry in entries]
     if len(entries) > 1 and any(is_same):
+        pair = {FOLDER: control, SUFFIX: None}
         changed = [
-            each.model_copy(update={FOLDER: control}) if matches else each
+            each.model_copy(update=pair if matches else {SUFFIX: getattr(each, SUFFIX) or shared_suffix})
             for each, matches in zip(entries, is_same, strict=True)
         ]
         return with_entries(job, changed)
-    remaining = [
-        each.model_copy(update={FOLDER: None}) for each, matches in zip(entries, is_same, strict=True) if matches
-    ]
+    both = dict.fromkeys((FOLDER, SUFFIX))
+    remaining = [each.model_copy(update=both) for each, matches in zip(entries, is_same, strict=True) if matches]
     return with_value(with_entries(job, remaining or [Source(folder=images)]), f"dataset.{FOLDER}", control)

@@ -14,6 +14,7 @@ from core.generation.prompt.sample_prompts import read_prompts
 from core.record.cancel import CancelToken
 from core.record.problems import ProblemsError
 from core.settings.check import build
+from core.settings.dataset.concepts import concepts_of
 from core.settings.job import TrainJob
 from tabs.context import TABS
 from tabs.dataset.concepts import entries_of
@@ -407,3 +408,11 @@ def test_pairs_keep_the_other_folders_and_the_method_where_they_belong_to_the_da
     assert folders == [("one", "fox", "lines"), ("two", None, None)]
     other = with_pairs(job, "three", "lines")
     assert [each.folder for each in entries_of(other)] == ["three"] and other.dataset.conditioning_data_dir == "lines"
+
+
+def test_a_suffix_of_earlier_control_images_holds_no_more_for_pairs_that_have_none():
+    dataset = {"conditioning_suffix": "-condlabel", "sources": [{"folder": "one"}, {"folder": "two"}]}
+    job = build(TrainJob, {"method": {"kind": "lllite"}, "dataset": dataset})
+    found = with_pairs(job, "one", "lines")
+    assert [each.images.conditioning_suffix for each in concepts_of(found)] == [None, "-condlabel"]
+    assert with_pairs(job, "three", "lines").dataset.conditioning_suffix is None

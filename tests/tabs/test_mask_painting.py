@@ -238,6 +238,48 @@ def test_a_new_folder_begins_with_copies_of_the_persons_masks_which_stay_as_they
     assert painter.conditioning()["c.png"] == painter.folder / "c.png", "added when it is chosen"
 
 
+@pytest.mark.parametrize("suffix", [None, "-masklabel", "_mask"])
+@pytest.mark.parametrize("layout", ["none", "beside", "folder", "inside", "alpha"])
+def test_painting_one_mask_keeps_all_others_whatever_their_names_and_places(tmp_path, suffix, layout):
+    label = suffix or ("-masklabel" if layout == "beside" else "")
+    own = tmp_path / "set" / "masks" if layout == "inside" else tmp_path / "own"
+    for name in ("set/a", "set/b", "other/c"):
+        path = image(tmp_path / f"{name}.png", (64, 48))
+        if name != "set/a" and layout in ("beside", "folder", "inside"):
+            image((path.parent if layout == "beside" else own) / f"{path.stem}{label}.png", (64, 48))
+    painter = Painter(tmp_path / "set")
+    job = with_entries(painter.page.project.job, [Source(folder=str(tmp_path / name)) for name in ("set", "other")])
+    masks = {"conditioning_suffix": suffix, "masked_loss": True, "alpha_mask": layout == "alpha"}
+    masks["conditioning_data_dir"] = str(own) if layout in ("folder", "inside") else None
+    painter.page.project.replace(job.model_copy(update={"dataset": job.dataset.model_copy(update=masks)}))
+    painter.read()
+    before = painter.conditioning()
+    assert set(before) == {"a.png", "b.png", "c.png"} and bool(before["b.png"]) == (layout not in ("none", "alpha"))
+    painter.save("a.png", left_half((64, 48)))
+    painter.ask("use", "a.png")
+    after = painter.conditioning()
+    copied = before["b.png"] and painter.folder / "b.png"
+    assert after == {"a.png": painter.folder / "a.png", "b.png": copied, "c.png": before["c.png"]}
+    painter.read()
+    assert set(painter.keys) == {"a.png", "b.png", "c.png"}
+    assert all("used for training" in painter.ask("look", name)["line"] for name, path in after.items() if path)
+
+
+@pytest.mark.parametrize("masked", [True, False])
+def test_a_mask_that_was_only_copied_is_not_called_painted(folder, masked):
+    image(folder / "b-masklabel.png", (64, 48), "gray")
+    painter = Painter(folder, masked_loss=masked)
+    before = painter.ask("look", "b.png")["line"]
+    painter.save("a.png", left_half((64, 48)))
+    assert (painter.folder / "b.png").is_file() and painter.ask("look", "b.png")["line"] == before
+    assert painter.ask("look", "a.png")["line"] == "Painted mask, not used for training."
+    painter.save("b.png", left_half((64, 48)), over=painter.ask("open", "b.png")["version"])
+    used = "Mask from set, used for training, not the painted one."
+    assert painter.ask("look", "b.png")["line"] == (used if masked else "Painted mask, not used for training.")
+    painter.ask("use", "b.png")
+    assert painter.ask("look", "b.png")["line"] == "Painted mask, used for training."
+
+
 def test_no_folder_begins_without_the_persons_masks_because_its_images_are_not_known(folder):
     painter = Painter(folder)
     painter.page.reading.report = None

@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -14,7 +14,7 @@ from core.dataset.images.colors import BLACK, composite, to_srgb
 from core.dataset.images.opening import LARGE_PIXELS, BrokenImage, open_decoded
 from core.dataset.sources.files import is_image_name, is_label, printable, reachable
 from core.dataset.sources.image_info import ImageInfo
-from core.dataset.sources.painted import MARK, sidecar_mask
+from core.dataset.sources.painted import MARK, images_of, replaced_folders, sidecar_mask
 from core.dataset.sources.walk import walk
 from core.record import atomic
 from core.record.problems import Problem, ProblemsError, unwritten
@@ -116,9 +116,17 @@ def begin_folder(folder: Path, images: Path, copies: Mapping[str, Path]) -> None
         raise unwritten(error, "The mask folder cannot be created", printable(folder)) from error
 
 
-def add_missing(folder: Path, copies: Mapping[str, Path]) -> None:
+def add_missing(folder: Path, copies: Mapping[str, Path], replaced: Iterable[Path] = ()) -> None:
     """Copy masks into a folder of painted masks, for images without a mask in it. Raises ProblemsError.
-    copies: name in the folder -> mask file"""
+
+    copies     name in the folder -> mask file
+    replaced   mask folders that the folder replaces in the settings; it records them
+    """
+    paths = sorted({str(path) for path in (*replaced_folders(folder), *replaced)})
+    try:
+        atomic.write_json(folder / MARK, {"images": images_of(folder), "replaced": paths})
+    except OSError as error:
+        raise unwritten(error, "The mask folder cannot be changed", printable(folder)) from error
     existing = {os.path.splitext(file.relative)[0].casefold() for file in walk(folder).files}
     for name, path in copies.items():
         if os.path.splitext(name)[0].casefold() in existing:

@@ -14,7 +14,7 @@ from core.dataset.images.opening import BrokenImage, problem_of
 from core.dataset.sources.files import CONTROL_LABEL, MASK_LABEL, extension, printable, reachable, split_label
 from core.dataset.sources.image_info import ImageInfo, about, listed
 from core.dataset.sources.memo import Memo
-from core.dataset.sources.painted import is_painted
+from core.dataset.sources.painted import is_painted, replaced_folders
 from core.dataset.sources.walk import File, file_at, headers, image_of, walk
 from core.record.cancel import CancelToken
 from core.record.problems import Problem
@@ -70,6 +70,12 @@ def conditioning_folder(setting: str | None) -> Path | None:
     return reachable(resolve_path(text)) if text else None
 
 
+def mask_folders(concept: Concept) -> list[Path]:
+    """Return the folder of a concept's masks or control images, and those that it replaced. Their files are not images to train."""
+    folder = conditioning_folder(concept.images.conditioning_data_dir)
+    return [folder, *replaced_folders(folder)] if folder else []
+
+
 @dataclass(frozen=True)
 class Partners:
     """Files that may be the masks or control images of images.
@@ -95,7 +101,7 @@ def folder_partners(
     """Return the partners in a folder, found by the images' names, or the problem if it is not a folder.
 
     Names match with any image extension, in any case, in the same subfolders. A painted mask (`painted.py`) only matches the image
-    at the same path, not images of the same name in other folders.
+    at the same path, not images of the same name in other folders, and has no suffix.
 
     subfolders   source id -> its path below the dataset folder ("10_fox"), which the partners' folder may mirror too
     suffix       of the partners' names, after the image's name; None for none
@@ -108,7 +114,7 @@ def folder_partners(
         return Problem(what, where, "check the path, or leave the setting empty", code=code)
     walked = walk(folder, cancel)
     painted = is_painted(folder)
-    by_stem = _by_stem(walked.files, suffix, kind)
+    by_stem = _by_stem(walked.files, None if painted else suffix, kind)
     return Partners(
         where, walked.files, lambda image: _partners_by_name(image, subfolders, by_stem, painted), walked.problems
     )

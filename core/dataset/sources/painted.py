@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from core.dataset.sources.files import MASK_LABEL, extension, plain_form, printable
 from core.dataset.sources.image_info import ImageInfo
@@ -22,10 +23,21 @@ def is_painted(folder: Path) -> bool:
 
 def images_of(folder: Path) -> str:
     """Return the image folder of a folder of painted masks, links followed; "" for any other folder."""
+    return str(_mark(folder).get("images", ""))
+
+
+def replaced_folders(folder: Path) -> list[Path]:
+    """Return the mask folders that a folder of painted masks replaced in the settings; [] for any other folder."""
+    paths = _mark(folder).get("replaced")
+    return [Path(path) for path in paths if isinstance(path, str)] if isinstance(paths, list) else []
+
+
+def _mark(folder: Path) -> dict[str, Any]:
+    """Return the record of a folder of painted masks: its image folder, and the mask folders it replaced; {} for any other folder."""
     try:
-        return str(read_json_object(folder / MARK).get("images", ""))
+        return read_json_object(folder / MARK)
     except ProblemsError:
-        return ""
+        return {}
 
 
 def painted_folder(datasets: Path, images: Path) -> Path:

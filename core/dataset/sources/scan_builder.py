@@ -15,6 +15,7 @@ from core.dataset.sources.conditioning import (
     conditioning_folder,
     extra_problems,
     folder_partners,
+    mask_folders,
     metadata_partners,
     pair,
     sidecar_partners,
@@ -26,7 +27,7 @@ from core.dataset.sources.folders import Root, folder_of, roots_of, whole_root
 from core.dataset.sources.image_info import Broken, Folder, ImageInfo, Scan, about, names_of
 from core.dataset.sources.memo import Memo
 from core.dataset.sources.metadata import CACHE_LIST, Entry, Finder, Metadata, match_problems, read_metadata
-from core.dataset.sources.painted import is_painted
+from core.dataset.sources.painted import is_painted, replaced_folders
 from core.dataset.sources.walk import File, Walk, headers, image_of, unused_files, unused_repeats, walk
 from core.record.cancel import CancelToken
 from core.record.problems import Problem
@@ -211,23 +212,21 @@ class ScanBuilder:
         self.problems += about(earlier, what, fix, "metadata.duplicate-images", where=where)
 
     def _excluded_folders(self, concept: Concept, path: Path) -> list[Path]:
-        """Return folders inside `path` to skip: that of the masks or control images, if it is another folder."""
-        masks = conditioning_folder(concept.images.conditioning_data_dir)
-        return [masks] if masks and os.path.realpath(masks) != os.path.realpath(path) else []
+        """Return folders inside `path` to skip: those of the masks or control images, if they are other folders."""
+        return [each for each in mask_folders(concept) if os.path.realpath(each) != os.path.realpath(path)]
 
     def _split_sidecars(self, files: list[File], concept: Concept) -> tuple[list[File], list[File], list[File]]:
         """Split files by name: (images, their masks or control images, OneTrainer's masks and control images that are not used)."""
         folder = conditioning_folder(concept.images.conditioning_data_dir)
+        painted = folder is not None and is_painted(folder)  # it contains copies of the masks next to the images
         partners: list[File] = []
-        if concept.images.conditioning_suffix and folder is None:
+        if concept.images.conditioning_suffix and (folder is None or (painted and not replaced_folders(folder))):
             files, partners = without_suffix(files, concept.images.conditioning_suffix)
         images, masks = without_suffix(files, MASK_LABEL)
         images, controls = without_suffix(images, CONTROL_LABEL)
         if masks and not partners and folder is None and not concept.control and concept.images.masked_loss:
             partners, masks = masks, []
-        if folder is not None and is_painted(folder):  # it began with copies of them
-            masks = []
-        return images, partners, masks + controls
+        return images, partners, controls if painted else masks + controls
 
     # ---- files to images
 
