@@ -436,7 +436,7 @@
 
   const acts = {
     previous: () => step(-1), next: () => step(1), save: saveOpen, mine: () => choose(true), theirs: () => choose(false),
-    undo: () => takeBack("undo"), redo: () => takeBack("redo"), pick: (arg) => pick(arg), find: (arg, value) => find(value), bulk_apply: async (mark) => { atelier.say({kind: "over"}); await takeBack("bulk_apply", atelier.captions.selected(), mark); tell("atelier-captions"); }, revert: (arg) => takeBack("revert", arg),
+    undo: () => takeBack("undo"), redo: () => takeBack("redo"), pick: (arg) => pick(arg), find: (arg, value) => find(value), bulk_apply: async (mark) => { atelier.say({kind: "over"}); await takeBack("bulk_apply", atelier.captions.selected(), mark); tell("atelier-captions"); }, revert: (arg) => takeBack("revert", arg), utf8: () => takeBack("utf8"),
   };
   const own = {};           // acts of caption_tools.js
   atelier.captions = {next: () => step(1), ask, put: (...given) => put(...given), own, key: () => open, box, filter: (words) => { byId("cap-find").value = words; return find(words); }};
