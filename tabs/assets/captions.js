@@ -31,6 +31,7 @@
       base     what the disk held then                         maybe    texts that were sent since; one of them may be there
       touched  when it was last typed, sent or answered        conflict   another text that a save met, until one is chosen
       visit    one showing: one undo takes it back             failed   why the last save came to nothing
+      stepped  the visit that was last saved
       wants    whether a save waits                           sending  whether one is on its way */
   const known = (key, words = "") => {
     if (!items.has(key)) items.set(key, {key, name: "", text: words, saved: words, base: words, maybe: [], touched: 0, visit: token(), sending: false, wants: false});
@@ -117,7 +118,7 @@
     if (item.failed) { item.wants = false; keepDraft(item); if (answer.unknown !== true) after(`retry ${item.key}`, RETRY, () => save(item)); return; }
     if (answer.conflict !== undefined) { Object.assign(item, {conflict: answer.conflict, wants: false}); keepDraft(item); return; }
     Object.assign(item, {base: answer.disk, maybe: [], saved: sent});
-    if (answer.wrote) item.words = "";
+    if (answer.wrote) Object.assign(item, {words: "", stepped: item.visit});
     if (item.closes) Object.assign(item, {closes: false, visit: token()});  // what was saved by hand is a step of its own
     keepDraft(item);
     said = answer.said;
@@ -127,8 +128,9 @@
   };
   const saveOpen = () => {
     const item = items.get(open);
-    if (item) item.closes = true;
-    if (item && !dirty(item) && !item.sending) { said = item.words !== undefined && !item.text ? "Nothing to save: the caption is empty" : "Nothing to save: no changes"; paintState(); }
+    if (item && (dirty(item) || item.sending)) item.closes = true;
+    else if (item && item.stepped === item.visit) item.visit = token();  // leaving the box for the button has saved it
+    else if (item) { said = item.words !== undefined && !item.text ? "Nothing to save: the caption is empty" : "Nothing to save: no changes"; paintState(); }
     save(item);
   };
   /** Wait until nothing is on its way; what cannot be saved is not waited for. */

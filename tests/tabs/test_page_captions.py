@@ -367,6 +367,23 @@ def test_what_was_saved_by_hand_is_a_step_of_undo_of_its_own_also_on_a_slow_serv
 
 
 @pytest.mark.slow
+def test_save_by_the_mouse_ends_a_step_though_leaving_the_box_has_saved_the_text(opened):
+    tab, folder = opened(3, 0.0)
+    for words in ("one", "two"):
+        box(tab).fill(words)
+        tab.locator("#cap-buttons [data-act=save]").hover()
+        tab.mouse.down()
+        wait_until(lambda words=words: on_disk(folder, 0) == words)
+        expect(tab.locator("#cap-state")).to_contain_text("Saved to")
+        tab.mouse.up()
+        expect(tab.locator("#cap-state")).to_contain_text("Saved to")
+    tab.locator("#cap-history summary").click()
+    expect(tab.locator("#cap-earlier q")).to_have_text(["one", "caption 0"])
+    tab.locator("#cap-buttons [data-act=undo]").click()
+    wait_until(lambda: on_disk(folder, 0) == "one")
+
+
+@pytest.mark.slow
 def test_a_long_undo_shows_its_progress_and_captions_are_saved_meanwhile(opened, served, monkeypatch):
     from core.dataset.captions.history import History
     from tabs.captions import rewriting as caption_rewriting
