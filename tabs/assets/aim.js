@@ -35,8 +35,20 @@
   for (const kind of ["wheel", "touchmove", "keydown"]) addEventListener(kind, () => { turned = performance.now(); if (kind !== "keydown") pointed = ""; }, {capture: true, passive: true});
   // A page also scrolls on by itself: after a flick of the finger for seconds, on a busy machine late.
   addEventListener("scroll", () => { if (brought()) turned = performance.now(); }, {capture: true, passive: true});
-  let early = false;
-  addEventListener("pointerdown", (event) => { point(event); early = !!under && performance.now() < since + MOMENT; }, {capture: true, passive: true});
+  let early = false, held = null, name = "";
+  addEventListener("pointerdown", (event) => {
+    point(event);
+    early = !!under && performance.now() < since + MOMENT;
+    held = !early && event.pointerType === "mouse" && event.button === 0 && event.target.closest ? event.target.closest("button") : null;
+    name = held ? nameOf(held) : "";
+  }, {capture: true, passive: true});
+  /* The browser sends no click to a button that was drawn anew while it was pressed, as by the save of the field that was left. */
+  addEventListener("pointerup", (event) => {
+    const at = held && !held.isConnected && document.elementFromPoint(event.clientX, event.clientY), now = at && at.closest("button");
+    if (now && nameOf(now) === name) setTimeout(() => now.click());
+    else if (now && now.id && now.id === held.id) atelier.say({kind: "info", text: "Nothing was done: the button changed while you pressed it. Press it again."});
+    held = null;
+  }, {capture: true, passive: true});
   for (const kind of ["mousedown", "click"]) addEventListener(kind, (event) => {
     if (!early || !event.isTrusted || !event.detail || !event.target.closest || !event.target.closest(CONTROLS)) return;
     event.preventDefault();

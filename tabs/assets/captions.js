@@ -31,6 +31,7 @@
       base     what the disk held then                         maybe    texts that were sent since; one of them may be there
       touched  when it was last typed, sent or answered        conflict   another text that a save met, until one is chosen
       visit    one showing: one undo takes it back             failed   why the last save came to nothing
+      stepped  the visit that was last saved                   refused  whether the server will not write it
       wants    whether a save waits                           sending  whether one is on its way */
   const known = (key, words = "") => {
     if (!items.has(key)) items.set(key, {key, name: "", text: words, saved: words, base: words, maybe: [], touched: 0, visit: token(), sending: false, wants: false});
@@ -113,11 +114,12 @@
     const before = item.failed;
     item.failed = answer.problems ? answer.problems[0].what : answer.lost ? "the server does not answer" : answer.unknown === false ? "the folder is being loaded"
       : answer.unknown ? "the image is not in the chosen folder; the text is saved when the folder is chosen again" : "";
-    if (answer.problems && item.failed !== before) atelier.complain(answer.problems);
+    item.refused = !!answer.problems;
+    if (item.refused && item.failed !== before) atelier.complain(answer.problems);
     if (item.failed) { item.wants = false; keepDraft(item); if (answer.unknown !== true) after(`retry ${item.key}`, RETRY, () => save(item)); return; }
     if (answer.conflict !== undefined) { Object.assign(item, {conflict: answer.conflict, wants: false}); keepDraft(item); return; }
     Object.assign(item, {base: answer.disk, maybe: [], saved: sent});
-    if (answer.wrote) item.words = "";
+    if (answer.wrote) Object.assign(item, {words: "", stepped: item.visit});
     if (item.closes) Object.assign(item, {closes: false, visit: token()});  // what was saved by hand is a step of its own
     keepDraft(item);
     said = answer.said;
@@ -127,8 +129,9 @@
   };
   const saveOpen = () => {
     const item = items.get(open);
-    if (item) item.closes = true;
-    if (item && !dirty(item) && !item.sending) { said = item.words !== undefined && !item.text ? "Nothing to save: the caption is empty" : "Nothing to save: no changes"; paintState(); }
+    if (item && (dirty(item) || item.sending)) item.closes = true;
+    else if (item && item.stepped === item.visit) item.visit = token();  // leaving the box for the button has saved it
+    else if (item) { said = item.words !== undefined && !item.text ? "Nothing to save: the caption is empty" : "Nothing to save: no changes"; paintState(); }
     save(item);
   };
   /** Wait until nothing is on its way; what cannot be saved is not waited for. */
@@ -136,6 +139,18 @@
     for (let waited = 0; waited < 20000 && (sending || [...items.values()].some((item) => item.wants)); waited += 25) await new Promise((done) => setTimeout(done, 25));
   };
   const saveAll = () => { for (const item of items.values()) if (dirty(item)) save(item); };
+  /** Give up a text that may not be saved, as in a read-only folder. */
+  const discard = async () => {
+    const item = items.get(open);
+    if (!item || !(await atelier.dialog({title: "Discard this text?", text: "The caption is shown as it is on the disk.", ok: "Discard"}))) return;
+    await quiet();
+    if (!item.failed) return;  // it could be saved after all
+    Object.assign(item, {text: item.base, saved: item.base, maybe: [], failed: "", refused: false, touched: ++clock});
+    said = "Discarded";
+    keepDraft(item);
+    if (item.key === open) { putText(item); lookSoon(); }
+    paintState();
+  };
   const choose = async (mineStays) => {
     const item = items.get(open);
     if (!item || item.conflict === undefined) return;
@@ -419,9 +434,9 @@
     const others = [...items.values()].filter((each) => each.key !== open && dirty(each) && stuck(each));
     const conflict = item && item.conflict;
     const words = !item || !(item.failed || dirty(item)) ? (work ? work.text : said) : item.failed ? `Not saved: ${item.failed}. Your text is kept in this browser.` : item.sending ? "Saving ..." : "Not saved yet";
-    if (!atelier.differs(holder, [open, conflict, words, others.map((each) => [each.key, each.name, each.failed])])) return;
-    const unsaved = !!item && dirty(item);
-    holder.replaceChildren(conflict === undefined || !item ? h("div", {class: `save-state${unsaved ? " unsaved" : ""}`, role: "status"}, words, work ? h("progress", {max: 1, value: work.share, "aria-label": work.text}) : null)
+    if (!atelier.differs(holder, [open, conflict, words, item && item.refused, others.map((each) => [each.key, each.name, each.failed])])) return;
+    const unsaved = !!item && dirty(item), give = item && item.refused ? [" ", h("button", {type: "button", class: "link", "data-act": "discard"}, "Discard")] : [];
+    holder.replaceChildren(conflict === undefined || !item ? h("div", {class: `save-state${unsaved ? " unsaved" : ""}`, role: "status"}, words, ...give, work ? h("progress", {max: 1, value: work.share, "aria-label": work.text}) : null)
       : h("div", {class: "question", role: "alert"},
         h("span", {}, "Not saved: another window or program changed this caption. ", conflict ? "Its version: " : "Its version is empty.", conflict ? h("q", {}, short(conflict)) : null),
         h("span", {class: "does"}, h("button", {type: "button", class: "btn primary", "data-act": "mine", title: "Saves yours; Undo restores the other"}, "Keep mine"),
@@ -435,8 +450,8 @@
   /* ---- what a person does ---- */
 
   const acts = {
-    previous: () => step(-1), next: () => step(1), save: saveOpen, mine: () => choose(true), theirs: () => choose(false),
-    undo: () => takeBack("undo"), redo: () => takeBack("redo"), pick: (arg) => pick(arg), find: (arg, value) => find(value), bulk_apply: async (mark) => { atelier.say({kind: "over"}); await takeBack("bulk_apply", atelier.captions.selected(), mark); tell("atelier-captions"); }, revert: (arg) => takeBack("revert", arg),
+    previous: () => step(-1), next: () => step(1), save: saveOpen, mine: () => choose(true), theirs: () => choose(false), discard,
+    undo: () => takeBack("undo"), redo: () => takeBack("redo"), pick: (arg) => pick(arg), find: (arg, value) => find(value), bulk_apply: async (mark) => { atelier.say({kind: "over"}); await takeBack("bulk_apply", atelier.captions.selected(), mark); tell("atelier-captions"); }, revert: (arg) => takeBack("revert", arg), utf8: () => takeBack("utf8"),
   };
   const own = {};           // acts of caption_tools.js
   atelier.captions = {next: () => step(1), ask, put: (...given) => put(...given), own, key: () => open, box, filter: (words) => { byId("cap-find").value = words; return find(words); }};

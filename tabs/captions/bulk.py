@@ -220,12 +220,13 @@ class Bulk:
     def apply(self, rows: Sequence[Row], previewed: str, message_of: Callable[[ChangeResult, str], str]) -> str:
         """Write the form's change to the captions of `rows` and return a message.
 
-        previewed   hash of the plan in the preview; raises ProblemsError if the plan has changed since
+        previewed   `plan_hash` of the preview; raises ProblemsError if it is another one by now
         message_of  function of (result, title) that returns the message
         """
-        title, plan = EDITS[self.settings().edit], self.plan(rows)
-        if plan_hash(plan) != previewed:
-            what = "The list or the form has changed since the preview"
+        settings, plan = self.settings(), self.plan(rows)
+        title = EDITS[settings.edit]
+        if plan_hash(settings, plan) != previewed:
+            what = f"A caption, the list or the form has changed: now {count(len(plan), 'caption')} would change"
             fix = "check the new preview, then press the button again"
             raise ProblemsError.one(what, "Change many captions", fix, code="edit.changed-meanwhile")
         if not plan:
@@ -289,9 +290,10 @@ class Bulk:
             return f'<div class="bulk-says">{problems_html(error.problems)}</div>'
         items = "".join(_difference(each) for each in plan[:PREVIEWED])
         more = f"<li>and {len(plan) - PREVIEWED:,} more</li>" if len(plan) > PREVIEWED else ""
+        shown = plan_hash(self.settings(), plan)
         summary = f"{count(len(plan), 'caption')} of {len(rows):,} would change."
         apply = (
-            f'<button type="button" class="btn primary" id="cap-bulk-go" data-act="bulk_apply" data-arg="{plan_hash(plan)}">'
+            f'<button type="button" class="btn primary" id="cap-bulk-go" data-act="bulk_apply" data-arg="{shown}">'
             f"Change {count(len(plan), 'caption')}</button>"
             if plan
             else ""
@@ -299,11 +301,11 @@ class Bulk:
         return f'<p class="hint bulk-says" role="status">{esc(summary)}</p>{apply}<ul class="plain differences">{items}{more}</ul>'
 
 
-def plan_hash(plan: Iterable[CaptionEdit]) -> str:
-    """Return a hash of the files and texts that a plan writes."""
-    digest = hashlib.blake2b(digest_size=12)
+def plan_hash(settings: CaptionEditSettings, plan: Iterable[CaptionEdit]) -> str:
+    """Return a hash of a change and the files that it writes; not of their texts, one of which may be saved by the same click."""
+    digest = hashlib.blake2b(repr(settings).encode("utf-8", "surrogatepass"), digest_size=12)
     for each in plan:
-        digest.update(f"{each.item.path}\0{each.after}\0".encode("utf-8", "surrogatepass"))
+        digest.update(f"\0{each.item.path}".encode("utf-8", "surrogatepass"))
     return digest.hexdigest()
 
 

@@ -367,6 +367,47 @@ def test_what_was_saved_by_hand_is_a_step_of_undo_of_its_own_also_on_a_slow_serv
 
 
 @pytest.mark.slow
+def test_save_by_the_mouse_ends_a_step_though_leaving_the_box_has_saved_the_text(opened):
+    tab, folder = opened(3, 0.0)
+    for words in ("one", "two"):
+        box(tab).fill(words)
+        tab.locator("#cap-buttons [data-act=save]").hover()
+        tab.mouse.down()
+        wait_until(lambda words=words: on_disk(folder, 0) == words)
+        expect(tab.locator("#cap-state")).to_contain_text("Saved to")
+        tab.mouse.up()
+        expect(tab.locator("#cap-state")).to_contain_text("Saved to")
+    tab.locator("#cap-history summary").click()
+    expect(tab.locator("#cap-earlier q")).to_have_text(["one", "caption 0"])
+    tab.locator("#cap-buttons [data-act=undo]").click()
+    wait_until(lambda: on_disk(folder, 0) == "one")
+
+
+@pytest.mark.slow
+def test_a_text_that_may_not_be_saved_can_be_discarded(opened, monkeypatch):
+    from core.dataset.captions import history
+    from core.record.problems import ProblemsError
+
+    def refuse(folders, workspace=None):
+        raise ProblemsError.one("Nothing can be saved: this folder is read-only", "set", "make it writable", "x.y")
+
+    tab, folder = opened(3, 0.0)
+    monkeypatch.setattr(history, "check_folders", refuse)
+    tab.keyboard.type(" mine")
+    tab.keyboard.press("Control+s")
+    state = tab.locator("#cap-state")
+    expect(state).to_contain_text("this folder is read-only")
+    tab.get_by_role("button", name="Close this message").click()
+    state.get_by_role("button", name="Discard").click()
+    tab.locator("dialog").get_by_role("button", name="Discard").click()
+    expect(box(tab)).to_have_value("caption 0")
+    expect(state).to_have_text("Discarded")
+    tab.reload()
+    expect(box(tab)).to_have_value("caption 0")
+    assert on_disk(folder, 0) == "caption 0" and tab.locator("#cap-unsaved .question").count() == 0
+
+
+@pytest.mark.slow
 def test_a_long_undo_shows_its_progress_and_captions_are_saved_meanwhile(opened, served, monkeypatch):
     from core.dataset.captions.history import History
     from tabs.captions import rewriting as caption_rewriting
