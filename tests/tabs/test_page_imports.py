@@ -110,7 +110,7 @@ def test_another_trainers_settings_are_opened_looked_at_saved_and_given_back(win
     file = tmp_path / "bird.ps1"
     file.write_text(COMMAND.format(9, "bird"), "utf-16")
     menu(tab, "Import from another trainer ...")
-    tab.get_by_label("File", exact=True).set_input_files(str(file))
+    tab.get_by_label("Files", exact=True).set_input_files(str(file))
     expect(rank).to_have_value("9")
 
     menu(tab, "Export for sd-scripts ...")
