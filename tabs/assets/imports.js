@@ -10,11 +10,13 @@
   const WIDE = {"255,254": "utf-16le", "254,255": "utf-16be"};  // how Windows writes texts too
   /* A pasted text with options, a path of a script, TOML, YAML or JSON. */
   const SETTINGS = /^[ \t]*[{[]|^(job|config)[ \t]*:|(^|\s)--[a-z]\w{2,}|^[ \t]*[\w.]+[ \t]*=|\.py\b/m;
-  let sent = {}, count = 0, state = {values: {}}, card = null;
+  let sent = {}, count = 0, state = {values: {}}, card = null, dialog = null;
 
   /* ---- opening ---- */
 
-  const refuse = (words) => atelier.say({kind: "error", title: "Not opened; nothing changed.", text: words});
+  /** The dialog stays open with its text until that is imported, and shows what is wrong. */
+  const fail = (problems) => { const place = byId("import-problems"); if (place) place.replaceChildren(atelier.problems(problems)); return !!place; };
+  const refuse = (words) => fail([{what: words, fix: "nothing changed"}]) || atelier.say({kind: "error", title: "Not opened; nothing changed.", text: words});
   const isWeights = (name) => /\.safetensors$/i.test(name);
   const tooLarge = (what) => refuse(`${what} is too large: looked for ${isWeights(what) ? LOOKS_FOR_LORA : LOOKS_FOR}.`);
   /** Files, {file, text}, of which the others are named by one with settings; or a pasted text without a name. */
@@ -60,12 +62,13 @@
   const button = (words, onclick, kind = "") => h("button", {type: "button", class: `btn ${kind}`, onclick}, words);
   const openDialog = () => {
     const pasted = h("textarea", {class: "text", id: "import-text", rows: 8, spellcheck: "false", autocomplete: "off"});
-    const file = h("input", {type: "file", id: "import-file", multiple: true, onchange: () => { own.close(); atelier.takeFiles(file.files); }});
-    const own = atelier.modelsDialog("Import settings",
+    const file = h("input", {type: "file", id: "import-file", multiple: true, onchange: () => { atelier.takeFiles(file.files); file.value = ""; }});
+    dialog = atelier.modelsDialog("Import settings",
       h("p", {class: "hint"}, "Opens the settings of kohya_ss, sd-scripts, OneTrainer, ai-toolkit, SimpleTuner or a LoRA file in the form, and lists what differs here. Choose files that it names, as of concepts and samples, together with it. You can also drop files on this page, or paste text."),
       h("label", {class: "import-source"}, h("span", {}, "Files"), file),
       h("label", {class: "import-source"}, h("span", {}, "Or a command line, TOML, YAML or JSON"), pasted),
-      h("div", {class: "buttons"}, button("Import text", () => { if (pasted.value.trim()) { own.close(); send([{file: "", text: pasted.value}]); } else pasted.focus(); }, "primary")));
+      h("div", {class: "buttons"}, button("Import text", () => { if (pasted.value.trim()) send([{file: "", text: pasted.value}]); else pasted.focus(); }, "primary")),
+      h("div", {id: "import-problems", role: "alert"}));
     file.focus();
   };
   const choose = (choices) => {
@@ -149,10 +152,13 @@
   /** Called with each state of the form. */
   atelier.paintImport = (now) => {
     state = now;
-    const {choosing, imported} = state, answered = (each) => each && each.token === sent.token && !sent.answered && (sent.answered = true);
-    if (answered(choosing)) choose(choosing.choices);
-    else if (answered(imported)) showReport();
-    else if (card && (!imported || imported.about !== card.dataset.about)) close();
+    const {opened, imported} = state;
+    if (opened && opened.token === sent.token && !sent.answered) {
+      sent.answered = true;
+      if (opened.problems.length) fail(opened.problems); else if (dialog) dialog.close();
+      if (opened.choices.length) choose(opened.choices);
+      else if (imported && imported.token === sent.token) showReport();
+    } else if (card && (!imported || imported.about !== card.dataset.about)) close();
     if (card && card.isConnected) update();
   };
 

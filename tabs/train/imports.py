@@ -23,7 +23,7 @@ from core.settings.job import TrainJob
 from core.settings.presets.files import to_values
 from core.settings.values import shown_value
 from tabs.form.presets import MAX_BYTES, Done
-from tabs.form.project import FIELDS, Project
+from tabs.form.project import FIELDS, OldRevision, Project
 from tabs.form.view import browses
 from tabs.markup import short
 from tabs.server.browsers import Browser
@@ -42,8 +42,25 @@ def open_text(page: Page, data: dict[str, Any], browser: Browser) -> None:
     """Load files or pasted text into the form: a preset, or another program's settings. Raises ProblemsError.
 
     data: {"text", "file": name or "", "more": [{"text", "file"}] of files that it may name, "choice", "token"}. An ambiguous text changes
-    nothing: its choices are shown in `browser`.
+    nothing: its choices are shown in `browser`, as are the problems of one that is refused.
     """
+    answer: dict[str, Any] = {"token": str(data.get("token"))[:MOST_LETTERS], "choices": (), "problems": []}
+    try:
+        _open(page, data, browser, answer["token"])
+    except ChoiceNeeded as error:
+        answer["choices"] = error.choices[:MOST_ROWS]
+    except ProblemsError as error:
+        answer["problems"] = [problem.to_dict() for problem in error.problems]
+        raise
+    except OldRevision:
+        answer["problems"] = [Problem("The form was changed in another browser", "", "import it again").to_dict()]
+        raise
+    finally:
+        browser.opened = answer
+
+
+def _open(page: Page, data: dict[str, Any], browser: Browser, token: str) -> None:
+    """Load files or pasted text into the form, as `open_text`. Raises ProblemsError, ChoiceNeeded for an ambiguous text."""
     more = data.get("more")
     sent = [data, *(more if isinstance(more, list) else [])]
     texts = dict(_named_text(each) for each in sent if isinstance(each, dict))
@@ -54,18 +71,12 @@ def open_text(page: Page, data: dict[str, Any], browser: Browser) -> None:
         )
         raise ProblemsError.one(what, "", fix, "import.too-many-files")
     name = main_file(texts)
-    text = texts.pop(name)
-    token = str(data.get("token"))[:MOST_LETTERS]
-    browser.choosing, unused = None, tuple(texts)
-    try:
-        if _is_preset(text):
-            result = page.project.take_file(name or "pasted.json", text)
-        else:
-            with _stored(page, texts) as files:
-                result, unused = _import_text(page, name, text, str(data.get("choice") or ""), token, files)
-    except ChoiceNeeded as error:
-        browser.choosing = {"token": token, "choices": error.choices[:MOST_ROWS]}
-        return
+    text, unused = texts.pop(name), tuple(texts)
+    if _is_preset(text):
+        result = page.project.take_file(name or "pasted.json", text)
+    else:
+        with _stored(page, texts) as files:
+            result, unused = _import_text(page, name, text, str(data.get("choice") or ""), token, files)
     if result:
         fix = f"rename each as {name} names it, and open all together again"
         notes = [Problem("Not used", ", ".join(unused), fix, "warning", code="import.unused-file")] if unused else []

@@ -195,7 +195,8 @@ def test_a_refused_text_changes_nothing(page, text, code):
     with refused(code):
         opened(page, text, "notes.json" if text == "{" else "")
     browser = page.browsers.of("one")
-    _run_action(page, "file", {"text": text, "stamp": page.project.stamp}, browser)
+    _run_action(page, "file", {"text": text, "token": "mine", "stamp": page.project.stamp}, browser)
+    assert browser.opened["token"] == "mine" and code in [each["code"] for each in browser.opened["problems"]]
     assert page.project.revision == revision and browser.message["kind"] == "error"
     assert code in [each["code"] for each in browser.message["problems"]]
 
@@ -206,11 +207,11 @@ def test_the_pages_script_knows_how_long_a_text_may_be(page):
 
 def test_one_of_two_commands_is_chosen(page):
     text, revision = COMMAND.format(4, "fox") + COMMAND.format(6, "owl"), page.project.revision
-    choosing = opened(page, text).choosing
+    choosing = opened(page, text).opened
     assert choosing["token"] == "t" and len(choosing["choices"]) == 2 and page.project.revision == revision
-    assert opened(page, text, choice=choosing["choices"][1]).choosing is None
+    assert opened(page, text, choice=choosing["choices"][1]).opened["choices"] == ()
     assert page.project.job.network.rank == 6 and page.project.job.saving.output_name == "owl"
-    assert opened(page, "learning_rate = 1e-4\nnetwork_dim = 4").choosing["choices"]
+    assert opened(page, "learning_rate = 1e-4\nnetwork_dim = 4").opened["choices"]
 
 
 def test_a_shared_page_reads_no_file_that_a_text_names(tmp_path):
