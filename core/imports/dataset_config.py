@@ -122,10 +122,16 @@ class Dataset:
     subsets: list[Subset] = field(default_factory=list)
 
 
-def read_dataset_config(path: str | os.PathLike, fallback: Mapping[str, Any] | None = None) -> Imported:
+def read_dataset_config(
+    path: str | os.PathLike, fallback: Mapping[str, Any] | None = None, *, alone: bool = False
+) -> Imported:
     """Read a dataset config. Raises nothing: all errors and advice are in the result's `problems`.
-    fallback: {option: value} of the command line, used where the file does not set the option"""
+
+    fallback  {option: value} of the command line, used where the file does not set the option
+    alone     whether no other file is read or looked for, so that paths stay as written
+    """
     document = read_document(path)
+    document.alone = alone
     subsets: list[Subset] = []
     if document.raw is not None:
         datasets = _datasets(document, document.raw, fallback or {})
@@ -417,6 +423,8 @@ def _metadata_sizes(document: Document, subsets: list[Subset]) -> list[tuple[int
     one."""
     sizes: list[tuple[int, int]] = []
     for subset in subsets:
+        if document.alone:
+            return []
         path = resolve_path(_path(document, subset.options["metadata_file"] or "", add_note=False))
         try:
             entries = read_json_object(path, max_bytes=MAX_BYTES, max_values=MAX_VALUES).values()
@@ -505,7 +513,7 @@ def _path(document: Document, text: str, add_note: bool = True) -> str:
     """Return a path from the file, made absolute if it exists relative to the file but not to the program.
     add_note: whether to add a note on that to the document"""
     path = Path(text)
-    if path.is_absolute() or not text or os.path.exists(PROJECT / path):
+    if document.alone or path.is_absolute() or not text or os.path.exists(PROJECT / path):
         return text
     next_to_file = document.path.absolute().parent / path
     if not os.path.exists(next_to_file):

@@ -47,6 +47,7 @@ class Document:
     raw    its tables; None if unreadable
     lines  {path of a table or key: line number from 1}
     notes  sentences for the report
+    alone  whether no other file is read or looked for
     """
 
     path: Path
@@ -54,6 +55,7 @@ class Document:
     lines: dict[str, int] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    alone: bool = False
 
     def where(self, table_path: str = "") -> str:
         """Return the location of a table or key for messages: "dataset.toml, line 14, datasets[0].subsets[2].image_dir"."""

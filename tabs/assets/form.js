@@ -482,7 +482,7 @@
   });
   atelier.on("input", "#json-text", paintJson);
   document.addEventListener("focusin", beginSearch);
-  atelier.on("change", "#preset-file", (input) => { atelier.takeFile(input.files[0]); input.value = ""; });
+  atelier.on("change", "#preset-file", (input) => { atelier.takeFiles(input.files); input.value = ""; });
   document.addEventListener("keydown", (event) => {
     if (event.ctrlKey && event.altKey && ["z", "y"].includes(event.key.toLowerCase()) && atelier.openTab() === "Train") {
       event.preventDefault();

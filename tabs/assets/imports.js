@@ -3,25 +3,31 @@
    of what became of them, and the exports for sd-scripts and kohya_ss. */
 (() => {
   const atelier = window.atelier, {h, text, byId} = atelier;
-  const TABS = ["Train", "Runs"], MOST_HEADER = 4_000_000;  // bytes of the header of a LoRA
+  const TABS = ["Train", "Runs"], MOST_HEADER = 4_000_000, MOST_FILES = 20;  // bytes of the header of a LoRA, files opened together
   const MOST = atelier.longest.preset, MOST_FOREIGN = atelier.longest.import;  // bytes of a preset, characters of another program's text
   const LOOKS_FOR = `a preset of at most ${Math.floor(MOST / 1e6)} MB, or the command line, script, config or preset of another trainer of at most ${MOST_FOREIGN.toLocaleString("en-US")} characters`;
   const LOOKS_FOR_LORA = `a LoRA whose header has at most ${MOST_HEADER / 1e6} MB`;
   const WIDE = {"255,254": "utf-16le", "254,255": "utf-16be"};  // how Windows writes texts too
   /* A pasted text with options, a path of a script, TOML, YAML or JSON. */
   const SETTINGS = /^[ \t]*[{[]|^(job|config)[ \t]*:|(^|\s)--[a-z]\w{2,}|^[ \t]*[\w.]+[ \t]*=|\.py\b/m;
-  let sent = {}, count = 0, state = {values: {}}, card = null;
+  let sent = {}, count = 0, state = {values: {}}, card = null, dialog = null;
 
   /* ---- opening ---- */
 
-  const refuse = (words) => atelier.say({kind: "error", title: "Not opened; nothing changed.", text: words});
+  /** The dialog stays open with its text until that is imported, and shows what is wrong. */
+  const fail = (problems) => { const place = byId("import-problems"); if (place) place.replaceChildren(atelier.problems(problems)); return !!place; };
+  const refuse = (words) => fail([{what: words, fix: "nothing changed"}]) || atelier.say({kind: "error", title: "Not opened; nothing changed.", text: words});
   const isWeights = (name) => /\.safetensors$/i.test(name);
   const tooLarge = (what) => refuse(`${what} is too large: looked for ${isWeights(what) ? LOOKS_FOR_LORA : LOOKS_FOR}.`);
-  const send = (file, text, choice = "") => {
-    if (text.length > (isWeights(file) ? MOST_HEADER : MOST)) return tooLarge(file || "The text");
-    sent = {file, text, choice, token: `${atelier.session}-${Date.now()}-${count += 1}`};
+  /** Files, {file, text}, of which the others are named by one with settings; or a pasted text without a name. */
+  const send = (files, choice = "") => {
+    const large = files.find(({file, text}) => text.length > (isWeights(file) ? MOST_HEADER : MOST));
+    if (large) return tooLarge(large.file || "The text");
+    if (files.reduce((sum, {text}) => sum + text.length, 0) > MOST_HEADER) return refuse("These files are too large together: open the settings with fewer of them.");
+    sent = {...files[0], more: files.slice(1), choice, token: `${atelier.session}-${Date.now()}-${count += 1}`};
     atelier.act("file", {...sent});
   };
+  const filesOf = ({file, text, more}) => [{file, text}, ...more];
   /** The header of a LoRA: nothing else of its file is read. */
   const headerOf = async (file) => {
     const size = Number(new DataView(await file.slice(0, 8).arrayBuffer()).getBigUint64(0, true));
@@ -31,39 +37,44 @@
     const bytes = await file.arrayBuffer(), wide = WIDE[new Uint8Array(bytes.slice(0, 2)).join()];
     return new TextDecoder(wide || "utf-8").decode(bytes);
   };
-  atelier.takeFile = async (file) => {
-    if (!file) return;
-    if (!isWeights(file.name) && file.size > MOST) return tooLarge(file.name);
-    try { send(file.name, await (isWeights(file.name) ? headerOf : textOf)(file)); } catch (error) { refuse(`${file.name} cannot be read: ${error.message}.`); }
+  atelier.takeFiles = async (chosen) => {
+    const read = [], files = [...chosen];
+    if (files.length > MOST_FILES) return refuse(`These are ${files.length} files: open the settings and the files that they name, at most ${MOST_FILES}.`);
+    for (const file of files) {
+      if (!isWeights(file.name) && file.size > MOST) return tooLarge(file.name);
+      try { read.push({file: file.name, text: await (isWeights(file.name) ? headerOf : textOf)(file)}); } catch (error) { return refuse(`${file.name} cannot be read: ${error.message}.`); }
+    }
+    if (read.length) send(read);
   };
 
   const isFile = (event) => TABS.includes(atelier.openTab()) && event.dataTransfer && [...event.dataTransfer.types].includes("Files") && !event.target.closest?.("input[type=file]");
   document.addEventListener("dragover", (event) => { if (isFile(event)) event.preventDefault(); });
-  document.addEventListener("drop", (event) => { if (isFile(event)) { event.preventDefault(); atelier.takeFile(event.dataTransfer.files[0]); } });
+  document.addEventListener("drop", (event) => { if (isFile(event)) { event.preventDefault(); atelier.takeFiles(event.dataTransfer.files); } });
   document.addEventListener("paste", (event) => {
     const isField = event.target.closest && event.target.closest("input, textarea, select, [contenteditable]");
     if (isField || !TABS.includes(atelier.openTab()) || document.querySelector("dialog[open]")) return;
-    const file = event.clipboardData.files[0], pasted = event.clipboardData.getData("text/plain");
-    if (!file && !SETTINGS.test(pasted)) return;
+    const {files} = event.clipboardData, pasted = event.clipboardData.getData("text/plain");
+    if (!files.length && !SETTINGS.test(pasted)) return;
     event.preventDefault();
-    if (file) atelier.takeFile(file); else send("", pasted);
+    if (files.length) atelier.takeFiles(files); else send([{file: "", text: pasted}]);
   });
 
   const button = (words, onclick, kind = "") => h("button", {type: "button", class: `btn ${kind}`, onclick}, words);
   const openDialog = () => {
     const pasted = h("textarea", {class: "text", id: "import-text", rows: 8, spellcheck: "false", autocomplete: "off"});
-    const file = h("input", {type: "file", id: "import-file", onchange: () => { own.close(); atelier.takeFile(file.files[0]); }});
-    const own = atelier.modelsDialog("Import settings",
-      h("p", {class: "hint"}, "Opens the settings of kohya_ss, sd-scripts, OneTrainer, ai-toolkit, SimpleTuner or a LoRA file in the form, and lists what differs here. You can also drop a file on this page, or paste text."),
-      h("label", {class: "import-source"}, h("span", {}, "File"), file),
+    const file = h("input", {type: "file", id: "import-file", multiple: true, onchange: () => { atelier.takeFiles(file.files); file.value = ""; }});
+    dialog = atelier.modelsDialog("Import settings",
+      h("p", {class: "hint"}, "Opens the settings of kohya_ss, sd-scripts, OneTrainer, ai-toolkit, SimpleTuner or a LoRA file in the form, and lists what differs here. Choose files that it names, as of concepts and samples, together with it. You can also drop files on this page, or paste text."),
+      h("label", {class: "import-source"}, h("span", {}, "Files"), file),
       h("label", {class: "import-source"}, h("span", {}, "Or a command line, TOML, YAML or JSON"), pasted),
-      h("div", {class: "buttons"}, button("Import text", () => { if (pasted.value.trim()) { own.close(); send("", pasted.value); } else pasted.focus(); }, "primary")));
+      h("div", {class: "buttons"}, button("Import text", () => { if (pasted.value.trim()) send([{file: "", text: pasted.value}]); else pasted.focus(); }, "primary")),
+      h("div", {id: "import-problems", role: "alert"}));
     file.focus();
   };
   const choose = (choices) => {
-    const {file, text} = sent;
+    const files = filesOf(sent);
     const own = atelier.modelsDialog("Which one?", h("p", {}, "There is more than one way to read this text. Choose what to import."),
-      h("div", {class: "import-choices"}, choices.map((choice) => button(choice, () => { own.close(); send(file, text, choice); }))));
+      h("div", {class: "import-choices"}, choices.map((choice) => button(choice, () => { own.close(); send(files, choice); }))));
     own.querySelector(".import-choices button").focus();
   };
 
@@ -96,7 +107,7 @@
   };
   const TITLES = {lora: "LoRA", dreambooth: "Dreambooth", finetune: "Finetuning", ti: "Textual Inversion"};  // of kohya_ss' tabs
   const choicesOf = ({choices, choice}) => choices.length > 1 && state.imported && state.imported.token === sent.token ? h("label", {class: "check"}, "Read as",
-    h("select", {onchange: ({target}) => send(sent.file, sent.text, target.value)}, choices.map((each) => h("option", {value: each, selected: each === choice}, TITLES[each] || each)))) : null;
+    h("select", {onchange: ({target}) => send(filesOf(sent), target.value)}, choices.map((each) => h("option", {value: each, selected: each === choice}, TITLES[each] || each)))) : null;
 
   const close = () => { if (card) card.remove(); card = null; };
   /** Show the report above the form. */
@@ -141,10 +152,13 @@
   /** Called with each state of the form. */
   atelier.paintImport = (now) => {
     state = now;
-    const {choosing, imported} = state, answered = (each) => each && each.token === sent.token && !sent.answered && (sent.answered = true);
-    if (answered(choosing)) choose(choosing.choices);
-    else if (answered(imported)) showReport();
-    else if (card && (!imported || imported.about !== card.dataset.about)) close();
+    const {opened, imported} = state;
+    if (opened && opened.token === sent.token && !sent.answered) {
+      sent.answered = true;
+      if (opened.problems.length) fail(opened.problems); else if (dialog) dialog.close();
+      if (opened.choices.length) choose(opened.choices);
+      else if (imported && imported.token === sent.token) showReport();
+    } else if (card && (!imported || imported.about !== card.dataset.about)) close();
     if (card && card.isConnected) update();
   };
 

@@ -30,7 +30,8 @@ class Browser:
     message: dict[str, Any] | None = None  # in its panel
     failed: str = ""  # the action that the error in the panel is about; its next success closes the error
     failed_at: int = 0  # the project's revision at that time
-    choosing: dict[str, Any] | None = None  # what an opened text can be read as (tabs/train/imports.py)
+    # what became of the text that it opened last: the request's token, what it can be read as, problems (tabs/train/imports.py)
+    opened: dict[str, Any] | None = None
     json_problems: list[dict[str, Any]] = field(default_factory=list)
     json_applied: str = ""  # token of the JSON pane's text that was applied last
     pressed: tuple[float, str, str] = (0.0, "", "")  # of the last start: time, job, token

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from core.imports.dataset_export import dataset_text, without_passed
 from core.imports.projects.export import export_project, with_prediction
-from core.imports.projects.importers import adapted_to_machine, import_project
+from core.imports.projects.importers import adapted_to_machine, import_project, main_file
 from core.imports.projects.kohya_export import export_preset
 from core.imports.projects.missing import SOURCES, missing_paths, nearby, nearby_folders
 from core.imports.projects.report import FOLDED, IMPORTED, TITLES, ChoiceNeeded, Entry, Import
@@ -22,7 +23,7 @@ from core.settings.job import TrainJob
 from core.settings.presets.files import to_values
 from core.settings.values import shown_value
 from tabs.form.presets import MAX_BYTES, Done
-from tabs.form.project import FIELDS, Project
+from tabs.form.project import FIELDS, OldRevision, Project
 from tabs.form.view import browses
 from tabs.markup import short
 from tabs.server.browsers import Browser
@@ -32,28 +33,83 @@ if TYPE_CHECKING:
     from tabs.context import Page
 
 MOST_ROWS, MOST_LETTERS = 200, 200  # of a kind in a report, and of a name or key
+MOST_FILES = 20  # opened together
 WEIGHTS, MOST_BYTES = ".safetensors", 1 << 32  # of a LoRA, of which the browser sends the header
 STOP = re.compile(r'"data_offsets":\s*\[\d{1,15},\s*(\d{1,15})\]')  # where a tensor ends
 
 
 def open_text(page: Page, data: dict[str, Any], browser: Browser) -> None:
-    """Load a file or pasted text into the form: a preset, or another program's settings. Raises ProblemsError.
+    """Load files or pasted text into the form: a preset, or another program's settings. Raises ProblemsError.
 
-    data: {"text", "file": name or "", "choice", "token"}. An ambiguous text changes nothing: its choices are shown in `browser`.
+    data: {"text", "file": name or "", "more": [{"text", "file"}] of files that it may name, "choice", "token"}. An ambiguous text changes
+    nothing: its choices are shown in `browser`, as are the problems of one that is refused.
     """
-    name, text = Path(str(data.get("file") or "")).name[:MOST_LETTERS], whole_text(str(data.get("text") or ""))
-    token = str(data.get("token"))[:MOST_LETTERS]
-    browser.choosing = None
+    answer: dict[str, Any] = {"token": str(data.get("token"))[:MOST_LETTERS], "choices": (), "problems": []}
     try:
-        if _is_preset(text):
-            result = page.project.take_file(name or "pasted.json", text)
-        else:
-            result = _import_text(page, name, text, str(data.get("choice") or ""), token)
+        _open(page, data, browser, answer["token"])
     except ChoiceNeeded as error:
-        browser.choosing = {"token": token, "choices": error.choices[:MOST_ROWS]}
-        return
+        answer["choices"] = error.choices[:MOST_ROWS]
+    except ProblemsError as error:
+        answer["problems"] = [problem.to_dict() for problem in error.problems]
+        raise
+    except OldRevision:
+        answer["problems"] = [Problem("The form was changed in another browser", "", "import it again").to_dict()]
+        raise
+    finally:
+        browser.opened = answer
+
+
+def _open(page: Page, data: dict[str, Any], browser: Browser, token: str) -> None:
+    """Load files or pasted text into the form, as `open_text`. Raises ProblemsError, ChoiceNeeded for an ambiguous text."""
+    more = data.get("more")
+    sent = [data, *(more if isinstance(more, list) else [])]
+    texts = dict(_named_text(each) for each in sent if isinstance(each, dict))
+    if len(texts) > MOST_FILES:
+        what, fix = (
+            f"These are {len(texts)} files",
+            f"open the settings and the files that they name, at most {MOST_FILES}",
+        )
+        raise ProblemsError.one(what, "", fix, "import.too-many-files")
+    name = main_file(texts)
+    text, unused = texts.pop(name), tuple(texts)
+    if _is_preset(text):
+        result = page.project.take_file(name or "pasted.json", text)
+    else:
+        with _stored(page, texts) as files:
+            result, unused = _import_text(page, name, text, str(data.get("choice") or ""), token, files)
     if result:
-        page.browsers.say(browser, "done", result.text, problems=result.problems, undo=result.undo)
+        fix = f"rename each as {name} names it, and open all together again"
+        notes = [Problem("Not used", ", ".join(unused), fix, "warning", code="import.unused-file")] if unused else []
+        page.browsers.say(browser, "done", result.text, problems=[*result.problems, *notes], undo=result.undo)
+
+
+def _named_text(sent: dict[str, Any]) -> tuple[str, str]:
+    """Return (name, text) of a file that a browser sent."""
+    return Path(str(sent.get("file") or "")).name[:MOST_LETTERS], whole_text(str(sent.get("text") or ""))
+
+
+@contextmanager
+def _stored(page: Page, texts: dict[str, str]) -> Iterator[dict[str, Path]]:
+    """Context with {name: path} of files that were sent, in a folder of this person's that is deleted afterwards."""
+    page.workspace.personal_private.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="import-", dir=page.workspace.personal_private) as folder:
+        files = {}
+        for number, (name, text) in enumerate(texts.items()):
+            ending = re.search(r"\.\w{1,10}$", name)
+            files[name] = Path(folder) / f"{number}{ending[0] if ending else ''}"
+            files[name].write_text(text, encoding="utf-8", newline="")
+        try:
+            yield files
+        except ProblemsError as error:
+            error.problems[:] = _by_name(error.problems, files)
+            raise
+
+
+def _by_name(problems: list[Problem], files: dict[str, Path]) -> list[Problem]:
+    """Return the problems with the name of a file that was sent in place of its path. files: {name: path}"""
+    for name, path in files.items():
+        problems = [replace(each, where=each.where.replace(str(path), name)) for each in problems]
+    return problems
 
 
 def _is_preset(text: str) -> bool:
@@ -62,23 +118,29 @@ def _is_preset(text: str) -> bool:
     return isinstance(value, dict) and "schema_version" in value
 
 
-def _import_text(page: Page, name: str, text: str, choice: str, token: str) -> Done:
-    """Fill in the form from another program's settings. On a shared page, files that these settings name are not read.
+def _import_text(
+    page: Page, name: str, text: str, choice: str, token: str, files: dict[str, Path]
+) -> tuple[Done, tuple[str, ...]]:
+    """Fill in the form from another program's settings; return (the message, names of the files that these do not name).
 
-    name: of the file; choice: which of several jobs to import; token: of the request
+    On a shared page only those of `files` are read that these settings name.
+
+    name: of the file; choice: which of several jobs to import; token: of the request; files: {name: path} that were sent with it
     """
     if name.lower().endswith(WEIGHTS):
-        imported = _import_header(text, name, page.workspace.private)
+        imported = _import_header(text, name, page.workspace.personal_private, files)
     else:
-        imported = import_project(text, name=name, folder=None if page.shared else PROJECT, choice=choice)
+        folder = None if page.shared else PROJECT
+        imported = import_project(text, name=name, folder=folder, choice=choice, files=files)
     imported = adapted_to_machine(imported)
+    imported.problems = _by_name(imported.problems, files)
     details = {"token": token, "description": imported.description, "report": report_of(imported, page)}
-    return page.project.take_import(
-        imported.job, name or imported.title, f"{name or imported.title} imported: {imported.summary}.", details
-    )
+    title = name or imported.title
+    done = page.project.take_import(imported.job, title, f"{title} imported: {imported.summary}.", details)
+    return done, imported.unused
 
 
-def _import_header(header: str, name: str, folder: Path) -> Import:
+def _import_header(header: str, name: str, folder: Path, files: dict[str, Path]) -> Import:
     """Import the training settings in a LoRA file's metadata. header: its safetensors header as JSON text
 
     The browser sends only the header, so the tensors are replaced by a sparse file in `folder`. Raises ProblemsError.
@@ -91,7 +153,7 @@ def _import_header(header: str, name: str, folder: Path) -> Import:
             file.write(len(data).to_bytes(8, "little") + data)
             file.truncate(file.tell() + min(max(tensor_ends, default=0), MOST_BYTES))
         try:
-            return import_project(path, name=name, reads=False)
+            return import_project(path, name=name, reads=False, files=files)
         except ProblemsError as error:
             raise ProblemsError(replace(each, where=name) for each in error.problems) from None
 

@@ -31,7 +31,7 @@ def form_part(page: Page, browser: Browser) -> dict[str, Any]:
             "session": browser.session,
             "stamp": project.stamp,
             "preset": preset_facts(page),
-            "choosing": browser.choosing,
+            "opened": browser.opened,
             "hints": method_needs.hints(job) | page.forecast.hints(job),
             "curve": page.sketch.facts(job, page.checks.known_steps(job)),
             "json_problems": browser.json_problems,

@@ -195,7 +195,8 @@ def test_a_refused_text_changes_nothing(page, text, code):
     with refused(code):
         opened(page, text, "notes.json" if text == "{" else "")
     browser = page.browsers.of("one")
-    _run_action(page, "file", {"text": text, "stamp": page.project.stamp}, browser)
+    _run_action(page, "file", {"text": text, "token": "mine", "stamp": page.project.stamp}, browser)
+    assert browser.opened["token"] == "mine" and code in [each["code"] for each in browser.opened["problems"]]
     assert page.project.revision == revision and browser.message["kind"] == "error"
     assert code in [each["code"] for each in browser.message["problems"]]
 
@@ -206,11 +207,11 @@ def test_the_pages_script_knows_how_long_a_text_may_be(page):
 
 def test_one_of_two_commands_is_chosen(page):
     text, revision = COMMAND.format(4, "fox") + COMMAND.format(6, "owl"), page.project.revision
-    choosing = opened(page, text).choosing
+    choosing = opened(page, text).opened
     assert choosing["token"] == "t" and len(choosing["choices"]) == 2 and page.project.revision == revision
-    assert opened(page, text, choice=choosing["choices"][1]).choosing is None
+    assert opened(page, text, choice=choosing["choices"][1]).opened["choices"] == ()
     assert page.project.job.network.rank == 6 and page.project.job.saving.output_name == "owl"
-    assert opened(page, "learning_rate = 1e-4\nnetwork_dim = 4").choosing["choices"]
+    assert opened(page, "learning_rate = 1e-4\nnetwork_dim = 4").opened["choices"]
 
 
 def test_a_shared_page_reads_no_file_that_a_text_names(tmp_path):
@@ -228,6 +229,81 @@ def test_a_shared_page_reads_no_file_that_a_text_names(tmp_path):
         opened(page, f"{text} --dataset_config={dataset}")
         sources.append(rows(page)["dataset_config"])
     assert ranks == [64, 4] and missing == [[], ["dataset.folder"]] and sources == ["taken", "unavailable"]
+
+
+ONETRAINER = {"training_method": "LORA", "__version": 10, "concept_file_name": "training_concepts/Concepts.json"}
+SENT = {  # program -> (file with the settings, the others, the one of them that nothing names)
+    "OneTrainer": (
+        ("train_config.json", ONETRAINER | {"sample_definition_file_name": "C:\\training_samples\\samples.json"}),
+        {"concepts.json": [{"path": "/gone/fox"}], "samples.json": [{"prompt": "a fox", "enabled": True}], "owl.json": []},
+    ),
+    "SimpleTuner": (
+        ("config.json", {"model_family": "sdxl", "data_backend_config": "config/backend.json", "user_prompt_library": "library.json"}),
+        {"backend.json": [{"id": "a", "type": "local", "instance_data_dir": "/gone/fox"}], "library.json": {"a": "a fox"}, "owl.json": []},
+    ),
+    "sd-scripts": (
+        ("fox.sh", f"{COMMAND.format(4, 'fox').strip()} --dataset_config=sets/data.toml --sample_prompts=fox.txt"),
+        {
+            "data.toml": "[[datasets]]\nresolution = 512\n[[datasets.subsets]]\nimage_dir = '/gone/fox'\n",
+            "fox.txt": "# prompts\na fox\n",
+            "owl.json": [],
+        },
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("program", SENT)
+def test_files_that_settings_name_are_opened_with_them_in_any_order_also_on_a_shared_page(tmp_path, program, shared):
+    page = make_page(tmp_path, shared=shared)
+    (name, content), others = SENT[program]
+    sent = [
+        {"file": each, "text": text if isinstance(text, str) else json.dumps(text)}
+        for each, text in (others | {name: content}).items()
+    ]
+    message = opened(page, **sent[0], more=sent[1:]).message
+    job = page.project.job
+    assert [each.folder for each in job.dataset.all_sources()] == ["/gone/fox"], program
+    assert job.samples.sample_prompts[0].startswith("a fox") and not job.samples.sample_prompts_file
+    assert [each["where"] for each in message["problems"] if each["code"] == "import.unused-file"] == ["owl.json"]
+    assert not {"import.no-concepts", "import.no-folders"} & {
+        each["code"] for each in imports.report(page.project)["advice"]
+    }
+    assert str(page.workspace.private) not in json.dumps([imports.report(page.project), message])
+    assert not list(page.workspace.personal_private.glob("import-*")), "they are deleted"
+
+
+def test_what_is_wrong_in_a_sent_file_names_it_and_a_missing_one_is_asked_for_by_name(page):
+    (name, content), _ = SENT["sd-scripts"]
+    opened(
+        page,
+        content,
+        name,
+        more=[{"file": "data.toml", "text": "[[datasets]]\nresolution = 512\n[[datasets.subsets]]\nimage_dir = 4\n"}],
+    )
+    advice = imports.report(page.project)["advice"]
+    assert any(each["where"].startswith("data.toml, line 4") for each in advice), advice
+    opened(page, json.dumps(ONETRAINER), "train_config.json")
+    fix = next(each["fix"] for each in imports.report(page.project)["advice"] if each["code"] == "import.no-concepts")
+    assert fix.startswith('drop "Concepts.json" on Train together with')
+    with refused("import.too-many-files"):
+        opened(page, "{}", more=[{"file": f"{n}.json", "text": ""} for n in range(imports.MOST_FILES)])
+
+
+def test_a_sent_dataset_config_leads_to_no_other_file(tmp_path):
+    """Its paths are those of another machine, and a shared page reads none."""
+    metadata = tmp_path / "meta.json"
+    metadata.write_text(json.dumps({"a": {"train_resolution": [640, 640]}}))
+    page = make_page(tmp_path / "page", shared=True)
+
+    def codes(resolution: str, subset: str) -> set[str]:
+        text = f"[[datasets]]\n{resolution}\n[[datasets.subsets]]\n{subset}\n"
+        opened(page, SENT["sd-scripts"][0][1], "fox.sh", more=[{"file": "data.toml", "text": text}])
+        return {each["code"] for each in imports.report(page.project)["advice"]}
+
+    assert "dataset-config.no-resolution" in codes("", f"metadata_file = '{metadata}'\nimage_dir = 'a'")
+    assert "dataset-config.no-resolution" not in codes("resolution = 512", "image_dir = '../../..'")
+    assert page.project.job.dataset.sources[0].folder == "../../.."
 
 
 def test_the_form_is_exported_with_what_sd_scripts_cannot_express(page, tmp_path):

@@ -103,14 +103,20 @@ def test_another_trainers_settings_are_opened_looked_at_saved_and_given_back(win
     assert project.revision == revision
 
     menu(tab, "Import from another trainer ...")
-    tab.get_by_label("Or a command line, TOML, YAML or JSON").fill(COMMAND.format(5, "cat"))
+    pasted = tab.get_by_label("Or a command line, TOML, YAML or JSON")
+    pasted.fill("a shopping list")
+    tab.get_by_role("button", name="Import text").click()
+    expect(tab.get_by_role("dialog").get_by_role("alert")).to_contain_text("no known program")
+    expect(pasted).to_have_value("a shopping list")
+    pasted.fill(COMMAND.format(5, "cat"))
     assert tab.evaluate(VIOLATIONS) == []
     tab.get_by_role("button", name="Import text").click()
     expect(rank).to_have_value("5")
+    expect(tab.get_by_role("dialog")).to_have_count(0)
     file = tmp_path / "bird.ps1"
     file.write_text(COMMAND.format(9, "bird"), "utf-16")
     menu(tab, "Import from another trainer ...")
-    tab.get_by_label("File", exact=True).set_input_files(str(file))
+    tab.get_by_label("Files", exact=True).set_input_files(str(file))
     expect(rank).to_have_value("9")
 
     menu(tab, "Export for sd-scripts ...")

@@ -1,7 +1,7 @@
 """Registry of the programs whose training settings can be imported. A package registers more with `register`."""
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,7 +21,8 @@ FENCE = re.compile(r"^[ \t]*```\w*[ \t]*$", re.MULTILINE)  # around code in a ch
 TOML_KEY = re.compile(r"^[ \t]*(\w+) = ", re.MULTILINE)
 EXPECTED = (
     "use a preset of kohya_ss or OneTrainer (.json), a config of AI Toolkit (.yaml) or SimpleTuner (.json), a LoRA "
-    "(.safetensors), or a command line, script or config file of sd-scripts"
+    "(.safetensors), or a command line, script or config file of sd-scripts; "
+    "files that it names, such as one of concepts, are opened together with it"
 )
 
 
@@ -56,6 +57,7 @@ def import_project(
     choice: str = "",
     name: str = "",
     reads: bool = True,
+    files: Mapping[str, Path] | None = None,
 ) -> Import:
     """Import another program's training settings, from a text or the path of a file, as a job with a report. Raises ProblemsError.
 
@@ -63,15 +65,19 @@ def import_project(
     reads   for a path: whether other files that its text names are read
     folder  for a text: where files that it names are looked up; None reads no files
     choice  which of several commands, scripts or tabs to read the text as: one of `Import.choices`
+    files   {name: path} of files imported together with it, where those that it names are looked up first; None in a terminal
     """
+    together = None if files is None else {each.lower(): path for each, path in files.items()}
     if isinstance(source, Path):
         suffix = source.suffix.lower()
         path = source if suffix == lora_file.SUFFIX else None
         text = "" if path else decode_text(read_regular(source, MAX_BYTES)).text
         folder = source.resolve().parent if reads else None
-        opened = Source(text, name or str(source), suffix, folder, choice, path)
+        opened = Source(text, name or str(source), suffix, folder, choice, path, together)
     else:
-        opened = Source(FENCE.sub("", source), name or "the text", Path(name).suffix.lower(), folder, choice)
+        opened = Source(
+            FENCE.sub("", source), name or "the text", Path(name).suffix.lower(), folder, choice, None, together
+        )
         if len(source) > MAX_BYTES:
             what, fix = f"The text has more than {MAX_BYTES:,} characters", "paste only the settings"
             raise ProblemsError.one(what, opened.where, fix, "import.too-long")
@@ -87,7 +93,21 @@ def import_project(
             parse_yaml(opened.text, opened.where, opened.fix)
         what = "The settings of no known program are in this text"
         raise ProblemsError.one(what, opened.where, EXPECTED, "import.unknown")
-    return importer.read(opened)
+    imported = importer.read(opened)
+    imported.unused = tuple(each for each in files or () if each.lower() not in opened.used)
+    return imported
+
+
+def main_file(texts: Mapping[str, str]) -> str:
+    """Return the name of the file, of {name: text}, that names most of the others, of those with settings that can be imported."""
+
+    def rank(name: str) -> tuple[bool, int]:
+        text, suffix = texts[name], Path(name).suffix.lower()
+        source = Source(text if len(text) <= MAX_BYTES else "", suffix=suffix)
+        known = suffix == lora_file.SUFFIX or any(each.recognizes(source) for each in PROJECT_IMPORTERS.values())
+        return known or '"schema_version"' in text, sum(each.lower() in text.lower() for each in texts if each != name)
+
+    return max(texts, key=rank)
 
 
 def adapted_to_machine(imported: Import) -> Import:

@@ -5,7 +5,7 @@ Only the header is read. sd-scripts' metadata become its options; a config of On
 
 import ast
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +96,7 @@ def keys() -> Iterable[str]:
 def read(source: Source) -> Import:
     """Import a LoRA file as a job: from OneTrainer's config or sd-scripts' metadata if present, else from its tensors."""
     header = _header(source)
-    config = Source(header.metadata.get("ot_config", ""), source.where, folder=source.folder)
+    config = replace(source, text=header.metadata.get("ot_config", ""), suffix="", path=None)
     if config.json:
         result = onetrainer.read(config)
         result.title += ", in a LoRA file"

@@ -72,7 +72,8 @@ def _with_current_names(item: Values) -> Values:
 def concepts(config: Config, listed: list[Values]) -> Values:
     """Return {path: value} of the image folders; a warning if there are none. listed: the concepts, as from `items`"""
     if not listed:
-        fix = "put the file of the concepts next to the preset and import it again, or choose the image folders"
+        bring = config.source.bring(config["concept_file_name"], "the file of the concepts")
+        fix = f"{bring}, or choose the image folders"
         config.warn("The file names no image folders", "concepts", fix, "import.no-concepts")
     sources = [source for each in listed for source in _sources(config, each)]
     return {"dataset.folder": None, "dataset.sources": sources}

@@ -1,6 +1,6 @@
 """The result of an import: the job, and a report with an entry for every key of the other program's file."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from pathlib import Path, PureWindowsPath
@@ -117,6 +117,7 @@ class Import:
     problems  advice and warnings: missing files, variables without a value
     choices   what the text can be read as (tabs, scripts, commands); () if there is nothing to choose
     choice    the one of `choices` that was read
+    unused    names of the files imported together with it that it does not name
     """
 
     program: str
@@ -127,6 +128,7 @@ class Import:
     problems: list[Problem] = field(default_factory=list)
     choices: tuple[str, ...] = ()
     choice: str = ""
+    unused: tuple[str, ...] = ()
 
     def entries(self, kind: EntryKind) -> list[Entry]:
         """Return the report entries of one kind."""
@@ -167,6 +169,8 @@ class Source:
     folder  where files that the text names are looked up; None reads no files
     choice  which of several commands, tabs or scripts to read the text as
     path    path of a binary file, which has no text
+    files   {name in lower case: path} of the files imported together with it, on the page; None in a terminal
+    used    names of those that the text names
     """
 
     text: str
@@ -175,6 +179,8 @@ class Source:
     folder: Path | None = None
     choice: str = ""
     path: Path | None = None
+    files: Mapping[str, Path] | None = None
+    used: set[str] = field(default_factory=set, compare=False)
 
     @cached_property
     def json(self) -> dict[str, Any] | None:
@@ -195,8 +201,25 @@ class Source:
         """The fix for a syntax error in the text."""
         return "correct that line" + ("; in a path write / for each \\" if "\\" in self.text else "")
 
+    def bring(self, name: str, title: str) -> str:
+        """Return the fix for a file that the text names and that is missing. title: what the file is, for a text without its name"""
+        name = shorten(PureWindowsPath(name).name) if name else title
+        if self.files is not None:
+            return f"drop {name} on Train together with the file that names it"
+        return f"put {name} next to the file that names it and import that again"
+
+    def together(self, name: str) -> Path | None:
+        """Return the path of the file imported together with the text that has this name, in any folder; None if there is none."""
+        name = PureWindowsPath(name).name.lower()
+        if name not in (self.files or {}):
+            return None
+        self.used.add(name)
+        return (self.files or {})[name]
+
     def file(self, name: str) -> Path | None:
-        """Return the path of an existing file that the text names, in `folder` or near it; None if it is missing or files are not read."""
+        """Return the path of a file that the text names: imported together with it, or in `folder` or near it; None if it is missing."""
+        if (path := self.together(name)) is not None:
+            return path
         if self.folder is None or "\0" in name or not name.strip():
             return None
         candidates = [self.folder / name]

@@ -180,7 +180,7 @@ def _config_file(values: dict[str, Any], source: Source, entries: list[Entry]) -
     name = str(values.pop("config_file"))
     path = source.file(name if name.endswith(".toml") else f"{name}.toml")
     if path is None:
-        sentence = "is not found here, so its options are missing; import that file, or put it next to this text"
+        sentence = f"is not found here, so its options are missing; {source.bring(name, '')}"
         entries.append(Entry("unavailable", "config_file", name, sentence=sentence))
         return {}
     text = decode_text(read_regular(path, MAX_BYTES)).text

@@ -358,7 +358,8 @@ def _backends(config: Config) -> list[Values]:
     content = config.source.json_of(stated) if isinstance(stated, str) and stated else stated
     if not isinstance(content, list):
         config.note(BACKENDS, "unavailable", "is not found here")
-        fix = "put the file of the data backends next to the config and import it again, or choose the image folders"
+        bring = config.source.bring(stated if isinstance(stated, str) else "", "the file of the data backends")
+        fix = f"{bring}, or choose the image folders"
         config.warn("The image folders are not found", BACKENDS, fix, "import.no-folders")
         return []
     return config.items(BACKENDS, content, "data.")

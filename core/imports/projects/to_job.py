@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from core.generation.prompt.files import is_prompt, read_entries
 from core.imports.dataset_config import Imported, read_dataset_config
 from core.imports.dataset_options import COMMAND_LINE_NAMES, GENERAL, declaration
 from core.imports.dataset_options import OPTIONS as DATASET_OPTIONS
@@ -52,6 +53,11 @@ def to_import(
         settings |= dict.fromkeys(entry.settings, entry.value)
     settings |= {path: value for path, (value, _) in FIXED.items()}
     config = _dataset(reading, source, settings)
+    prompts = str(settings.get("samples.sample_prompts_file") or "")
+    if prompts.lower().endswith(".txt") and (sent := source.together(prompts)) is not None:
+        lines = [line for line in read_entries(sent, "sample_prompts") if isinstance(line, str) and is_prompt(line)]
+        settings |= {"samples.sample_prompts_file": None, "samples.sample_prompts": lines}
+        settings_of_option["sample_prompts"] = ("samples.sample_prompts",)
     if not reading["pretrained_model_name_or_path"] and "pretrained_model_name_or_path" not in reading.notes:
         fix = "choose the base model"
         reading.warn("The text names no model", "pretrained_model_name_or_path", fix, "import.no-model")
@@ -126,10 +132,10 @@ def _dataset(reading: Reading, source: Source, settings: Mapping[str, Any]) -> I
     path = source.file(name)
     if path is None:
         reading.note("dataset_config", "unavailable", "is not found here; import it on the Dataset tab")
-        fix = "import the file on the Dataset tab, or put it where the text says"
+        fix = f"{source.bring(name, '')}, or import it on the Dataset tab"
         reading.warn(f"The dataset config {name} is not found", "dataset_config", fix, "import.no-dataset-config")
         return None
-    config = read_dataset_config(path, _fallback(reading, settings))
+    config = read_dataset_config(path, _fallback(reading, settings), alone=source.together(name) is not None)
     reading.problems += config.problems
     if errors(config.problems):
         reading.note("dataset_config", "unavailable", "has errors; correct them, and import it on the Dataset tab")
