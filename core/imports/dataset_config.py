@@ -37,6 +37,7 @@ from core.imports.dataset_options import (
     to_setting,
 )
 from core.imports.dataset_text import Document, read_document
+from core.record.allowed import may_reach
 from core.record.bounded_json import read_json_object
 from core.record.problems import MOST, Problem, ProblemsError, errors, limited, raise_if_errors
 from core.record.units import count
@@ -426,6 +427,8 @@ def _metadata_sizes(document: Document, subsets: list[Subset]) -> list[tuple[int
         if document.alone:
             return []
         path = resolve_path(_path(document, subset.options["metadata_file"] or "", add_note=False))
+        if not may_reach(path):  # refused with the other paths of the job
+            return []
         try:
             entries = read_json_object(path, max_bytes=MAX_BYTES, max_values=MAX_VALUES).values()
             sizes += [(int(each["train_resolution"][0]), int(each["train_resolution"][1])) for each in entries]
@@ -516,7 +519,7 @@ def _path(document: Document, text: str, add_note: bool = True) -> str:
     if document.alone or path.is_absolute() or not text or os.path.exists(PROJECT / path):
         return text
     next_to_file = document.path.absolute().parent / path
-    if not os.path.exists(next_to_file):
+    if not may_reach(next_to_file) or not os.path.exists(next_to_file):
         return text
     if add_note:
         document.notes.append(f"'{text}' was found next to the file: {next_to_file}")

@@ -125,7 +125,9 @@ def test_launched_processes_train_for_whom_the_page_trains(folder, workspace, mo
     launch._start(TrainJob(), folder, space, None)
     assert jobs.Options(values={"outputs": str(space.outputs)}).workspace().person == person
     monkeypatch.setattr("core.training.start.run_training", lambda job, context: seen.append(CURRENT_WORKSPACE.get()))
-    jobs._train_as_follower(SimpleNamespace(rank=1, device="cpu", broadcast=lambda nothing: (folder.path, TrainJob())), space)
+    jobs._train_as_follower(
+        SimpleNamespace(rank=1, device="cpu", broadcast=lambda nothing: (folder.path, TrainJob())), space
+    )
     assert [each.person for each in seen] == [person]
 
 

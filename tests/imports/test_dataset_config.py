@@ -10,6 +10,7 @@ import pytest
 
 from core.imports.dataset_config import apply_dataset_config, read_dataset_config
 from core.imports.dataset_text import json_lines, toml_lines
+from core.record import allowed
 from core.record.problems import ProblemsError, errors
 from core.settings.dataset.concepts import concepts_of
 from core.settings.job import TrainJob
@@ -189,6 +190,20 @@ def test_sizes_in_the_metadata_stand_for_the_resolution(tmp_path):
         written(tmp_path, text.replace("[[datasets]]", "[[datasets]]\nbucket_no_upscale = true", 1))
     )
     assert [problem.code for problem in refused.problems] == ["dataset-config.no-upscale-with-metadata-sizes"]
+
+
+def test_a_metadata_file_that_may_not_be_read_states_no_sizes(tmp_path, monkeypatch):
+    metadata = tmp_path / "elsewhere" / "meta.json"
+    metadata.parent.mkdir()
+    metadata.write_text(json.dumps({"a": {"train_resolution": [512, 768]}}))
+    text = f"[[datasets]]\n[[datasets.subsets]]\nmetadata_file = '{metadata.as_posix()}'\n"
+    assert (
+        apply_dataset_config(TrainJob(), written(tmp_path, text))[0].dataset.resolution != TrainJob().dataset.resolution
+    )
+    monkeypatch.setattr(allowed, "_open_folders", [(tmp_path / "open").resolve()])
+    with pytest.raises(ProblemsError) as error:
+        apply_dataset_config(TrainJob(), written(tmp_path, text))
+    assert error.value.codes == {"dataset-config.no-resolution"}
 
 
 def test_what_the_job_had_of_its_own_is_told_where_it_goes(tmp_path):
