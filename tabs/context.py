@@ -124,10 +124,10 @@ class Page:
             "longest": {"preset": PRESET_BYTES, "import": IMPORT_LETTERS},
         }
 
-    def visible_jobs(self) -> list[QueueEntry]:
-        """Return the queue's jobs; where people have a page each, only the jobs of this page's person."""
+    def visible_jobs(self, person: str = "") -> list[QueueEntry]:
+        """Return the queue's jobs; where people have a page each, only the jobs of `person`, by default this page's."""
         jobs = self.engine.queue()
-        return [job for job in jobs if job.guest == self.workspace.person] if self.engine.people else jobs
+        return [job for job in jobs if job.guest == (person or self.workspace.person)] if self.engine.people else jobs
 
     def gpu(self) -> int | None:
         """Return the VRAM of the training GPU in bytes; 0 without a GPU, None until the device is known."""

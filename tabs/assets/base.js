@@ -40,11 +40,12 @@
   const h = atelier.h;
   /** A name's parts, between which a line may break: rather there than within a word. */
   atelier.parted = (name) => name.split(/(?<=[_-])/).flatMap((part, n) => n ? [h("wbr"), part] : [part]);
-  /** A name shortened before its last `end` letters, which tell checkpoints apart; never next to a space, which a screen reader would lose, nor within a number,
-      whose end would be taken for the whole. */
+  /** A name shortened before its last `end` letters, which tell checkpoints apart, as `middle` of markup.py does: before whole words. */
   atelier.middle = (text, end) => {
-    let at = Math.max(0, text.length - end);
-    while (at && /\s|^\d\d$/.test(text.slice(at - 1, at + 1))) at -= 1;
+    let at = Math.max(0, text.length - end), space = text.lastIndexOf(" ", at);
+    if (/\d/.test(text.charAt(space + 1))) space = text.lastIndexOf(" ", space - 1);
+    if (text.indexOf(" ", at - 1) >= 0 && space > 0 && at - space <= 14) at = space;
+    while (at && /^\d\d$/.test(text.slice(at - 1, at + 1))) at -= 1;
     return h("span", {class: "cut"}, h("span", {}, text.slice(0, at)), h("span", {}, text.slice(at)));
   };
   atelier.byId = (id) => document.getElementById(id);

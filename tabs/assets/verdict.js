@@ -43,7 +43,7 @@
     p.before = button("Previous", () => go(column, row - 1), "small", {"aria-label": "Previous prompt"});
     p.after = button("Next", () => go(column, row + 1), "small", {"aria-label": "Next prompt"});
     p.blind = button("Blind choice", () => setBlind(true), "small", {title: "Choose between two images without names (B), once images of two checkpoints and a few prompts are made"});
-    p.all = button("Table of all", () => { send("verdict_all"); atelier.toGrid(); }, "small", {title: "All images of the comparison, in Generate"});
+    p.all = button("Table of all", () => { send("verdict_all"); atelier.toGrid(); }, "small");
     p.limit.addEventListener("change", () => send("verdict_minutes", {minutes: Number(p.limit.value)}));
     p.answers = atelier.blind.answers(answer, () => setBlind(false), p.question, p.count);
     p.strength = h("label", {class: "verdict-strength"}, h("span", {}, "Strength"), p.force, p.forced);
@@ -163,6 +163,7 @@
     text(parts.keys, blind ? atelier.blind.KEYS : KEYS);
     parts.blind.disabled = !data.blind;
     parts.all.disabled = !data.making.state || Boolean(data.making.refused);
+    attr(parts.all, "title", data.making.refused || (data.making.state ? "All images of the comparison, in Generate" : "The images are not made yet"));
     byId("verdict").dataset.state = data.making.state;
     attr(parts.blind, "aria-pressed", String(blind));
     drawMake();

@@ -453,9 +453,11 @@ def show(page: Page, name: str) -> None:
     page.project.update_tab(STATE, open=name, axes={}, trashed="")
 
 
-def entry_of(page: Page, name: str, states: tuple[str, ...] = ("waiting", "running")) -> QueueEntry | None:
-    """Return the newest queue entry of grid `name` in one of `states`; None without one."""
-    entries = [entry for entry in page.visible_jobs() if entry.task == "grid" and entry.state in states]
+def entry_of(
+    page: Page, name: str, states: tuple[str, ...] = ("waiting", "running"), person: str = ""
+) -> QueueEntry | None:
+    """Return the newest queue entry of grid `name` in one of `states`; None without one. person: whose grid, by default this page's"""
+    entries = [entry for entry in page.visible_jobs(person) if entry.task == "grid" and entry.state in states]
     return next((each for each in reversed(entries) if each.job.get("grid", {}).get("folder") == name), None)
 
 

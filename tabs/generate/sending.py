@@ -48,9 +48,7 @@ UPSCALER, UPSCALER_FILE = "highres_fix_upscaler", "highres_fix_upscaler_file"
 LATENTS = "latent_upscaler"
 CELL = "grid:"  # prefix of the name of a grid's cell
 STEP, MAX_SIDE = 8, 4096  # pixels
-OF_GROUPS = tuple(name for name in form.FIELDS if form.OF_JOB[name].group in ("image_to_image", "hires"))
-OF_IMAGE_ALONE = tuple(name for name in OF_GROUPS if form.OF_JOB[name].group == "image_to_image")
-OF_IMAGE = (*OF_GROUPS, "width", "height")  # fields that an initial image sets
+OF_IMAGE = tuple(name for name in form.FIELDS if form.OF_JOB[name].group == "image_to_image")
 OTHER_MODEL = "image-settings.other-model"  # problem code
 SENDING = "send image"  # `about` of messages
 
@@ -130,7 +128,8 @@ class Sending:
         with replacing(self.page):
             values, notes = self._values_of(record)
             if values["image_path"]:
-                self._remember({name: values[name] for name in OF_IMAGE})
+                shared = {cards.STRENGTH} if values["highres_fix_scale"] else set()  # also of hires fix, which stays
+                self._remember({name: values[name] for name in OF_IMAGE if name not in shared}, with_settings=True)
             else:
                 self._keep({})
             self._fields.put(values)
@@ -209,19 +208,21 @@ class Sending:
             self._remember(fields)
             self._fields.update(fields)
 
-    def _remember(self, fields: Values) -> None:
+    def _remember(self, fields: Values, with_settings: bool = False) -> None:
         """Store the values that `fields` will replace, for `remove_initial_image`.
 
         If the form has an initial image that was not set from here, defaults are stored for the image's settings.
+        with_settings: all other settings are replaced too, such as the size that an earlier initial image set
         """
         values, state = self._fields.load(), self._sent_state()
         before = {name: values[name] for name in fields}
         earlier = state.get("given", {})
         if values["image_path"] and earlier.get("image_path") == values["image_path"]:  # one image after another
-            fields, before = earlier | fields, before | state.get("before", {})
+            fields = fields if with_settings else earlier | fields
+            before |= {name: value for name, value in state.get("before", {}).items() if name in fields}
         elif values["image_path"]:
             before |= {
-                name: value for name, value in form.start_values().items() if name in before and name in OF_GROUPS
+                name: value for name, value in form.start_values().items() if name in before and name in OF_IMAGE
             }
         self._keep({"given": fields, "before": before})
 
@@ -234,7 +235,7 @@ class Sending:
             if values["image_path"] != fields.get("image_path"):
                 unchanged = {}
             after = values | unchanged | {"image_path": None, "mask_path": None}
-            removed = {name: value for name, value in values.items() if after[name] != value or name in OF_IMAGE_ALONE}
+            removed = {name: value for name, value in values.items() if after[name] != value or name in OF_IMAGE}
             self._fields.put(after)
             self._keep({"left": removed})
 

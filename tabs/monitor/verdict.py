@@ -99,9 +99,10 @@ def _stamp(page: Page, run: Path, facts: Mapping[str, Any], verdict: Verdict | N
     files = [file["name"] for file in facts["files"]]
     paths, entry = [run / name for name in ("choices.jsonl", "kept.json")], None
     if verdict is not None:
-        folder = GridFolder(grids_of(workspace_of_images(page, facts)) / verdict.grid)
+        workspace = workspace_of_images(page, facts)
+        folder = GridFolder(grids_of(workspace) / verdict.grid)
         paths += [folder.path / "grid.json", folder.cells]
-        entry = grids.entry_of(page, verdict.grid, ("waiting", "running", "failed"))
+        entry = grids.entry_of(page, verdict.grid, ("waiting", "running", "failed"), workspace.person)
     average, copies = page.averages.get(run.name), Copies(page)
     return (
         files,
@@ -204,8 +205,9 @@ def _image_progress(
     "new_images", "more_images", "strength_images"  number to make for new checkpoints, for all prompts, for one more strength
     "complete", "incomplete"                        number of images of the complete part, and text on what is not in it
     """
-    entry = grids.entry_of(page, verdict.grid) if verdict is not None else None
-    failed = grids.entry_of(page, verdict.grid, ("failed",)) if verdict is not None and entry is None else None
+    person = workspace_of_images(page, facts).person
+    entry = grids.entry_of(page, verdict.grid, person=person) if verdict is not None else None
+    failed = grids.entry_of(page, verdict.grid, ("failed",), person) if verdict is not None and entry is None else None
     state = entry.state if entry else "" if opened is None else "done" if not images.missing else "stopped"
     labels = {each["file"]: each["label"] for each in columns}
     more = comparison.proposed - len(comparison.prompts)

@@ -208,29 +208,45 @@ def test_a_mask_of_another_size_than_its_image_is_said_with_both_sizes_before_th
     assert " x " not in line(path.parent) and " x " not in line("gone.png") and " x " not in line("")
 
 
-def test_leaving_the_initial_image_of_used_settings_brings_back_what_the_fields_were(desk):
+def test_leaving_the_initial_image_of_used_settings_keeps_their_size_and_hires_fix(desk):
     folder = desk.page.workspace.images / "d"
-    draw(folder / "fox.png")
+    draw(folder / "fox.png", width=256, height=256)
+    hires = HiresSettings(highres_fix_scale=2)
     job = made(prompt="a hill", width=256, height=256, steps=7)
+    Image.new("RGB", (256, 256)).save(
+        folder / "hires.png",
+        pnginfo=png_info(
+            job.model_copy(
+                update={"hires": hires, "image_to_image": ImageToImageSettings(image_path="a.png", strength=0.3)}
+            ),
+            Hashes(),
+        ),
+    )
     given = ImageToImageSettings(image_path="outputs/images/d/fox.png", strength=0.3, mask_blur=9)
     Image.new("RGB", (256, 256)).save(
         folder / "large.png", pnginfo=png_info(job.model_copy(update={"image_to_image": given}), Hashes())
     )
-    before = form.start_values() | {"width": 128, "height": 192, "strength": 0.6}
+    before = form.start_values() | {"width": 128, "height": 192, "strength": 0.6, "highres_fix_scale": 1.5}
+    names = ("image_path", "width", "height", "strength", "mask_blur", "steps", "highres_fix_scale")
 
     def left():
         desk.act(event("image_stop"))
-        values = desk._values()
-        return tuple(values[name] for name in ("image_path", "width", "height", "strength", "mask_blur", "steps"))
+        return tuple(desk._values()[name] for name in names)
 
     desk.presets.put(before)
     desk.send(event("use", "d/large.png"))
     assert desk._values()["strength"] == 0.3 and desk._values()["width"] == 256
     desk.send(event("begin", "d/fox.png"))
-    assert left() == (None, 128, 192, 0.6, None, 7), "steps are of the image, not of what it begins with"
+    assert left() == (None, 256, 256, 0.6, None, 7, None), "all but the initial image are of the used image"
+    desk.presets.put(before)
+    desk.send(event("begin", "d/fox.png"))
+    desk.send(event("use", "d/large.png"))
+    assert left() == (None, 256, 256, 0.6, None, 7, None), "the size before the first image is replaced too"
+    desk.send(event("use", "d/hires.png"))
+    assert left() == (None, 256, 256, 0.3, None, 7, 2), "hires fix keeps its strength"
     desk.presets.put(before | {"image_path": "typed.png", "mask_blur": 2})
     desk.send(event("use", "d/large.png"))
-    assert left() == (None, 128, 192, 0.8, None, 7), "what belonged to another image is the default"
+    assert left() == (None, 256, 256, 0.8, None, 7, None), "what belonged to another image is the default"
     desk.send(event("use", "d/large.png"))
     desk.send(event("use", "d/fox.png"))
     assert "image_stop" not in desk._form()["prompts"] and "large" not in desk._form()["prompts"]

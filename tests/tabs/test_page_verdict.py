@@ -188,6 +188,9 @@ def test_the_images_to_make_are_told_from_all_that_the_progress_counts(window, s
     monkeypatch.setattr(verdict.Images, "from_samples", property(lambda images: 6))
     make = window.open(f"Monitor/{trained(served, 'counted').name}").locator("#verdict > .verdict-make")
     expect(make.get_by_role("button", name="Make 14 images")).to_be_visible()
+    table = make.locator("..").get_by_role("button", name="Table of all")
+    expect(table).to_be_disabled()
+    expect(table).to_have_attribute("title", "The images are not made yet")
     expect(make).to_contain_text("prompts: 20 images, 6 of them samples of the training")
 
 

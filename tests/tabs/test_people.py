@@ -457,7 +457,7 @@ def test_the_owner_sees_the_images_with_which_a_person_compares_and_makes_none(e
         return verdict.part(of, folder.name, engine.snapshot(folder.name), engine.run_job(folder.name))["making"]
 
     assert grid.path.is_relative_to(ben.grids) and making(page)["refused"] == "The images belong to ben"
-    assert making(page)["state"] == "stopped" and making(page)["total"] == making(bens)["total"] > 0
+    assert making(page)["state"] == "waiting" and making(page)["total"] == making(bens)["total"] > 0
     with as_guest("ben"):
         assert not making(bens)["refused"] and making(bens)["state"] == "waiting"
 

@@ -200,7 +200,11 @@ def _nearest(name: str) -> str:
     same_words = [each for each in names if words & {*each.split()}]
     near = difflib.get_close_matches(wanted, list(names), n=1, cutoff=0.75) or same_words
     near = near or difflib.get_close_matches(wanted, list(names), n=1, cutoff=0.5)
-    titles = list(dict.fromkeys(title_of(names[each]) for each in near))[:2]
+    paths = list(dict.fromkeys(names[each] for each in near))[:2]
+    titles = [
+        title if names.get((title := title_of(path)).casefold()) == path else title_in_group(settings_of_axes()[path])
+        for path in paths
+    ]
     return f"did you mean {' or '.join(titles)}?" if titles else "choose one of the list"
 
 

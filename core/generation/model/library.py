@@ -317,14 +317,17 @@ def find_all(
 
 def _suggestion(missing: str, files: Sequence[tuple[str, Path]]) -> str:
     """Return the fix for an unknown name: similar names, or examples. missing: the name in lower case without ending"""
-    names = {_normalized(path.name): path.stem for _, path in files}  # as prompts can contain them too
-    steps = [int(match[1]) for name in names if (match := re.fullmatch(rf"{re.escape(missing)}-step(\d{{8}})", name))]
-    if steps:  # of a run whose last file was deleted
-        return f"did you mean step {_or_list(f'{step:,}' for step in sorted(steps, reverse=True)[:MAX_NEAR])}?"
-    near = difflib.get_close_matches(missing, list(names), n=MAX_NEAR, cutoff=0.5)
-    if near:
+    names = {_normalized(path.name): _name_alone(path) for _, path in files}  # as prompts can contain them too
+    steps = sorted((name for name in names if re.fullmatch(rf"{re.escape(missing)}-step\d{{8}}", name)), reverse=True)
+    near = steps[:MAX_NEAR]  # of a run without a final file
+    if near := near or difflib.get_close_matches(missing, list(names), n=MAX_NEAR, cutoff=0.5):
         return f"did you mean {_or_list(names[name] for name in near)}?"
     return f"choose one from the list, for example {', '.join(list(names.values())[:MAX_NEAR])}"
+
+
+def _name_alone(path: Path) -> str:
+    """Return the name of a file without its ending, or with it if the name is not found without, such as that of the folder "canny-1.1"."""
+    return path.stem if _normalized(path.stem) == _normalized(path.name) else path.name
 
 
 def _or_list(options: Iterable[str]) -> str:
@@ -341,8 +344,21 @@ def ambiguity_advice(kind: str, name: str, files: Sequence[Path]) -> list[Proble
         return []
     examples = first_of([display_path(path) for path in different], MAX_LISTED)
     what = f"'{name}' is {display_path(first)}, the first of {len(different) + 1} files of this name; there is also {examples}"
-    fix = f"write the folder too, such as {different[0].parent.name}/{different[0].stem}, or rename one"
-    return [Problem(what, entry.where, fix, "advice", code=f"{entry.code.partition('.')[0]}.several")]
+    fix = f"write the folder too, such as {_name_with_folders(different[0], files)}"
+    fix = "choose the other in Embeddings" if kind == "embedding" else fix  # prompts name them without folders
+    return [
+        Problem(what, entry.where, f"{fix}, or rename one", "advice", code=f"{entry.code.partition('.')[0]}.several")
+    ]
+
+
+def _name_with_folders(path: Path, files: Sequence[Path]) -> str:
+    """Return the name of a file with as few folders as tell it from the others of `files`, or its path if none do."""
+    parts, names = (*path.parts[:-1], _name_alone(path)), [_normalized(each.as_posix()) for each in files]
+    for number in range(2, len(parts)):
+        name = "/".join(parts[-number:])
+        if sum(each.endswith(f"/{_normalized(name)}") for each in names) == 1:
+            return name
+    return display_path(path)
 
 
 def _are_copies(path: Path, other: Path) -> bool:
