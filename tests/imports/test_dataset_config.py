@@ -203,7 +203,7 @@ def test_a_metadata_file_that_may_not_be_read_states_no_sizes(tmp_path, monkeypa
     monkeypatch.setattr(allowed, "_open_folders", [(tmp_path / "open").resolve()])
     with pytest.raises(ProblemsError) as error:
         apply_dataset_config(TrainJob(), written(tmp_path, text))
-    assert error.value.codes == {"dataset-config.no-resolution"}
+    assert [each.code for each in error.value.problems] == ["dataset-config.no-resolution"]
 
 
 def test_what_the_job_had_of_its_own_is_told_where_it_goes(tmp_path):
