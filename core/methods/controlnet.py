@@ -84,7 +84,7 @@ class ControlNetMethod(SideMethod):
             self._control_net.signed = before
 
     def write(self, path: Path, metadata: dict[str, str], precision: str, *, epoch: int, step: int) -> list[Problem]:
-        """Write the ControlNet as a diffusers folder or single file; return advice about it."""
+        """Write the ControlNet as a diffusers folder or single file; return advice about it. Arguments: see `Method`"""
         config = None if self.extension else json.loads(self.net.to_json_string())
         pickled = self._job.saving.save_model_as == "diffusers"
         return controlnet_file.write_control_net(
