@@ -27,8 +27,7 @@ def _make(inputs: MethodInputs) -> Method:
 
 def _text_trains(by_default: bool, job: TrainJob) -> bool:
     """Return whether the text encoders train, by `train_text_encoder`; always False if they stop at step or epoch 0.
-    by_default: the value where the setting is "auto" (trained or not)
-    """
+    by_default: the value where the setting is "auto" (trained or not)"""
     train, method = job.method.train_text_encoder, job.method
     stops_at_once = 0 in (method.stop_text_encoder_training, method.stop_text_encoder_epochs)
     return (by_default if train == "auto" else train == "yes") and not stops_at_once
@@ -36,8 +35,7 @@ def _text_trains(by_default: bool, job: TrainJob) -> bool:
 
 def trained_numbers(job: TrainJob, family_name: str, parts: Parts) -> dict[str, int]:
     """Return {"unet", "text_encoder", "text_encoder_2": number of parameters} of the parts that are trained.
-    parts: {name: sizes of the base model's part}
-    """
+    parts: {name: sizes of the base model's part}"""
     return {name: part.numbers for name, part in _trained_sizes(job, parts)}
 
 

@@ -26,8 +26,7 @@ def _make(inputs: MethodInputs) -> Method:
 
 def trained_numbers(job: TrainJob, family_name: str, parts: Parts) -> dict[str, int]:
     """Return {part: number of trained parameters}, counted on a network over a model on the "meta" device.
-    parts: {"unet", "text_encoder" ...: sizes of the base model's part}
-    """
+    parts: {"unet", "text_encoder" ...: sizes of the base model's part}"""
     by_part = _shapes(job, family_name, parts)
     return {part: sum(prod(shape) * count for shape, count in shapes.items()) for part, shapes in by_part.items()}
 

@@ -100,10 +100,9 @@ class Reports:
         return self.rates.for_optimizer(self.stepper.optimizer, max(0, step - 1 - self.stepper.overflow_steps))
 
     def _track(self, read: ReadBack, corrected: Sequence[float]) -> None:
-        """Pass the losses, learning rates and logged numbers of each step in `read` to the trackers, under sd-scripts' names if it has
-        them (reference: section 7.6).
-        corrected: corrected loss of each step
-        """
+        """Pass the losses, learning rates and logged numbers of each step in `read` to the trackers, under sd-scripts' names if it has them
+        (reference: section 7.6).
+        corrected: corrected loss of each step"""
         from core.optimization.optimizers import step_sizes
 
         add, method = self.tracker.add, spec_of(self.job)

@@ -289,7 +289,6 @@ class Timer:
 def _is_due(step: int, every_steps: float | None, epoch: int | None, every_epochs: float | None) -> bool:
     """Return whether the step is a multiple of `every_steps`, or the epoch that ends with it a multiple of `every_epochs`; None for an
     interval means never.
-    epoch: number of completed epochs if one ends with the step, else None
-    """
+    epoch: number of completed epochs if one ends with the step, else None"""
     by_epoch = epoch is not None and every_epochs is not None and epoch % every_epochs == 0
     return by_epoch or (every_steps is not None and step % every_steps == 0)

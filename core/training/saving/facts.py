@@ -261,8 +261,7 @@ def _dataset_entry(group: Sequence[Concept], placed: Sequence[Placed], epoch_vie
 def _subset_entry(concept: Concept, placed: Sequence[Placed]) -> dict[str, Any]:
     """Return the entry of "subsets" in ss_datasets for one folder, with sd-scripts' keys: "img_count", "num_repeats", "image_dir",
     "class_tokens", "is_reg", and the settings in AUGMENTATION and CAPTIONS.
-    placed: images of its group of folders
-    """
+    placed: images of its group of folders"""
     members = [each for each in _one_per_image(placed) if each.concept.number == concept.number]
     return {
         "img_count": len(members),
