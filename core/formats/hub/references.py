@@ -102,7 +102,7 @@ def resolve(reference: str, models: Path | str, outputs: Path | None = None) -> 
 
 
 def _candidates(text: str, models: Path, outputs: Path | None) -> list[Path]:
-    """Return the paths that the reference `text` may mean, in the order to try them."""
+    """Return the paths that the reference `text` may mean, in the order to try them; [] for text with a null character."""
     if "\0" in text:
         return []
     paths = [resolve_path(text)]
@@ -392,7 +392,7 @@ def choose_files(hub_id: HubId, files: list[RemoteFile]) -> list[RemoteFile]:
 
 
 def _weights(names: list[str]) -> list[str]:
-    """Return the weight files of one folder in the most preferred format it has, with all shards and their index."""
+    """Return the weight files of one folder in the most preferred format it has, with all shards and their index; [] without any."""
     for pattern in (
         r"(diffusion_pytorch_model|model)\.fp16(-\d+-of-\d+)?\.safetensors(\.index(\.fp16)?\.json)?",
         r"(diffusion_pytorch_model|model)(-\d+-of-\d+)?\.safetensors(\.index\.json)?",
@@ -487,7 +487,7 @@ def _is_network(error: OSError) -> bool:
 
 
 def _reason(error: Exception) -> tuple[str, str]:
-    """Return (cause of a failed download, advice) for a message; the advice is "" if only a manual download helps."""
+    """Return (cause of a failed download as a clause, fix); the fix is "" if only a manual download helps."""
     kinds: Mapping[str, tuple[str, str]] = {
         "GatedRepoError": (
             "its owner requires you to accept its terms",

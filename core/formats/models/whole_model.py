@@ -113,7 +113,10 @@ class Model:
     @classmethod
     def of(cls, output: Output, files: OpenFiles, states: States, dtype: torch.dtype | None, **fields: Any) -> Model:
         """Build the model with the tensors `states` and the source's tensors that are in no part.
-        dtype: for the latter, as in `extra_tensors`"""
+
+        dtype    for the latter, as in `extra_tensors`
+        fields   further fields of Model: on_tensor, cancel, wrote
+        """
         facts, source, extra = output.facts, output.source, dict[str, LazyTensor]()
         if source is not None:
             extra = extra_tensors(source, states, files, output.family, dtype, facts.prediction, ema=output.ema)

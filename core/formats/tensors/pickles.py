@@ -113,7 +113,7 @@ def _member_start(handle: BinaryIO, info: zipfile.ZipInfo) -> int:
 
 
 def _read_legacy(path: Path) -> tuple[Machine, Any, Storages]:
-    """Read a file of torch before 1.6; return as `_read_zip`.
+    """Read a file of torch before 1.6; return as `_read_zip`. Raises ProblemsError for a file that is no model or is truncated.
 
     It has five pickles (magic number, protocol, system, the object, storage keys), then each storage as element count and bytes.
     """
@@ -168,7 +168,11 @@ class _Budget:
 
 def _named_tensors(content: Any, prefix: str = "", depth: int = 0, budget: _Budget | None = None) -> dict[str, Tensor]:
     """Return {dotted name: tensor}, also from nested dicts (an embedding's string_to_param) and the states of inert objects.
-    prefix, depth, budget: for the recursion; nesting ends at depth 4"""
+
+    prefix   dotted name of `content`, with a dot at its end; "" at the top
+    depth    levels of nesting so far; nesting ends at 4
+    budget   limits of the whole search; None: new ones
+    """
     budget = budget or _Budget()
     if isinstance(content, Inert):
         content = content.state
