@@ -140,9 +140,11 @@ def settings_of(
     workspace: Workspace,
     cancel: CancelToken | None,
 ) -> dict[str, Any]:
-    """Return the settings that all images of a folder share, {name in class_plan.TITLES: value}.
+    """Return the settings that all images of a folder share, {name in class_plan.TITLES: value}: "prompt", "seed", "sampler", "steps",
+    "model" ...
 
-    prompt_weights and zero_terminal_snr are True, or None for off: manifests of earlier versions lack them.
+    "model" and "vae" are SHA-256 hashes; "vae" is None for the model's own. "prompt_weights" and "zero_terminal_snr" are True, or None
+    for off: manifests of earlier versions lack them.
     """
     settings = base.generate
     weighs = settings.prompt_weights and any(

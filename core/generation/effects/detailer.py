@@ -132,7 +132,8 @@ class Detailer(ExitStack):
         self._finders: dict[tuple[str, str], Find] = {}  # by detector and classes
 
     def __call__(self, inpaint: Inpaint, job: GenerateJob, image: Image) -> Image:
-        """Inpaint the detections in an image, one after another. Without detections, warn and return the image unchanged.
+        """Inpaint the detections in an image, one after another. Without detections, warn and return the image unchanged; also if the job's
+        detailer is off.
         inpaint: (job, canvas) -> the canvas' image with its masked area generated"""
         settings = job.detailer
         if not settings.used:

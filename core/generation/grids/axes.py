@@ -301,7 +301,11 @@ def _range(text: str, integers: bool) -> Iterator[str]:
 
 def _value(setting: str, entry: Declared | None, text: str, problems: list[Problem]) -> Value:
     """Parse and validate a text; for an invalid one, add its errors to `problems` and return a placeholder.
-    entry: declaration of the setting; None for prompt S/R, size and files"""
+
+    setting   path, or key of SPECIAL
+    entry     declaration of the setting; None for prompt S/R, size and files
+    text      one value as the user wrote it
+    """
     if setting == SIZE:
         return _size(text, problems)
     if setting in (PROMPT_SR, *FILES):

@@ -116,7 +116,8 @@ def upscaler_kind(path: Path, where: str = UPSCALER) -> str:
 
 
 def kind_of_upscaler(kind: ModelKind, path: Path, where: str = UPSCALER) -> str:
-    """Return "images" or "latents", as `upscaler_kind`, for a file that is already detected. where: setting that names the file"""
+    """Return "images" or "latents", as `upscaler_kind`, for a file that is already detected. Raises ProblemsError for others.
+    where: setting that names the file"""
     if kind.kind in ("upscaler", "latent_upscaler") and kind.offered:
         return "images" if kind.kind == "upscaler" else "latents"
     what = f"{path.name} is not a supported upscaler but: {kind} ({kind.evidence})"
