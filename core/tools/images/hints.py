@@ -169,7 +169,12 @@ def write_hint(hint: np.ndarray, target: Path) -> None:
 
 
 def _preview(path: Path, folder: Path, hint: Path) -> dict[str, Any]:
-    """Return the entry of a control image in the preview, as JSON."""
+    """Return the preview's entry of a control image, {"image": path, "hint": path, "name": path below `folder`} and empty "caption",
+    "before", "tags".
+
+    path   of the image
+    hint   of its control image
+    """
     return {"image": str(path), "hint": str(hint), "name": _name(path, folder), "caption": "", "before": "", "tags": []}
 
 

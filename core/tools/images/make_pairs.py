@@ -161,7 +161,7 @@ def plan(settings: MakePairsSettings, workspace: Workspace) -> Plan:
 
 
 def _settings(settings: MakePairsSettings) -> dict[str, Any]:
-    """Return the settings that all pairs of a folder must share, as JSON."""
+    """Return {name: value in JSON types} of the settings that all pairs of a folder must share: all but UNCOMPARED."""
     return settings.model_dump(mode="json", exclude=UNCOMPARED)
 
 

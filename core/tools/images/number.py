@@ -21,7 +21,8 @@ _NUMBERING, _UNDOING = ".numbering-", ".numbering-back-"
 
 
 def do(settings: NumberSettings, plan: FolderPlan, context: JobContext) -> Outcome:
-    """Copy the images to numbered names, or rename them in place."""
+    """Copy the images to numbered names, or with `number_in_place` rename them and write a record for the undo. Raises ProblemsError
+    without images, and if a name is taken."""
     images, others = required_images(plan.folder, settings.recursive)
     unlabeled = [path for path in images if not split_label(path.stem)[1]]
     if settings.number_in_place:

@@ -62,7 +62,8 @@ def _files(settings: CompareLorasSettings, workspace: Workspace) -> tuple[Path, 
 
 
 def do(settings: CompareLorasSettings, plan: Plan, context: JobContext) -> Outcome:
-    """Compare the changes A and B of each common layer: cosine <A, B> / (|A| |B|), difference |A - B|."""
+    """Compare the changes A and B of each common layer: cosine <A, B> / (|A| |B|), difference |A - B|. Raises ProblemsError for NaN or
+    infinite weights, and without a common layer."""
     files = (plan.first, plan.second)
     model = model_of(settings.base_model, plan.first, context)
     first, second = (

@@ -35,7 +35,10 @@ def plan(settings: SingularValuesSettings, workspace: Workspace) -> FilePlan:
 
 
 def do(settings: SingularValuesSettings, plan: FilePlan, context: JobContext) -> Outcome:
-    """Compute the retained norm by rank k, sqrt(sum of the first k squares / sum of all), for each layer and for all together."""
+    """Compute the retained norm by rank k, sqrt(sum of the first k squares / sum of all), for each layer and for all together.
+
+    If all layers are untrained, the outcome only says that. Otherwise the charts are also saved as PNG if `png` is set.
+    """
     model = model_of(settings.base_model, plan.path, context)
     layers, unread = open_layers(load_finite(plan.path), model, context.cancel)
     values = {}

@@ -136,7 +136,7 @@ def write_entries(context: JobContext, title: str, path: Path, before: bytes | N
 def saved_message(path: Path, id: str, existed: bool) -> str:
     """Return a text on where the file was saved, or that it is unchanged.
 
-    id        of `write_entries`
+    id        result of `write_entries`; "": unchanged
     existed   whether the caption history keeps an earlier file
     """
     if not id:

@@ -46,7 +46,8 @@ def _space_problems(path: Path, target: Path, size: int, where: str, in_place: b
 
 
 def do(settings: EditMetadataSettings, plan: FilePlan, context: JobContext) -> Outcome:
-    """List the metadata, or write changed metadata to a copy or into the file, whose old header is stored for undo."""
+    """List the metadata if no change is set; else write them to a copy, or with `in_place` into the file, whose old header is stored, or
+    with `undo` restore that header."""
     path, target = plan.path, plan.target
     if not settings.changes:
         return metadata_outcome(path)
