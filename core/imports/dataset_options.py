@@ -181,7 +181,8 @@ def to_setting(option: Option, value: Any) -> Any:
 
 
 def range_fix(option: Option, value: Any) -> str:
-    """Return the fix ("use 1 to 64") for a value that the option's setting does not allow; "" for an allowed one.
+    """Return the fix ("use 1 to 64") for a value that the option's setting does not allow; "" for an allowed one, and for an option without
+    a setting.
     value: already converted by `to_setting`"""
     if option.setting is None:
         return ""

@@ -222,7 +222,9 @@ def _per_step(config: Config) -> int:
 
 
 def length(config: Config) -> Values:
-    """Return {setting: value} of training length, gradient accumulation, saving and sampling, in optimizer steps."""
+    """Return {setting: value} of training length, gradient accumulation, saving and sampling, in optimizer steps:
+    "schedule.max_train_steps", "saving.save_every_n_steps", "saving.save_model_as", "samples.sample_every_n_steps" ...
+    """
     batches, key = _per_step(config), "train.gradient_accumulation_steps"
     if config[key] < 0:
         config.note(key, "unavailable", "accumulates a whole epoch; 1 is set")
@@ -283,7 +285,8 @@ def schedule(config: Config) -> Values:
 
 
 def _number(value: Any) -> Any:
-    """Return a number, also from a text such as "1e-4", which YAML does not read as a number; None for other values."""
+    """Return a number, also from a text such as "1e-4", which YAML does not read as a number; None for other values, booleans, and numbers
+    of 1e30 or more."""
     try:
         number = value if isinstance(value, int) else float(value)
     except (ValueError, TypeError):
@@ -322,7 +325,7 @@ RULES = (model, network, length, optimizer, schedule, noise)
 
 
 def datasets(config: Config, listed: list[Values]) -> Values:
-    """Return {setting: value} of the image folders and of latent caching; a warning if there is no folder.
+    """Return {setting: value} of "dataset.sources", "dataset.resolution", masks and latent caching; adds a warning if there is no folder.
     listed: the items of `datasets`"""
     items = [config.read(each, "datasets.") for each in listed]
     sources = [source for values in items for source in _source(config, values)]
@@ -347,7 +350,7 @@ def datasets(config: Config, listed: list[Values]) -> Values:
 
 
 def _source(config: Config, values: Values) -> Iterator[Values]:
-    """Yield the settings {name: value} of a dataset's folder; nothing but a note for a .json file or without a folder."""
+    """Yield the settings {name: value} of a dataset's folder. A .json file or a dataset without a folder yields nothing and adds a note."""
     folder = values["datasets.dataset_path"] or values["datasets.folder_path"]
     if not folder.strip() or folder.lower().endswith(".json"):
         config.note("datasets.folder_path", "unavailable", "a dataset without a folder is left out")
@@ -375,7 +378,7 @@ def _sizes(config: Config, value: Any) -> list[int]:
 
 
 def samples(config: Config, listed: list[Values]) -> Values:
-    """Return {setting: value} of the sample prompts, their negative prompt and seed.
+    """Return {setting: value} of "samples.sample_prompts", "samples.negative_prompt" and "samples.seed".
     listed: the items of sample.samples, which replace sample.prompts"""
     prompts = config.written.get("sample.prompts")
     texts = [str(each) for each in (prompts if isinstance(prompts, list) else [])[:MOST]]

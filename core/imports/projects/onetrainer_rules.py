@@ -116,7 +116,8 @@ def memory(config: Config) -> Values:
 
 
 def _trained_dtype(config: Config) -> Values:
-    """Return {setting: value} of the dtype of a network or embedding: 16 bits only if training computes in bf16 too."""
+    """Return {"memory.full_precision": "bf16", "memory.stochastic_rounding": value} for a network or embedding in bf16, if training
+    computes in bf16 too; else {}, with a note if the dtype is not fp32."""
     key = f"{config.method}_weight_dtype"
     if (config[key], config["train_dtype"]) == ("BFLOAT_16", "BFLOAT_16"):
         return {"memory.full_precision": "bf16", "memory.stochastic_rounding": config["optimizer.stochastic_rounding"]}
@@ -126,7 +127,7 @@ def _trained_dtype(config: Config) -> Values:
 
 
 def output(config: Config) -> Values:
-    """Return {setting: value} of name, folder and format of the saved model."""
+    """Return {setting: value} of "saving.output_name", "saving.copy_to" (folder, None for a relative path) and "saving.save_model_as"."""
     text, full = config["output_model_destination"], config.method == "fine_tune"
     windows = "\\" in text or text[1:2] == ":"
     path: PurePath = PureWindowsPath(text) if windows else PurePosixPath(text)
@@ -165,7 +166,7 @@ def network(config: Config) -> Values:
 
 
 def _layers(config: Config, rank: int, text_trains: bool) -> Values:
-    """Return {setting: value} of the trained layers.
+    """Return {setting: value} of "network.layers", "network.conv_rank" and "network.conv_alpha" for the trained layers.
 
     OneTrainer filters layers of the U-Net by parts of their names and trains all of the text encoders.
     """
@@ -201,7 +202,8 @@ def _scale(config: Config, key: str) -> int:
 
 
 def rates(config: Config) -> Values:
-    """Return {setting: value} of the learning rates, and for a full model of whether its text encoders train."""
+    """Return {setting: value} of "optimizer.learning_rate", "optimizer.unet_lr" and "optimizer.text_encoder_lr", and for a full model of
+    "method.train_text_encoder"; for an embedding only of the first."""
     scale = _scale(config, "learning_rate_scaler")
     keys = (
         "learning_rate",
@@ -242,7 +244,9 @@ def stops(config: Config) -> Values:
 
 
 def _stop(config: Config, part: str) -> Values:
-    """Return {setting: value} of where a part stops training; {} if it trains to the end, with a note if it is to stop by time."""
+    """Return {"method.stop_text_encoder_epochs" or "method.stop_text_encoder_training": value} for where a part stops training; {} if it
+    trains to the end, or with a note if it is to stop after a time.
+    part: name of the part in the config, before the dot"""
     key, unit = f"{part}.stop_training_after", config[f"{part}.stop_training_after_unit"]
     after = config[key]
     if unit == "NEVER" or not after:
@@ -308,7 +312,8 @@ def _named_scheduler(config: Config, name: str, warmup: bool) -> Values:
 
 
 def _torch_scheduler(config: Config) -> Values:
-    """Return {name: value} of settings in the schedule group for one of torch's schedulers; {} with a note for other classes."""
+    """Return {"lr_scheduler_type": class, "lr_scheduler_args": {name: value}} for one of torch's schedulers; {} with a note for other
+    classes."""
     name, params = config["custom_learning_rate_scheduler"].removeprefix(TORCH), config["scheduler_params"]
     if not name.isidentifier():
         sentence = "is no class of torch.optim.lr_scheduler; constant is set"

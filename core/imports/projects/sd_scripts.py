@@ -214,7 +214,9 @@ LAUNCHER = {
 def _launcher_entry(key: str, text: str, name: str, precision: bool) -> Entry:
     """Return the report entry of an option of accelerate.
 
-    key        name in the report
+    key        its name in the report
+    text       its value, "" for none
+    name       its name without dashes
     precision  whether sd-scripts' own mixed_precision is set
     """
     if name == "num_processes" and text.isdecimal() and 0 < int(text[:9]) <= 64:

@@ -166,7 +166,7 @@ def machine(config: Config) -> Values:
 
 
 def length(config: Config) -> Values:
-    """Return {setting: value} of training length and saving."""
+    """Return {setting: value} of "schedule.max_train_steps", "schedule.max_train_epochs" and "saving.save_every_n_epochs"."""
     steps, epochs = config["max_train_steps"], config["num_train_epochs"]
     if steps > 0 and epochs > 0:
         config.note("num_train_epochs", "idle", "max_train_steps counts")
@@ -196,7 +196,8 @@ def network(config: Config) -> Values:
 
 
 def _lycoris(config: Config) -> Values:
-    """Return {setting: value} of the LyCORIS config file; LoKr, with a note, if it is missing or its algo unknown."""
+    """Return {setting: value} of the LyCORIS config file: "network.kind", "network.rank", "network.alpha", "network.layers" ...; LoKr, with
+    a note, if it is missing or its algo unknown."""
     key, lycoris = "lycoris_config", config.source.json_of(config["lycoris_config"])
     if not isinstance(lycoris, dict) or lycoris.get("algo") not in ALGORITHMS:
         sentence = "is not found here, or has an unknown algo; LoKr is set: enter its rank and factor"
@@ -281,7 +282,7 @@ def schedule(config: Config) -> Values:
 
 
 def loss(config: Config) -> Values:
-    """Return {setting: value} of noise offset, masks and the smallest image size."""
+    """Return {setting: value} of "noise.noise_offset", "noise.unmasked_probability" and "dataset.skip_image_resolution"."""
     on = str(config.written.get("offset_noise", config.written.get("--offset_noise"))).lower() == "true"
     if on and config["noise_offset_probability"] < 1:
         config.note("noise_offset_probability", "changed", "noise offset is added to all images")
@@ -294,7 +295,8 @@ def loss(config: Config) -> Values:
 
 
 def samples(config: Config) -> Values:
-    """Return {setting: value} of the sample prompts, their size, sampler and schedule."""
+    """Return {setting: value} of the sample prompts and their settings: "samples.sample_prompts", "samples.width",
+    "samples.sample_sampler", "samples.sample_every_n_steps" ..."""
     prompts, library = [config["validation_prompt"]], config["user_prompt_library"]
     content = config.source.json_of(library) if library else {}
     if isinstance(content, dict):
@@ -321,7 +323,7 @@ def samples(config: Config) -> Values:
 
 
 def _flags(size: tuple[int, int], usual: tuple[int, int]) -> str:
-    """Return the prompt options for a size; "" if it is the usual one."""
+    """Return the prompt options " --w 512 --h 768" for a size (width, height); "" if it is the usual one."""
     return "" if size == usual else f" --w {size[0]} --h {size[1]}"
 
 
@@ -343,7 +345,8 @@ RULES = (model, machine, length, network, optimizer, schedule, loss, samples)
 
 
 def _side_of(value: float, kind: str) -> int:
-    """Return the side in pixels for a resolution: of a square with `value` megapixels if `kind` is "area", else `value` itself."""
+    """Return the side in pixels for a resolution, from 64 to 8192: of a square with `value` megapixels if `kind` is "area", else `value`
+    itself."""
     return clamp(64, 8192, round(math.sqrt(value * 1e6) / 64) * 64 if kind == "area" else int(value))
 
 
@@ -404,8 +407,11 @@ def _resolution(config: Config, value: Any, kind: str, key: str) -> int:
 
 
 def _source(config: Config, values: Values, ids: dict[str, str]) -> Iterator[Values]:
-    """Yield the settings {name: value} of a data backend's folder; nothing, or a note, for other backends.
-    ids: {id: folder} of all backends"""
+    """Yield the settings {name: value} of a data backend's folder.
+
+    Backends of other kinds of data, and those that are not local, yield nothing; videos, audio and remote ones add a note.
+    ids: {id: folder} of all backends
+    """
     kind = values["data.dataset_type"]
     role = (table().rows["data.dataset_type"].choices or {}).get(kind, "")
     if not role:  # embeds, conditioning, videos
@@ -443,7 +449,8 @@ def _source(config: Config, values: Values, ids: dict[str, str]) -> Iterator[Val
 
 
 def _captions(config: Config, values: Values) -> Values:
-    """Return {name: value} of the caption settings of a folder, by its caption strategy."""
+    """Return {name: value} of "caption_extension", "caption_lines" and "caption_prefix" of a folder by its caption strategy; for an
+    instance prompt alone of "caption_extension" and "class_tokens"."""
     strategy = values["data.caption_strategy"] or config["caption_strategy"] or "filename"
     prompt = values["data.instance_prompt"] or config["instance_prompt"]
     if strategy.replace("_", "") == "instanceprompt" or values["data.only_instance_prompt"]:

@@ -135,15 +135,20 @@ class Config(Remarks):
         return self.values[key]
 
     def choose_from(self, key: str, choices: Mapping[str, T], value: Any = None) -> T:
-        """Return the entry of `choices` for a key's value; for other values that of the default, with a note.
-        value: None: the config's"""
+        """Return the entry of `choices` for a value; for a value that is none of them that of the key's default, with a note.
+
+        key     whose default and note are meant
+        value   None: that of `key` in the config
+        """
         value, default = str(self[key] if value is None else value), str(self.table.rows[key].default)
         if value not in choices:
             self.note(key, "unavailable", f"{shorten(value)} is none of {', '.join(choices)}; {default} is set")
         return choices[value if value in choices else default]
 
     def choice(self, key: str, value: Any = None) -> Any:
-        """Return the entry of the key's choices in the table for its value; for other values that of the default, with a note."""
+        """Return the entry of the key's choices in the table for a value; for a value that is none of them that of the default, with a
+        note.
+        value: None: that of `key` in the config"""
         return self.choose_from(key, self.table.rows[key].choices or {}, value)
 
     def read(self, raw: Mapping[str, Any], prefix: str = "") -> Values:
