@@ -225,7 +225,7 @@ def _model_in(path: Path) -> Path:
 def download(
     source: Source, models: Path | str, on_progress: Progress | None = None, cancel: CancelToken | None = None
 ) -> Path:
-    """Download the needed files of a model into models/ and return its path there. Raises ProblemsError or Cancelled.
+    """Download the needed files of a model into models/ and return its path there. Raises ProblemsError if that fails, and Cancelled.
 
     A file appears under its final name only when complete; an interrupted download resumes.
     on_progress   called with (bytes done, total bytes)
@@ -273,8 +273,8 @@ def download_files(
 
 
 def file_names(hub_id: HubId, folder: Path) -> list[str]:
-    """Return the names of all files of a hub model. Raises ProblemsError.
-    folder: where the error message tells users to put the files when the hub cannot be reached"""
+    """Return the names of all files of a hub model. Raises ProblemsError if the hub cannot be reached or refuses.
+    folder: where the error message tells users to put the files by hand"""
     try:
         return [file.name for file in _listing(hub_id)]
     except Exception as error:

@@ -61,7 +61,8 @@ def refuse_hostile(path: Path) -> None:
 
 
 def load_state_file(path: Path) -> Any:
-    """Load a `torch.save` file of dicts, lists, numbers and tensors onto the CPU; nothing in it is run. Raises ProblemsError."""
+    """Load a `torch.save` file of dicts, lists, numbers and tensors onto the CPU; nothing in it is run. Raises ProblemsError for a damaged
+    file and other content."""
     refuse_hostile(path)
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
