@@ -221,7 +221,8 @@ def title_in_group(entry: Declared) -> str:
 
 
 def texts_of(text: str) -> list[str]:
-    """Split a text into values, separated by commas or lines; values with commas are in double quotes. Raises ProblemsError."""
+    """Split a text into values, separated by commas or lines; values with commas are in double quotes. Raises ProblemsError for a text or
+    value that is too long."""
     if len(text) > LONGEST:
         what = f"The values have {len(text):,} characters; the limit is {LONGEST:,}"
         raise ProblemsError.one(what, "", "use fewer", "grid.text-too-long")

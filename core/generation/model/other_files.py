@@ -160,8 +160,9 @@ def networks_of(store: ModelStore, workspace: Workspace, device: str) -> Leased:
 
 
 def find_refiner(name: str, workspace: Workspace, base: str | None) -> Path:
-    """Find and check a refiner's file or folder. Raises ProblemsError.
-    base: family of the base model, which must be "sdxl"; None: unknown"""
+    """Find and check a refiner's file or folder. Raises ProblemsError if it is missing, incomplete or no refiner, or the base model is not
+    SDXL.
+    base: family of the base model; None: unknown"""
     try:
         path = model_path(name, workspace, REFINER_FILE)
     except ProblemsError as error:
