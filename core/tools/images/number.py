@@ -143,7 +143,8 @@ def _stamp(path: Path) -> list[int]:
 
 
 def _write_record(folder: Path, pairs: Sequence[tuple[Path, Path]]) -> Path:
-    """Write the record for undo, before the first file is renamed, and return its path. Raises ProblemsError."""
+    """Write the record for undo, before the first file is renamed, and return its path. Raises ProblemsError if it cannot be written.
+    pairs: (current path, new path) of each file"""
     names = [[old.relative_to(folder).as_posix(), new.relative_to(folder).as_posix()] for old, new in pairs]
     trash = folder / TRASH_FOLDER
     try:

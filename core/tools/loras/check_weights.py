@@ -45,7 +45,7 @@ SHOWN_NAMES = 8
 
 
 def plan(settings: CheckWeightsSettings, workspace: Workspace) -> FilePlan:
-    """Check that the file is a model and the base model fits it, and return the plan. Raises ProblemsError."""
+    """Return the plan. Raises ProblemsError if the file is no model, the base model does not fit it, or the PNG cannot be written."""
     path = single_file_of(settings.file, workspace, FIELD)
     try:
         identify(path)

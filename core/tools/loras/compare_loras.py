@@ -37,7 +37,8 @@ class Plan:
 
 
 def plan(settings: CompareLorasSettings, workspace: Workspace) -> Plan:
-    """Check the two LoRAs and the base model, and return the plan. Raises ProblemsError."""
+    """Return the plan. Raises ProblemsError for LoRAs of different families, a base model that is missing or does not fit, and a PNG that
+    cannot be written."""
     first, second = _files(settings, workspace)
     check_base_model(settings.base_model, first, workspace, f"{GROUP}.base_model")
     for lora in (first, second):

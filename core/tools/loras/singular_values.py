@@ -26,7 +26,8 @@ MOST_ROWS = 20
 
 
 def plan(settings: SingularValuesSettings, workspace: Workspace) -> FilePlan:
-    """Check the LoRA and the base model, and return the plan. Raises ProblemsError."""
+    """Return the plan. Raises ProblemsError for a file that is no LoRA, a base model that is missing or does not fit, and a PNG that cannot
+    be written."""
     path = lora_of(settings.file, workspace, f"{GROUP}.file")
     check_base_model(settings.base_model, path, workspace, f"{GROUP}.base_model")
     check_measurable(settings.base_model, path, f"{GROUP}.base_model")

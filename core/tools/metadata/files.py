@@ -114,7 +114,7 @@ def images_in(
 
 
 def entries_of(path: Path) -> tuple[Entries, list[Problem]]:
-    """Return (all entries of a metadata file, advice). Raises ProblemsError."""
+    """Return (all entries of a metadata file, advice). Raises ProblemsError for a damaged file and entries that are not objects."""
     values, advice = read_values(path)
     invalid = [key for key, value in values.items() if not isinstance(value, dict)]
     if invalid:

@@ -123,7 +123,7 @@ def plan(
 
 
 def open_model(path: Path, family_setting: str = "auto", kohya_projection: bool = False) -> tuple[Checkpoint, Layout]:
-    """Open a model and return (checkpoint, layout of its family). Raises ProblemsError.
+    """Open a model and return (checkpoint, layout of its family). Raises ProblemsError for a damaged model, and as `check_family`.
 
     family_setting     family that the settings state, or "auto"
     kohya_projection   see `open_checkpoint`

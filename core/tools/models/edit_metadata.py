@@ -123,7 +123,8 @@ def _new_header(path: Path, settings: EditMetadataSettings) -> bytes:
 
 
 def thumbnail_url(path: Path) -> str:
-    """Return an image as data URL for modelspec.thumbnail: a JPEG of at most THUMBNAIL_SIDE pixels a side. Raises ProblemsError."""
+    """Return an image as data URL for modelspec.thumbnail: a JPEG of at most THUMBNAIL_SIDE pixels a side. Raises ProblemsError for a
+    missing or unreadable image."""
     if not path.is_file():
         what, fix = f"There is no image {display_path(path)}", "choose an image file"
         raise ProblemsError.one(what, "thumbnail", fix, "tools.no-thumbnail")
