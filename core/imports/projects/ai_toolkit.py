@@ -68,7 +68,7 @@ def keys() -> Iterable[str]:
 
 
 def read(source: Source) -> Import:
-    """Import a job of AI Toolkit as a job with a report. Raises ProblemsError."""
+    """Import a job of AI Toolkit as a job with a report. Raises ProblemsError as `resolve`."""
     config, choices, choice = resolve(source)
     settings = config.settings(RULES)
     folders, prompts = (_items(config, key) for key in ("datasets", "sample.samples"))

@@ -57,12 +57,13 @@ def import_project(
     name: str = "",
     reads: bool = True,
 ) -> Import:
-    """Import another program's training settings, from a text or the path of a file, as a job with a report. Raises ProblemsError.
+    """Import another program's training settings, from a text or the path of a file, as a job with a report.
 
     name    file name, for messages and its suffix; by default that of the path
     reads   for a path: whether other files that its text names are read
     folder  for a text: where files that it names are looked up; None reads no files
-    choice  which of several commands, scripts or tabs to read the text as: one of `Import.choices`
+    choice  which of several commands, scripts or tabs to read the text as: one of `Import.choices`; "": none is chosen
+    Raises ProblemsError for a text of no known program or one that cannot be imported, and ChoiceNeeded.
     """
     if isinstance(source, Path):
         suffix = source.suffix.lower()

@@ -46,7 +46,8 @@ def recognizes(source: Source) -> bool:
 
 
 def read(source: Source) -> Import:
-    """Import a command line or config file of sd-scripts as a job. Raises ProblemsError."""
+    """Import a command line or config file of sd-scripts as a job. Raises ProblemsError for a text without a command or options, and for
+    other model families."""
     tables = source.toml if source.suffix not in SUFFIXES else None
     return _from_toml(source, tables) if tables is not None else _from_command(source)
 
@@ -114,7 +115,8 @@ def _script_of(values: Mapping[str, Any], source: Source) -> tuple[Script, tuple
 
 
 def _from_command(source: Source) -> Import:
-    """Import the training command in a text, the one that `source.choice` names if there are several. Raises ProblemsError."""
+    """Import the training command in a text, the one that `source.choice` names if there are several. Raises ProblemsError without a
+    command, and ChoiceNeeded if none of several is named."""
     script = read_script(source.text, source.suffix)
     commands = [words for words in script.commands if words[0].lower() not in NO_RUN and _script_index(words) >= 0]
     commands = [inner for words in commands for inner in _unwrapped(words)]

@@ -77,7 +77,7 @@ def keys() -> Iterable[str]:
 
 
 def read(source: Source) -> Import:
-    """Import a config of SimpleTuner as a job with a report. Raises ProblemsError."""
+    """Import a config of SimpleTuner as a job with a report. Raises ProblemsError as `resolve`."""
     config = resolve(source)
     settings = config.settings(RULES)
     listed = _backends(config)

@@ -172,7 +172,8 @@ class Config(Remarks):
         return values
 
     def _converted(self, key: str, row: Row, value: Any) -> Any:
-        """Convert a value to the type of the key's default. Raises ValueError."""
+        """Convert a value to the type of the key's default; None stays None only if the key may be empty. Raises ValueError for other
+        types."""
         kind = type(row.default)
         if row.target == IDLE or kind in (list, dict):
             return value
