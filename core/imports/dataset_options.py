@@ -161,7 +161,7 @@ def fits(kind: str, value: Any) -> bool:
 
 
 def sd_scripts_refuses(kind: str, value: Any) -> bool:
-    """Return whether sd-scripts refuses a value whose meaning is clear: a whole number where it requires a float."""
+    """Return whether sd-scripts refuses a value whose meaning is clear: a whole number where it requires a float. kind: a key of KINDS"""
     if kind == "float":
         return type(value) is int
     return kind == "range" and any(type(end) is int for end in value)

@@ -166,7 +166,8 @@ def _items(config: Config, key: str) -> list[Values]:
 
 
 def model(config: Config) -> Values:
-    """Return {setting: value} of method, model, attention, seed, output name and logger; a warning if no model is named."""
+    """Return {setting: value} of method, model and run: "method.kind", "model.family", "model.prediction", "schedule.seed",
+    "saving.output_name" ...; adds a warning if no model is named."""
     if not config["model.name_or_path"]:
         config.warn("The text names no model", "model.name_or_path", "choose the base model", "import.no-model")
     lora = config["model.lora_path"]
@@ -182,7 +183,8 @@ def model(config: Config) -> Values:
 
 
 def network(config: Config) -> Values:
-    """Return {setting: value} of the network and its trained parts, or of the trained parts of a full model; {} for other methods."""
+    """Return {setting: value} of a network ("network.kind", "network.rank", "network.train_unet" ...), or of the trained parts of a full
+    model ("method.train_text_encoder", "optimizer.unet_lr"); {} for other methods."""
     kind, text, unet = config["network.type"].lower(), config["train.train_text_encoder"], config["train.train_unet"]
     if config.method == "fine_tune":
         return {"method.train_text_encoder": "yes" if text else "no"} | ({} if unet else {"optimizer.unet_lr": 0.0})
@@ -245,7 +247,8 @@ def length(config: Config) -> Values:
 
 
 def optimizer(config: Config) -> Values:
-    """Return {setting: value} of the optimizer, its arguments and the learning rate; notes where AI Toolkit itself uses other values."""
+    """Return {setting: value} of the optimizer, as `optimizer_settings`, "optimizer.learning_rate" and "optimizer.max_grad_norm"; adds
+    notes where AI Toolkit itself uses other values."""
     name = config["train.optimizer"].lower()
     class_name, implied = chosen_optimizer(config, "train.optimizer", name)
     params = config["train.optimizer_params"]
@@ -266,7 +269,8 @@ def optimizer(config: Config) -> Values:
 
 
 def schedule(config: Config) -> Values:
-    """Return {setting: value} of the learning rate scheduler: constant, constant with warmup, or cosine; a note for others."""
+    """Return {setting: value} of "schedule.lr_scheduler" (constant, constant with warmup, or cosine; a note for others),
+    "schedule.lr_warmup_steps" and "schedule.lr_scheduler_min_lr_ratio"."""
     key, name, params = "train.lr_scheduler_params", config["train.lr_scheduler"], config["train.lr_scheduler_params"]
     numbers = {setting: _number(each) for setting, each in params.items()} if isinstance(params, dict) else {}
     warmup = int(numbers.get("num_warmup_steps") or 0)
@@ -295,7 +299,8 @@ def _number(value: Any) -> Any:
 
 
 def noise(config: Config) -> Values:
-    """Return {setting: value} of timesteps, precision, loss weights, EMA and prior preservation."""
+    """Return {setting: value} of timesteps, precision, loss weights, EMA and prior preservation: "noise.min_timestep",
+    "memory.mixed_precision", "method.ema", "method.prior" ..."""
     low, high = (clamp(0, 999, config[f"train.{end}_denoising_steps"]) for end in ("min", "max"))
     precision = config.choice("train.dtype")
     settings = {

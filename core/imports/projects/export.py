@@ -188,7 +188,8 @@ def same_training(path: str, job: TrainJob, other: TrainJob) -> bool:
 
 
 def _length(job: TrainJob) -> dict[str, Any]:
-    """Return {option: value} of the optimizer, training length and learning rate scheduler."""
+    """Return {option: value} of optimizer, training length and scheduler: "optimizer_type", "optimizer_args", "max_train_epochs",
+    "max_train_steps", "lr_scheduler" ... None is off."""
     schedule, optimizer = job.schedule, _optimizer(job.optimizer.optimizer_type)
     return {
         "optimizer_type": optimizer,
@@ -203,7 +204,7 @@ def _length(job: TrainJob) -> dict[str, Any]:
 
 
 def _dataset(job: TrainJob) -> dict[str, Any]:
-    """Return {option: value} of the resolution, buckets, captions and validation."""
+    """Return {option: value} of the dataset: "resolution", "min_bucket_reso", "caption_extension", "validation_split" ... None is off."""
     size, faces, validation = job.dataset.resolution, job.dataset.face_crop_aug_range, job.validation
     interpolation, template = job.dataset.resize_interpolation, job.captions.caption_template
     extension = job.captions.caption_extension
@@ -229,7 +230,8 @@ def _dataset(job: TrainJob) -> dict[str, Any]:
 
 
 def _memory(job: TrainJob) -> dict[str, Any]:
-    """Return {option: value} of memory, precision, saving, samples, logging and uploads."""
+    """Return {option: value} of memory, saving, samples, logging and uploads: "mixed_precision", "cache_latents", "save_model_as",
+    "sample_prompts", "log_with" ... None is off."""
     memory, saving, logging = job.memory, job.saving, job.logging
     # Full 16-bit training needs the same mixed precision; auto is bf16 where the GPU has it, while sd-scripts' default is fp32.
     full = memory.full_precision if memory.full_precision != "fp32" else "bf16"

@@ -65,7 +65,8 @@ FIXED: dict[str, tuple[Any, str]] = {
 
 
 def model(config: Config) -> Values:
-    """Return {setting: value} of method, family, prediction type, clip skip and processes; a warning if no model is named."""
+    """Return {setting: value} of "method.kind", "model.family", "model.prediction", "model.clip_skip" and "memory.num_processes"; adds a
+    warning if no model is named."""
     family, prediction = table().data["families"][config["model_type"]]
     skip, forced = config["text_encoder_layer_skip"], {"v": config["force_v_prediction"]}
     forced["epsilon"] = config["force_epsilon_prediction"]
@@ -146,7 +147,8 @@ def output(config: Config) -> Values:
 
 
 def network(config: Config) -> Values:
-    """Return {setting: value} of the network, its size and layers; for embeddings of the number of tokens; else {}."""
+    """Return {setting: value} of a network: "network.kind", "network.rank", its layers and the kind's options; for embeddings of
+    "embedding.num_vectors_per_token"; else {}."""
     if config.method == "embedding":
         return {"embedding.num_vectors_per_token": config["embedding.token_count"] or 1}
     if config.method != "lora":
@@ -267,7 +269,8 @@ def _stop(config: Config, part: str) -> Values:
 
 
 def schedule(config: Config) -> Values:
-    """Return {setting: value} of training length and learning rate scheduler."""
+    """Return {setting: value} of "schedule.max_train_epochs", "schedule.lr_scheduler", "schedule.lr_warmup_steps" and the scheduler's
+    settings."""
     key, name = "learning_rate_warmup_steps", config["learning_rate_scheduler"]
     warmup = config[key]
     steps: Any = int(max(0, warmup) // config.accumulation)
@@ -291,8 +294,12 @@ def schedule(config: Config) -> Values:
 
 
 def _named_scheduler(config: Config, name: str, warmup: bool) -> Values:
-    """Return {name: value} of settings in the schedule group for a scheduler of OneTrainer; cosine, with a note, if it is unknown.
-    warmup: whether there are warmup steps"""
+    """Return {name in the schedule group: value} for a scheduler of OneTrainer: "lr_scheduler" (cosine, with a note, for an unknown
+    one), and options such as "lr_scheduler_num_cycles".
+
+    name     OneTrainer's ("COSINE")
+    warmup   whether there are warmup steps
+    """
     low, cycles = clamp(0.0, 1.0, config["learning_rate_min_factor"]), clamp(0.0, 1e4, config["learning_rate_cycles"])
     if name not in SCHEDULERS:
         sentence = f"{shorten(name)} is not available; cosine is the nearest"
@@ -355,7 +362,7 @@ def _optimizer_name(config: Config) -> tuple[str, Mapping[str, Any], bool]:
 
 
 def optimizer(config: Config) -> Values:
-    """Return {setting: value} of the optimizer, its arguments and gradient clipping."""
+    """Return {setting: value} of the optimizer, as `optimizer_settings`, and "optimizer.max_grad_norm"."""
     name, nulls, exact = _optimizer_name(config)
     if not exact:
         what = f"The optimizer {shorten(config['optimizer.optimizer'])} is not available"
@@ -407,7 +414,7 @@ def _arguments(config: Config, entry: Entry, nulls: Mapping[str, Any]) -> Values
 
 
 def loss(config: Config) -> Values:
-    """Return {setting: value} of loss type, loss weights and masks."""
+    """Return {setting: value} of loss type, loss weights and masks: "noise.loss_type", "noise.min_snr_gamma", "dataset.masked_loss" ..."""
     strengths = {name: config[name] for name in LOSSES if config[name] > 0} or {"mse_strength": 1.0}
     weight, huber = config["loss_weight_fn"], strengths.get("huber_strength")
     if huber and (len(strengths) > 1 or huber != 1):
@@ -433,7 +440,7 @@ def loss(config: Config) -> Values:
 
 
 def timesteps(config: Config) -> Values:
-    """Return {setting: value} of timestep range and distribution."""
+    """Return {setting: value} of "noise.min_timestep", "noise.max_timestep" and the timestep distribution ("noise.logit_mean" ...)."""
     distribution, weight, bias = config["timestep_distribution"], config["noising_weight"], config["noising_bias"]
     low, high = (clamp(0.0, 1.0, config[f"{end}_noising_strength"]) for end in ("min", "max"))
     settings: Values = {"noise.min_timestep": int(1000 * low), "noise.max_timestep": int(1000 * high)}
@@ -455,7 +462,8 @@ def timesteps(config: Config) -> Values:
 
 
 def sizes(config: Config) -> Values:
-    """Return {setting: value} of resolutions and buckets."""
+    """Return {setting: value} of "dataset.resolution", "dataset.more_resolutions", "dataset.enable_bucket", and "dataset.resolution_choice"
+    if there are several resolutions."""
     parts = [part.strip().lower() for part in config["resolution"].split(",") if part.strip()]
     if not 0 < len(parts) < MOST_SIZES or not all(map(SIZE.fullmatch, parts)):
         config.note("resolution", "unavailable", "is neither a number, a width x height nor a list; 512 is set")

@@ -222,7 +222,8 @@ def _parts(reading: Reading) -> Values:
 
 @rule("network_module", "network_args", "network_dim", "network_alpha", "network_dropout")
 def _network(reading: Reading) -> Values:
-    """Return {path: value} of the network's kind, rank, alpha, dropout and network_args; {} for methods without a network."""
+    """Return {path: value} of "network.kind", "network.rank", "network.alpha", "network.network_dropout" and network_args; for a
+    ControlNet-LLLite of the "lllite" group; {} for methods without a network."""
     if reading.script.method == "lllite":
         rank, dropout = reading["network_dim"] or 64, reading["network_dropout"] or 0.0
         return {"lllite.hidden_dim": rank, "lllite.dropout": dropout, "lllite.zero_bias": False}
@@ -304,7 +305,7 @@ def _optimizer(reading: Reading) -> Values:
 
 @rule("optimizer_args")
 def _optimizer_arguments(reading: Reading) -> Values:
-    """Return {path: value} of the optimizer's arguments; some are settings of their own (COMMON)."""
+    """Return {path: value} of "optimizer.optimizer_args" and of arguments that are settings of their own (COMMON)."""
     arguments = _arguments(reading, "optimizer_args")
     common = {name: arguments.pop(name) for name in COMMON if _numbers(arguments.get(name), pair=name == "betas")}
     return {"optimizer.optimizer_args": arguments} | {f"optimizer.{name}": value for name, value in common.items()}
@@ -446,7 +447,8 @@ def _face_crop(reading: Reading) -> Values:
 
 @rule("validation_seed", "validate_every_n_epochs", "validate_every_n_steps", "validation_split")
 def _validation(reading: Reading) -> Values:
-    """Return {path: value} of validation. The seed defaults to the training's, the interval to every epoch."""
+    """Return {path: value} of "validation.validation_split", "validation.validation_seed" (by default the training's) and the interval (by
+    default every epoch)."""
     epochs, steps, seed = (
         reading[name] for name in ("validate_every_n_epochs", "validate_every_n_steps", "validation_seed")
     )
@@ -490,7 +492,7 @@ def _save_as(reading: Reading) -> Values:
 
 @rule("save_state", "save_state_on_train_end")
 def _states(reading: Reading) -> Values:
-    """Return {path: value} of saving training states, if the file sets it."""
+    """Return {path: value} of those settings for saving training states, "saving.save_state" and so on, that the file sets."""
     names = ("save_state", "save_state_on_train_end")  # ours stay on where the file is silent: they change no weight
     return {f"saving.{name}": reading[name] for name in names if name in reading.written}
 

@@ -175,8 +175,12 @@ def _command(words: list[str], source: Source) -> Import:
 
 
 def _config_file(values: dict[str, Any], source: Source, entries: list[Entry]) -> dict[str, Any]:
-    """Return {option: value} of the file that --config_file names; {} if there is none. Report entries are added to `entries`.
-    values: options of the command line, which override those of the file"""
+    """Return {option: value} of the file that --config_file names; {} if none is named, or it is not found. Raises ProblemsError for
+    invalid TOML.
+
+    values    options of the command line, which override those of the file; "config_file" is removed
+    entries   report entries are added to it
+    """
     if "config_file" not in values or values.get("output_config"):
         return {}
     name = str(values.pop("config_file"))

@@ -111,7 +111,8 @@ def resolve(source: Source) -> Config:
 
 
 def model(config: Config) -> Values:
-    """Return {setting: value} of method, family, prediction type, model, VAE, seed and output name."""
+    """Return {setting: value} of method, model and run: "method.kind", "model.family", "model.base_model", "model.prediction",
+    "schedule.seed", "saving.output_name" ...; adds a warning if no model is named."""
     family, flavour, key = config["model_family"].lower(), config["model_flavour"], "pretrained_model_name_or_path"
     base = config[key] or table().data["models"].get(family, {}).get(flavour, "")
     if not base:
@@ -136,7 +137,8 @@ def model(config: Config) -> Values:
 
 
 def machine(config: Config) -> Values:
-    """Return {setting: value} of attention, torch.compile, precision, EMA and trackers."""
+    """Return {setting: value} of attention, torch.compile, precision, EMA and trackers: "memory.attention", "memory.torch_compile",
+    "method.ema", "logging.log_with" ..."""
     attention, backend, report = config["attention_mechanism"], config["dynamo_backend"], config["report_to"]
     if attention not in ("diffusers", "xformers") and not attention.startswith("native"):
         config.note("attention_mechanism", "unavailable", "is not available; SDPA is used")
@@ -179,7 +181,8 @@ def length(config: Config) -> Values:
 
 
 def network(config: Config) -> Values:
-    """Return {setting: value} of the network and of whether text encoders train."""
+    """Return {setting: value} of the network ("network.kind", "network.rank", "network.layers" ...) and of whether text encoders train; for
+    a full model "method.train_text_encoder"."""
     text, rate = config["train_text_encoder"], config["text_encoder_lr"]
     rates = {"optimizer.text_encoder_lr": rate} if rate else {}
     if config.method != "lora":
@@ -233,7 +236,7 @@ def _unread_modules(preset: Any, lycoris: Values) -> list[str]:
 
 
 def optimizer(config: Config) -> Values:
-    """Return {setting: value} of the optimizer, its arguments and gradient clipping."""
+    """Return {setting: value} of the optimizer, as `optimizer_settings`, "optimizer.max_grad_norm" and "optimizer.scale_lr"."""
     name = config["optimizer"]
     class_name, implied = chosen_optimizer(config, "optimizer", name)
     pairs = [each.partition("=") for each in config["optimizer_config"].split(",") if each.strip()]
@@ -257,7 +260,7 @@ def optimizer(config: Config) -> Values:
 
 
 def schedule(config: Config) -> Values:
-    """Return {setting: value} of the learning rate scheduler."""
+    """Return {setting: value} of "schedule.lr_scheduler", "schedule.lr_warmup_steps" and the scheduler's settings."""
     key, name, rate, end = "lr_scheduler", config["lr_scheduler"], config["learning_rate"], config["lr_end"]
     warmup = max(0, config["lr_warmup_steps"])
     settings: Values = {"lr_scheduler": name, "lr_warmup_steps": warmup}
@@ -368,7 +371,8 @@ def _backends(config: Config) -> list[Values]:
 
 
 def folders(config: Config, listed: list[Values]) -> Values:
-    """Return {setting: value} of the image folders, resolution, validation and latent caching; a warning if there is no folder.
+    """Return {setting: value} of "dataset.sources", "dataset.resolution", the validation interval and latent caching; adds a warning if
+    there is no folder.
     listed: the data backends, as from `_backends`"""
     backends = [config.read(each, "data.") for each in listed]
     ids = {str(values["data.id"]): values["data.instance_data_dir"] for values in backends}

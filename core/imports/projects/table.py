@@ -248,7 +248,12 @@ def item_values(listed: Iterable[Values], table: Table) -> Values:
 
 
 def optimizer_settings(name: str, arguments: Values) -> Values:
-    """Return {path: value} of an optimizer: its type, its arguments, and arguments that are settings of their own (COMMON)."""
+    """Return {path: value} of "optimizer.optimizer_type", "optimizer.optimizer_args", and the arguments that are settings of their own
+    (COMMON).
+
+    name        class of the optimizer
+    arguments   {name: value}
+    """
     pairs = {key for key, value in arguments.items() if isinstance(value, list) and (key, len(value)) != ("betas", 2)}
     settings = {f"optimizer.{key}": arguments[key] for key in COMMON if key in arguments and key not in pairs}
     other_arguments = {key: value for key, value in arguments.items() if f"optimizer.{key}" not in settings}
