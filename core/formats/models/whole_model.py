@@ -280,7 +280,8 @@ def single_file_content(model: Model) -> dict[str, LazyTensor]:
 
 
 def size_metadata(configs: Mapping[str, Mapping[str, Any]], published: Published) -> dict[str, str]:
-    """Return metadata with the config values that differ from the published ones, needed to load a single file; {} if none differ.
+    """Return {SIZES_KEY: JSON text of {part: {config key: value}}} with the sizes that differ from the published configs, needed to load a
+    single file; {} if none differ.
     configs: {part: config}"""
     sizes_by_part = {}
     for name, config in configs.items():

@@ -34,7 +34,7 @@ class Runner:
             return {"error": (str(error).strip().splitlines() or [type(error).__name__])[0][:300]}
 
     def _open(self, model: str, providers: list[str], device: str, threads: int) -> dict[str, Any]:
-        """Load the model. providers: names in order of preference
+        """Load the model; providers are names in order of preference.
 
         Returns {"providers": those in use, "threads": number of threads, "tags": text in the metadata or "", "inputs": [[name, type,
         shape]], "outputs": names}.
