@@ -177,8 +177,8 @@ def client_state() -> gr.Textbox:
 
 
 def client_stamp(client: str) -> Any:
-    """Return the digest of the stamp of what a browser shows; "" after a click, None before anything is shown. client: its
-    `client_state`."""
+    """Return the digest of the stamp of what a browser shows; "" after a click, None before anything is shown.
+    client: its `client_state`."""
     return json_object(client).get("stamp")
 
 

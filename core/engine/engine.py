@@ -62,8 +62,8 @@ class Engine:
     """Runs the jobs of a workspace. Holds outputs/.atelier/lock until `close`. Every method may be called from any thread."""
 
     def __init__(self, workspace: Workspace, device: str | None = None, holder: str = "a page"):
-        """Lock the outputs folder; nothing runs before `start`. Raises ProblemsError if it is in use or cannot be written. device: None
-        detects it when first needed; holder: this engine's description in messages of other processes."""
+        """Lock the outputs folder; nothing runs before `start`. Raises ProblemsError if it is in use or cannot be written.
+        device: None detects it when first needed; holder: this engine's description in messages of other processes."""
         self.workspace = workspace
         self._owner = Ownership(workspace, holder, page=True)
         self._device = device
@@ -113,8 +113,8 @@ class Engine:
         self._owner.write_note(holder)
 
     def close(self, wait_seconds: float | None = 120.0) -> None:
-        """Save and stop running jobs, keep the queue, release the outputs folder. wait_seconds: limit for each thread; None: none while a
-        training saves, else CLOSE_SECONDS."""
+        """Save and stop running jobs, keep the queue, release the outputs folder.
+        wait_seconds: limit for each thread; None: none while a training saves, else CLOSE_SECONDS."""
         self._closing = True
         started = time.monotonic()
         running = [entry for entry in self._queue.entries() if entry.state == "running"]
@@ -568,7 +568,8 @@ class Engine:
 
     def light(self, work: Any, *arguments: Any, title: str = "", kind: str = "short") -> LightTask:
         """Run `work(*arguments, task=...)` in a light lane and return its handle. Settings among the arguments have the limits of queued
-        jobs. kind: the threads, one of `LightLane.THREADS`."""
+        jobs.
+        kind: the threads, one of `LightLane.THREADS`."""
         return self._light.submit(with_limits(work, self._request_limits), *arguments, title=title, kind=kind)
 
     def status(self) -> dict[str, Any]:

@@ -106,7 +106,8 @@ class Family:
         return loading.fit_problems(self.layout, path, vae)
 
     def parts(self, path: Path) -> dict[str, Part]:
-        """Return {name: part} of a model file or folder."""
+        """Return {"unet", "vae", "text_encoder" ...: part} of a model file or folder, from its headers; missing parts are left out. Raises
+        ProblemsError for a damaged model."""
         return dict(open_checkpoint(path, self.name).parts)
 
     def activation_bytes(self, pixels: int, batch: int) -> int | None:

@@ -145,8 +145,12 @@ def gradient_bytes(
 
 
 def _unet(name: str, config: tuple, dtype: torch.dtype, attention: str) -> Any:
-    """Build the family's denoiser on "meta" with an attention of the same memory as `attention`.
-    config: `config_key` of its config"""
+    """Build the family's denoiser on "meta" with an attention that takes the same memory as `attention`.
+
+    name        of the family
+    config      `config_key` of the denoiser's config
+    attention   as in `set_attention`
+    """
     unet = model_on_meta(families.family(name).denoiser, name, config, dtype)
     if attention in ("auto", "sdpa", "xformers"):
         unet.set_attn_processor(FusedAttention())

@@ -87,11 +87,11 @@ class Layout:
         return self.find_prediction is not None
 
     def config(self, part: str) -> dict[str, Any]:
-        """Return the published config of a part."""
+        """Return the published config of a part, named by its folder ("unet", "text_encoder")."""
         return self.published.config(part)
 
     def kind(self, part: str) -> PartKind:
-        """Return the kind of a part by its published config."""
+        """Return the kind of a part by its published config. part: its folder's name ("unet", "text_encoder")"""
         return self.published.kind(part)
 
     def used(self, part: Part) -> Part:

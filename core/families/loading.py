@@ -173,7 +173,12 @@ def load_vae(layout: Layout, path: Path | str, device: str = "cpu", cancel: Canc
 def load_part(
     part: Part, config: Mapping[str, Any], kind: PartKind, title: str, device: str, cancel: CancelToken | None = None
 ) -> Any:
-    """Load a single part in fp32, frozen and in eval mode. `title` names its model family in messages."""
+    """Load a single part in fp32, frozen and in eval mode. Raises ProblemsError for wrong tensors.
+
+    config   of the part
+    kind     of the part
+    title    of its model family, for messages
+    """
     return _build(part, config, kind, title, lambda: read_part(part, torch.float32, device, cancel))
 
 

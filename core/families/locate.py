@@ -76,7 +76,7 @@ def base_model_family(settings: ModelSettings, workspace: Workspace) -> str:
 
 
 def check_family(kind: ModelKind, path: Path | str, wanted: str = "auto", variants: Collection[str] = ()) -> str:
-    """Return the family of an identified model, as `family_of`, which has the same arguments and errors.
+    """Return the family of an identified model, as `family_of`, which has the same arguments. Raises ProblemsError as that does.
     path: for messages"""
     accepted = " or ".join(FAMILY_NAMES[name] for name in (FAMILIES if wanted == "auto" else [wanted]))
     if kind.kind != "checkpoint":

@@ -141,6 +141,7 @@ def _keys_problem(verb: str, kind: str, keys: list[str], part: Part, title: str)
     """Return the problem that a part has unknown tensors or lacks tensors.
 
     verb, kind   "has" and "unknown ", or "lacks" and ""
+    keys         names of these tensors
     title        of the model family
     """
     what = f"The {part_title(part.name)} {verb} {len(keys)} {kind}{'tensor' if len(keys) == 1 else 'tensors'}: {first_of(keys, SHOWN_KEYS)}"

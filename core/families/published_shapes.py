@@ -58,6 +58,7 @@ def published_shapes(layout: Layout, part: Part, whole: bool = False) -> Shapes 
 
 
 def _compared(config: Mapping[str, Any], whole: bool) -> str:
-    """Return the compared values of a config as JSON text, in which 4.0 and true differ from 4 and 1."""
+    """Return the compared values of a config as JSON text, in which 4.0 and true differ from 4 and 1.
+    whole: all values but NOTES; False: those in DECIDING"""
     keys = config.keys() - NOTES if whole else DECIDING
     return json.dumps({key: config.get(key) for key in keys}, sort_keys=True)

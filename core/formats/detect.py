@@ -408,7 +408,7 @@ def _is_token_table(tensors: Mapping[str, TensorEntry]) -> bool:
 
 
 def _as_component(tensors: Mapping[str, TensorEntry], metadata: Mapping[str, str]) -> ModelKind | None:
-    """Recognize a file with a VAE, a U-Net or a text encoder alone."""
+    """Recognize a file with a VAE, a U-Net or a text encoder alone; None for other files."""
     for prefix in ("", "first_stage_model.", "vae."):
         if f"{prefix}encoder.conv_in.weight" in tensors or f"{prefix}decoder.conv_in.weight" in tensors:
             diffusers = any(

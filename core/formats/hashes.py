@@ -87,7 +87,9 @@ def legacy_hash(path: Path | str) -> str:
 
 
 def model_hashes(path: Path | str, memo: HashMemo | None = None, cancel: CancelToken | None = None) -> tuple[str, str]:
-    """Return (old hash, SHA-256) of a model file for LoRA metadata; sd-scripts' placeholders for a folder and a missing file."""
+    """Return (A1111's old hash, SHA-256) of a model file for LoRA metadata; sd-scripts' placeholders "IsADirectory" for a folder and
+    "NOFILE" for a missing file.
+    memo: cache of the SHA-256"""
     path = Path(path)
     if path.is_dir():
         return "IsADirectory", "IsADirectory"

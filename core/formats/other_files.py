@@ -20,7 +20,7 @@ def recognize(tensors: Mapping[str, TensorEntry]) -> Recognized | None:
 
 
 def _ip_adapter(tensors: Mapping[str, TensorEntry]) -> Recognized | None:
-    """Recognize IP-Adapters (Ye et al. 2023, arXiv:2308.06721)."""
+    """Recognize IP-Adapters (Ye et al. 2023, arXiv:2308.06721); None for other files."""
     adapter_keys = [name for name in tensors if name.startswith("ip_adapter.")]
     if not adapter_keys or not any(name.startswith("image_proj.") for name in tensors):
         return None
@@ -30,7 +30,7 @@ def _ip_adapter(tensors: Mapping[str, TensorEntry]) -> Recognized | None:
 
 
 def _t2i_adapter(tensors: Mapping[str, TensorEntry]) -> Recognized | None:
-    """Recognize T2I-Adapters (Mou et al. 2023, arXiv:2302.08453): the authors' and diffusers' files."""
+    """Recognize T2I-Adapters (Mou et al. 2023, arXiv:2302.08453): the authors' and diffusers' files; None for others."""
     for prefix in ("", "adapter."):
         first = tensors.get(f"{prefix}conv_in.weight")
         starts = tuple(f"{prefix}body.0.{inner}" for inner in ("block1.", "in_conv.", "resnets.0.block1."))
@@ -40,7 +40,7 @@ def _t2i_adapter(tensors: Mapping[str, TensorEntry]) -> Recognized | None:
 
 
 def _upscaler(tensors: Mapping[str, TensorEntry]) -> Recognized | None:
-    """Recognize ESRGAN, SwinIR and SRVGG upscalers and sd-scripts' latent upscaler."""
+    """Recognize ESRGAN, SwinIR and SRVGG upscalers and sd-scripts' latent upscaler; None for other files."""
     names = set(tensors)
     for prefix in WRAPPERS:
         if any(name.startswith(prefix) for name in tensors):
@@ -60,7 +60,7 @@ def _upscaler(tensors: Mapping[str, TensorEntry]) -> Recognized | None:
 
 
 def _hypernetwork(tensors: Mapping[str, TensorEntry]) -> Recognized | None:
-    """Recognize hypernetworks of NovelAI and A1111: their keys start with the input width of the attention layers."""
+    """Recognize hypernetworks of NovelAI and A1111: their keys start with the input width of the attention layers; None for other files."""
     if tensors and all(name.split(".")[0] in WIDTHS for name in tensors):
         return "hypernetwork", None, None, "its keys are layer widths"
     return None

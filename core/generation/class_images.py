@@ -61,10 +61,10 @@ def make_class_images(
     device: str = "cpu",
     reports: Reports = NO_REPORTS,
 ) -> list[Path]:
-    """Generate the missing regularization images; return their files in order of generation. Raises ProblemsError.
+    """Generate the missing regularization images; return their files in order of generation. Raises ProblemsError for an invalid job,
+    and Cancelled.
 
-    A cancelled or interrupted job keeps finished images; running it again generates the others, byte for byte as they would
-    have been.
+    A cancelled or interrupted job keeps finished images; running it again generates the others, byte for byte as they would have been.
     """
     reports.stage("scanning the dataset")
     plan = plan_class_images(job, workspace)
@@ -95,7 +95,8 @@ def make_class_images(
 
 
 def _base_of(job: ClassImagesJob, plan: ClassPlan, workspace: Workspace) -> tuple[GenerateJob, Sources]:
-    """Return (the generate job with the model's guidance scale and schedule, its files). Raises ProblemsError."""
+    """Return (the generate job with the model's guidance scale and schedule, its files). Raises ProblemsError for missing and unfit
+    files."""
     base = generate_job(job, plan)
     sources = find_sources(base, workspace)
     return with_model_schedule(with_model_guidance(base, sources.model), sources), sources
@@ -140,9 +141,11 @@ def settings_of(
     workspace: Workspace,
     cancel: CancelToken | None,
 ) -> dict[str, Any]:
-    """Return the settings that all images of a folder share, {name in class_plan.TITLES: value}.
+    """Return the settings that all images of a folder share, {name in class_plan.TITLES: value}: "prompt", "seed", "sampler", "steps",
+    "model" ...
 
-    prompt_weights and zero_terminal_snr are True, or None for off: manifests of earlier versions lack them.
+    "model" and "vae" are SHA-256 hashes; "vae" is None for the model's own. "prompt_weights" and "zero_terminal_snr" are True, or None
+    for off: manifests of earlier versions lack them.
     """
     settings = base.generate
     weighs = settings.prompt_weights and any(

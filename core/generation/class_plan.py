@@ -154,7 +154,8 @@ def _only_training(dataset: DatasetSettings, class_word: str) -> DatasetSettings
 
 
 def _folder_problems(folder: Path, dataset: DatasetSettings) -> list[Problem]:
-    """Return the error of a folder for regularization images: unusable, a file, or inside or around a training folder."""
+    """Return the error of a folder for regularization images: unusable, a file, or inside or around a training folder; [] if it can be
+    used."""
     try:
         is_file = folder.exists() and not folder.is_dir()
     except OSError as error:  # a name that no disk can hold

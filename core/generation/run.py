@@ -47,7 +47,8 @@ def run_generate(
     device: str = "cpu",
     reports: Reports = NO_REPORTS,
 ) -> list[Path]:
-    """Generate and save the job's images; return their files in order. Raises ProblemsError.
+    """Generate and save the job's images; return their files in order. Raises ProblemsError for an invalid job, and for an image that
+    cannot be generated.
 
     A cancelled job raises Cancelled and keeps finished images.
 

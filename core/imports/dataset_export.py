@@ -91,7 +91,8 @@ class _Folder:
 def write_dataset_config(job: TrainJob, path: str | os.PathLike, kind: str | None = None) -> Exported:
     """Write the folders of a job as a dataset config. kind: "toml" or "json"; None uses the file's extension.
 
-    The file is complete or absent. Raises ProblemsError if there is nothing to write or it cannot be written.
+    The kind is appended to a path with another extension. The file is complete or absent. Raises ProblemsError for an unknown kind, if
+    there is nothing to write, or if it cannot be written.
     """
     target = open_home(path)
     kind = kind or target.suffix.lower().lstrip(".")
@@ -109,7 +110,8 @@ def write_dataset_config(job: TrainJob, path: str | os.PathLike, kind: str | Non
 
 
 def dataset_text(job: TrainJob, kind: str, where: str = "dataset") -> tuple[str, dict[str, Any], list[Problem]]:
-    """Return (text of a dataset config, its content, advice on settings that it cannot contain). Raises ProblemsError.
+    """Return (text of a dataset config, its content, advice on settings that it cannot contain). Raises ProblemsError for a job without
+    a folder, and for content that sd-scripts could not read as TOML.
 
     kind   "toml" or "json"
     where  the file, for messages
@@ -252,7 +254,8 @@ def _extension(concept: Concept, folder: _Folder) -> str:
 
 
 def _captions_in(folder: _Folder) -> list[tuple[str, str]]:
-    """Return (name, ".txt" or ".caption") of the images directly in a folder with such a caption file; `auto` prefers .txt."""
+    """Return (name, ".txt" or ".caption") of the images directly in a folder with such a caption file; `auto` prefers .txt. [] for a folder
+    that cannot be read."""
     try:
         names = sorted(os.listdir(folder.path))
     except OSError:

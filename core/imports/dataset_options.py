@@ -161,7 +161,7 @@ def fits(kind: str, value: Any) -> bool:
 
 
 def sd_scripts_refuses(kind: str, value: Any) -> bool:
-    """Return whether sd-scripts refuses a value whose meaning is clear: a whole number where it requires a float."""
+    """Return whether sd-scripts refuses a value whose meaning is clear: a whole number where it requires a float. kind: a key of KINDS"""
     if kind == "float":
         return type(value) is int
     return kind == "range" and any(type(end) is int for end in value)
@@ -181,7 +181,8 @@ def to_setting(option: Option, value: Any) -> Any:
 
 
 def range_fix(option: Option, value: Any) -> str:
-    """Return the fix ("use 1 to 64") for a value that the option's setting does not allow; "" for an allowed one.
+    """Return the fix ("use 1 to 64") for a value that the option's setting does not allow; "" for an allowed one, and for an option without
+    a setting.
     value: already converted by `to_setting`"""
     if option.setting is None:
         return ""

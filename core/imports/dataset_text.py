@@ -63,11 +63,15 @@ class Document:
         return ", ".join([str(self.path), *([f"line {line}"] if line else []), *([table_path] if table_path else [])])
 
     def error(self, what: str, table_path: str, fix: str, slug: str) -> None:
-        """Add an error with the code dataset-config.SLUG."""
+        """Add an error with the code dataset-config.SLUG.
+
+        what, fix    as in `Problem`
+        table_path   of the table or key, "datasets[0].subsets[2].image_dir"; "" for the whole file
+        """
         self.problems.append(Problem(what, self.where(table_path), fix, code=f"dataset-config.{slug}"))
 
     def advise(self, what: str, table_path: str, fix: str, slug: str) -> None:
-        """Add advice with the code dataset-config.SLUG."""
+        """Add advice with the code dataset-config.SLUG. Arguments: see `error`"""
         self.problems.append(Problem(what, self.where(table_path), fix, "advice", code=f"dataset-config.{slug}"))
 
 
@@ -126,10 +130,9 @@ def _read_text(document: Document, suffix: str) -> str | None:
 
 
 def _repair_paths(text: str, suffix: str) -> tuple[str, list[tuple[str, int, str]]]:
-    r"""Double the single backslashes of paths such as "C:\
-    ew"; returns (text, [(key, line number, intended path)]).
-
-    suffix  ".toml" or ".json"
+    r"""Double the single backslashes of quoted paths such as "C:\images"; return (text, [(key, line number, intended path)] of those
+    repaired).
+    suffix: of the file, ".toml" or ".json" (its escapes differ)
     """
     repaired: list[tuple[str, int, str]] = []
 
@@ -168,7 +171,12 @@ def _unescaped(written: str) -> str:
 
 
 def _report_path(document: Document, suffix: str, key: str, line: int, path: str) -> None:
-    """Add the problem of a path with single backslashes: advice if the intended path exists, else an error."""
+    """Add the problem of a path with single backslashes: advice if the intended path exists, else an error.
+
+    suffix      ".toml" or ".json"
+    key, line   name of the key, and its line from 1
+    path        the intended path
+    """
     table_path = next((known for known, number in document.lines.items() if number == line and known.endswith(key)), "")
     where = document.where(table_path) if table_path else f"{document.path}, line {line}, {key}"
     slashed = path.replace("\\", "/")
@@ -190,7 +198,8 @@ def _report_path(document: Document, suffix: str, key: str, line: int, path: str
 
 
 def _parse_toml(document: Document, text: str) -> None:
-    """Parse TOML into the document as sd-scripts' parser does. Very long texts, which that takes minutes for, are parsed as TOML 1.0."""
+    """Parse TOML into the document as sd-scripts' parser does; add a problem for invalid TOML. Very long texts, which that takes minutes
+    for, are parsed as TOML 1.0; so is a text that only sd-scripts' parser refuses, with a note."""
     reason = ""
     try:
         document.raw = bounded_loads(text)
@@ -248,7 +257,11 @@ def _broken_text(
     code: str,
     fix: str = "correct that line",
 ) -> None:
-    """Add a problem with the file's syntax, at a line and column from 1 if known."""
+    """Add a problem with the file's syntax.
+
+    line, column   from 1, as number or text; None or "" if unknown
+    code           of the problem, complete
+    """
     position = f", line {line}" + (f", column {column}" if column else "") if line else ""
     document.problems.append(Problem(what, f"{document.path}{position}", fix, code=code))
 

@@ -106,7 +106,7 @@ class Method(ABC):
         return conditioning
 
     def extra_files(self, path: Path) -> list[Path]:
-        """Return the paths of the files that `write` writes besides `path`."""
+        """Return the paths of the files that `write` writes besides `path`: none by default."""
         return []
 
     def metadata(self) -> dict[str, str]:

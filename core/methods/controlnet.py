@@ -84,7 +84,7 @@ class ControlNetMethod(SideMethod):
             self._control_net.signed = before
 
     def write(self, path: Path, metadata: dict[str, str], precision: str, *, epoch: int, step: int) -> list[Problem]:
-        """Write the ControlNet as a diffusers folder or single file; return advice about it."""
+        """Write the ControlNet as a diffusers folder or single file; return advice about it. Arguments: see `Method`"""
         config = None if self.extension else json.loads(self.net.to_json_string())
         pickled = self._job.saving.save_model_as == "diffusers"
         return controlnet_file.write_control_net(
@@ -113,7 +113,8 @@ def file_problems(job: TrainJob, workspace: Workspace) -> list[Problem]:
 
 def _range_advice(job: TrainJob, family: str, file: controlnet_file.ControlNetFile | None) -> Iterator[Problem]:
     """Yield advice for SD 1.x and 2.x if control images are read in -1..1, or if the initial file was trained so by sd-scripts and this
-    training reads 0..1. file: the initial ControlNet, or None"""
+    training reads 0..1.
+    file: the initial ControlNet, or None"""
     kohya_names = file is not None and file.has_sd_scripts_names
     if family not in KOHYA or kohya_names == trains_as_kohya(job, family):
         return

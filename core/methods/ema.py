@@ -76,7 +76,7 @@ class WeightAverage:
         self.steps = int(tensors["steps"]) if tensors else 0
 
     def replaces(self, use: Use) -> bool:
-        """Return whether the settings use the average in place of the weights for this use."""
+        """Return whether the settings use the average in place of the weights. use: "files" (saved ones) or "samples" (and validation)"""
         return self._settings.ema_use in ("all", use)
 
     @torch.no_grad()

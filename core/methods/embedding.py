@@ -135,7 +135,7 @@ class EmbeddingMethod(Method):
                 table.rows.copy_(tensors[f"rows_{index}"])
 
     def vectors(self, word: str) -> dict[str, Tensor]:
-        """Return {tensor name in the file: vectors [count, C]} of one new token."""
+        """Return {tensor name in the file: vectors [count, C]} of one new token. word: one of `words`"""
         count = self._settings.num_vectors_per_token
         first = self.words.index(word) * count
         tables = [table.rows.data for table in self._tables]

@@ -92,7 +92,8 @@ def attached_lllite(unet: Any, settings: LLLiteSettings) -> _AttachedLLLite:
 
 
 def file_problems(job: TrainJob, workspace: Workspace) -> list[Problem]:
-    """Return the problems of training an LLLite on this base model and of its initial file, from headers."""
+    """Return the problems of training an LLLite on this base model and of its initial file, from headers; [] if the base model is
+    unusable."""
     settings = lllite_of(job)
     model, path = unet_of(job, workspace), None
     try:

@@ -135,7 +135,8 @@ class NetworkMethod(Method):
         self._built.hide()
 
     def after_update(self) -> dict[str, Tensor]:
-        """Apply max weight norm, if set, and return {logged name: number} about it."""
+        """Apply max weight norm, if set. Returns {"max_norm/keys_scaled", "max_norm/average_key_norm", "max_norm/max_key_norm": number,
+        0-d}; {} if not set."""
         limit = self._settings.scale_weight_norms
         if limit is None:
             return {}
@@ -157,8 +158,14 @@ class NetworkMethod(Method):
             self.set_strength(strength)
 
     def metadata(self) -> dict[str, str]:
-        """Return metadata of the network: files that it started from, step at which the text encoder stopped, chosen layers, PiSSA, and
-        ranks and alphas if they come from a file."""
+        """Return metadata of the network; keys that do not apply are left out.
+
+        ss_network_weights, ss_base_weights   JSON: the file that it started from, the merged files
+        ss_stop_text_encoder_training        step at which the text encoder stopped
+        ss_network_layers, ss_layers, ...    number of the chosen layers; the settings in CHOICE that choose them, as JSON
+        ss_pissa                             note on PiSSA
+        ss_network_dim, ss_network_alpha     if ranks and alphas come from a file
+        """
         metadata = {}
         if self._files.start is not None:
             start = {"name": self._files.start.name, "sha256": self._files.start_sha256}
@@ -187,7 +194,8 @@ class NetworkMethod(Method):
     def write(
         self, path: Path, metadata: dict[str, str], precision: str, *, epoch: int = 0, step: int = 0
     ) -> list[Problem]:
-        """Write the LoRA file with kohya's keys and the metadata; .ckpt and .pt files have no metadata."""
+        """Write the LoRA file with kohya's keys and the metadata, which .ckpt and .pt files do not have; return advice on weights too large
+        for `precision`. Raises ProblemsError for NaN or infinite weights."""
         dtype, tensors = type_named(precision), self._built.saved()
         if self._settings.starts_by_pissa:  # which writes other ranks than it trains
             metadata = metadata | sizes_as_metadata(tensors, metadata.get("ss_network_args", ""))

@@ -412,11 +412,13 @@ def _peft_config(names: Iterable[str], metadata: Mapping[str, str], path: Path) 
 
 
 def _peft_alpha(config: Mapping[str, Any], part: str | None, path: str, rank: int, where: Path) -> float | None:
-    """Return the alpha of a module in PEFT's config; None if the config has none. Raises ProblemsError for an unreadable one.
+    """Return the alpha of a module in PEFT's config; None if the config has none.
 
     `alpha_pattern` comes before `lora_alpha`; with use_rslora it is multiplied by the square root of the rank.
+    part    "unet", "text_encoder" ..., whose keys in the config may be prefixed "unet."
     path    of the module in its part
     where   the file, for messages
+    Raises ProblemsError for a pattern with a regular expression, and for an alpha that is not a number.
     """
     start = f"{part}." if f"{part}.r" in config else ""
     if f"{start}r" not in config:

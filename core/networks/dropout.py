@@ -92,7 +92,10 @@ class Dropout:
 
     def _mask(self, keys: Tensor, purpose: str, name: str, share: float, shape: list[int]) -> Tensor:
         """Return a boolean mask of `shape`, True (keep) with probability 1 - share.
-        keys: int32 [B, 2]; the first dimension of `shape` is a multiple of B"""
+
+        keys            int32 [B, 2]; the first dimension of `shape` is a multiple of B
+        purpose, name   kind of dropout and layer, which address the draw
+        """
         count = torch.Size(shape).numel() // len(keys)
         lowest = -(1 << (BITS - 1))
         return (hashes(keys, _layer_key(purpose, name), count) >= lowest + int(share * (1 << BITS))).view(shape)
@@ -100,7 +103,7 @@ class Dropout:
 
 @cache
 def _layer_key(purpose: str, name: str) -> tuple[int, int]:
-    """Return a layer's address for one kind of dropout, in two signed 32-bit halves."""
+    """Return a layer's address for one kind of dropout (`purpose`), in two signed 32-bit halves."""
     return _halves(address(0, purpose, name))
 
 

@@ -45,7 +45,7 @@ class LayerTree:
         self._kinds = [_kind(layer) for layer in self.layers]
 
     def mask(self, members: Iterator[bool]) -> int:
-        """Return the set of the layers whose value in `members` (one per layer, in order) is True."""
+        """Return the bit mask of the layers whose value in `members` (one per layer, in order) is True."""
         return sum(1 << n for n, each in enumerate(members) if each)
 
     def parameter_count(self, mask: int) -> int:
@@ -64,13 +64,13 @@ class LayerTree:
 
     @cached_property
     def presets(self) -> dict[str, int]:
-        """{preset's name: set of its layers}."""
+        """{preset's name: bit mask of its layers}."""
         entries = {name: Entry(name, "network.layers") for name in PRESETS}
         return {name: self.mask(entry.matches(layer) for layer in self.layers) for name, entry in entries.items()}
 
     @cached_property
     def expressions(self) -> dict[str, int]:
-        """{expression: set of the layers it matches}, from those that match most down to single layers."""
+        """{expression: bit mask of the layers it matches}, from those that match most down to single layers."""
         masks: dict[str, int] = {}
         levels: list[dict[str, int]] = [{} for _ in range(9)]
         containers = self._containers()
@@ -95,9 +95,9 @@ class LayerTree:
     def settings_for(self, chosen: int, usual: int, trained: int) -> tuple[list[str], list[str]]:
         """Return (`network.layers`, `network.exclude_layers`) that select the layers `chosen`, with as few entries as found.
 
-        All arguments are sets of layers.
-        usual    trained if both settings are empty
-        trained  those of trained parts; others do not count
+        chosen   bit mask of the layers to train
+        usual    bit mask of the layers that are trained if both settings are empty
+        trained  bit mask of the layers of trained parts; others do not count
         """
         chosen &= trained
         single = {text: mask & trained for text, mask in (self.presets | self.expressions).items() if mask & trained}
@@ -108,7 +108,8 @@ class LayerTree:
         return min(choices, key=lambda each: len(each[0]) + len(each[1]))
 
     def _cover(self, missing: int, allowed: int, trained: int) -> list[str]:
-        """Return expressions that together match all of `missing` and, of the `trained` layers, only those in `allowed`.
+        """Return expressions that together match all of `missing` and, of the `trained` layers, only those in `allowed`; all are bit
+        masks.
 
         Greedy: the expression that matches most missing layers comes first.
         """

@@ -169,7 +169,7 @@ class CastCache:
         self._open = False
 
     def read(self, weight: Tensor, dtype: torch.dtype) -> Tensor:
-        """Return `weight` in this dtype without recording a gradient, from its copy while open."""
+        """Return `weight` in this dtype without recording a gradient: its copy while the cache is open, else a new cast."""
         if weight.dtype == dtype or not self._open or not isinstance(weight, nn.Parameter):
             return weight.to(dtype)
         copy = self._copies.get(weight)

@@ -17,7 +17,7 @@ def misread_problems(lora: LoraFile, programs: Iterable[str] = readers.NAMES_OF_
     """Return advice about programs that do not read the file, or read it differently.
 
     lora       may be an outline
-    programs   names to consider
+    programs   which to consider, by the names in `readers.NAMES_OF_KOHYA`
     """
     groups: dict[str, dict[str, Misread]] = {}
     for name, layer in group_by_module(lora.tensors).items():

@@ -146,14 +146,14 @@ def _raise_differences(
 
 
 def _rank_setting(name: str, module: nn.Module, settings: NetworkSettings) -> str:
-    """Return the name of the setting that decides a layer's rank."""
+    """Return the setting that decides a layer's rank: "rank", "block_dims", "conv_rank" or "conv_block_dims". name: kohya's layer name"""
     if has_large_kernel(module):
         return "conv_block_dims" if settings.conv_block_dims else "conv_rank"
     return "block_dims" if settings.block_dims and part_of(name) == "unet" else "rank"
 
 
 def _alpha_advice(alphas: Mapping[str, tuple[float, float]], settings: NetworkSettings) -> list[Problem]:
-    """Return advice about alphas that differ.
+    """Return advice about alphas that differ; [] with `dim_from_weights`, which uses the file's.
     alphas: {layer: (alpha in the file, alpha of the settings)}"""
     if not alphas or settings.dim_from_weights:
         return []

@@ -7,7 +7,11 @@ Cells = Sequence[Sequence[float | None]]
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], copied: bool = False) -> dict[str, Any]:
-    """Return a table as JSON; the page right-aligns numbers. `copied`: whether each cell gets a copy button."""
+    """Return a table for the page, {"kind": "table", "title", "columns", "rows", "copied"}. The page right-aligns numbers.
+
+    rows     a sequence of cells each: text, numbers or None
+    copied   whether each cell gets a copy button
+    """
     cells = [[_plain(cell) for cell in row] for row in rows]
     return {"kind": "table", "title": title, "columns": list(columns), "rows": cells, "copied": copied}
 
@@ -21,9 +25,10 @@ def heat_map(
     span: tuple[float, float] | None = None,
     notes: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
-    """Return a heat map as JSON.
+    """Return a heat map for the page, {"kind": "heat", "title", "rows", "columns", "values", "unit", "span": [low, high], "notes"}.
 
     values   by row and column, None for an empty cell
+    unit     of the values, as text
     span     values of the palest and the strongest color; two colors if it starts below 0. None: from 0 to the largest value
     notes    {"row|column": note}, which marks the cell
     """
@@ -45,7 +50,7 @@ def heat_map(
 def curves(
     title: str, across: str, up: str, x: Sequence[float], lines: Mapping[str, Sequence[float | None]], log: bool = False
 ) -> dict[str, Any]:
-    """Return a line plot as JSON.
+    """Return a line plot for the page, {"kind": "curves", "title", "across", "up", "x", "lines": [{"name", "values"}], "log"}.
 
     across, up   titles of the horizontal and vertical axis
     x            common to all lines

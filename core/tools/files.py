@@ -53,7 +53,8 @@ def files_below(folder: Path, suffixes: Collection[str]) -> list[Path]:
 
 
 def model_file(reference: str | None, workspace: Workspace, where: str) -> Path:
-    """Return the checkpoint or diffusers folder that a setting names, by path or by name in the models folder. Raises ProblemsError."""
+    """Return the checkpoint or diffusers folder that a setting names, by path or by name in the models folder. Raises ProblemsError if it
+    is not given, missing or unreadable."""
     if not (reference or "").strip():
         fix = "choose a .safetensors or .ckpt checkpoint, or a diffusers folder"
         raise ProblemsError.one("No model is given", where, fix, "tools.no-file-given")

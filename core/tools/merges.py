@@ -64,10 +64,11 @@ def left_out_texts(reason: str, names: Sequence[str]) -> list[str]:
 
 
 def merge_record(inputs: Iterable[tuple[Path, str]], recipe: Mapping[str, Any]) -> dict[str, str]:
-    """Return the metadata of a merged file: modelspec's, and recipe and inputs in A1111's format.
+    """Return the metadata of a merged file: "modelspec.merged_from" (titles), "sd_merge_recipe" and "sd_merge_models" (A1111's format,
+    JSON).
 
     inputs   (file or folder, its SHA-256) in order; folders have none
-    recipe   method and parameters
+    recipe   {"method", "compatibility", "loras" ...}: method and parameters, in JSON types
     """
     files = list(inputs)
     models = {
@@ -163,7 +164,7 @@ def lora_inputs(
 
 
 def as_recipe(loras: Sequence[LoraInput], context: JobContext) -> tuple[list[tuple[Path, str]], list[dict[str, Any]]]:
-    """Return ([(file, SHA-256)], [recipe entry of each LoRA]), the arguments of `merge_record`."""
+    """Return ([(file, SHA-256)], [{"sha256", "ratio", "lbw"} of each LoRA]), for the arguments of `merge_record`."""
     inputs, recipe = list[tuple[Path, str]](), list[dict[str, Any]]()
     for lora in loras:
         context.stage(f"hashing {lora.path.name}")

@@ -175,7 +175,7 @@ def batch_title(group: Group) -> str:
 
 
 def run_probe(job: TrainJob, context: JobContext) -> Outcome:
-    """Forecast a job's memory and time, a task of the engine; report the forecast as an event and a message."""
+    """Forecast a job's memory and time, a task of the engine; report the forecast as an event and a message. Raises as `probe`."""
     forecast = probe(job, context)
     context.journal.put(forecast)
     context.say(forecast_sentence(forecast))

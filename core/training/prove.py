@@ -70,7 +70,8 @@ def prove(
     token: CancelToken | None = None,
     say: Callable[[str], None] = lambda text: None,
 ) -> Proof:
-    """Train `steps` steps of the job twice, once with a stop and resume in the middle, in temporary folders; return the comparison.
+    """Train `steps` steps of the job twice, once with a stop and resume in the middle, in temporary folders; return the comparison. Raises
+    ProblemsError if a training fails, ends early or saves no state; Cancelled.
     say: called with a message before each training"""
     atomic.remove_folder(workspace.private / "proofs")  # left by a killed check
     parent = workspace.private / "proofs" / secrets.token_hex(4)

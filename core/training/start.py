@@ -18,7 +18,7 @@ MEMORY_SECONDS = 0.25  # between samples of the resident memory; a GPU records i
 
 
 def run_task(job: TrainJob, context: JobContext) -> Outcome:
-    """Run a training as a task of the engine."""
+    """Run a training as a task of the engine; the outcome's state is "done" or "stopped". Raises as `run_training`."""
     return Outcome(run_training(job, context))
 
 
@@ -80,8 +80,11 @@ def with_seed(job: Job, context: JobContext) -> Job:
 
 
 def prepare_caches(job: PrepareJob, context: JobContext) -> Outcome:
-    """Fill the caches of a prepare job, a task of the engine: write latents and text states to disk, so that a training with these settings
-    starts at once, and the metadata file and .npz caches if set. Raises ProblemsError."""
+    """Fill the caches of a prepare job, a task of the engine, so that a training with these settings starts at once.
+
+    Writes latents and text states to disk; also the metadata file and .npz caches if the settings ask for them. Raises ProblemsError
+    for problems of the job, and if text states cannot be written.
+    """
     from core.dataset.caches.metadata_writing import write_metadata
     from core.dataset.sources.files import printable
     from core.record.problems import ProblemsError

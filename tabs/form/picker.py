@@ -186,7 +186,8 @@ class Picker:
 
     def _list(self, form: str, entry: Declared, family: str, query: str) -> dict[str, Any]:
         """Return {"rows": HTML, "count": number of all files, "reading": whether the folders are being read, "where": advice on where such
-        files come from} for a field. family: required; "" for any."""
+        files come from} for a field.
+        family: required; "" for any."""
         lists = model_lists(self.page.workspace)
         lists.refresh(WAIT_SECONDS, REFRESH_SECONDS)
         files = lists.of(entry.holds)

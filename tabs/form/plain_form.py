@@ -171,8 +171,8 @@ class PlainForm(PresetForm):
         return {}
 
     def with_dependents(self, name: str, before: Values, values: Values) -> Values:
-        """Return `values`, in which the field `name` has changed, after adapting the fields that depend on it. before: the values before
-        that change."""
+        """Return `values`, in which the field `name` has changed, after adapting the fields that depend on it.
+        before: the values before that change."""
         return values
 
     def change(self, name: str, text: str) -> None:

@@ -276,8 +276,9 @@ class Project(PresetForm):
             self._set_state(preset=name)
 
     def apply_preset(self, preset: preset_files.Preset | None, name: str | None = None, done: str = "") -> Done | None:
-        """Load a preset, or the defaults for None; return the message about it. done: its text instead of the usual one.
-        name: of the preset, "" for the defaults; None for the text of the JSON pane, which has no message"""
+        """Load a preset, or the defaults for None; return the message about it.
+        done: its text instead of the usual one. name: of the preset, "" for the defaults; None for the text of the JSON pane, which has no
+        message"""
         unsaved = self._unsaved()
         job = preset_files.apply(preset, self.job) if preset else new_project()
         assert isinstance(job, TrainJob)

@@ -119,7 +119,8 @@ class RequestCheck:
 
     def refusal(self, scope: Any, session: str) -> Response | None:
         """Return the response that refuses a request: for another host, from another site, for an unknown path, or without a required
-        login; None if it is allowed. session: "" without one."""
+        login; None if it is allowed.
+        session: "" without one."""
         headers, method, path = Headers(scope=scope), scope["method"], scope["path"]
         host = headers.getlist("host")
         server_address = str((scope.get("server") or ("",))[0])

@@ -69,7 +69,8 @@ ENTRIES = TypeAdapter(tuple[Entry, ...]).validate_json(Path(__file__).with_name(
 
 
 def named(text: str) -> Entry | None:
-    """Find the entry that a user's text means: one of its names ("sd1.5"), its file name, or a repository that no longer exists."""
+    """Return the entry that a user's text means, or None: one of its names ("sd1.5"), its file name, or a repository that no longer
+    exists."""
     name = text.strip()
     plain = re.sub(r"[^a-z0-9]", "", name.lower().removesuffix(".safetensors"))
     for entry in ENTRIES:
@@ -80,7 +81,7 @@ def named(text: str) -> Entry | None:
 
 
 def of_hub(repository: str, file: str | None) -> Entry | None:
-    """Find the entry of a file in a hub repository. A repository that no longer exists matches with any `file`."""
+    """Return the entry of a file in a hub repository, or None. A repository that no longer exists matches with any `file`."""
     return next(
         (each for each in ENTRIES if repository in each.gone or (each.repository, each.file) == (repository, file)),
         None,
@@ -88,7 +89,7 @@ def of_hub(repository: str, file: str | None) -> Entry | None:
 
 
 def of_sha256(digest: str) -> Entry | None:
-    """Find the entry whose file has this SHA-256 (64 hex digits)."""
+    """Return the entry whose file has this SHA-256 (64 hex digits), or None."""
     return next((each for each in ENTRIES if each.sha256 == digest), None)
 
 
@@ -121,9 +122,14 @@ def installed_path(entry: Entry, models: Path) -> Path | None:
 
 
 def state(entry: Entry, models: Path) -> dict[str, Any]:
-    """Return an entry's facts for the page as a dict.
+    """Return an entry's facts for the page.
 
-    "found" is the path on this machine or None, "have" the bytes of a partial download.
+    id, title, use, purpose, size, license, license_url, page   as in the entry
+    family       its name as on the page
+    unverified   which of "license", "revision", "author" are not confirmed on the author's own pages
+    source       "repository/file"
+    found        path on this machine; None if it is not installed
+    have         bytes of a partial download; 0 if it is installed
     """
     path = installed_path(entry, models)
     return {

@@ -174,7 +174,8 @@ class _Transfer:
         self.received, self.etag, self.digest = 0, "", hashlib.sha256()
 
     def _request(self) -> bool:
-        """Request the missing bytes and append them to the partial file. Return whether the file is complete."""
+        """Request the missing bytes and append them to the partial file. Return whether the file is complete. Raises FetchError for an HTTP
+        error; also as `fetch`."""
         from huggingface_hub.utils import get_session
 
         self._check_cancel()

@@ -102,7 +102,7 @@ def resolve(reference: str, models: Path | str, outputs: Path | None = None) -> 
 
 
 def _candidates(text: str, models: Path, outputs: Path | None) -> list[Path]:
-    """Return the paths that the reference `text` may mean, in the order to try them."""
+    """Return the paths that the reference `text` may mean, in the order to try them; [] for text with a null character."""
     if "\0" in text:
         return []
     paths = [resolve_path(text)]
@@ -225,7 +225,7 @@ def _model_in(path: Path) -> Path:
 def download(
     source: Source, models: Path | str, on_progress: Progress | None = None, cancel: CancelToken | None = None
 ) -> Path:
-    """Download the needed files of a model into models/ and return its path there. Raises ProblemsError or Cancelled.
+    """Download the needed files of a model into models/ and return its path there. Raises ProblemsError if that fails, and Cancelled.
 
     A file appears under its final name only when complete; an interrupted download resumes.
     on_progress   called with (bytes done, total bytes)
@@ -273,8 +273,8 @@ def download_files(
 
 
 def file_names(hub_id: HubId, folder: Path) -> list[str]:
-    """Return the names of all files of a hub model. Raises ProblemsError.
-    folder: where the error message tells users to put the files when the hub cannot be reached"""
+    """Return the names of all files of a hub model. Raises ProblemsError if the hub cannot be reached or refuses.
+    folder: where the error message tells users to put the files by hand"""
     try:
         return [file.name for file in _listing(hub_id)]
     except Exception as error:
@@ -392,7 +392,7 @@ def choose_files(hub_id: HubId, files: list[RemoteFile]) -> list[RemoteFile]:
 
 
 def _weights(names: list[str]) -> list[str]:
-    """Return the weight files of one folder in the most preferred format it has, with all shards and their index."""
+    """Return the weight files of one folder in the most preferred format it has, with all shards and their index; [] without any."""
     for pattern in (
         r"(diffusion_pytorch_model|model)\.fp16(-\d+-of-\d+)?\.safetensors(\.index(\.fp16)?\.json)?",
         r"(diffusion_pytorch_model|model)(-\d+-of-\d+)?\.safetensors(\.index\.json)?",
@@ -487,7 +487,7 @@ def _is_network(error: OSError) -> bool:
 
 
 def _reason(error: Exception) -> tuple[str, str]:
-    """Return (cause of a failed download, advice) for a message; the advice is "" if only a manual download helps."""
+    """Return (cause of a failed download as a clause, fix); the fix is "" if only a manual download helps."""
     kinds: Mapping[str, tuple[str, str]] = {
         "GatedRepoError": (
             "its owner requires you to accept its terms",

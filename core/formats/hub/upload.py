@@ -117,7 +117,8 @@ class Uploads:
             self._say(problem.what, "warning", problem.fix)
 
     def send(self, path: Path, wait: bool = False) -> None:
-        """Queue the upload of a file or a folder. With `wait` or without `async_upload`, return when all queued uploads are done."""
+        """Queue the upload of a file or a folder; do nothing if no repository is set. With `wait` or without `async_upload`, return when
+        all queued uploads are done."""
         if self._pool is None:
             return
         self._pending = [each for each in self._pending if not each.done()]

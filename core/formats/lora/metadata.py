@@ -44,7 +44,8 @@ def lora_metadata(job: TrainJob, facts: SaveFacts) -> dict[str, str]:
 
 
 def _run_values(job: TrainJob, facts: SaveFacts, saved_at: float) -> dict[str, Any]:
-    """Return the `ss_*` values about the run: times, counts of images and steps, seed."""
+    """Return the `ss_*` values about the run: session id, start and end time, counts of images, batches, epochs and steps, seed.
+    saved_at: Unix seconds"""
     return {
         "ss_session_id": facts.session_id,
         "ss_training_started_at": float(facts.started_at),
@@ -78,7 +79,8 @@ def _setting_values(job: TrainJob, facts: SaveFacts) -> dict[str, Any]:
 
 
 def _rates(job: TrainJob) -> dict[str, Any]:
-    """Return the `ss_*` learning rates and scheduler. AdaFactor's relative steps leave the rates None, as in sd-scripts."""
+    """Return ss_learning_rate, ss_unet_lr, ss_text_encoder_lr and ss_lr_scheduler. AdaFactor's relative steps leave the rates None, as in
+    sd-scripts."""
     optimizer, schedule = job.optimizer, job.schedule
     if relative_steps(optimizer):
         none = dict.fromkeys(("ss_learning_rate", "ss_unet_lr", "ss_text_encoder_lr"))

@@ -85,7 +85,8 @@ def as_single_file(conversion: Conversion, files: OpenFiles) -> tuple[dict[str, 
 
 
 def _cast(states: States, dtype: torch.dtype | None, target: Path) -> tuple[States, torch.dtype | None, list[Problem]]:
-    """Cast the tensors to `dtype`, or to fp32 if some are too large for it. Return (tensors, that dtype, advice about large values)."""
+    """Cast the tensors to `dtype`, or to fp32 if some are too large for it; None keeps theirs. Return (tensors, the dtype in use, advice
+    about large values)."""
     dtype, advice = fitting_type(largest_values(states, dtype), dtype, target)
     return cast_states(states, dtype), dtype, advice
 

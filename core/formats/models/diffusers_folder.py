@@ -147,8 +147,12 @@ def write_rest(
 def scheduler_config(
     published: Published, source: Path | None, prediction: str | None, zero_terminal_snr: bool
 ) -> dict[str, Any]:
-    """Return the source folder's scheduler config, else the published one, with this prediction type.
-    zero_terminal_snr: adds rescaled betas and trailing timesteps (Lin et al. 2024)"""
+    """Return the source folder's scheduler config, else the published one.
+
+    source              model folder; a file or None: the published config
+    prediction          "epsilon" or "v", which is set; others leave the prediction type unchanged
+    zero_terminal_snr   adds rescaled betas and trailing timesteps (Lin et al. 2024)
+    """
     name = "scheduler_config.json"
     config = read_json(source / "scheduler" / name) if source is not None and source.is_dir() else None
     if config is None or "_class_name" not in config:

@@ -113,7 +113,10 @@ class Model:
     @classmethod
     def of(cls, output: Output, files: OpenFiles, states: States, dtype: torch.dtype | None, **fields: Any) -> Model:
         """Build the model with the tensors `states` and the source's tensors that are in no part.
-        dtype: for the latter, as in `extra_tensors`"""
+
+        dtype    for the latter, as in `extra_tensors`
+        fields   further fields of Model: on_tensor, cancel, wrote
+        """
         facts, source, extra = output.facts, output.source, dict[str, LazyTensor]()
         if source is not None:
             extra = extra_tensors(source, states, files, output.family, dtype, facts.prediction, ema=output.ema)
@@ -277,7 +280,8 @@ def single_file_content(model: Model) -> dict[str, LazyTensor]:
 
 
 def size_metadata(configs: Mapping[str, Mapping[str, Any]], published: Published) -> dict[str, str]:
-    """Return metadata with the config values that differ from the published ones, needed to load a single file; {} if none differ.
+    """Return {SIZES_KEY: JSON text of {part: {config key: value}}} with the sizes that differ from the published configs, needed to load a
+    single file; {} if none differ.
     configs: {part: config}"""
     sizes_by_part = {}
     for name, config in configs.items():

@@ -122,7 +122,11 @@ class _Protobuf:
 
     def external_locations(self, start: int, end: int, message: str, depth: int) -> Iterator[str]:
         """Yield the locations of external weight files in the message between bytes `start` and `end`; counts the nodes it passes.
-        message: a key of MESSAGE_FIELDS"""
+
+        message   a key of MESSAGE_FIELDS
+        depth     levels of nesting above the message
+        Raises ValueError if it is nested too deeply or damaged.
+        """
         if depth > MAX_DEPTH:
             raise ValueError("it is nested too deeply")
         fields = MESSAGE_FIELDS[message]
@@ -176,7 +180,8 @@ class _Protobuf:
         return {field: value for field, kind, value, _ in self.parts(start, end) if kind == 0}
 
     def parts(self, start: int, end: int) -> Iterator[tuple[int, int, int, int]]:
-        """Yield (field number, wire type, start, end) of each field in a message; for a varint, the second last is its value."""
+        """Yield (field number, wire type, start, end) of each field in a message; for a varint (wire type 0), `start` is its value. Raises
+        ValueError for a damaged message."""
         at = start
         while at < end:
             self.count += 1
@@ -199,7 +204,7 @@ class _Protobuf:
             raise ValueError("it ends in the middle of a value")
 
     def number(self, at: int, end: int) -> tuple[int, int]:
-        """Read the varint at byte `at`; return (value, position after it)."""
+        """Read the varint at byte `at`; return (value, position after it). Raises ValueError if it does not end before `end`."""
         value = shift = 0
         while at < end and shift < 70:
             byte = self.data[at]

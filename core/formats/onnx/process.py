@@ -98,10 +98,12 @@ class ModelProcess:
         return values
 
     def _ask(self, question: dict[str, Any], fails: str, seconds: float) -> dict[str, Any]:
-        """Send a request to the process and return its answer. Raises ProblemsError, or ModelGone if the process crashed or hung.
+        """Send a request to the process and return its answer. Raises ProblemsError for an error in the answer, or ModelGone if the
+        process crashed or hung.
 
-        fails     begins the message about an error
-        seconds   time limit for the answer
+        question   {"open": arguments} or {"run": arguments}, as in `Runner.answer`
+        fails      begins the message about an error
+        seconds    time limit for the answer
         """
         answer = self._worker.ask(question, seconds, self._cancel)
         if isinstance(answer, Gone):

@@ -14,7 +14,7 @@ Profile = TypeVar("Profile", bound=BaseModel)
 
 def read_profile(path: Path, form: type[Profile], fix: str, code: str) -> Profile:
     """Read a profile and validate it with the pydantic model `form`. Raises ProblemsError with all errors in the file.
-    fix, code: fix and code of these problems"""
+    fix, code: of these problems"""
     values = read_json_object(path, fix, max_bytes=100_000)
     try:
         return form.model_validate(values)

@@ -25,14 +25,20 @@ class Runner:
         self._session: Any = None
 
     def answer(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Answer one request: {"open": arguments of `_open`} or {"run": arguments of `_run`}."""
+        """Answer one request: {"open": arguments of `_open`} or {"run": arguments of `_run`}. Returns their result, or {"error":
+        message} for any error.
+        """
         try:
             return self._open(**request["open"]) if "open" in request else self._run(**request["run"])
         except Exception as error:  # onnxruntime has an exception class for each status
             return {"error": (str(error).strip().splitlines() or [type(error).__name__])[0][:300]}
 
     def _open(self, model: str, providers: list[str], device: str, threads: int) -> dict[str, Any]:
-        """Load the model. Returns its inputs (name, type, shape), output names, "tags" metadata, providers and number of threads."""
+        """Load the model; providers are names in order of preference.
+
+        Returns {"providers": those in use, "threads": number of threads, "tags": text in the metadata or "", "inputs": [[name, type,
+        shape]], "outputs": names}.
+        """
         library = onnxruntime(providers)
         options = library.SessionOptions()
         options.intra_op_num_threads = threads
@@ -48,7 +54,12 @@ class Runner:
         }
 
     def _run(self, name: str, outputs: list[str], dtype: str, shape: list[int]) -> dict[str, Any]:
-        """Run the batch in the shared file, write each float output to a file, and return {"outputs": [[dtype, shape]]}."""
+        """Run the batch in the shared file, write each float output to a file, and return {"outputs": [[dtype, shape]]}.
+
+        name           of the input
+        outputs        names of the outputs to compute
+        dtype, shape   of the batch
+        """
         batch = np.asarray(np.memmap(self._folder / IMAGES, dtype, "r", shape=tuple(shape)))
         facts, size = [], 0
         for number, output in enumerate(self._session.run(outputs, {name: batch})):

@@ -94,9 +94,10 @@ def check_format(path: Path, name: str) -> None:
 
 
 def read_header(path: Path | str) -> tuple[dict[str, TensorEntry], dict[str, str]]:
-    """Return (tensors by name, metadata) of a model file without reading weights or running a pickle. Raises ProblemsError.
+    """Return (tensors by name, metadata) of a model file without reading weights or running a pickle.
 
     The metadata of a pickle are its top-level numbers and strings (global_step, epoch ...) as text.
+    Raises ProblemsError for a file that cannot be read, is damaged or is no model.
     """
     path = Path(path)
     size = check_regular(path).st_size

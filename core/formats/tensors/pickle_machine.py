@@ -164,7 +164,7 @@ class Machine:
         return value
 
     def pop_mark(self) -> list[Any]:
-        """Remove the items above the last mark and the mark itself; return the items."""
+        """Remove the items above the last mark and the mark itself; return the items. Raises Damaged without a mark."""
         stack, index = self._stack, len(self._stack) - 1
         while stack[index] is not _MARK:  # each item was pushed by one opcode and is visited once
             index -= 1
@@ -181,7 +181,7 @@ class Machine:
         return self._stack[-1]
 
     def remember(self, key: int) -> None:
-        """Store the top of the stack in the memo."""
+        """Store the top of the stack in the memo under `key`. Raises Damaged for a negative key."""
         if key < 0:
             raise Damaged("its memo is broken")
         self._memo[key] = self.top()
@@ -195,7 +195,8 @@ class Machine:
     # ---- objects
 
     def fill(self, items: list[Any]) -> None:
-        """Add `items`, keys and values in turn, to the dict on top of the stack."""
+        """Add `items`, keys and values in turn, to the dict on top of the stack; an inert object ignores them. Raises Damaged for anything
+        else."""
         target = self.top()
         if isinstance(target, dict):
             for index in range(0, len(items) - 1, 2):
@@ -214,7 +215,7 @@ class Machine:
         return InertKey()
 
     def append(self, items: list[Any]) -> None:
-        """Append `items` to the list on top of the stack."""
+        """Append `items` to the list on top of the stack; an inert object ignores them. Raises Damaged for anything else."""
         target = self.top()
         if isinstance(target, list):
             target += items
@@ -228,7 +229,12 @@ class Machine:
             self.top().state = state
 
     def call(self, function: Any, arguments: Any) -> Any:
-        """Return the result of a known call (OrderedDict, torch's rebuild functions); an inert object for any other."""
+        """Return the result of a known call (OrderedDict, torch's rebuild functions); an inert object for any other.
+
+        function    a Named, or an inert object
+        arguments   tuple
+        Raises Damaged for other types.
+        """
         if not isinstance(function, Named):
             if isinstance(function, Inert):
                 return Inert()
@@ -245,7 +251,8 @@ class Machine:
         return Inert()
 
     def _ordered(self, arguments: tuple) -> dict[Any, Any]:
-        """Return the dict of an OrderedDict call: empty, or from the list of (key, value) pairs that Python 2 wrote."""
+        """Return the dict of an OrderedDict call: empty, or from the list of (key, value) pairs that Python 2 wrote. Raises Damaged for
+        other arguments."""
         items: dict[Any, Any] = {}
         pairs = arguments[0] if arguments else ()
         if not isinstance(pairs, (list, tuple)):
@@ -350,7 +357,7 @@ def _split_name(argument: str) -> Named:
 
 
 def _stack_name(machine: Machine) -> None:
-    """STACK_GLOBAL: replace module and name on the stack by the class or function they name."""
+    """STACK_GLOBAL: replace module and name on the stack by the class or function they name. Raises Damaged unless both are text."""
     name, module = machine.pop(), machine.pop()
     if not isinstance(name, str) or not isinstance(module, str):
         raise Damaged("it refers to an invalid class")
@@ -363,7 +370,7 @@ def _instance(machine: Machine, argument: str) -> None:
 
 
 def _object(machine: Machine) -> None:
-    """OBJ: call the first item above the mark with the others."""
+    """OBJ: call the first item above the mark with the others. Raises Damaged without an item."""
     items = machine.pop_mark()
     if not items:
         raise Damaged("it creates an object without a class")

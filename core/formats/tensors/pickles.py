@@ -61,7 +61,8 @@ def refuse_hostile(path: Path) -> None:
 
 
 def load_state_file(path: Path) -> Any:
-    """Load a `torch.save` file of dicts, lists, numbers and tensors onto the CPU; nothing in it is run. Raises ProblemsError."""
+    """Load a `torch.save` file of dicts, lists, numbers and tensors onto the CPU; nothing in it is run. Raises ProblemsError for a damaged
+    file and other content."""
     refuse_hostile(path)
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
@@ -113,7 +114,7 @@ def _member_start(handle: BinaryIO, info: zipfile.ZipInfo) -> int:
 
 
 def _read_legacy(path: Path) -> tuple[Machine, Any, Storages]:
-    """Read a file of torch before 1.6; return as `_read_zip`.
+    """Read a file of torch before 1.6; return as `_read_zip`. Raises ProblemsError for a file that is no model or is truncated.
 
     It has five pickles (magic number, protocol, system, the object, storage keys), then each storage as element count and bytes.
     """
@@ -168,7 +169,11 @@ class _Budget:
 
 def _named_tensors(content: Any, prefix: str = "", depth: int = 0, budget: _Budget | None = None) -> dict[str, Tensor]:
     """Return {dotted name: tensor}, also from nested dicts (an embedding's string_to_param) and the states of inert objects.
-    prefix, depth, budget: for the recursion; nesting ends at depth 4"""
+
+    prefix   dotted name of `content`, with a dot at its end; "" at the top
+    depth    levels of nesting so far; nesting ends at 4
+    budget   limits of the whole search; None: new ones
+    """
     budget = budget or _Budget()
     if isinstance(content, Inert):
         content = content.state

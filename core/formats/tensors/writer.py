@@ -86,7 +86,7 @@ def write_safetensors(
 
 
 def _header(listing: Mapping[str, Any], metadata: Mapping[str, str]) -> bytes:
-    """Return the start of a safetensors file: the length of the JSON (8 bytes, little-endian) and the JSON."""
+    """Return the start of a safetensors file: the length of the JSON (8 bytes, little-endian) and the JSON. listing: as in `header_of`"""
     text = header_of(listing, metadata)
     return len(text).to_bytes(8, "little") + text
 

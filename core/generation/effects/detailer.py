@@ -82,7 +82,8 @@ def file_problems(job: GenerateJob, sources: Sources, workspace: Workspace) -> I
 
 
 def files(jobs: Sequence[GenerateJob], workspace: Workspace) -> dict[str, HookFile]:
-    """Return {name in the settings: detector file} of all jobs. Detectors run on the CPU and need no VRAM. Raises ProblemsError."""
+    """Return {name in the settings: detector file} of all jobs. Detectors run on the CPU and need no VRAM. Raises ProblemsError as
+    `detector_file`."""
     named_files = dict.fromkeys((job.detailer.ad_model_file, job.detailer.ad_model_classes or "") for job in jobs)
     problems: list[Problem] = []
     paths = {name: collected(problems, detector_file, name, kinds, workspace) for name, kinds in named_files if name}
@@ -132,7 +133,8 @@ class Detailer(ExitStack):
         self._finders: dict[tuple[str, str], Find] = {}  # by detector and classes
 
     def __call__(self, inpaint: Inpaint, job: GenerateJob, image: Image) -> Image:
-        """Inpaint the detections in an image, one after another. Without detections, warn and return the image unchanged.
+        """Inpaint the detections in an image, one after another. Without detections, warn and return the image unchanged; also if the job's
+        detailer is off.
         inpaint: (job, canvas) -> the canvas' image with its masked area generated"""
         settings = job.detailer
         if not settings.used:

@@ -29,7 +29,8 @@ FILL_BLURS = ((256, 1), (64, 1), (16, 2), (4, 4), (2, 2), (0, 1))
 
 
 def canvas_of(job: GenerateJob, size: tuple[int, int]) -> Canvas:
-    """Return the initial image and mask of a job, prepared for a stage of `size` (width, height). Raises ProblemsError."""
+    """Return the initial image and mask of a job, prepared for a stage of `size` (width, height). Raises ProblemsError for an unreadable
+    image or mask."""
     settings = job.image_to_image
     image = opened(resolve_path(settings.image_path or ""), IMAGE)
     if not settings.mask_path:

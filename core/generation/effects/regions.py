@@ -179,7 +179,8 @@ class Regions(Hook):
         stack.callback(adapters.__setitem__, index, adapter)
 
     def _change_for(self, name: str, number: int) -> Change:
-        """Return the function that limits the output change of a LoRA of sub-prompt `number` in the module `name`."""
+        """Return the function that limits the output change of a LoRA of sub-prompt `number` in the module `name`: (y without the LoRA,
+        start, x, adapter) -> y with it."""
         if ".attn2.to_k" in name or ".attn2.to_v" in name:
             return lambda y, start, x, adapter: self._prompt_rows(y, start, x, adapter, number, None)
         if "time_emb" in name:

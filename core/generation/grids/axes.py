@@ -225,7 +225,8 @@ def title_in_group(entry: Declared) -> str:
 
 
 def texts_of(text: str) -> list[str]:
-    """Split a text into values, separated by commas or lines; values with commas are in double quotes. Raises ProblemsError."""
+    """Split a text into values, separated by commas or lines; values with commas are in double quotes. Raises ProblemsError for a text or
+    value that is too long."""
     if len(text) > LONGEST:
         what = f"The values have {len(text):,} characters; the limit is {LONGEST:,}"
         raise ProblemsError.one(what, "", "use fewer", "grid.text-too-long")
@@ -305,7 +306,11 @@ def _range(text: str, integers: bool) -> Iterator[str]:
 
 def _value(setting: str, entry: Declared | None, text: str, problems: list[Problem]) -> Value:
     """Parse and validate a text; for an invalid one, add its errors to `problems` and return a placeholder.
-    entry: declaration of the setting; None for prompt S/R, size and files"""
+
+    setting   path, or key of SPECIAL
+    entry     declaration of the setting; None for prompt S/R, size and files
+    text      one value as the user wrote it
+    """
     if setting == SIZE:
         return _size(text, problems)
     if setting in (PROMPT_SR, *FILES):

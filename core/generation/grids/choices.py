@@ -92,8 +92,11 @@ def _next_pair(
 ) -> dict[str, Any] | None:
     """Return the next two images as "pair" in `next_choice`; None if there are too few images or enough choices.
 
-    names   of the axis' values, "x1", "x2" ...
-    url     (path of an image) -> its URL
+    names     of the axis' values, "x1", "x2" ...
+    choices   made so far
+    url       (path of an image) -> its URL
+    returns   {"left", "right": names of the two values, "prompt": name of the first cell, "about": text on what both share,
+              "images": their URLs, "number": number of this choice, from 1}
     """
     pairs = pairs_of(folder, content, axis.letter)
     pair = next_pair(names, pairs, choices) if len(pairs) >= LEAST_PAIRS else None

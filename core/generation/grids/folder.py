@@ -201,7 +201,7 @@ class GridFolder:
         return folder
 
     def _read(self) -> dict[str, Any]:
-        """Read grid.json. Raises ProblemsError for a damaged file."""
+        """Return the content of grid.json: the fields of `GridContent`, "format" and "job". Raises ProblemsError for a damaged file."""
         return read_json_object(self.path / FILE, FIX, max_bytes=MAX_BYTES)
 
     def _write(self, content: Mapping[str, Any]) -> None:
@@ -249,7 +249,8 @@ class GridFolder:
             raise ProblemsError([damaged(self.path / FILE)]) from None
 
     def change(self, **values: Any) -> None:
-        """Replace values of grid.json. failed: {cell: reason}; samples: {cell: file name}; others as in `GridContent`"""
+        """Replace values of grid.json. Raises ProblemsError for a damaged or unwritable file.
+        values: by the names of `GridContent`'s fields; failed as {cell: reason}, samples as {cell: file name}"""
         for name in values.keys() & {"failed", "samples"}:
             values[name] = {name_of(position): text for position, text in values[name].items()}
         self._write(self._read() | values)
@@ -275,7 +276,8 @@ class GridFolder:
 
 @lru_cache(maxsize=500)
 def _content(path: Path, inode: int, stamp: Stamp) -> GridContent:
-    """Parse grid.json, cached. inode, stamp: change with the file; the inode even for two changes in the same moment"""
+    """Parse grid.json in the folder `path`, cached.
+    inode, stamp: change with the file; the inode even for two changes in the same moment"""
     return GridFolder(path)._content()
 
 
@@ -291,7 +293,7 @@ def _positions(raw: Mapping[str, str]) -> dict[Index, Index]:
 
 
 def _axis(raw: Mapping[str, Any]) -> AxisTexts:
-    """Parse an axis of grid.json. Raises ValueError, KeyError or TypeError for a damaged one."""
+    """Parse an axis of grid.json, as `Grid.stored_axes` wrote it. Raises ValueError, KeyError or TypeError for a damaged one."""
     letter, values = raw["letter"], raw["values"]
     if letter not in ("x", "y", "z") or not values:
         raise ValueError(letter)
@@ -306,7 +308,7 @@ def _axis(raw: Mapping[str, Any]) -> AxisTexts:
 
 
 def list_grids(workspace: Workspace) -> list[GridFolder]:
-    """Return all grids, newest first."""
+    """Return all grids, newest first; [] if there are none."""
     root = grids_of(workspace)
     if not root.is_dir():
         return []

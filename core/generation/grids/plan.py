@@ -94,7 +94,8 @@ class Grid:
         return [cell for part in self.parts for cell in part.cells]
 
     def stored_axes(self, notes: Mapping[str, Sequence[str]], workspace: Workspace) -> list[dict[str, Any]]:
-        """Return the axes as stored in grid.json, with files named by their titles.
+        """Return the axes as stored in grid.json: [{"letter", "setting", "title", "values": [{"text": label, "value", "note"}]}]. In titles
+        and labels, files have their titles.
         notes: {letter of an axis: a note for each of its values}"""
         axes = []
         for axis in self.axes:

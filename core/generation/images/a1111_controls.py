@@ -100,7 +100,7 @@ def hashes_in(pairs: Mapping[str, str]) -> dict[str, str]:
 
 
 def _units_in(pairs: Mapping[str, str]) -> list[dict[str, str]]:
-    """Return {name in lower case: value} of each ControlNet unit that has a model."""
+    """Return the values (`_values`) of each ControlNet unit that has a model. pairs: {A1111's name: text}"""
     units = [_values(text) for name, text in pairs.items() if UNIT.fullmatch(name)]
     return [unit for unit in units if unit.get("model", "None") != "None"]
 
@@ -117,7 +117,12 @@ def _values(text: str) -> dict[str, str]:
 
 
 def _use(values: Mapping[str, str], note: Note) -> dict[str, Any]:
-    """Return an entry of `controls.nets` as {setting: value}, not validated. note: called for an unavailable preprocessor"""
+    """Return an entry of `controls.nets`, not validated: {"file", "preprocessor", "fit", "mode", and "weight", "start_at", "end_at",
+    thresholds if stated}.
+
+    values   from `_values`, with a "model"
+    note     called for an unavailable preprocessor
+    """
     module = values.get("module", "none")
     preprocessor = next((name for name, (a1111, _) in MODULES.items() if a1111.casefold() == module.casefold()), None)
     if preprocessor is None:

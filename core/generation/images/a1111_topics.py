@@ -163,7 +163,7 @@ class Topic:
 
 
 def _sampler(job: GenerateJob, hashes: Hashes) -> dict[str, Any]:
-    """Return {A1111's name: text} of the sampler and the schedule type."""
+    """Return {"Sampler": A1111's name, "Schedule type": A1111's name, None for its automatic one}."""
     settings = job.generate
     return {
         "Sampler": LABELS[settings.sampler],
@@ -232,7 +232,7 @@ def _schedule(reader: SettingsReader, sampler: str, schedule: str, is_exact: boo
 
 
 def _emphasis(job: GenerateJob, hashes: Hashes) -> dict[str, Any]:
-    """Return A1111's name for how prompt weights are applied, if it matters for these prompts."""
+    """Return {"Emphasis": A1111's name for how prompt weights are applied}; None as name if it makes no difference for these prompts."""
     settings = job.generate
     weights = (settings.prompt_weights, settings.emb_normalize_mode if settings.prompt_weights else "none")
     name = next(name for name, choice in EMPHASES.items() if choice == weights)
@@ -259,7 +259,7 @@ def _brackets(*texts: str) -> bool:
 
 
 def _rows(job: GenerateJob, hashes: Hashes) -> dict[str, Any]:
-    """Return {name: text} of the settings with a row, and of those under Atelier's names."""
+    """Return {name: text} of the settings with a row, None if not written, and of those under Atelier's names."""
     return {row.key: row.text(job, hashes) for row in ROWS} | other_texts(job)
 
 
@@ -370,7 +370,7 @@ def _resize(reader: SettingsReader, width: int, height: int) -> None:
 
 
 def _model(job: GenerateJob, hashes: Hashes) -> dict[str, Any]:
-    """Return {A1111's name: text} of the model and of the files' hashes."""
+    """Return {"Model hash": 10 digits, "Model": name, "Lora hashes" and "TI hashes": "name: hash, ..." or ""}."""
     return {
         "Model hash": hashes.model[:10],
         "Model": Path(job.model.base_model).name.removesuffix(".safetensors"),
@@ -491,7 +491,8 @@ def written_pairs(job: GenerateJob, hashes: Hashes) -> dict[str, Any]:
 
 
 def read_pairs(reader: SettingsReader) -> dict[str, Any]:
-    """Return {settings group: {setting: value}} from all names, with notes on those not read. reader: with the prompts in its groups"""
+    """Return {settings group: {setting: value}} from all names in the reader, with notes on those not read. "controls" is not validated.
+    reader: its `groups` already contain the prompts"""
     _rename_other_names(reader)
     for topic in TOPICS:
         topic.read(reader)

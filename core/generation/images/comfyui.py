@@ -258,7 +258,8 @@ class _Graph:
         ]
 
     def sampler(self) -> dict[str, Any] | None:
-        """Return the inputs of the first stage's sampler, merged with those of the nodes that hold its settings; None without a sampler."""
+        """Return {input: value or link} of the first stage's sampler, merged with the inputs of the nodes that hold its settings; None
+        without a sampler."""
         merged: dict[str, dict[str, Any]] = {}
         parts: set[str] = set()  # nodes with another sampler's settings
         for name in self.inputs:
@@ -342,8 +343,12 @@ class _Graph:
         return next(named, None)
 
     def text(self, link: Any, side: str, depth: int = 0) -> str:
-        """Return the text that reaches a link, joined from upstream nodes. depth: number of nodes followed
-        side: "positive" or "negative", for nodes that carry both"""
+        """Return the text that reaches a link, joined from upstream nodes; "" without any.
+
+        link    [node, output]; a text is returned as it is
+        side    "positive" or "negative", for nodes that carry both
+        depth   number of nodes followed
+        """
         if isinstance(link, str):
             return link[:LONGEST]
         node = self.node(link)

@@ -253,7 +253,8 @@ def _xmp_json(packet: str) -> str:
 
 
 def _dream_content(line: str) -> dict[str, Any]:
-    """Convert InvokeAI's command line to the JSON of its later versions; {} if it is not valid."""
+    """Convert InvokeAI's command line to the JSON of its later versions: {"prompt", and its names of the options}; {} if it is not
+    valid."""
     try:
         arguments = shlex.split(line) if 0 < len(line) <= LONGEST_LINE else []
     except ValueError:  # an unpaired quotation mark
@@ -275,7 +276,8 @@ def _json_object(text: str) -> dict[str, Any] | None:
 
 
 def _read(program: Program, content: Mapping[str, Any], size: tuple[int, int] | None = None) -> ForeignSettings:
-    """Read the settings in `content` by the program's table. size: (width, height) of the image if `content` does not state it"""
+    """Read the settings in `content` by the program's table.
+    size: (width, height) of the image, used before width and height in `content` but not before a "Size"; None: those of `content`"""
     values = {as_key(key): value for key, value in content.items()}
     pairs: dict[str, Any] = {}
     for path, name in program.paths.items():

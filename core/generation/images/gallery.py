@@ -402,7 +402,8 @@ class Gallery:
         return next((each for each in names if self.shot(each).mtime_ns <= time), "")
 
     def _kin(self, name: str) -> list[str]:
-        """Return images without LoRAs and embeddings that have this image's settings except the model, newest first, itself included."""
+        """Return images without LoRAs and embeddings that have this image's settings except the model, newest first, itself included; [] if
+        it has LoRAs or embeddings, or its settings are not known."""
         facts = self.facts(name)
         return self._without_loras()[1].get(facts.kin, []) if facts.plain and facts.kin else []
 

@@ -215,7 +215,7 @@ class PromptEncoder:
             return join_texts([self._cache.get((text, reading, tokens), partial(encode, text)) for text in texts])
 
     def missing(self, *texts: str) -> list[str]:
-        """Return the names of embeddings that occur in none of the texts."""
+        """Return the names of embeddings that occur in none of the texts; [] without embeddings."""
         if not self._counts:
             return []
         used = {each.casefold() for text in texts for each in word_pattern(list(self._counts)).findall(text)}
@@ -286,7 +286,8 @@ def _token_vectors(vectors_by_name: dict[str, dict[str, Tensor]], encoder: int) 
 
 
 def unused(encoder: PromptEncoder, embeddings: Sequence[Embedding], *prompts: str) -> list[Problem]:
-    """Return advice about each embedding of the encoder that no prompt uses."""
+    """Return advice about each of `embeddings` that no prompt uses, under any of its names.
+    encoder: knows the embeddings"""
     fix = "write its name into the prompt, or remove the embedding"
     missing = frozenset(encoder.missing(*prompts))
     unused_names = (

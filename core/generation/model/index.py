@@ -101,7 +101,7 @@ def _facts_or_error(path: Path) -> FileFacts:
 
 
 def _detect(path: Path) -> FileFacts:
-    """Detect a file's facts from its header. Raises ProblemsError."""
+    """Detect a file's facts from its header. Raises ProblemsError for a file that cannot be read."""
     if path.is_dir():
         return _facts(detect.identify(path))
     tensors, metadata = read_header(path)

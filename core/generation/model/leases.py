@@ -33,11 +33,12 @@ Refiner = Callable[[GenerateJob], AbstractContextManager[tuple[Components, Promp
 def leased(
     job: GenerateJob, sources: Sources, store: ModelStore, device: str, reports: Reports, offload: Offload
 ) -> Iterator[Components]:
-    """Context with the job's model on its device. Text encoders are loaded when first used. Raises ProblemsError.
+    """Context with the job's model on its device. Text encoders are loaded when first used.
 
     Also sets the store's memory budget.
 
     offload   which weights rest in RAM: "off", "parts" or "layers"
+    Raises ProblemsError for memory settings that the device does not support, and for a model that cannot be loaded.
     """
     problems = device_problems(job.memory, device)
     raise_if_errors(problems)

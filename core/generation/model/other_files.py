@@ -116,7 +116,8 @@ def upscaler_kind(path: Path, where: str = UPSCALER) -> str:
 
 
 def kind_of_upscaler(kind: ModelKind, path: Path, where: str = UPSCALER) -> str:
-    """Return "images" or "latents", as `upscaler_kind`, for a file that is already detected. where: setting that names the file"""
+    """Return "images" or "latents", as `upscaler_kind`, for a file that is already detected. Raises ProblemsError for others.
+    where: setting that names the file"""
     if kind.kind in ("upscaler", "latent_upscaler") and kind.offered:
         return "images" if kind.kind == "upscaler" else "latents"
     what = f"{path.name} is not a supported upscaler but: {kind} ({kind.evidence})"
@@ -159,8 +160,9 @@ def networks_of(store: ModelStore, workspace: Workspace, device: str) -> Leased:
 
 
 def find_refiner(name: str, workspace: Workspace, base: str | None) -> Path:
-    """Find and check a refiner's file or folder. Raises ProblemsError.
-    base: family of the base model, which must be "sdxl"; None: unknown"""
+    """Find and check a refiner's file or folder. Raises ProblemsError if it is missing, incomplete or no refiner, or the base model is not
+    SDXL.
+    base: family of the base model; None: unknown"""
     try:
         path = model_path(name, workspace, REFINER_FILE)
     except ProblemsError as error:

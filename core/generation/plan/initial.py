@@ -87,7 +87,8 @@ def read_mask(settings: ImageToImageSettings, size: tuple[int, int]) -> Image:
 
 
 def with_initial_images(requests: Sequence[Request]) -> list[Request]:
-    """Return the requests with one initial image and one mask each; images of a folder are used in turn. Raises ProblemsError."""
+    """Return the requests with one initial image and one mask each; images of a folder are used in turn. Raises ProblemsError for missing
+    images, and for folders with different numbers of images and masks."""
     resolved = []
     for number, request in enumerate(requests):
         settings = request.job.image_to_image

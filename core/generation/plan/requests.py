@@ -113,7 +113,8 @@ def _syntax_problems(job: GenerateJob, entries: Sequence[Entry], names: Names, w
 
 
 def entries_of(job: GenerateJob) -> tuple[list[Entry], str]:
-    """Return (the unparsed prompts of a job, the setting that contains them). Raises ProblemsError if there are none."""
+    """Return (the unparsed prompts of a job, the setting that contains them). Raises ProblemsError if both a file and a module are set, for
+    one that cannot be read, and for one without prompts."""
     settings = job.prompts
     if settings.from_file and settings.from_module:
         what, fix = "There are prompts from a file and from a module", "empty one of the two"
@@ -234,7 +235,8 @@ def _request(job: GenerateJob, line: PromptLine, seed: int, seeds: _Seeds, notes
 
 
 def _enable_groups(changes: dict[str, dict[str, Any]], job: GenerateJob) -> None:
-    """Turn on Deep Shrink or Gradual Latent if an inline option sets a detail of it. changes: {group: {setting: value}}, extended here"""
+    """Turn on Deep Shrink or Gradual Latent if an inline option sets a detail of it and neither option nor job turn it on.
+    changes: {group: {setting: value}}, extended here"""
     for group, first, default in (
         ("deep_shrink", "ds_depth_1", DEFAULT_DEPTH),
         ("gradual_latent", "gradual_latent_timesteps", DEFAULT_START),

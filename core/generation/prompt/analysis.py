@@ -160,7 +160,7 @@ class Analysis:
 def analyze(text: str, names: Names = Names(), parsing: Parsing = Parsing()) -> Analysis:
     """Return the parts of a prompt with token counts, the positions of AND and BREAK, and all problems.
 
-    Tokens of variants are counted for one random choice. A prompt longer than LONGEST characters is not parse_edits: the only finding is
+    Tokens of variants are counted for one random choice. A prompt longer than LONGEST characters is not parsed: the only finding is
     "prompt.too-long".
     """
     findings = findings_of(text, names, parsing)

@@ -35,7 +35,9 @@ class Pass:
     before: int | None = None
 
     def last_step(self, when: str) -> int:
-        """Return the last step of this pass, counted from 1, that uses the text before a switch at `when`; below 1 if none does."""
+        """Return the last step of this pass, counted from 1, that uses the text before a switch; below 1 if none does.
+        when: number of a step ("12"), or with a point a fraction of the pass ("0.4"); in the second pass of hires fix steps count on from
+        the first pass and fractions from 1 ("1.4")"""
         number = float(when)
         if "." in when:
             number = (number - (self.before is not None)) * self.steps

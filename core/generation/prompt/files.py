@@ -27,7 +27,8 @@ Entry = str | dict[str, Any]  # a line, or a table
 
 
 def read_entries(path: Path, where: str) -> list[Entry]:
-    """Read the prompts of a .txt, .toml or .json file as unparsed lines and tables. Raises ProblemsError.
+    """Read the prompts of a .txt, .toml or .json file as unparsed lines and tables. Raises ProblemsError for another or damaged file, and
+    for more than MAX_PROMPTS.
     where: the setting that names the file"""
     kind = path.suffix.lower()
     reader = {".toml": _toml_entries, ".json": _json_entries, ".txt": _text_entries}.get(kind)
@@ -42,7 +43,7 @@ def read_entries(path: Path, where: str) -> list[Entry]:
 
 
 def parse_entry(entry: Entry, notes: list[Problem], where: str) -> PromptLine | None:
-    """Parse a line or table into a prompt with options; None for an empty line or a comment. Raises ProblemsError.
+    """Parse a line or table into a prompt with options; None for an empty line or a comment. Raises ProblemsError for a table without text.
     notes: receives errors of invalid option values, and advice"""
     if isinstance(entry, dict):
         return _prompt_line(entry, notes, where)
@@ -70,7 +71,7 @@ def _text_entries(path: Path, where: str) -> list[Entry]:
 
 
 def _toml_entries(path: Path, where: str) -> list[Entry]:
-    """Return a table for each [[prompt.subset]], with the defaults in [prompt]. Raises ProblemsError."""
+    """Return a table for each [[prompt.subset]], with the defaults in [prompt]. Raises ProblemsError for invalid TOML or other tables."""
     table = read_toml(path, where, "correct it").get("prompt")
     subsets = table.get("subset") if isinstance(table, dict) else None
     valid = isinstance(subsets, list) and all(isinstance(each, dict) for each in subsets)
@@ -82,7 +83,7 @@ def _toml_entries(path: Path, where: str) -> list[Entry]:
 
 
 def _json_entries(path: Path, where: str) -> list[Entry]:
-    """Return the strings and tables of a JSON list. Raises ProblemsError."""
+    """Return the strings and tables of a JSON list. Raises ProblemsError for invalid JSON and other content."""
     entries = read_json(path, "correct it", max_bytes=MAX_BYTES)
     if not isinstance(entries, list):
         what = "The file contains no list of prompts"
@@ -123,7 +124,8 @@ KOHYA = {
 
 
 def module_entries(job: GenerateJob) -> list[Entry]:
-    """Call the module in the setting `prompts.from_module` once and return its prompts, unparsed. Raises ProblemsError."""
+    """Call the module in the setting `prompts.from_module` once and return its prompts, unparsed. Raises ProblemsError if it cannot be
+    imported, fails, or returns anything but at most MAX_PROMPTS lines or tables."""
     name = job.prompts.from_module or ""
     module = _import_module(name)
     has_prompts, has_prompter = (callable(getattr(module, each, None)) for each in ("prompts", "get_prompter"))
@@ -146,7 +148,8 @@ def module_entries(job: GenerateJob) -> list[Entry]:
 
 
 def _import_module(name: str) -> ModuleType:
-    """Import a module that this machine allows (--allow-module). Raises ProblemsError."""
+    """Import a module that this machine allows (--allow-module). Raises ProblemsError for an invalid name, one that is not allowed, and an
+    error of the import."""
     if not all(part.isidentifier() for part in name.split(".")) or name.endswith(".py"):
         fix = "put mine.py next to webui.py and write: mine"
         raise ProblemsError.one(f"'{name}' is not the name of a module", MODULE, fix, "prompts.module-name")

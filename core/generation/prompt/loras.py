@@ -111,7 +111,8 @@ def _parse_tag(body: str) -> LoraTag:
 
 
 def _parse_steps(text: str, body: str) -> tuple[int, int | None]:
-    """Parse a step range: "0-12" -> (0, 12), "5-" -> (5, None), without an end. Raises ValueError. body: the tag, for the message"""
+    """Parse a step range: "0-12" -> (0, 12), "5-" -> (5, None), without an end. Raises ValueError for other texts.
+    body: the tag, for the message"""
     match = STEPS.fullmatch(text.strip())
     if match is None or not any(match.groups()):
         raise ValueError(f"'{text[:20]}' in <lora:{body[:40]}> is not a range of steps such as 0-12")
@@ -120,7 +121,7 @@ def _parse_steps(text: str, body: str) -> tuple[int, int | None]:
 
 
 def _parse_strength(text: str, body: str) -> float:
-    """Parse a strength from -10 to 10. Raises ValueError. body: the tag, for the message"""
+    """Parse a strength from -10 to 10. Raises ValueError for other texts and numbers. body: the tag, for the message"""
     try:
         number = float(text)
     except ValueError:

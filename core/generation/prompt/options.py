@@ -224,7 +224,7 @@ def line_of(text: str, texts: Mapping[str, Any], notes: list[Problem], where: st
 
 
 def _store(values: dict[str, Any], switch: str, value: Any, notes: list[Problem], where: str) -> None:
-    """Parse the option `switch` and put it into `values`, clamped to its bounds.
+    """Parse the option `switch` and put it into `values`, {`Option.sets`: value}, clamped to its bounds; leave an invalid one out.
 
     value   text in a line, or value in a file
     notes   receives a problem if it is invalid or out of range
@@ -265,5 +265,5 @@ def _clamped(value: Any, bounds: Mapping[str, Any]) -> Any:
 
 
 def _note(what: str, where: str, slug: str, fix: str = "remove it") -> Problem:
-    """Return advice with the code "prompts.<slug>"."""
+    """Return advice `what` with the code "prompts.<slug>". where: the setting with the prompt"""
     return Problem(what, where, fix, "advice", code=f"prompts.{slug}")

@@ -60,7 +60,8 @@ class Guidance:
     changed: Callable[[Any, Moment, int, int], AbstractContextManager[Any]] = _unchanged
 
     def around(self, module: Any, at: Moment) -> AbstractContextManager[Any]:
-        """Return the context for an evaluation of the denoiser `module`."""
+        """Return the context for an evaluation of the denoiser `module`: `changed`, with the numbers of unperturbed sides and of all
+        sides."""
         unperturbed = sum(not side.startswith(PERTURBED) for side in self.sides)
         return self.changed(module, at, unperturbed, len(self.sides))
 

@@ -68,7 +68,7 @@ def keys() -> Iterable[str]:
 
 
 def read(source: Source) -> Import:
-    """Import a job of AI Toolkit as a job with a report. Raises ProblemsError."""
+    """Import a job of AI Toolkit as a job with a report. Raises ProblemsError as `resolve`."""
     config, choices, choice = resolve(source)
     settings = config.settings(RULES)
     folders, prompts = (_items(config, key) for key in ("datasets", "sample.samples"))
@@ -166,7 +166,8 @@ def _items(config: Config, key: str) -> list[Values]:
 
 
 def model(config: Config) -> Values:
-    """Return {setting: value} of method, model, attention, seed, output name and logger; a warning if no model is named."""
+    """Return {setting: value} of method, model and run: "method.kind", "model.family", "model.prediction", "schedule.seed",
+    "saving.output_name" ...; adds a warning if no model is named."""
     if not config["model.name_or_path"]:
         config.warn("The text names no model", "model.name_or_path", "choose the base model", "import.no-model")
     lora = config["model.lora_path"]
@@ -182,7 +183,8 @@ def model(config: Config) -> Values:
 
 
 def network(config: Config) -> Values:
-    """Return {setting: value} of the network and its trained parts, or of the trained parts of a full model; {} for other methods."""
+    """Return {setting: value} of a network ("network.kind", "network.rank", "network.train_unet" ...), or of the trained parts of a full
+    model ("method.train_text_encoder", "optimizer.unet_lr"); {} for other methods."""
     kind, text, unet = config["network.type"].lower(), config["train.train_text_encoder"], config["train.train_unet"]
     if config.method == "fine_tune":
         return {"method.train_text_encoder": "yes" if text else "no"} | ({} if unet else {"optimizer.unet_lr": 0.0})
@@ -222,7 +224,9 @@ def _per_step(config: Config) -> int:
 
 
 def length(config: Config) -> Values:
-    """Return {setting: value} of training length, gradient accumulation, saving and sampling, in optimizer steps."""
+    """Return {setting: value} of training length, gradient accumulation, saving and sampling, in optimizer steps:
+    "schedule.max_train_steps", "saving.save_every_n_steps", "saving.save_model_as", "samples.sample_every_n_steps" ...
+    """
     batches, key = _per_step(config), "train.gradient_accumulation_steps"
     if config[key] < 0:
         config.note(key, "unavailable", "accumulates a whole epoch; 1 is set")
@@ -243,7 +247,8 @@ def length(config: Config) -> Values:
 
 
 def optimizer(config: Config) -> Values:
-    """Return {setting: value} of the optimizer, its arguments and the learning rate; notes where AI Toolkit itself uses other values."""
+    """Return {setting: value} of the optimizer, as `optimizer_settings`, "optimizer.learning_rate" and "optimizer.max_grad_norm"; adds
+    notes where AI Toolkit itself uses other values."""
     name = config["train.optimizer"].lower()
     class_name, implied = chosen_optimizer(config, "train.optimizer", name)
     params = config["train.optimizer_params"]
@@ -264,7 +269,8 @@ def optimizer(config: Config) -> Values:
 
 
 def schedule(config: Config) -> Values:
-    """Return {setting: value} of the learning rate scheduler: constant, constant with warmup, or cosine; a note for others."""
+    """Return {setting: value} of "schedule.lr_scheduler" (constant, constant with warmup, or cosine; a note for others),
+    "schedule.lr_warmup_steps" and "schedule.lr_scheduler_min_lr_ratio"."""
     key, name, params = "train.lr_scheduler_params", config["train.lr_scheduler"], config["train.lr_scheduler_params"]
     numbers = {setting: _number(each) for setting, each in params.items()} if isinstance(params, dict) else {}
     warmup = int(numbers.get("num_warmup_steps") or 0)
@@ -283,7 +289,8 @@ def schedule(config: Config) -> Values:
 
 
 def _number(value: Any) -> Any:
-    """Return a number, also from a text such as "1e-4", which YAML does not read as a number; None for other values."""
+    """Return a number, also from a text such as "1e-4", which YAML does not read as a number; None for other values, booleans, and numbers
+    of 1e30 or more."""
     try:
         number = value if isinstance(value, int) else float(value)
     except (ValueError, TypeError):
@@ -292,7 +299,8 @@ def _number(value: Any) -> Any:
 
 
 def noise(config: Config) -> Values:
-    """Return {setting: value} of timesteps, precision, loss weights, EMA and prior preservation."""
+    """Return {setting: value} of timesteps, precision, loss weights, EMA and prior preservation: "noise.min_timestep",
+    "memory.mixed_precision", "method.ema", "method.prior" ..."""
     low, high = (clamp(0, 999, config[f"train.{end}_denoising_steps"]) for end in ("min", "max"))
     precision = config.choice("train.dtype")
     settings = {
@@ -322,7 +330,7 @@ RULES = (model, network, length, optimizer, schedule, noise)
 
 
 def datasets(config: Config, listed: list[Values]) -> Values:
-    """Return {setting: value} of the image folders and of latent caching; a warning if there is no folder.
+    """Return {setting: value} of "dataset.sources", "dataset.resolution", masks and latent caching; adds a warning if there is no folder.
     listed: the items of `datasets`"""
     items = [config.read(each, "datasets.") for each in listed]
     sources = [source for values in items for source in _source(config, values)]
@@ -347,7 +355,7 @@ def datasets(config: Config, listed: list[Values]) -> Values:
 
 
 def _source(config: Config, values: Values) -> Iterator[Values]:
-    """Yield the settings {name: value} of a dataset's folder; nothing but a note for a .json file or without a folder."""
+    """Yield the settings {name: value} of a dataset's folder. A .json file or a dataset without a folder yields nothing and adds a note."""
     folder = values["datasets.dataset_path"] or values["datasets.folder_path"]
     if not folder.strip() or folder.lower().endswith(".json"):
         config.note("datasets.folder_path", "unavailable", "a dataset without a folder is left out")
@@ -375,7 +383,7 @@ def _sizes(config: Config, value: Any) -> list[int]:
 
 
 def samples(config: Config, listed: list[Values]) -> Values:
-    """Return {setting: value} of the sample prompts, their negative prompt and seed.
+    """Return {setting: value} of "samples.sample_prompts", "samples.negative_prompt" and "samples.seed".
     listed: the items of sample.samples, which replace sample.prompts"""
     prompts = config.written.get("sample.prompts")
     texts = [str(each) for each in (prompts if isinstance(prompts, list) else [])[:MOST]]

@@ -82,7 +82,8 @@ class Exported:
 
 
 def option_words(name: str, value: Any) -> list[str]:
-    """Return the command line words of an option; [] for a value that is off."""
+    """Return the command line words of an option: ["--name"] for True, ["--name=value"], or ["--name", "a", "b"] for a list; [] for None,
+    False and []."""
     if value is None or value is False or value == []:
         return []
     if isinstance(value, list):
@@ -91,7 +92,8 @@ def option_words(name: str, value: Any) -> list[str]:
 
 
 def _method(job: TrainJob) -> dict[str, Any]:
-    """Return {option: value} of the model, method, text encoder learning rates and folders."""
+    """Return {option: value} of the model ("pretrained_model_name_or_path", "v2", "v_parameterization"), the text encoders' training and
+    rates, "control_net_lr", and the folders. None is off."""
     kind, rates = job.method, job.optimizer.text_encoder_lr
     pair = rates if isinstance(rates, tuple) else (rates, rates)
     return {
@@ -110,7 +112,7 @@ def _method(job: TrainJob) -> dict[str, Any]:
 
 
 def _folders(job: TrainJob) -> dict[str, Any]:
-    """Return {option: value} of the image folder, or of a single folder with a metadata file."""
+    """Return {"train_data_dir": folder}, for a single folder with a metadata file also "in_json" and "dataset_repeats"."""
     sources = job.dataset.sources
     if job.dataset.folder or len(sources) != 1 or not sources[0].metadata_file:
         return {"train_data_dir": job.dataset.folder}
@@ -129,7 +131,8 @@ def _arguments(values: Mapping[str, Any]) -> list[str]:
 
 
 def _network(job: TrainJob) -> dict[str, Any]:
-    """Return {option: value} of the network, or of a ControlNet-LLLite."""
+    """Return {option: value} of the network: "network_module", "network_args", "network_dim", "network_alpha" ...; of a ControlNet-LLLite
+    "cond_emb_dim", "network_dim" and "network_dropout". None is off."""
     network = job.network
     if not job.method.traits.uses_network:  # a ControlNet-LLLite, whose network_weights always fail there
         dims = lllite_of(job)
@@ -185,7 +188,8 @@ def same_training(path: str, job: TrainJob, other: TrainJob) -> bool:
 
 
 def _length(job: TrainJob) -> dict[str, Any]:
-    """Return {option: value} of the optimizer, training length and learning rate scheduler."""
+    """Return {option: value} of optimizer, training length and scheduler: "optimizer_type", "optimizer_args", "max_train_epochs",
+    "max_train_steps", "lr_scheduler" ... None is off."""
     schedule, optimizer = job.schedule, _optimizer(job.optimizer.optimizer_type)
     return {
         "optimizer_type": optimizer,
@@ -200,7 +204,7 @@ def _length(job: TrainJob) -> dict[str, Any]:
 
 
 def _dataset(job: TrainJob) -> dict[str, Any]:
-    """Return {option: value} of the resolution, buckets, captions and validation."""
+    """Return {option: value} of the dataset: "resolution", "min_bucket_reso", "caption_extension", "validation_split" ... None is off."""
     size, faces, validation = job.dataset.resolution, job.dataset.face_crop_aug_range, job.validation
     interpolation, template = job.dataset.resize_interpolation, job.captions.caption_template
     extension = job.captions.caption_extension
@@ -226,7 +230,8 @@ def _dataset(job: TrainJob) -> dict[str, Any]:
 
 
 def _memory(job: TrainJob) -> dict[str, Any]:
-    """Return {option: value} of memory, precision, saving, samples, logging and uploads."""
+    """Return {option: value} of memory, saving, samples, logging and uploads: "mixed_precision", "cache_latents", "save_model_as",
+    "sample_prompts", "log_with" ... None is off."""
     memory, saving, logging = job.memory, job.saving, job.logging
     # Full 16-bit training needs the same mixed precision; auto is bf16 where the GPU has it, while sd-scripts' default is fp32.
     full = memory.full_precision if memory.full_precision != "fp32" else "bf16"

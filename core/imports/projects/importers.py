@@ -59,13 +59,15 @@ def import_project(
     reads: bool = True,
     files: Mapping[str, Path] | None = None,
 ) -> Import:
-    """Import another program's training settings, from a text or the path of a file, as a job with a report. Raises ProblemsError.
+    """Import another program's training settings, from a text or the path of a file, as a job with a report.
 
-    name    file name, for messages and its suffix; by default that of the path
-    reads   for a path: whether other files that its text names are read
-    folder  for a text: where files that it names are looked up; None reads no files
-    choice  which of several commands, scripts or tabs to read the text as: one of `Import.choices`
+        name    file name, for messages and its suffix; by default that of the path
+        reads   for a path: whether other files that its text names are read
+        folder  for a text: where files that it names are looked up; None reads no files
+    choice  which of several commands, scripts or tabs to read the text as: one of `Import.choices`; "": none is chosen
     files   {name: path} of files imported together with it, where those that it names are looked up first; None in a terminal
+
+    Raises ProblemsError for a text of no known program or one that cannot be imported, and ChoiceNeeded.
     """
     together = None if files is None else {each.lower(): path for each, path in files.items()}
     if isinstance(source, Path):

@@ -174,7 +174,8 @@ def _words(arguments: list[str] | None) -> str:
 
 
 def _length(tab: str, reading: Reading) -> Form:
-    """Return {field: value} of training length and warmup."""
+    """Return the fields of training length and warmup: {"max_train_epochs", "epoch", "max_train_steps", "lr_warmup": percent,
+    "lr_warmup_steps": value}."""
     epochs, steps = reading["max_train_epochs"], reading["max_train_steps"]
     warmup = part_of_run(reading["lr_warmup_steps"])
     if tab == FINE_TUNE and reading["flip_aug"]:
@@ -190,7 +191,7 @@ def _length(tab: str, reading: Reading) -> Form:
 
 
 def _template(tab: str, reading: Reading) -> Form:
-    """Return {field: value} of the caption template on the tab for textual inversion; {} for other tabs."""
+    """Return {"template": "object template", "style template" or "caption"} for the tab for textual inversion; {} for other tabs."""
     if tab != EMBEDDING:
         return {}
     kind = next((each for each in ("object", "style") if reading[f"use_{each}_template"]), "")
@@ -205,7 +206,8 @@ def _metadata(reading: Reading) -> Form:
 
 
 def _rates(reading: Reading) -> Form:
-    """Return {field: value} of the LoRA tab's learning rates: a 0 for one part leaves it untrained, 0 for both means the main rate."""
+    """Return {"unet_lr", "text_encoder_lr": value} of the LoRA tab: a 0 for one part leaves it untrained, 0 for both means the main
+    rate."""
     unet, text = reading["unet_lr"], (reading["text_encoder_lr"] or [None])[0]
     without_text, without_unet = reading["network_train_unet_only"], reading["network_train_text_encoder_only"]
     if unet is None and text is None and not (without_text or without_unet):

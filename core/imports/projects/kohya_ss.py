@@ -264,7 +264,7 @@ def _words(value: Any) -> list[str]:
 
 
 def _network(resolved: Resolved) -> dict[str, Any]:
-    """Return {option: value} of the network's module and arguments."""
+    """Return {"network_module": module, "network_args": ["name=value", ...]} of the LoRA tab; {} for other tabs."""
     form = resolved.form
     if resolved.tab != LORA:
         return {}
@@ -286,7 +286,8 @@ def _network(resolved: Resolved) -> dict[str, Any]:
 
 
 def _rates(resolved: Resolved, sdxl: bool) -> dict[str, Any]:
-    """Return {option: value} of the learning rates. On the LoRA tab a 0 for one part leaves that untrained."""
+    """Return {option: value} of the tab's learning rates, {} for others. On the LoRA tab a 0 for one part leaves that untrained
+    ("network_train_unet_only", "network_train_text_encoder_only")."""
     form, tab, rates = resolved.form, resolved.tab, dict[str, Any]()
     if tab == LORA:
         unet, text = form["unet_lr"], form["text_encoder_lr"]
@@ -305,7 +306,11 @@ def _rates(resolved: Resolved, sdxl: bool) -> dict[str, Any]:
 
 
 def _length(resolved: Resolved, counts: Counts) -> dict[str, Any]:
-    """Return {option: value} of the training length: the form's steps, else `epoch` epochs of the images in the folders."""
+    """Return {"max_train_steps": value}: the form's steps, else `epoch` epochs of the images in the folders.
+
+    With a dataset config it is the form's steps or None. If the folders are missing it is None, and "max_train_epochs" is added unless
+    the form sets it.
+    """
     form, tab, notes = resolved.form, resolved.tab, resolved.notes
     steps, epochs = form["max_train_steps"], form["epoch"]
     if form["dataset_config"]:
@@ -357,7 +362,10 @@ def count_images(folder: str) -> dict[str, int] | None:
 
 def _warmup(resolved: Resolved, total: int | None) -> float:
     """Return lr_warmup_steps: the form's steps, else its percentage as a fraction of the run.
-    total: steps of the run if known. With a dataset config on the LoRA tab the percentage is then converted to steps"""
+
+    With a dataset config on the LoRA tab the percentage is converted to steps by `total`; without `total` only the percentage counts.
+    total: steps of the run; None or 0 if unknown
+    """
     form = resolved.form
     percent, steps = form["lr_warmup"], int(_number(form["lr_warmup_steps"]))
     if resolved.tab == LORA and form["dataset_config"]:

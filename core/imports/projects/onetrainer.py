@@ -48,10 +48,8 @@ def read(source: Source) -> Import:
 
 
 def items(config: Config, name: str, file_key: str) -> list[Values]:
-    """Return the concepts or samples as {"concepts.path": value}, from the config, else from the file that `file_key` names.
-
-    name  "concepts" or "samples"
-    """
+    """Return the items of `name` ("concepts" or "samples") as {"concepts.path": value}, from the config, else from the file that `file_key`
+    names; [] with a note if that is missing."""
     listed = config.written.get(name)
     if not isinstance(listed, list):
         listed = config.source.json_of(config[file_key])
@@ -70,7 +68,8 @@ def _with_current_names(item: Values) -> Values:
 
 
 def concepts(config: Config, listed: list[Values]) -> Values:
-    """Return {path: value} of the image folders; a warning if there are none. listed: the concepts, as from `items`"""
+    """Return {"dataset.folder": None, "dataset.sources": settings of the folders}; adds a warning if there are none.
+    listed: the concepts, as from `items`"""
     if not listed:
         bring = config.source.bring(config["concept_file_name"], "the file of the concepts")
         fix = f"{bring}, or choose the image folders"
@@ -80,7 +79,7 @@ def concepts(config: Config, listed: list[Values]) -> Values:
 
 
 def _sources(config: Config, concept: Values) -> Iterator[Values]:
-    """Yield the settings {name: value} of a concept's folder; nothing but a note if it has no folder."""
+    """Yield the settings {name: value} of a concept's folder. A concept without a folder yields nothing and adds a note."""
     former_type = concept.get("concepts.type")
     if isinstance(former_type, bool):  # validation_concept
         concept = concept | {"concepts.type": "VALIDATION" if former_type else "STANDARD"}
@@ -105,7 +104,7 @@ def _sources(config: Config, concept: Values) -> Iterator[Values]:
 
 
 def _dropout(config: Config, values: Values) -> Values:
-    """Return {name: value} of a folder's tag dropout; {} if it is off."""
+    """Return {name: value} of "caption_tag_dropout_rate" and "tag_dropout_mode" of a folder; {} if tag dropout is off."""
     if not values["concepts.text.tag_dropout_enable"]:
         return {}
     key = "concepts.text.tag_dropout_mode"
@@ -114,7 +113,9 @@ def _dropout(config: Config, values: Values) -> Values:
 
 
 def _repeats(config: Config, values: Values) -> Values:
-    """Return {name: value} of the setting for a folder's images per epoch, which OneTrainer computes as floor(images * balancing)."""
+    """Return {"num_repeats": value} or {"samples_per_epoch": value} of a folder, for OneTrainer's floor(images * balancing). A fraction
+    needs the number of images; if it is unknown the repeats are rounded, with a note.
+    values: {key: value} of the concept"""
     number, path = values["concepts.balancing"], values["concepts.path"]
     if values["concepts.balancing_strategy"] == "SAMPLES":
         return {"samples_per_epoch": int(number)}
@@ -132,12 +133,12 @@ def _repeats(config: Config, values: Values) -> Values:
 
 
 def samples(config: Config, listed: list[Values]) -> Values:
-    """Return {path: value} of the sample prompts. listed: the samples, as from `items`"""
+    """Return {"samples.sample_prompts": prompts with options}. listed: the samples, as from `items`"""
     return {"samples.sample_prompts": [line for each in listed for line in _line(config, each)]}
 
 
 def _line(config: Config, sample: Values) -> Iterator[str]:
-    """Yield a sample as a prompt with options, "a cat --w 512 --d 1"; nothing but a note if it is off."""
+    """Yield a sample as a prompt with options, "a cat --w 512 --d 1". A sample that is off yields nothing and adds a note."""
     values = {key.partition(".")[2]: value for key, value in config.read(sample, "samples.").items()}
     key = "samples.noise_scheduler"
     sampler = config.choice(key, values["noise_scheduler"])

@@ -108,7 +108,8 @@ def _updated(config: Config, version: int) -> Values:
 
 
 def _timesteps(raw: Mapping[str, Any]) -> Values:
-    """Return the current keys of the timestep distribution for a config of a version before 4."""
+    """Return {current key: value} of "timestep_distribution", "noising_weight" and "noising_bias" for a config of a version before 4.
+    raw: {former key: value}"""
     if raw.get("noising_weight") in OFF:
         return {"timestep_distribution": "UNIFORM", "noising_weight": 0.0, "noising_bias": 0.0}
     bias = raw.get("noising_bias", 0.5)

@@ -65,7 +65,8 @@ FIXED: dict[str, tuple[Any, str]] = {
 
 
 def model(config: Config) -> Values:
-    """Return {setting: value} of method, family, prediction type, clip skip and processes; a warning if no model is named."""
+    """Return {setting: value} of "method.kind", "model.family", "model.prediction", "model.clip_skip" and "memory.num_processes"; adds a
+    warning if no model is named."""
     family, prediction = table().data["families"][config["model_type"]]
     skip, forced = config["text_encoder_layer_skip"], {"v": config["force_v_prediction"]}
     forced["epsilon"] = config["force_epsilon_prediction"]
@@ -116,7 +117,8 @@ def memory(config: Config) -> Values:
 
 
 def _trained_dtype(config: Config) -> Values:
-    """Return {setting: value} of the dtype of a network or embedding: 16 bits only if training computes in bf16 too."""
+    """Return {"memory.full_precision": "bf16", "memory.stochastic_rounding": value} for a network or embedding in bf16, if training
+    computes in bf16 too; else {}, with a note if the dtype is not fp32."""
     key = f"{config.method}_weight_dtype"
     if (config[key], config["train_dtype"]) == ("BFLOAT_16", "BFLOAT_16"):
         return {"memory.full_precision": "bf16", "memory.stochastic_rounding": config["optimizer.stochastic_rounding"]}
@@ -126,7 +128,7 @@ def _trained_dtype(config: Config) -> Values:
 
 
 def output(config: Config) -> Values:
-    """Return {setting: value} of name, folder and format of the saved model."""
+    """Return {setting: value} of "saving.output_name", "saving.copy_to" (folder, None for a relative path) and "saving.save_model_as"."""
     text, full = config["output_model_destination"], config.method == "fine_tune"
     windows = "\\" in text or text[1:2] == ":"
     path: PurePath = PureWindowsPath(text) if windows else PurePosixPath(text)
@@ -145,7 +147,8 @@ def output(config: Config) -> Values:
 
 
 def network(config: Config) -> Values:
-    """Return {setting: value} of the network, its size and layers; for embeddings of the number of tokens; else {}."""
+    """Return {setting: value} of a network: "network.kind", "network.rank", its layers and the kind's options; for embeddings of
+    "embedding.num_vectors_per_token"; else {}."""
     if config.method == "embedding":
         return {"embedding.num_vectors_per_token": config["embedding.token_count"] or 1}
     if config.method != "lora":
@@ -165,7 +168,7 @@ def network(config: Config) -> Values:
 
 
 def _layers(config: Config, rank: int, text_trains: bool) -> Values:
-    """Return {setting: value} of the trained layers.
+    """Return {setting: value} of "network.layers", "network.conv_rank" and "network.conv_alpha" for the trained layers.
 
     OneTrainer filters layers of the U-Net by parts of their names and trains all of the text encoders.
     """
@@ -201,7 +204,8 @@ def _scale(config: Config, key: str) -> int:
 
 
 def rates(config: Config) -> Values:
-    """Return {setting: value} of the learning rates, and for a full model of whether its text encoders train."""
+    """Return {setting: value} of "optimizer.learning_rate", "optimizer.unet_lr" and "optimizer.text_encoder_lr", and for a full model of
+    "method.train_text_encoder"; for an embedding only of the first."""
     scale = _scale(config, "learning_rate_scaler")
     keys = (
         "learning_rate",
@@ -242,7 +246,9 @@ def stops(config: Config) -> Values:
 
 
 def _stop(config: Config, part: str) -> Values:
-    """Return {setting: value} of where a part stops training; {} if it trains to the end, with a note if it is to stop by time."""
+    """Return {"method.stop_text_encoder_epochs" or "method.stop_text_encoder_training": value} for where a part stops training; {} if it
+    trains to the end, or with a note if it is to stop after a time.
+    part: name of the part in the config, before the dot"""
     key, unit = f"{part}.stop_training_after", config[f"{part}.stop_training_after_unit"]
     after = config[key]
     if unit == "NEVER" or not after:
@@ -263,7 +269,8 @@ def _stop(config: Config, part: str) -> Values:
 
 
 def schedule(config: Config) -> Values:
-    """Return {setting: value} of training length and learning rate scheduler."""
+    """Return {setting: value} of "schedule.max_train_epochs", "schedule.lr_scheduler", "schedule.lr_warmup_steps" and the scheduler's
+    settings."""
     key, name = "learning_rate_warmup_steps", config["learning_rate_scheduler"]
     warmup = config[key]
     steps: Any = int(max(0, warmup) // config.accumulation)
@@ -287,8 +294,12 @@ def schedule(config: Config) -> Values:
 
 
 def _named_scheduler(config: Config, name: str, warmup: bool) -> Values:
-    """Return {name: value} of settings in the schedule group for a scheduler of OneTrainer; cosine, with a note, if it is unknown.
-    warmup: whether there are warmup steps"""
+    """Return {name in the schedule group: value} for a scheduler of OneTrainer: "lr_scheduler" (cosine, with a note, for an unknown
+    one), and options such as "lr_scheduler_num_cycles".
+
+    name     OneTrainer's ("COSINE")
+    warmup   whether there are warmup steps
+    """
     low, cycles = clamp(0.0, 1.0, config["learning_rate_min_factor"]), clamp(0.0, 1e4, config["learning_rate_cycles"])
     if name not in SCHEDULERS:
         sentence = f"{shorten(name)} is not available; cosine is the nearest"
@@ -308,7 +319,8 @@ def _named_scheduler(config: Config, name: str, warmup: bool) -> Values:
 
 
 def _torch_scheduler(config: Config) -> Values:
-    """Return {name: value} of settings in the schedule group for one of torch's schedulers; {} with a note for other classes."""
+    """Return {"lr_scheduler_type": class, "lr_scheduler_args": {name: value}} for one of torch's schedulers; {} with a note for other
+    classes."""
     name, params = config["custom_learning_rate_scheduler"].removeprefix(TORCH), config["scheduler_params"]
     if not name.isidentifier():
         sentence = "is no class of torch.optim.lr_scheduler; constant is set"
@@ -350,7 +362,7 @@ def _optimizer_name(config: Config) -> tuple[str, Mapping[str, Any], bool]:
 
 
 def optimizer(config: Config) -> Values:
-    """Return {setting: value} of the optimizer, its arguments and gradient clipping."""
+    """Return {setting: value} of the optimizer, as `optimizer_settings`, and "optimizer.max_grad_norm"."""
     name, nulls, exact = _optimizer_name(config)
     if not exact:
         what = f"The optimizer {shorten(config['optimizer.optimizer'])} is not available"
@@ -402,7 +414,7 @@ def _arguments(config: Config, entry: Entry, nulls: Mapping[str, Any]) -> Values
 
 
 def loss(config: Config) -> Values:
-    """Return {setting: value} of loss type, loss weights and masks."""
+    """Return {setting: value} of loss type, loss weights and masks: "noise.loss_type", "noise.min_snr_gamma", "dataset.masked_loss" ..."""
     strengths = {name: config[name] for name in LOSSES if config[name] > 0} or {"mse_strength": 1.0}
     weight, huber = config["loss_weight_fn"], strengths.get("huber_strength")
     if huber and (len(strengths) > 1 or huber != 1):
@@ -428,7 +440,7 @@ def loss(config: Config) -> Values:
 
 
 def timesteps(config: Config) -> Values:
-    """Return {setting: value} of timestep range and distribution."""
+    """Return {setting: value} of "noise.min_timestep", "noise.max_timestep" and the timestep distribution ("noise.logit_mean" ...)."""
     distribution, weight, bias = config["timestep_distribution"], config["noising_weight"], config["noising_bias"]
     low, high = (clamp(0.0, 1.0, config[f"{end}_noising_strength"]) for end in ("min", "max"))
     settings: Values = {"noise.min_timestep": int(1000 * low), "noise.max_timestep": int(1000 * high)}
@@ -450,7 +462,8 @@ def timesteps(config: Config) -> Values:
 
 
 def sizes(config: Config) -> Values:
-    """Return {setting: value} of resolutions and buckets."""
+    """Return {setting: value} of "dataset.resolution", "dataset.more_resolutions", "dataset.enable_bucket", and "dataset.resolution_choice"
+    if there are several resolutions."""
     parts = [part.strip().lower() for part in config["resolution"].split(",") if part.strip()]
     if not 0 < len(parts) < MOST_SIZES or not all(map(SIZE.fullmatch, parts)):
         config.note("resolution", "unavailable", "is neither a number, a width x height nor a list; 512 is set")

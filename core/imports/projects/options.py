@@ -219,7 +219,7 @@ def convert(option: Option, value: Any) -> tuple[Any, str]:
 
 
 def _convert_one(option: Option, value: Any) -> tuple[Any, str]:
-    """Convert a single value to the option's type; returns (value, note), see `convert`. Raises ValueError."""
+    """Convert a single value to the option's type; returns (value, note), see `convert`. Raises ValueError for a value of another type."""
     if isinstance(value, (dict, list)) or value is None:
         raise ValueError(f"{shorten(value)} is not a value of this option")
     if option.type == "bool":
@@ -235,7 +235,7 @@ def _convert_one(option: Option, value: Any) -> tuple[Any, str]:
 
 
 def _switch(value: Any) -> bool:
-    """Return the boolean that a text such as "true", "1" or "no" means. Raises ValueError."""
+    """Return the boolean that a text such as "true", "1" or "no" means. Raises ValueError for other texts."""
     values = {"true": True, "false": False, "1": True, "0": False, "yes": True, "no": False, "none": False}
     if str(value).strip().lower() not in values:
         raise ValueError(f"{shorten(value)} is neither on nor off")
@@ -243,9 +243,10 @@ def _switch(value: Any) -> bool:
 
 
 def _number(option: Option, value: Any) -> tuple[Any, str]:
-    """Convert a value to (number, note) for an option of type int, float or int_or_float. Raises ValueError.
+    """Convert a value to (number, or text such as "5%"; note, see `convert`) for an option of type int, float or int_or_float.
 
     Of int_or_float, whole numbers are steps; fractions and percentages are parts of the run.
+    Raises ValueError for other texts, fractions for int, and a percentage outside of 0 to 100.
     """
     text = str(value).strip()
     if option.type == "int_or_float" and text.endswith("%"):

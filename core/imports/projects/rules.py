@@ -132,13 +132,13 @@ def part_of_run(value: Any) -> Any:
 
 
 def _chosen(path: str, reading: Reading) -> Values:
-    """Return {path: value} of a setting in CHOICES: the value of the first option that is on."""
+    """Return {path: value of the first option that is on} for a setting `path` in CHOICES, which also has the value if none is on."""
     values, otherwise = CHOICES[path]
     return {path: next((value for option, value in values.items() if reading[option]), otherwise)}
 
 
 def _converted(option: str, reading: Reading) -> Values:
-    """Return {path: value} of the setting in VALUES that the option becomes."""
+    """Return {path: value} of the setting that the option becomes by VALUES. option: a key of VALUES"""
     path, value = VALUES[option]
     return {path: value(reading[option])}
 
@@ -164,7 +164,7 @@ def rule(*names: str) -> Callable[[Callable[[Reading], Values]], Callable[[Readi
 
 @rule("v2", "v_parameterization")
 def _model(reading: Reading) -> Values:
-    """Return {path: value} of model family and prediction type."""
+    """Return {path: value} of "model.family" ("auto" if the script is guessed) and "model.prediction" ("v" or "epsilon")."""
     plain = "auto" if reading.script.guessed else "sd1"
     family = reading.script.family or ("sd2" if reading["v2"] else plain)
     return {"model.family": family, "model.prediction": "v" if reading["v_parameterization"] else "epsilon"}
@@ -172,7 +172,7 @@ def _model(reading: Reading) -> Values:
 
 @rule("train_text_encoder", "stop_text_encoder_training")
 def _text_encoder(reading: Reading) -> Values:
-    """Return {path: value} of text encoder training in a full model; {} for other methods."""
+    """Return {path: value} of "method.train_text_encoder" and "method.stop_text_encoder_training" for a full model, else {}."""
     if reading.script.method not in ("dreambooth", "fine_tune"):
         return {}
     if "train_text_encoder" in reading.values:
@@ -187,7 +187,7 @@ def _text_encoder(reading: Reading) -> Values:
 
 @rule("train_data_dir", "in_json", "dataset_repeats")
 def _folders(reading: Reading) -> Values:
-    """Return {path: value} of the image folder, or of a folder with a metadata file (in_json)."""
+    """Return {path: value} of "dataset.folder", or with a metadata file (in_json) of "dataset.sources"."""
     folder, metadata = reading["train_data_dir"], reading["in_json"]
     if not metadata:
         reading.note("dataset_repeats", "idle", "counts only with in_json")
@@ -213,7 +213,7 @@ def _not_taken(reading: Reading) -> Values:
 
 @rule("network_train_unet_only", "network_train_text_encoder_only")
 def _parts(reading: Reading) -> Values:
-    """Return {path: value} of the parts that a network trains: U-Net, text encoder; {} for other methods."""
+    """Return {path: value} of "network.train_text_encoder" and "network.train_unet"; {} for methods without a network."""
     if not reading.lora:
         return {}
     text, unet = not reading["network_train_unet_only"], not reading["network_train_text_encoder_only"]
@@ -222,7 +222,8 @@ def _parts(reading: Reading) -> Values:
 
 @rule("network_module", "network_args", "network_dim", "network_alpha", "network_dropout")
 def _network(reading: Reading) -> Values:
-    """Return {path: value} of the network's kind, rank, alpha, dropout and network_args; {} for methods without a network."""
+    """Return {path: value} of "network.kind", "network.rank", "network.alpha", "network.network_dropout" and network_args; for a
+    ControlNet-LLLite of the "lllite" group; {} for methods without a network."""
     if reading.script.method == "lllite":
         rank, dropout = reading["network_dim"] or 64, reading["network_dropout"] or 0.0
         return {"lllite.hidden_dim": rank, "lllite.dropout": dropout, "lllite.zero_bias": False}
@@ -297,14 +298,14 @@ def _unquoted(word: str) -> str:
 
 @rule("optimizer_type", "use_8bit_adam", "use_lion_optimizer")
 def _optimizer(reading: Reading) -> Values:
-    """Return {path: value} of the optimizer's type, also from the older switches."""
+    """Return {path: value} of "optimizer.optimizer_type", also from the older switches."""
     older = "AdamW8bit" if reading["use_8bit_adam"] else "Lion" if reading["use_lion_optimizer"] else "AdamW"
     return {"optimizer.optimizer_type": reading["optimizer_type"] or older}
 
 
 @rule("optimizer_args")
 def _optimizer_arguments(reading: Reading) -> Values:
-    """Return {path: value} of the optimizer's arguments; some are settings of their own (COMMON)."""
+    """Return {path: value} of "optimizer.optimizer_args" and of arguments that are settings of their own (COMMON)."""
     arguments = _arguments(reading, "optimizer_args")
     common = {name: arguments.pop(name) for name in COMMON if _numbers(arguments.get(name), pair=name == "betas")}
     return {"optimizer.optimizer_args": arguments} | {f"optimizer.{name}": value for name, value in common.items()}
@@ -319,12 +320,12 @@ def _numbers(value: Any, pair: bool) -> bool:
 
 @rule("lr_scheduler_args")
 def _scheduler_arguments(reading: Reading) -> Values:
-    """Return {path: value} of the scheduler's arguments."""
+    """Return {"schedule.lr_scheduler_args": {name: value}}."""
     return {"schedule.lr_scheduler_args": _arguments(reading, "lr_scheduler_args")}
 
 
 def _arguments(reading: Reading, name: str) -> Values:
-    """Return {name: value} of an option with words name=value; words in another form become report entries."""
+    """Return {argument: value} of the option `name`, whose words are argument=value; words in another form become report entries."""
     arguments: Values = {}
     for word in reading[name] or []:
         try:
@@ -338,7 +339,7 @@ def _arguments(reading: Reading, name: str) -> Values:
 
 @rule("text_encoder_lr", "learning_rate_te", "learning_rate_te1", "learning_rate_te2")
 def _text_rates(reading: Reading) -> Values:
-    """Return {path: value} of the text encoder learning rates: None (main rate), one, or two for SDXL."""
+    """Return {path: value} of "optimizer.text_encoder_lr": None (main rate), one rate, or a list of two for SDXL."""
     rate: Any = reading["learning_rate_te"]
     if reading.lora:
         rates = reading["text_encoder_lr"] or [None]
@@ -357,7 +358,7 @@ def _text_rates(reading: Reading) -> Values:
 
 @rule("max_train_epochs", "max_train_steps")
 def _length(reading: Reading) -> Values:
-    """Return {path: value} of epochs and steps; sd-scripts ignores steps if epochs are set."""
+    """Return {path: value} of "schedule.max_train_epochs" and "schedule.max_train_steps"; sd-scripts ignores steps if epochs are set."""
     epochs, steps = reading["max_train_epochs"] or None, reading["max_train_steps"] or None
     if epochs and "max_train_steps" in reading.raw:
         reading.note("max_train_steps", "changed", f"has no effect: sd-scripts trains max_train_epochs, {epochs}")
@@ -371,7 +372,8 @@ def _scheduler(reading: Reading) -> str:
 
 @rule("lr_scheduler", "lr_scheduler_min_lr_ratio")
 def _schedulers(reading: Reading) -> Values:
-    """Return {path: value} of the learning rate scheduler and its minimum ratio."""
+    """Return {path: value} of "schedule.lr_scheduler" and "schedule.lr_scheduler_min_lr_ratio"; constant, with a note, for an unknown
+    scheduler."""
     name, ratio = _scheduler(reading), reading["lr_scheduler_min_lr_ratio"]
     if name not in SCHEDULERS:
         reading.note("lr_scheduler", "unavailable", f"'{name}' is no scheduler of sd-scripts; constant is set")
@@ -386,7 +388,8 @@ def _schedulers(reading: Reading) -> Values:
 
 @rule("lr_warmup_steps")
 def _warmup(reading: Reading) -> Values:
-    """Return {path: value} of the warmup; 0 with schedulers for which sd-scripts refuses one."""
+    """Return {"schedule.lr_warmup_steps": steps, or a part of the run}; 0, with a note, with schedulers for which sd-scripts refuses a
+    warmup."""
     steps = reading["lr_warmup_steps"] or 0
     refused = reading["lr_scheduler_type"] or (_scheduler(reading) if _scheduler(reading) in WITHOUT_WARMUP else "")
     if steps and refused:
@@ -405,7 +408,7 @@ def _warmup(reading: Reading) -> Values:
 
 @rule("resolution")
 def _resolution(reading: Reading) -> Values:
-    """Return {path: value} of the resolution, one side in pixels or [width, height]; {} if it is unreadable."""
+    """Return {"dataset.resolution": side in pixels or [width, height]}; {}, with a note, if it is unreadable."""
     size = _size(reading["resolution"])
     if size is None:
         if reading["resolution"]:
@@ -424,14 +427,14 @@ def _size(text: Any) -> tuple[int, int] | None:
 
 @rule("caption_extension", "caption_extention")
 def _extension(reading: Reading) -> Values:
-    """Return {path: value} of the caption extension, also from the option's older spelling."""
+    """Return {"captions.caption_extension": extension with a dot}, also from the option's older spelling."""
     text = reading["caption_extention"] or reading["caption_extension"] or ".caption"
     return {"captions.caption_extension": text if text.startswith(".") else f".{text}"}
 
 
 @rule("face_crop_aug_range")
 def _face_crop(reading: Reading) -> Values:
-    """Return {path: value} of the face crop range [low, high]; {} if it is not set or unreadable."""
+    """Return {"dataset.face_crop_aug_range": [low, high]}; {} if it is not set, and with a note if it is unreadable."""
     if not reading["face_crop_aug_range"]:
         return {}
     try:
@@ -444,7 +447,8 @@ def _face_crop(reading: Reading) -> Values:
 
 @rule("validation_seed", "validate_every_n_epochs", "validate_every_n_steps", "validation_split")
 def _validation(reading: Reading) -> Values:
-    """Return {path: value} of validation. The seed defaults to the training's, the interval to every epoch."""
+    """Return {path: value} of "validation.validation_split", "validation.validation_seed" (by default the training's) and the interval (by
+    default every epoch)."""
     epochs, steps, seed = (
         reading[name] for name in ("validate_every_n_epochs", "validate_every_n_steps", "validation_seed")
     )
@@ -462,7 +466,7 @@ def _validation(reading: Reading) -> Values:
 
 @rule("full_bf16", "full_fp16")
 def _full(reading: Reading) -> Values:
-    """Return {path: value} of full bf16 or fp16 training; {} for networks and embeddings, which stay in fp32."""
+    """Return {"memory.full_precision": "bf16", "fp16" or "fp32"}; {}, with a note, for networks and embeddings, which stay in fp32."""
     name = "full_bf16" if reading["full_bf16"] else "full_fp16" if reading["full_fp16"] else ""
     if name and reading.script.method in ("lora", "embedding"):
         reading.note(name, "changed", "what trains stays in fp32, which is more accurate and small enough")
@@ -472,7 +476,7 @@ def _full(reading: Reading) -> Values:
 
 @rule("save_precision")
 def _save_precision(reading: Reading) -> Values:
-    """Return {path: value} of the dtype of saved weights, by default that of full 16-bit training, else fp32."""
+    """Return {"saving.save_precision": dtype of saved weights}, by default that of full 16-bit training, else fp32."""
     full = {"full_bf16": "bf16", "full_fp16": "fp16"} if reading.script.method in ("dreambooth", "fine_tune") else {}
     plain = next((name for option, name in full.items() if reading[option]), "fp32")
     named = {"float": "fp32"}.get(reading["save_precision"], reading["save_precision"])
@@ -481,21 +485,21 @@ def _save_precision(reading: Reading) -> Values:
 
 @rule("save_model_as", "use_safetensors")
 def _save_as(reading: Reading) -> Values:
-    """Return {path: value} of the file format, by default safetensors with use_safetensors, else as the base model."""
+    """Return {"saving.save_model_as": format}, by default safetensors with use_safetensors, else as the base model ("source")."""
     usual = "safetensors" if reading["use_safetensors"] else "source"
     return {"saving.save_model_as": reading["save_model_as"] or usual}
 
 
 @rule("save_state", "save_state_on_train_end")
 def _states(reading: Reading) -> Values:
-    """Return {path: value} of saving training states, if the file sets it."""
+    """Return {path: value} of those settings for saving training states, "saving.save_state" and so on, that the file sets."""
     names = ("save_state", "save_state_on_train_end")  # ours stay on where the file is silent: they change no weight
     return {f"saving.{name}": reading[name] for name in names if name in reading.written}
 
 
 @rule("sample_prompts")
 def _prompts(reading: Reading) -> Values:
-    """Return {path: value} of the sample prompts, or of the file with them."""
+    """Return {"samples.sample_prompts": prompts} if they are known, else {"samples.sample_prompts_file": file}."""
     if reading.prompts is not None:
         return {"samples.sample_prompts": reading.prompts}
     return {"samples.sample_prompts_file": reading["sample_prompts"]}
@@ -503,7 +507,7 @@ def _prompts(reading: Reading) -> Values:
 
 @rule("log_with", "logging_dir")
 def _logging(reading: Reading) -> Values:
-    """Return {path: value} of trackers and logging folder; a folder alone means TensorBoard."""
+    """Return {path: value} of "logging.log_with" and "logging.logging_dir"; a folder alone means TensorBoard."""
     folder = reading["logging_dir"]
     return {
         "logging.log_with": reading["log_with"] or ("tensorboard" if folder else "none"),

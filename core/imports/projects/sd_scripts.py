@@ -46,7 +46,8 @@ def recognizes(source: Source) -> bool:
 
 
 def read(source: Source) -> Import:
-    """Import a command line or config file of sd-scripts as a job. Raises ProblemsError."""
+    """Import a command line or config file of sd-scripts as a job. Raises ProblemsError for a text without a command or options, and for
+    other model families."""
     tables = source.toml if source.suffix not in SUFFIXES else None
     return _from_toml(source, tables) if tables is not None else _from_command(source)
 
@@ -114,7 +115,8 @@ def _script_of(values: Mapping[str, Any], source: Source) -> tuple[Script, tuple
 
 
 def _from_command(source: Source) -> Import:
-    """Import the training command in a text, the one that `source.choice` names if there are several. Raises ProblemsError."""
+    """Import the training command in a text, the one that `source.choice` names if there are several. Raises ProblemsError without a
+    command, and ChoiceNeeded if none of several is named."""
     script = read_script(source.text, source.suffix)
     commands = [words for words in script.commands if words[0].lower() not in NO_RUN and _script_index(words) >= 0]
     commands = [inner for words in commands for inner in _unwrapped(words)]
@@ -173,8 +175,12 @@ def _command(words: list[str], source: Source) -> Import:
 
 
 def _config_file(values: dict[str, Any], source: Source, entries: list[Entry]) -> dict[str, Any]:
-    """Return {option: value} of the file that --config_file names; {} if there is none. Report entries are added to `entries`.
-    values: options of the command line, which override those of the file"""
+    """Return {option: value} of the file that --config_file names; {} if none is named, or it is not found. Raises ProblemsError for
+    invalid TOML.
+
+    values    options of the command line, which override those of the file; "config_file" is removed
+    entries   report entries are added to it
+    """
     if "config_file" not in values or values.get("output_config"):
         return {}
     name = str(values.pop("config_file"))
@@ -214,7 +220,9 @@ LAUNCHER = {
 def _launcher_entry(key: str, text: str, name: str, precision: bool) -> Entry:
     """Return the report entry of an option of accelerate.
 
-    key        name in the report
+    key        its name in the report
+    text       its value, "" for none
+    name       its name without dashes
     precision  whether sd-scripts' own mixed_precision is set
     """
     if name == "num_processes" and text.isdecimal() and 0 < int(text[:9]) <= 64:

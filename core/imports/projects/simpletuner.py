@@ -77,7 +77,7 @@ def keys() -> Iterable[str]:
 
 
 def read(source: Source) -> Import:
-    """Import a config of SimpleTuner as a job with a report. Raises ProblemsError."""
+    """Import a config of SimpleTuner as a job with a report. Raises ProblemsError as `resolve`."""
     config = resolve(source)
     settings = config.settings(RULES)
     listed = _backends(config)
@@ -111,7 +111,8 @@ def resolve(source: Source) -> Config:
 
 
 def model(config: Config) -> Values:
-    """Return {setting: value} of method, family, prediction type, model, VAE, seed and output name."""
+    """Return {setting: value} of method, model and run: "method.kind", "model.family", "model.base_model", "model.prediction",
+    "schedule.seed", "saving.output_name" ...; adds a warning if no model is named."""
     family, flavour, key = config["model_family"].lower(), config["model_flavour"], "pretrained_model_name_or_path"
     base = config[key] or table().data["models"].get(family, {}).get(flavour, "")
     if not base:
@@ -136,7 +137,8 @@ def model(config: Config) -> Values:
 
 
 def machine(config: Config) -> Values:
-    """Return {setting: value} of attention, torch.compile, precision, EMA and trackers."""
+    """Return {setting: value} of attention, torch.compile, precision, EMA and trackers: "memory.attention", "memory.torch_compile",
+    "method.ema", "logging.log_with" ..."""
     attention, backend, report = config["attention_mechanism"], config["dynamo_backend"], config["report_to"]
     if attention not in ("diffusers", "xformers") and not attention.startswith("native"):
         config.note("attention_mechanism", "unavailable", "is not available; SDPA is used")
@@ -166,7 +168,7 @@ def machine(config: Config) -> Values:
 
 
 def length(config: Config) -> Values:
-    """Return {setting: value} of training length and saving."""
+    """Return {setting: value} of "schedule.max_train_steps", "schedule.max_train_epochs" and "saving.save_every_n_epochs"."""
     steps, epochs = config["max_train_steps"], config["num_train_epochs"]
     if steps > 0 and epochs > 0:
         config.note("num_train_epochs", "idle", "max_train_steps counts")
@@ -179,7 +181,8 @@ def length(config: Config) -> Values:
 
 
 def network(config: Config) -> Values:
-    """Return {setting: value} of the network and of whether text encoders train."""
+    """Return {setting: value} of the network ("network.kind", "network.rank", "network.layers" ...) and of whether text encoders train; for
+    a full model "method.train_text_encoder"."""
     text, rate = config["train_text_encoder"], config["text_encoder_lr"]
     rates = {"optimizer.text_encoder_lr": rate} if rate else {}
     if config.method != "lora":
@@ -196,7 +199,8 @@ def network(config: Config) -> Values:
 
 
 def _lycoris(config: Config) -> Values:
-    """Return {setting: value} of the LyCORIS config file; LoKr, with a note, if it is missing or its algo unknown."""
+    """Return {setting: value} of the LyCORIS config file: "network.kind", "network.rank", "network.alpha", "network.layers" ...; LoKr, with
+    a note, if it is missing or its algo unknown."""
     key, lycoris = "lycoris_config", config.source.json_of(config["lycoris_config"])
     if not isinstance(lycoris, dict) or lycoris.get("algo") not in ALGORITHMS:
         sentence = "is not found here, or has an unknown algo; LoKr is set: enter its rank and factor"
@@ -232,7 +236,7 @@ def _unread_modules(preset: Any, lycoris: Values) -> list[str]:
 
 
 def optimizer(config: Config) -> Values:
-    """Return {setting: value} of the optimizer, its arguments and gradient clipping."""
+    """Return {setting: value} of the optimizer, as `optimizer_settings`, "optimizer.max_grad_norm" and "optimizer.scale_lr"."""
     name = config["optimizer"]
     class_name, implied = chosen_optimizer(config, "optimizer", name)
     pairs = [each.partition("=") for each in config["optimizer_config"].split(",") if each.strip()]
@@ -256,7 +260,7 @@ def optimizer(config: Config) -> Values:
 
 
 def schedule(config: Config) -> Values:
-    """Return {setting: value} of the learning rate scheduler."""
+    """Return {setting: value} of "schedule.lr_scheduler", "schedule.lr_warmup_steps" and the scheduler's settings."""
     key, name, rate, end = "lr_scheduler", config["lr_scheduler"], config["learning_rate"], config["lr_end"]
     warmup = max(0, config["lr_warmup_steps"])
     settings: Values = {"lr_scheduler": name, "lr_warmup_steps": warmup}
@@ -281,7 +285,7 @@ def schedule(config: Config) -> Values:
 
 
 def loss(config: Config) -> Values:
-    """Return {setting: value} of noise offset, masks and the smallest image size."""
+    """Return {setting: value} of "noise.noise_offset", "noise.unmasked_probability" and "dataset.skip_image_resolution"."""
     on = str(config.written.get("offset_noise", config.written.get("--offset_noise"))).lower() == "true"
     if on and config["noise_offset_probability"] < 1:
         config.note("noise_offset_probability", "changed", "noise offset is added to all images")
@@ -294,7 +298,8 @@ def loss(config: Config) -> Values:
 
 
 def samples(config: Config) -> Values:
-    """Return {setting: value} of the sample prompts, their size, sampler and schedule."""
+    """Return {setting: value} of the sample prompts and their settings: "samples.sample_prompts", "samples.width",
+    "samples.sample_sampler", "samples.sample_every_n_steps" ..."""
     prompts, library = [config["validation_prompt"]], config["user_prompt_library"]
     content = config.source.json_of(library) if library else {}
     if isinstance(content, dict):
@@ -321,7 +326,7 @@ def samples(config: Config) -> Values:
 
 
 def _flags(size: tuple[int, int], usual: tuple[int, int]) -> str:
-    """Return the prompt options for a size; "" if it is the usual one."""
+    """Return the prompt options " --w 512 --h 768" for a size (width, height); "" if it is the usual one."""
     return "" if size == usual else f" --w {size[0]} --h {size[1]}"
 
 
@@ -343,7 +348,8 @@ RULES = (model, machine, length, network, optimizer, schedule, loss, samples)
 
 
 def _side_of(value: float, kind: str) -> int:
-    """Return the side in pixels for a resolution: of a square with `value` megapixels if `kind` is "area", else `value` itself."""
+    """Return the side in pixels for a resolution, from 64 to 8192: of a square with `value` megapixels if `kind` is "area", else `value`
+    itself."""
     return clamp(64, 8192, round(math.sqrt(value * 1e6) / 64) * 64 if kind == "area" else int(value))
 
 
@@ -366,7 +372,8 @@ def _backends(config: Config) -> list[Values]:
 
 
 def folders(config: Config, listed: list[Values]) -> Values:
-    """Return {setting: value} of the image folders, resolution, validation and latent caching; a warning if there is no folder.
+    """Return {setting: value} of "dataset.sources", "dataset.resolution", the validation interval and latent caching; adds a warning if
+    there is no folder.
     listed: the data backends, as from `_backends`"""
     backends = [config.read(each, "data.") for each in listed]
     ids = {str(values["data.id"]): values["data.instance_data_dir"] for values in backends}
@@ -405,8 +412,11 @@ def _resolution(config: Config, value: Any, kind: str, key: str) -> int:
 
 
 def _source(config: Config, values: Values, ids: dict[str, str]) -> Iterator[Values]:
-    """Yield the settings {name: value} of a data backend's folder; nothing, or a note, for other backends.
-    ids: {id: folder} of all backends"""
+    """Yield the settings {name: value} of a data backend's folder.
+
+    Backends of other kinds of data, and those that are not local, yield nothing; videos, audio and remote ones add a note.
+    ids: {id: folder} of all backends
+    """
     kind = values["data.dataset_type"]
     role = (table().rows["data.dataset_type"].choices or {}).get(kind, "")
     if not role:  # embeds, conditioning, videos
@@ -444,7 +454,8 @@ def _source(config: Config, values: Values, ids: dict[str, str]) -> Iterator[Val
 
 
 def _captions(config: Config, values: Values) -> Values:
-    """Return {name: value} of the caption settings of a folder, by its caption strategy."""
+    """Return {name: value} of "caption_extension", "caption_lines" and "caption_prefix" of a folder by its caption strategy; for an
+    instance prompt alone of "caption_extension" and "class_tokens"."""
     strategy = values["data.caption_strategy"] or config["caption_strategy"] or "filename"
     prompt = values["data.instance_prompt"] or config["instance_prompt"]
     if strategy.replace("_", "") == "instanceprompt" or values["data.only_instance_prompt"]:

@@ -135,15 +135,20 @@ class Config(Remarks):
         return self.values[key]
 
     def choose_from(self, key: str, choices: Mapping[str, T], value: Any = None) -> T:
-        """Return the entry of `choices` for a key's value; for other values that of the default, with a note.
-        value: None: the config's"""
+        """Return the entry of `choices` for a value; for a value that is none of them that of the key's default, with a note.
+
+        key     whose default and note are meant
+        value   None: that of `key` in the config
+        """
         value, default = str(self[key] if value is None else value), str(self.table.rows[key].default)
         if value not in choices:
             self.note(key, "unavailable", f"{shorten(value)} is none of {', '.join(choices)}; {default} is set")
         return choices[value if value in choices else default]
 
     def choice(self, key: str, value: Any = None) -> Any:
-        """Return the entry of the key's choices in the table for its value; for other values that of the default, with a note."""
+        """Return the entry of the key's choices in the table for a value; for a value that is none of them that of the default, with a
+        note.
+        value: None: that of `key` in the config"""
         return self.choose_from(key, self.table.rows[key].choices or {}, value)
 
     def read(self, raw: Mapping[str, Any], prefix: str = "") -> Values:
@@ -167,7 +172,8 @@ class Config(Remarks):
         return values
 
     def _converted(self, key: str, row: Row, value: Any) -> Any:
-        """Convert a value to the type of the key's default. Raises ValueError."""
+        """Convert a value to the type of the key's default; None stays None only if the key may be empty. Raises ValueError for other
+        types."""
         kind = type(row.default)
         if row.target == IDLE or kind in (list, dict):
             return value
@@ -242,7 +248,12 @@ def item_values(listed: Iterable[Values], table: Table) -> Values:
 
 
 def optimizer_settings(name: str, arguments: Values) -> Values:
-    """Return {path: value} of an optimizer: its type, its arguments, and arguments that are settings of their own (COMMON)."""
+    """Return {path: value} of "optimizer.optimizer_type", "optimizer.optimizer_args", and the arguments that are settings of their own
+    (COMMON).
+
+    name        class of the optimizer
+    arguments   {name: value}
+    """
     pairs = {key for key, value in arguments.items() if isinstance(value, list) and (key, len(value)) != ("betas", 2)}
     settings = {f"optimizer.{key}": arguments[key] for key in COMMON if key in arguments and key not in pairs}
     other_arguments = {key: value for key, value in arguments.items() if f"optimizer.{key}" not in settings}

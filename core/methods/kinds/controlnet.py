@@ -40,13 +40,13 @@ def _make(inputs: MethodInputs) -> Method:
 
 
 def trained_numbers(job: TrainJob, family_name: str, parts: Parts) -> dict[str, int]:
-    """Return {"unet": number of parameters of a ControlNet for this U-Net}."""
+    """Return {"unet": number of parameters of a ControlNet for this U-Net}. parts: of the base model; only "unet" is read"""
     shapes = trained_shapes(job, family_name, parts)
     return {"unet": sum(prod(shape) * count for shape, count in shapes.items())}
 
 
 def trained_shapes(job: TrainJob, family_name: str, parts: Parts) -> Counter[tuple[int, ...]]:
-    """Return {shape: number of tensors} of a ControlNet for this U-Net."""
+    """Return {shape: number of tensors} of a ControlNet for this U-Net. parts: of the base model; only "unet" is read"""
     return _counted(json.dumps(dict(parts["unet"].config), default=str))
 
 
@@ -66,7 +66,7 @@ def _side(unet: Any, job: TrainJob) -> Any:
 
 
 def _rates(job: TrainJob) -> Mapping[str, tuple[float, str]]:
-    """Return {"controlnet": (`control_net_lr`, its setting)}; {} if it is not set."""
+    """Return {"controlnet": (learning rate, setting's name)} by `control_net_lr`; {} if it is not set."""
     rate = controlnet_of(job).control_net_lr
     return {} if rate is None else {"controlnet": (rate, RATE)}
 

@@ -25,7 +25,9 @@ def _make(inputs: MethodInputs) -> Method:
 
 
 def trained_numbers(job: TrainJob, family_name: str, parts: Parts) -> dict[str, int]:
-    """Return {part: trained parameters} of each text encoder, assuming eight vectors per token, more than is usual."""
+    """Return {"text_encoder", "text_encoder_2": trained parameters} of the model's encoders, assuming eight vectors per token, more than is
+    usual.
+    parts: {name: sizes of the base model's part}"""
     rows = max(1, len(job.embedding.words)) * 8
     texts = [name for name in ("text_encoder", "text_encoder_2") if name in parts]
     return {name: rows * int(parts[name].config.get("hidden_size", 768)) for name in texts}

@@ -26,24 +26,26 @@ def _make(inputs: MethodInputs) -> Method:
 
 
 def _text_trains(by_default: bool, job: TrainJob) -> bool:
-    """Return whether the text encoders train; False if they stop at step 0. by_default: the value for `train_text_encoder` auto"""
+    """Return whether the text encoders train, by `train_text_encoder`; always False if they stop at step or epoch 0.
+    by_default: the value where the setting is "auto" (trained or not)"""
     train, method = job.method.train_text_encoder, job.method
     stops_at_once = 0 in (method.stop_text_encoder_training, method.stop_text_encoder_epochs)
     return (by_default if train == "auto" else train == "yes") and not stops_at_once
 
 
 def trained_numbers(job: TrainJob, family_name: str, parts: Parts) -> dict[str, int]:
-    """Return {part: number of parameters} of the trained parts."""
+    """Return {"unet", "text_encoder", "text_encoder_2": number of parameters} of the parts that are trained.
+    parts: {name: sizes of the base model's part}"""
     return {name: part.numbers for name, part in _trained_sizes(job, parts)}
 
 
 def trained_shapes(job: TrainJob, family_name: str, parts: Parts) -> Counter[tuple[int, ...]]:
-    """Return {shape: number of tensors} of the trained parts."""
+    """Return {shape: number of tensors} of the trained parts. parts: {name: sizes of the base model's part}"""
     return sum((Counter(part.shapes) for _, part in _trained_sizes(job, parts)), Counter())
 
 
 def _trained_sizes(job: TrainJob, parts: Parts) -> list[tuple[str, PartSize]]:
-    """Return [(part, its parameter counts)] of the trained parts."""
+    """Return [(part, its parameter counts)] of the trained parts. parts: {name: sizes of the base model's part}"""
     text = spec_of(job).trains_text(job)
     trained = {"unet": True, "text_encoder": text, "text_encoder_2": text}
     return [(name, parts[name]) for name, trains in trained.items() if trains and name in parts]

@@ -30,7 +30,8 @@ def _make(inputs: MethodInputs) -> Method:
 
 
 def trained_numbers(job: TrainJob, family_name: str, parts: Parts) -> dict[str, int]:
-    """Return {"unet": number of parameters of the LLLite} for the dimensions of the settings."""
+    """Return {"unet": number of parameters of the LLLite} for the dimensions of the settings.
+    parts: of the base model; only "unet" is read"""
     config = json.dumps(dict(parts["unet"].config), default=str)
     return {"unet": _counted(family_name, config, lllite_of(job).cond_emb_dim, lllite_of(job).hidden_dim)}
 

@@ -25,18 +25,19 @@ def _make(inputs: MethodInputs) -> Method:
 
 
 def trained_numbers(job: TrainJob, family_name: str, parts: Parts) -> dict[str, int]:
-    """Return {part: number of trained parameters}, counted on a network over a model on the "meta" device."""
+    """Return {part: number of trained parameters}, counted on a network over a model on the "meta" device.
+    parts: {"unet", "text_encoder" ...: sizes of the base model's part}"""
     by_part = _shapes(job, family_name, parts)
     return {part: sum(prod(shape) * count for shape, count in shapes.items()) for part, shapes in by_part.items()}
 
 
 def trained_shapes(job: TrainJob, family_name: str, parts: Parts) -> Counter[tuple[int, ...]]:
-    """Return {shape: number of trained tensors}."""
+    """Return {shape: number of trained tensors}. parts: as in `trained_numbers`"""
     return sum(_shapes(job, family_name, parts).values(), Counter())
 
 
 def _shapes(job: TrainJob, family_name: str, parts: Parts) -> dict[str, Counter[tuple[int, ...]]]:
-    """Return {part: {shape: number of trained tensors}}. parts: of the base model"""
+    """Return {part: {shape: number of trained tensors}}. parts: as in `trained_numbers`"""
     configs = tuple((name, json.dumps(part.config, default=str)) for name, part in parts.items() if name != "vae")
     return _counted(family_name, settings_as_text(job), configs)
 

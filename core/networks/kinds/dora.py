@@ -165,10 +165,10 @@ def without_magnitude(tensors: Tensors) -> dict[str, Tensor]:
 
 
 def _per_output(diffusers_misread: str) -> Misread:
-    """Return which programs misread magnitudes per output channel.
+    """Return which programs misread magnitudes per output channel, and how.
 
     ComfyUI and Forge divide by the norms of the unchanged weight, A1111 by those of the input channels.
-    diffusers_misread   how diffusers reads them
+    diffusers_misread   how diffusers misreads them, as text
     """
     return Misread(
         {**dict.fromkeys(NAMES_OF_KOHYA, OTHER), "diffusers": diffusers_misread},
@@ -264,7 +264,8 @@ def _idle(tensors: Tensors) -> bool:
 
 
 def _to_peft(tensors: Tensors, dtype: Any) -> dict[str, Tensor]:
-    """Return the tensors in PEFT's format. Raises ProblemsError for magnitudes per input channel and for Tucker form."""
+    """Return the tensors in PEFT's format, {PEFT's key: tensor of `dtype`}. Raises ProblemsError for magnitudes per input channel and for
+    Tucker form."""
     scale, (kind, inner_tensors) = tensors[DORA_SCALE], inner_kind_and_tensors(tensors)
     if scale.shape[0] != scale.numel() or kind is None or kind.to_peft is None:
         what = "PEFT has DoRA's magnitudes for each output only, and no Tucker form"

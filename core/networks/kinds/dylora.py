@@ -50,7 +50,7 @@ class DyLoraSettings(KindSettings):
                 yield Problem(what, f"network.{name}", "change the rank or dylora.unit", code="network.dylora-unit")
 
     def summary(self) -> str:
-        """Return the settings that differ from the defaults, as a short text."""
+        """Return the settings that differ from the defaults as text, such as "unit 4"; "" for none."""
         return f"unit {self.unit}" if self.unit != 1 else ""
 
 
@@ -140,7 +140,7 @@ def _ranks(network: NetworkSettings) -> Iterator[tuple[str, list[int]]]:
 
 
 def _network_args(job: TrainJob) -> dict[str, str]:
-    """Return sd-scripts' network_args: the unit and LoRA's."""
+    """Return sd-scripts' network_args, {name: value as text}: "unit" and LoRA's."""
     return {"unit": str(value_of(job, "dylora.unit"))} | network_args(job)
 
 

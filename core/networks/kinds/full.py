@@ -17,7 +17,7 @@ def _change(factors: Factors, shape: tuple[int, ...]) -> Tensor:
 
 
 def _tensor_inits(module: Any, rank: int, options: Any) -> dict[str, TensorInit]:
-    """Return the initialization: zero for weight and bias."""
+    """Return {key: initialization}: zero for the weight, and for the bias if the layer has one. rank, options: not used"""
     bias = {BIAS: TensorInit(tuple(module.bias.shape))} if module.bias is not None else {}
     return {WEIGHT: TensorInit(tuple(module.weight.shape)), **bias}
 

@@ -138,7 +138,7 @@ def _flaw(name: str, tensors: Tensors) -> str:
 
 
 def _network_args(job: TrainJob) -> dict[str, str]:
-    """Return LyCORIS' network_args; its preset "ia3" for the layers of the paper."""
+    """Return LyCORIS' network_args: {"algo": "ia3", "preset": "ia3"} for the layers of the paper, else as `lycoris_args`."""
     options: Ia3Settings = getattr(job, NAME)
     if not options.all_layers and not job.network.layers:
         return {"algo": NAME, "preset": NAME}

@@ -19,7 +19,10 @@ SPARE = 8  # directions more than the rank: Halko et al. 2011, arXiv:0909.4061, 
 
 def initialized(adapter: Adapter, initialization: str, seed: int) -> Adapter:
     """Initialize a new LoRA adapter in place and return it; PiSSA returns the adapter that replaces it.
-    initialization: "kaiming" (no change), "gaussian", "orthogonal", "pissa"; the draw is addressed by seed and name"""
+
+    initialization   "kaiming" (unchanged: `fresh` has drawn it), "gaussian", "orthogonal" or "pissa"
+    seed             addresses the draw, with the layer's name
+    """
     assert isinstance(adapter, LoraAdapter)
     if initialization == "kaiming":
         return adapter

@@ -45,7 +45,8 @@ def _apply(factors: Factors, x: Tensor, module: nn.Module) -> Tensor:
 
 
 def _tensor_inits(module: Any, rank: int, options: Any) -> dict[str, TensorInit]:
-    """Return each tensor's initialization, as in LyCORIS: kaiming, but zero for up unless there is a scalar."""
+    """Return {key: initialization} of down, up and the Tucker core, as in LyCORIS: kaiming, but zero for up unless there is a scalar.
+    options: the kind's settings"""
     (out, width, *kernel), ones = module.weight.shape, tuple(1 for _ in module.weight.shape[2:])
     last: Any = "kaiming" if options.use_scalar else "zero"
     if options.use_tucker and prod(kernel) > 1:

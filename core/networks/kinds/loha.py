@@ -27,9 +27,10 @@ def _change(factors: Factors, shape: tuple[int, ...]) -> Tensor:
 
 
 def _tensor_inits(module: Any, rank: int, options: Any) -> dict[str, TensorInit]:
-    """Return each tensor's initialization, as in LyCORIS: b matrices normal, a matrices and cores normal with a standard deviation of 0.1.
+    """Return {key: initialization}, as in LyCORIS: b matrices normal, a matrices and cores normal with a standard deviation of 0.1.
 
-    w2_a is zero unless there is a scalar.
+    w2_a is zero unless there is a scalar. Cores exist only with Tucker form.
+    options: the kind's settings
     """
     shape = module.weight.shape
     core = options.use_tucker and prod(shape[2:]) > 1

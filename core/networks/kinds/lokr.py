@@ -32,7 +32,8 @@ def split(width: int, factor: int) -> tuple[int, int]:
 
 
 def _tensor_inits(module: Any, rank: int, options: Any) -> dict[str, TensorInit]:
-    """Return each tensor's initialization, as in LyCORIS: kaiming, but zero for w2 or w2_b unless there is a scalar."""
+    """Return {key: initialization}, as in LyCORIS: kaiming, but zero for w2 or w2_b unless there is a scalar.
+    options: the kind's settings, which decide which factors are themselves products"""
     shape = module.weight.shape
     (a, b), (c, d), kernel = split(shape[0], options.factor), split(shape[1], options.factor), shape[2:]
     if options.unbalanced_factorization:

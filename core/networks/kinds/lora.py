@@ -295,14 +295,16 @@ def flaw(name: str, tensors: Tensors) -> str:
 
 
 def to_peft(tensors: Tensors, dtype: Any) -> dict[str, Tensor]:
-    """Return the matrices with PEFT's names, alpha / rank multiplied into B, so that alpha = rank in PEFT."""
+    """Return {"lora_A.weight": down, "lora_B.weight": up}, with alpha / rank multiplied into up, so that alpha = rank in PEFT.
+    dtype: a torch dtype"""
     block_size = size(tensors)
     up = (tensors[UP].double() * (block_size.alpha / block_size.rank)).to(dtype).contiguous()
     return {"lora_A.weight": tensors[DOWN].to(dtype).contiguous(), "lora_B.weight": up}
 
 
 def network_args(job: TrainJob) -> dict[str, str]:
-    """Return sd-scripts' network_args that differ from its defaults, as text; the dropout only if there are others, as in sd-scripts."""
+    """Return sd-scripts' network_args that differ from its defaults, {name: value as text}, such as "conv_dim", "conv_alpha",
+    "rank_dropout"; {} without any. "dropout" is only added to others, as in sd-scripts."""
     network, optimizer = job.network, job.optimizer
     values: dict[str, Any] = {}
     if network.conv_rank is not None:

@@ -21,8 +21,12 @@ NOT_IN_PEFT = Misread({"diffusers": UNREAD})
 
 
 def lycoris_args(job: TrainJob, algo: str, options: Settings | None) -> dict[str, str]:
-    """Return LyCORIS' network_args of a job: the algorithm, its enabled options, the layer preset and the common ones.
-    options: the kind's settings; None if it has none"""
+    """Return LyCORIS' network_args of a job, {name: value as text}: "algo", "preset" if one is chosen, the kind's enabled options and
+    `network_args`.
+
+    algo      LyCORIS' name of the algorithm, such as "loha"
+    options   the kind's settings; None if it has none
+    """
     arguments = {name: getattr(options, name) for name in type(options).model_fields} if options is not None else {}
     enabled = {name: str(value) for name, value in arguments.items() if value not in (False, None, -1)}
     layers = job.network.layers

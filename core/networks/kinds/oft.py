@@ -343,14 +343,15 @@ def _takes(layer: Layer, network: NetworkSettings, options: Settings | None) -> 
 
 
 def _sized(network: NetworkSettings, options: Settings | None) -> NetworkSettings:
-    """Return network settings that give 3x3 convolutions, if they train, the same number of blocks and limit as other layers."""
+    """Return network settings in which 3x3 convolutions, if `enable_conv` trains them, have the rank and alpha of other layers, which are
+    the number of blocks and the limit."""
     assert isinstance(options, OftSettings)
     size = {"conv_rank": network.rank, "conv_alpha": network.alpha} if options.enable_conv else {"conv_rank": None}
     return network.model_copy(update={**size, "rs_lora": False})
 
 
 def _network_args(job: TrainJob) -> dict[str, str]:
-    """Return sd-scripts' network_args: the enabled options."""
+    """Return sd-scripts' network_args, {name of an enabled option: "True"}; {} without any."""
     options: OftSettings = getattr(job, NAME)
     return {name: "True" for name in type(options).model_fields if getattr(options, name)}
 

@@ -42,7 +42,7 @@ class Form:
     ins: str
 
     def lengths(self, tensors: Tensors) -> dict[str, int]:
-        """Return {letter: size}. Raises ValueError with the key of a tensor whose shape does not match."""
+        """Return {letter in `keys`: size of that dimension}. Raises ValueError with the key of a tensor whose shape does not match."""
         sizes: dict[str, int] = {"1": 1}
         for key, letters in self.keys.items():
             shape = tensors[key].shape

@@ -16,7 +16,7 @@ Box = tuple[int, int, int, int]
 
 
 def do(settings: EncodedCopySettings, plan: FolderPlan, context: JobContext) -> Outcome:
-    """Write the copies of all images of the folder."""
+    """Write the copies of all images of the folder, by the kind of `settings`. Raises ProblemsError if there are no images."""
     copies_of = COPIES[type(settings)]
     return make_copies(settings, plan, context, lambda path: copies_of(path, settings))
 

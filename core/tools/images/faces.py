@@ -30,7 +30,8 @@ class Detector(Protocol):
 
 
 def do(settings: FaceSettings, plan: FolderPlan, context: JobContext, detector: Detector | None = None) -> Outcome:
-    """Write the face crops. `detector`: FaceDetector by default."""
+    """Write the face crops. Raises ProblemsError if there are no images.
+    detector: finds the faces; None: a FaceDetector"""
     finder = detector or FaceDetector()
     return make_copies(settings, plan, context, lambda path: face_copies(path, settings, finder))
 

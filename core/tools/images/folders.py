@@ -224,7 +224,12 @@ def images_of(folder: Path, recursive: bool) -> tuple[list[Path], int]:
 def _copy_image(
     path: Path, folder: Path, copies_of: CopiesOf, settings: CopySettings, report: Copies, sidecars: SidecarIndex
 ) -> None:
-    """Write the copies of one image with its captions, and add them, or the reasons for skipping, to `report`."""
+    """Write the copies of one image with its captions, and add them, or the reasons for skipping, to `report`. Raises ProblemsError for
+    a write error.
+
+    folder      the image folder, below which `path` lies
+    copies_of   as in `make_copies`
+    """
     try:
         copies, left_out = copies_of(path)
     except (Skip, BrokenImage) as reason:

@@ -69,7 +69,8 @@ class Report:
 
 
 def folder_plan(settings: MadeHintsSettings, preprocessor: str, workspace: Workspace) -> FolderPlan:
-    """Return the folders of a job. `preprocessor`: its name, or the model's, as part of the default output. Raises ProblemsError."""
+    """Return the folders of a job. Raises ProblemsError as `folders.plan`.
+    preprocessor: its name, or the model's, as part of the default output"""
     name = Path(os.path.abspath(resolve_path(settings.folder))).name if settings.folder else ""
     default_output = workspace.datasets / "control" / f"{name or 'images'}_{safe_name(preprocessor)}"
     return folders.plan(settings.model_copy(update={"output": settings.output or str(default_output)}), workspace)
@@ -157,7 +158,8 @@ def _at_resolution(opened: DecodedImage, side: int | None) -> DecodedImage:
 
 
 def write_hint(hint: np.ndarray, target: Path) -> None:
-    """Write a control image, RGB uint8 [H, W, 3], as PNG, in grayscale if it has no colors. Raises ProblemsError."""
+    """Write a control image, RGB uint8 [H, W, 3], as PNG, in grayscale if it has no colors. Raises ProblemsError if it cannot be
+    written."""
     gray = (hint[..., 0] == hint[..., 1]).all() and (hint[..., 0] == hint[..., 2]).all()
     image = Image.fromarray(np.ascontiguousarray(hint[..., 0]) if gray else hint)
     try:
@@ -169,7 +171,12 @@ def write_hint(hint: np.ndarray, target: Path) -> None:
 
 
 def _preview(path: Path, folder: Path, hint: Path) -> dict[str, Any]:
-    """Return the entry of a control image in the preview, as JSON."""
+    """Return the preview's entry of a control image, {"image": path, "hint": path, "name": path below `folder`} and empty "caption",
+    "before", "tags".
+
+    path   of the image
+    hint   of its control image
+    """
     return {"image": str(path), "hint": str(hint), "name": _name(path, folder), "caption": "", "before": "", "tags": []}
 
 

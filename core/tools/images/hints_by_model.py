@@ -42,7 +42,8 @@ def plan(settings: HintsByModelSettings, workspace: Workspace) -> Plan:
 
 
 def _providers(settings: HintsByModelSettings, device: str) -> list[str]:
-    """Return onnxruntime's execution providers for the setting, in order of preference. Raises ProblemsError."""
+    """Return onnxruntime's execution providers for the setting, in order of preference. Raises ProblemsError if the provider is not
+    installed."""
     return providers_for(settings.provider, device, onnxruntime().get_available_providers(), PROVIDER)
 
 

@@ -109,7 +109,12 @@ def _is_source(path: Path) -> bool:
 
 
 def _file(name: str | None, setting: str, title: str, find: Find, workspace: Workspace) -> Path:
-    """Return the file that a setting names, looked up by `find`. Raises ProblemsError. `title`: of the file, for the message."""
+    """Return the file that a setting names. Raises ProblemsError if it is not given or not found.
+
+    setting   name without the group
+    title     of the file, for the message
+    find      (name, workspace, setting) -> path
+    """
     where = f"{GROUP}.{setting}"
     if not name:
         raise ProblemsError.one(f"No {title} is given", where, "choose a file", f"upscale.no-{setting}")

@@ -16,7 +16,7 @@ from core.tools.images.hints import folder_plan, make_control_images
 
 
 def plan(settings: MakeHintsSettings, workspace: Workspace) -> FolderPlan:
-    """Return the plan, named after the preprocessor. Raises ProblemsError."""
+    """Return the plan, named after the preprocessor. Raises ProblemsError as `folder_plan`."""
     title = preprocessors()[settings.preprocessor].title
     return replace(folder_plan(settings, settings.preprocessor, workspace), title=title)
 

@@ -161,7 +161,7 @@ def plan(settings: MakePairsSettings, workspace: Workspace) -> Plan:
 
 
 def _settings(settings: MakePairsSettings) -> dict[str, Any]:
-    """Return the settings that all pairs of a folder must share, as JSON."""
+    """Return {name: value in JSON types} of the settings that all pairs of a folder must share: all but UNCOMPARED."""
     return settings.model_dump(mode="json", exclude=UNCOMPARED)
 
 
@@ -199,7 +199,8 @@ def _output(settings: MakePairsSettings, workspace: Workspace) -> Path:
 
 
 def _captions(text: str) -> list[str]:
-    """Return the captions: lines of a file, or texts of a folder's caption files. Raises ProblemsError."""
+    """Return the captions: lines of a file, or texts of a folder's caption files. Raises ProblemsError for a missing file or folder, and
+    for none or more than MAX_PROMPTS captions."""
     path = resolve_path(text) if text else Path()
     if not text or not os.path.exists(path):
         what = f"There is no file or folder '{text}'" if text else "No captions are chosen"

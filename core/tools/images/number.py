@@ -21,7 +21,8 @@ _NUMBERING, _UNDOING = ".numbering-", ".numbering-back-"
 
 
 def do(settings: NumberSettings, plan: FolderPlan, context: JobContext) -> Outcome:
-    """Copy the images to numbered names, or rename them in place."""
+    """Copy the images to numbered names, or with `number_in_place` rename them and write a record for the undo. Raises ProblemsError
+    without images, and if a name is taken."""
     images, others = required_images(plan.folder, settings.recursive)
     unlabeled = [path for path in images if not split_label(path.stem)[1]]
     if settings.number_in_place:
@@ -142,7 +143,8 @@ def _stamp(path: Path) -> list[int]:
 
 
 def _write_record(folder: Path, pairs: Sequence[tuple[Path, Path]]) -> Path:
-    """Write the record for undo, before the first file is renamed, and return its path. Raises ProblemsError."""
+    """Write the record for undo, before the first file is renamed, and return its path. Raises ProblemsError if it cannot be written.
+    pairs: (current path, new path) of each file"""
     names = [[old.relative_to(folder).as_posix(), new.relative_to(folder).as_posix()] for old, new in pairs]
     trash = folder / TRASH_FOLDER
     try:

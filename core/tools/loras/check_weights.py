@@ -45,7 +45,7 @@ SHOWN_NAMES = 8
 
 
 def plan(settings: CheckWeightsSettings, workspace: Workspace) -> FilePlan:
-    """Check that the file is a model and the base model fits it, and return the plan. Raises ProblemsError."""
+    """Return the plan. Raises ProblemsError if the file is no model, the base model does not fit it, or the PNG cannot be written."""
     path = single_file_of(settings.file, workspace, FIELD)
     try:
         identify(path)
@@ -60,7 +60,7 @@ def plan(settings: CheckWeightsSettings, workspace: Workspace) -> FilePlan:
 
 
 def do(settings: CheckWeightsSettings, plan: FilePlan, context: JobContext) -> Outcome:
-    """Check a LoRA by layer, or any other model file by tensor."""
+    """Check a LoRA by layer, or any other model file by tensor; save the charts as PNG if `png` is set."""
     path = plan.path
     context.stage(f"reading {path.name}")
     is_lora = identify(path).kind == "lora"
@@ -73,7 +73,11 @@ def do(settings: CheckWeightsSettings, plan: FilePlan, context: JobContext) -> O
 
 
 def _check_lora(path: Path, settings: CheckWeightsSettings, context: JobContext) -> tuple[list[str], dict[str, Any]]:
-    """Return (lines, facts) of the outcome for a LoRA."""
+    """Return (lines, facts) of the outcome for a LoRA.
+
+    facts   {"norms": {layer: norm of its change}, "norm": of all together, "damaged": names of tensors, "untrained": names of layers,
+            "unread": layers that need the base model, "shown": charts}
+    """
     health = inspect_lora(path, context.cancel)
     if any(name.endswith("alpha") for name in health["not_finite"]):  # no layer can be read with it
         return _unmeasured(health)
@@ -116,7 +120,7 @@ def _check_lora(path: Path, settings: CheckWeightsSettings, context: JobContext)
 
 
 def _unmeasured(health: dict[str, Any], lines: Sequence[str] = ()) -> tuple[list[str], dict[str, Any]]:
-    """Return (lines, facts) of the outcome if no layer's change can be computed.
+    """Return (lines, facts as of `_check_lora`) of the outcome if no layer's change can be computed.
 
     health   result of `inspect_lora`
     lines    further lines
@@ -149,7 +153,8 @@ def _damage_lines(not_finite: list[str], too_large: list[str]) -> list[str]:
 
 
 def _check_model(path: Path, context: JobContext) -> tuple[list[str], dict[str, Any]]:
-    """Return (lines, facts) of the outcome for any model file but a LoRA."""
+    """Return (lines, facts) of the outcome for any model file but a LoRA.
+    facts: {"damaged", "zero": names of tensors, "largest": largest absolute value, "shown": charts}"""
     kind = identify(path)
     not_finite, too_large, zero, peaks, cells, weights = [], [], [], {}, [], 0
     with TensorFile(path) as file:

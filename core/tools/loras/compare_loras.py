@@ -37,7 +37,8 @@ class Plan:
 
 
 def plan(settings: CompareLorasSettings, workspace: Workspace) -> Plan:
-    """Check the two LoRAs and the base model, and return the plan. Raises ProblemsError."""
+    """Return the plan. Raises ProblemsError for LoRAs of different families, a base model that is missing or does not fit, and a PNG that
+    cannot be written."""
     first, second = _files(settings, workspace)
     check_base_model(settings.base_model, first, workspace, f"{GROUP}.base_model")
     for lora in (first, second):
@@ -62,7 +63,8 @@ def _files(settings: CompareLorasSettings, workspace: Workspace) -> tuple[Path, 
 
 
 def do(settings: CompareLorasSettings, plan: Plan, context: JobContext) -> Outcome:
-    """Compare the changes A and B of each common layer: cosine <A, B> / (|A| |B|), difference |A - B|."""
+    """Compare the changes A and B of each common layer: cosine <A, B> / (|A| |B|), difference |A - B|. Raises ProblemsError for NaN or
+    infinite weights, and without a common layer."""
     files = (plan.first, plan.second)
     model = model_of(settings.base_model, plan.first, context)
     first, second = (

@@ -108,7 +108,8 @@ def plan(settings: ConvertLoraSettings, workspace: Workspace) -> Plan:
 
 
 def _base_model(settings: ConvertLoraSettings, workspace: Workspace) -> Checkpoint | None:
-    """Open the base model of the settings; None if there is none or if the network type stays. Raises ProblemsError."""
+    """Open the base model of the settings; None if there is none or if the network type stays. Raises ProblemsError if it is missing or
+    damaged."""
     if not settings.base_model or settings.network_type == "unchanged":
         return None
 
@@ -211,7 +212,8 @@ def _refuse_losses(lora: LoraFile, settings: ConvertLoraSettings) -> None:
 def _convert(
     source: Path, target: Path, base: Checkpoint | None, settings: ConvertLoraSettings, context: JobContext
 ) -> list[str]:
-    """Convert one file and write the copy. Returns lines for the result, such as what was left out. Raises ProblemsError."""
+    """Convert one file and write the copy. Returns lines for the result, such as what was left out. Raises ProblemsError if it cannot be
+    converted."""
     if settings.network_type == "unchanged":
         dtype = type_named(settings.save_precision) if settings.save_precision else None
         return _save(source, target, load_lora(source), settings, dtype)

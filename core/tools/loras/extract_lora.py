@@ -98,7 +98,7 @@ def plan(settings: ExtractLoraSettings, workspace: Workspace) -> Plan:
 
 
 def _no_difference(what: str) -> ProblemsError:
-    """Return the error that there is nothing to extract."""
+    """Return the error that there is nothing to extract. what: the reason, as a clause"""
     fix = "choose the base as the original and its fine-tuned model as tuned"
     return ProblemsError.one(what, f"{GROUP}.model_tuned", fix, "extract.no-difference")
 
@@ -145,7 +145,8 @@ def _layers(
 
 
 def do(settings: ExtractLoraSettings, plan: Plan, context: JobContext) -> Outcome:
-    """Decompose each layer's difference and write the LoRA."""
+    """Decompose each layer's difference and write the LoRA. Raises ProblemsError if the models do not differ, and for NaN and infinite
+    weights."""
     quantile = settings.clamp_quantile or (CLAMP if settings.compatibility == "sd-scripts" else None)
     tensors, retained, squares = dict[str, Any](), list[float](), list[float]()
     with OpenFiles() as files, Spill(plan.target) as spill, torch.no_grad():

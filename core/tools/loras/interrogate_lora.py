@@ -57,7 +57,8 @@ def _refuse_without_text_layers(path: Path) -> None:
 
 
 def do(settings: InterrogateLoraSettings, plan: FilePlan, context: JobContext) -> Outcome:
-    """Score each token by the mean |change| of the states of [BOS, token, EOS] by the LoRA."""
+    """Score each token by the mean |change| of the states of [BOS, token, EOS] by the LoRA. Raises ProblemsError for a LoRA that does not
+    change the text encoders."""
     from core.networks.files import read_network
     from core.networks.network import attached
 

@@ -104,7 +104,8 @@ def do(settings: MergeLoraToModelSettings, plan: Plan, context: JobContext) -> O
 
 
 def _metadata(plan: Plan, context: JobContext) -> dict[str, str]:
-    """Return modelspec and merge metadata. The model's hash is the short one, which avoids reading 7 GB."""
+    """Return the new file's metadata: "modelspec.title" and those of `merge_record`. The model's hash is the short one, which avoids
+    reading 7 GB."""
     source = plan.copy.conversion.source.path
     inputs, loras = as_recipe(plan.loras, context)
     first = (source, "" if source.is_dir() else legacy_hash(source))

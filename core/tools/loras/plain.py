@@ -153,7 +153,13 @@ def _adapter(
     base: Checkpoint | None,
     files: OpenFiles,
 ) -> Adapter:
-    """Return the adapter of one layer, with the base model's weight if its change depends on it. Raises ProblemsError."""
+    """Return the adapter of one layer, with the base model's weight if its change depends on it. Raises ProblemsError if the layer's
+    size differs.
+
+    name      of the layer in the file
+    tensors   by the key below it
+    shape     of the layer's weight
+    """
     kind, location = kind_of_keys(tensors, name), _location(base, name)
     assert kind is not None
     reads = kind.weight_shape(tensors) is None

@@ -94,7 +94,7 @@ def _render_heat_map(plot: Mapping[str, Any]) -> Image:
 
 
 def color_of(value: float | None, span: Sequence[float]) -> tuple[int, int, int]:
-    """Return the RGB color of a value: from white to blue at the end of the span, to red for negative values; white for None."""
+    """Return the RGB color of a value: white for 0 and None, blue at the largest absolute value in `span`, red at its negative."""
     if value is None:
         return PAPER
     share = min(1.0, abs(value) / (max(map(abs, span)) or 1.0))

@@ -181,7 +181,11 @@ def _outcome(source: Path, target: Path, resized: list[Resized]) -> Outcome:
 
 
 def _conversion_lines(others: set[str], larger: bool) -> list[str]:
-    """Return a line on layers of other kinds that became LoRAs; [] if there are none. `larger`: whether the file grew."""
+    """Return [a line on layers of other kinds that became LoRAs]; [] if there are none.
+
+    others   titles of these kinds
+    larger   whether the file grew
+    """
     if not others:
         return []
     growth = ", and the file is larger than before" if larger else ""

@@ -26,7 +26,8 @@ MOST_ROWS = 20
 
 
 def plan(settings: SingularValuesSettings, workspace: Workspace) -> FilePlan:
-    """Check the LoRA and the base model, and return the plan. Raises ProblemsError."""
+    """Return the plan. Raises ProblemsError for a file that is no LoRA, a base model that is missing or does not fit, and a PNG that cannot
+    be written."""
     path = lora_of(settings.file, workspace, f"{GROUP}.file")
     check_base_model(settings.base_model, path, workspace, f"{GROUP}.base_model")
     check_measurable(settings.base_model, path, f"{GROUP}.base_model")
@@ -35,7 +36,10 @@ def plan(settings: SingularValuesSettings, workspace: Workspace) -> FilePlan:
 
 
 def do(settings: SingularValuesSettings, plan: FilePlan, context: JobContext) -> Outcome:
-    """Compute the retained norm by rank k, sqrt(sum of the first k squares / sum of all), for each layer and for all together."""
+    """Compute the retained norm by rank k, sqrt(sum of the first k squares / sum of all), for each layer and for all together.
+
+    If all layers are untrained, the outcome only says that. Otherwise the charts are also saved as PNG if `png` is set.
+    """
     model = model_of(settings.base_model, plan.path, context)
     layers, unread = open_layers(load_finite(plan.path), model, context.cancel)
     values = {}

@@ -35,7 +35,8 @@ class Plan:
 
 
 def plan(settings: SplitDyloraSettings, workspace: Workspace) -> Plan:
-    """Check the DyLoRA, and return the plan with its lower ranks. Raises ProblemsError."""
+    """Return the plan, with the multiples of the unit below the rank. Raises ProblemsError for a file that is no DyLoRA, if there is no
+    lower rank, and for outputs that cannot be written."""
     path = lora_of(settings.model, workspace, f"{GROUP}.model")
     layers = group_by_module(lora_outline(path).tensors)
     lora = kind_named("lora")

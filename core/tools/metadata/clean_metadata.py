@@ -85,7 +85,8 @@ def do(settings: CleanMetadataSettings, plan: Plan, context: JobContext) -> Outc
 
 
 def _clean(entries: Entries, cleaners: dict[str, Clean], source: Path, context: JobContext) -> Cleaned:
-    """Clean the entries in place, and return the changes. Raises ProblemsError.
+    """Clean the entries in place, and return the changes. Raises ProblemsError for values that are not text, and for a replacement that
+    never ends.
     cleaners: {"tags" or "caption": function from text to cleaned text}"""
     invalid = [
         f"{name} of {key}"

@@ -114,7 +114,7 @@ def images_in(
 
 
 def entries_of(path: Path) -> tuple[Entries, list[Problem]]:
-    """Return (all entries of a metadata file, advice). Raises ProblemsError."""
+    """Return (all entries of a metadata file, advice). Raises ProblemsError for a damaged file and entries that are not objects."""
     values, advice = read_values(path)
     invalid = [key for key, value in values.items() if not isinstance(value, dict)]
     if invalid:
@@ -136,7 +136,7 @@ def write_entries(context: JobContext, title: str, path: Path, before: bytes | N
 def saved_message(path: Path, id: str, existed: bool) -> str:
     """Return a text on where the file was saved, or that it is unchanged.
 
-    id        of `write_entries`
+    id        result of `write_entries`; "": unchanged
     existed   whether the caption history keeps an earlier file
     """
     if not id:

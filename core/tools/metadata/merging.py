@@ -86,7 +86,8 @@ def plan(settings: MergeSettings, workspace: Workspace) -> Plan:
 
 
 def do(settings: MergeSettings, plan: Plan, context: JobContext) -> Outcome:
-    """Add the text of each image's caption file to its entry, and write the file; a preview only lists the texts."""
+    """Add the text of each image's caption file to its entry, and write the file; a preview only lists the texts. Raises ProblemsError if
+    no image has a caption file."""
     out, source, extension = plan.out, plan.source, plan.extension
     before = content_of(out)
     entries, advice = entries_of(source) if source is not None else ({}, [])

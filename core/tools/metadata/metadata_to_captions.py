@@ -48,7 +48,8 @@ class Plan:
 
 
 def do(settings: MetadataToCaptionsSettings, plan: Plan, context: JobContext) -> Outcome:
-    """Match every entry to its image and write the caption files. A preview writes nothing."""
+    """Match every entry to its image and write the caption files; existing ones are kept or replaced by `existing`. A preview writes
+    nothing. Raises ProblemsError for an invalid metadata file, and if no text can be written."""
     source, folders = plan.source, plan.folders
     metadata = read_metadata(source)
     raise_if_errors(metadata.problems)

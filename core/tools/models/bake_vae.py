@@ -9,7 +9,8 @@ from core.tools.models import convert_model
 
 
 def plan(settings: BakeVaeSettings, workspace: Workspace) -> convert_model.Plan:
-    """Return the plan of a conversion of the checkpoint with another VAE. Raises ProblemsError."""
+    """Return the plan of a conversion of the checkpoint with another VAE. Raises ProblemsError if no VAE is given, and as
+    `convert_model.plan`."""
     path = model_file(settings.file, workspace, "bake_vae.file")
     if not settings.vae:
         what, fix = "No VAE is given", "choose the VAE to bake in"

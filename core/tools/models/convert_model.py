@@ -123,7 +123,7 @@ def plan(
 
 
 def open_model(path: Path, family_setting: str = "auto", kohya_projection: bool = False) -> tuple[Checkpoint, Layout]:
-    """Open a model and return (checkpoint, layout of its family). Raises ProblemsError.
+    """Open a model and return (checkpoint, layout of its family). Raises ProblemsError for a damaged model, and as `check_family`.
 
     family_setting     family that the settings state, or "auto"
     kohya_projection   see `open_checkpoint`
@@ -173,7 +173,7 @@ def chosen_parts(
 
 
 def _vae_scale_problems(vae: Part, family: str, where: str) -> list[Problem]:
-    """Return the warning that the VAE has the scaling factor of another family."""
+    """Return the warning that the VAE has the scaling factor of another family; [] if it has that of `family` or states none."""
     scale = (vae.config or {}).get("scaling_factor")
     if scale is None or (scale == SDXL_SCALE) == (traits_of(family).latent_scale == SDXL_SCALE):
         return []
@@ -240,7 +240,7 @@ def _facts(
 def _metadata(
     settings: ConvertModelSettings, source: Checkpoint, layout: Layout, prediction: str | None, target: Path, kind: Any
 ) -> dict[str, str]:
-    """Return the metadata of the result. `kind`: "folder" or "model"."""
+    """Return the metadata of the result; {} with `no_metadata`. kind: "folder" or "model", see `model_spec_of`"""
     if settings.no_metadata:
         return {}
     before = metadata_of(source)

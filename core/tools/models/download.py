@@ -25,7 +25,7 @@ class Plan:
 
 
 def plan(settings: DownloadSettings, workspace: Workspace) -> Plan:
-    """Parse the hub id or link, and return the plan. Raises ProblemsError."""
+    """Return the plan. Raises ProblemsError for a text that is no hub id, catalog entry or link."""
     return Plan(hub.parse_source(settings.hub_id or ""), workspace.models)
 
 

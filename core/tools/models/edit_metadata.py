@@ -46,7 +46,8 @@ def _space_problems(path: Path, target: Path, size: int, where: str, in_place: b
 
 
 def do(settings: EditMetadataSettings, plan: FilePlan, context: JobContext) -> Outcome:
-    """List the metadata, or write changed metadata to a copy or into the file, whose old header is stored for undo."""
+    """List the metadata if no change is set; else write them to a copy, or with `in_place` into the file, whose old header is stored, or
+    with `undo` restore that header."""
     path, target = plan.path, plan.target
     if not settings.changes:
         return metadata_outcome(path)
@@ -122,7 +123,8 @@ def _new_header(path: Path, settings: EditMetadataSettings) -> bytes:
 
 
 def thumbnail_url(path: Path) -> str:
-    """Return an image as data URL for modelspec.thumbnail: a JPEG of at most THUMBNAIL_SIDE pixels a side. Raises ProblemsError."""
+    """Return an image as data URL for modelspec.thumbnail: a JPEG of at most THUMBNAIL_SIDE pixels a side. Raises ProblemsError for a
+    missing or unreadable image."""
     if not path.is_file():
         what, fix = f"There is no image {display_path(path)}", "choose an image file"
         raise ProblemsError.one(what, "thumbnail", fix, "tools.no-thumbnail")

@@ -31,7 +31,7 @@ class Plan:
 
 
 def do(settings: HashesSettings, plan: Plan, context: JobContext) -> Outcome:
-    """Compute the hashes. Damaged files of a folder are skipped and reported."""
+    """Compute the hashes. Damaged files of a folder are skipped and reported; raises ProblemsError if all are damaged."""
     files = plan.files
     hashed, damaged = list[dict[str, Any]](), list[Problem]()
     for number, path in enumerate(files):

@@ -41,7 +41,7 @@ def with_metadata(path: Path, metadata: Mapping[str, str]) -> bytes:
 
 
 def write_copy(path: Path, header: bytes, target: Path, cancel: CancelToken) -> None:
-    """Write `target` (which may be `path`) with this header and the tensors of `path`."""
+    """Write `target` (which may be `path`) with this header (without its length) and the tensors of `path`. Raises Cancelled."""
     with atomic.open_atomic(target) as temporary:
         with open_regular(path) as source, open(temporary, "wb") as handle:
             source.seek(tensors_offset(source))
@@ -52,7 +52,7 @@ def write_copy(path: Path, header: bytes, target: Path, cancel: CancelToken) -> 
 
 
 def replace_header(path: Path, header: bytes, workspace: Workspace, cancel: CancelToken) -> None:
-    """Replace the header in the file, and store the old one for `restore_header`."""
+    """Replace the header in the file, and store the old one for `restore_header`. header: without its length"""
     before = _undo_folder(path, workspace) / f"{len(_saved_headers(path, workspace)) + 1:04}.header"
     atomic.write_bytes(before, _header(path))
     try:
@@ -63,7 +63,7 @@ def replace_header(path: Path, header: bytes, workspace: Workspace, cancel: Canc
 
 
 def restore_header(path: Path, workspace: Workspace, cancel: CancelToken) -> None:
-    """Undo the last `replace_header`, byte for byte."""
+    """Undo the last `replace_header`, byte for byte. There must be one: see `check_can_restore`."""
     latest = _saved_headers(path, workspace)[-1]
     write_copy(path, latest.read_bytes(), path, cancel)
     atomic.remove(latest)

@@ -34,7 +34,7 @@ FAR_TOO_LARGE = 1e4  # a weight above this is damage, not training
 
 
 def plan(settings: InspectSettings, workspace: Workspace) -> FilePlan:
-    """Find the file, and return the plan. Raises ProblemsError."""
+    """Return the plan. Raises ProblemsError if the file or folder does not exist."""
     path = file_of(settings.file, workspace, "inspect.file")
     return FilePlan(f"inspect {display_path(path)}", path)
 

@@ -191,7 +191,7 @@ def _current_name(name: str, clip: str) -> str:
 
 
 def _from_folder(path: Path, files: OpenFiles, workspace: Workspace) -> tuple[dict[str, LazyTensor], Mapping[str, str]]:
-    """Return (lazy tensors by single file key, metadata) of a diffusers folder. Raises ProblemsError."""
+    """Return (lazy tensors by single file key, metadata) of a diffusers folder. Raises ProblemsError for a damaged or incomplete one."""
     source, layout = open_model(path)
     parts, problems = chosen_parts(ConvertModelSettings(), source, layout, workspace, "")
     raise_if_errors(problems)

@@ -34,7 +34,7 @@ PRIVATE = re.compile(
 
 
 def plan(settings: StripMetadataSettings, workspace: Workspace) -> FilePlan:
-    """Check the file and the output, and return the plan. Raises ProblemsError."""
+    """Return the plan. Raises ProblemsError for a file that is no safetensors, and for an output that cannot be written."""
     path = header_edit.safetensors_file(settings.file, workspace, "strip_metadata.file")
     target = output_file(settings.output, path, "_shared")
     raise_if_errors(output_problems(target, [path], path.stat().st_size, "strip_metadata.output"))

@@ -84,7 +84,7 @@ def on_disk(inputs: Inputs) -> bool:
 
 
 def _cache_arguments(inputs: Inputs, row: Row) -> dict[str, Any]:
-    """Return the keyword arguments that all caches of a run share; see `Store`. row: the kind of cache"""
+    """Return the keyword arguments of `Store` that all caches of a run share: folder, memo_path, writes, warn. row: the kind of cache"""
     workspace = inputs.context.workspace
     return {
         "folder": workspace.cache / row.folder,

@@ -96,7 +96,7 @@ class Models:
         return denoiser
 
     def _load(self, parts: tuple[str, ...], dtype: torch.dtype, device: str) -> Components:
-        """Load parts of the base model, such as "denoiser" and "tokenizers", in this dtype to this device."""
+        """Load parts of the base model (names as in `core.families.components.PARTS`) in this dtype to this device."""
         return self._inputs.family.load(
             self._inputs.model,
             parts=parts,

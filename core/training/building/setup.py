@@ -267,7 +267,8 @@ def step_within_backward(inputs: Inputs, optimizer: Optimizer, guard: NonFiniteG
 
 
 def _write_fingerprint(inputs: Inputs) -> None:
-    """Write dataset.json: fingerprints of the training and validation images. Warns if they changed since the run started."""
+    """Write dataset.json: `dataset_fingerprint` of the training images, with "validation" {"seed", "timesteps", "images", maybe "pairs"}
+    and "measured_with" added. Warns if images or captions changed since the run started."""
     path = inputs.context.folder.dataset_file
     memo, token = inputs.context.workspace.private / "index.sqlite", inputs.context.token
     fingerprint = dataset_fingerprint(inputs.report.placed, memo_path=memo, cancel=token)
@@ -294,7 +295,7 @@ def _write_fingerprint(inputs: Inputs) -> None:
 
 
 def _earlier_fingerprint(path: Path) -> dict[str, Any]:
-    """Return the content of dataset.json; {} if the file is damaged, which counts as unchanged."""
+    """Return the content of dataset.json as `_write_fingerprint` wrote it; {} if the file is damaged, which counts as unchanged."""
     try:
         return read_json_object(path, max_bytes=256_000_000, max_values=3_000_000)
     except ProblemsError:

@@ -63,7 +63,7 @@ class Texts:
 
     def frozen(self) -> tuple[FrozenText, FrozenPromptTexts]:
         """Encode the sample prompts and, unless steps do it, the captions of the first epoch; release the encoders. Returns the sources of
-        text states for training and for samples."""
+        text states for training and for samples. Raises Cancelled."""
         inputs, context, started = self._inputs, self._inputs.context, False
 
         def text_of(tokens: int | None) -> FrozenText:

@@ -160,7 +160,8 @@ CAPTION_ADDITIONS = "captions.caption_prefix, caption_suffix, trigger_word"
 
 
 def weight_problems(job: TrainJob, placed: Sequence[Placed]) -> list[Problem]:
-    """Return one error for each kind of invalid prompt weight in captions, naming the images that have it."""
+    """Return one error for each kind of invalid prompt weight in captions, naming the images that have it, and one for the class caption;
+    [] if captions are not weighted."""
     if not job.captions.weighted_captions:
         return []
     by_error: defaultdict[tuple[str, bool], list[Placed]] = defaultdict(list)

@@ -57,7 +57,8 @@ def _checks(job: TrainJob, workspace: Workspace) -> Iterator[Callable[[], object
 
 
 def _check_folder(check: Callable[[Path, str], object], folder: str, setting: str) -> object:
-    """Call `check` with the folder that a setting names. Raises ProblemsError for a Windows path on another system."""
+    """Return the result of `check` for the folder that a setting names: (path, setting) -> result or ProblemsError. Raises ProblemsError
+    also for a Windows path on another system."""
     if is_foreign(folder):
         what, fix = f"{folder} is a path of Windows", "choose a folder on this machine, or leave it empty"
         raise ProblemsError.one(what, setting, fix, code="folder.windows-path")

@@ -39,7 +39,8 @@ def recipe_problems(recipe: Preset | None, family: str, gpu: int | None = None) 
 
 def nearest(recipes: Iterable[Preset], wanted: Preset, family: str, gpu: int | None) -> Preset | None:
     """Return the recipe of a family that is most similar to `wanted`, compared by fitting VRAM, then method, convolution rank and
-    optimizer; None if the family has no recipe. gpu: see `fits`"""
+    optimizer; None if the family has no recipe.
+    gpu: see `fits`"""
 
     def distance(each: Preset) -> tuple[bool, ...]:
         stated, other = each.stated(), wanted.stated()

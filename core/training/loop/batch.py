@@ -54,7 +54,8 @@ class Batch:
 
     def sizes(self, crop_conditioning: str) -> Tensor:
         """Return SDXL's size conditioning, float32 [B, 6] in pixels: original height and width, top and left of the crop, target height and
-        width. crop_conditioning: the setting of this name"""
+        width.
+        crop_conditioning: the setting of this name"""
         conditioning = [
             size_conditioning(placed, view, crop_conditioning)
             for (placed, _), view in zip(self.items, self.views, strict=True)

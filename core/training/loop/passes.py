@@ -61,8 +61,9 @@ class Passes:
             return self._family.predict(self.components, noisy_latents, timesteps, conditioning)
 
     def losses(self, batch: Batch, timesteps: Sequence[float], *, with_prior: bool = False) -> Tensor:
-        """Return the losses [B] of a batch. timesteps: one for each image
-        with_prior: as in training: add the prior terms, and ignore some masks at random (`unmasked_probability`)"""
+        """Return the losses [B] of a batch.
+        timesteps: one for each image with_prior: as in training: add the prior terms, and ignore some masks at random
+        (`unmasked_probability`)"""
         job, latents = self.job, batch.latents
         noises = draw_noises(job.noise, latents, batch.addresses)
         self.method.set_strength(batch.strength)

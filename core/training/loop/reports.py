@@ -100,7 +100,8 @@ class Reports:
         return self.rates.for_optimizer(self.stepper.optimizer, max(0, step - 1 - self.stepper.overflow_steps))
 
     def _track(self, read: ReadBack, corrected: Sequence[float]) -> None:
-        """Pass the numbers of each step to the trackers, under sd-scripts' names if it has them (reference: section 7.6).
+        """Pass the losses, learning rates and logged numbers of each step in `read` to the trackers, under sd-scripts' names if it has them
+        (reference: section 7.6).
         corrected: corrected loss of each step"""
         from core.optimization.optimizers import step_sizes
 

@@ -132,7 +132,13 @@ class Latents:
     def batch(
         self, epoch: int, items: Sequence[Item], addresses: Sequence[Address] = (), captions: Sequence[str] = ()
     ) -> Batch:
-        """Return the batch of these images, which must have one size. epoch: a training epoch, or VALIDATION_EPOCH"""
+        """Return the batch of these images, which must have one size.
+
+        epoch       a training epoch, or VALIDATION_EPOCH
+        items       (image, number of its repeat)
+        addresses   of the noise of each image, for the Batch
+        captions    text of each image, for the Batch
+        """
         views = [draw_view(placed, self.seed_of(epoch), epoch, repeat) for placed, repeat in items]
         decoded = [self._decoded(placed, epoch, repeat) for placed, repeat in items]
         uncached = self._encoded(decoded)

@@ -115,7 +115,7 @@ class SpillGuard:
         return statistics.median(rates) if len(rates) >= ENOUGH else inf  # where nothing is slow
 
     def _check_memory(self, slow: Sequence[tuple[Size, int]]) -> Problem | None:
-        """Read the GPU's memory and empty torch's cache if memory is full; return the warning, once for each slow episode.
+        """Read the GPU's memory and empty torch's cache if memory is full; return the warning, once for each slow episode, else None.
         slow: (size, pixels) of each slow step since the last reading of losses"""
         reading, self._since_reading = self._read(), 0
         retried, self._retries = reading.retries > self._retries, reading.retries

@@ -110,7 +110,8 @@ class Stepper:
         return numbers
 
     def _carried_over(self, gradient: Tensor | None, norm: Tensor) -> Tensor | None:
-        """Return the gradient that the next step adds to: this process's share of the sum, or 0 after a non-finite gradient norm."""
+        """Return the gradient that the next step adds to: this process's share of the sum, or 0 after a non-finite gradient norm; None if
+        `gradient` is None."""
         if gradient is None:
             return None
         return gradient.div_(self._processes.count).masked_fill_(~norm.isfinite(), 0.0)
@@ -142,7 +143,15 @@ class Stepper:
     # -- training state
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the part of a training state that steps change: "weights", "optimizer", "scaler" and so on, as `load` reads it."""
+        """Return the part of a training state that steps change, for `load`.
+
+        weights           {name: tensor} of the method, with the EMA
+        optimizer         state of the optimizer
+        optimizer_class   its class name
+        scaler            state of the loss scaler; None without one
+        paused            `overflow_steps`
+        beside            gradients that accumulate from step to step; [] if none do
+        """
         return {
             "weights": with_average(self._method.state_dict(), self.average),
             "optimizer": self.optimizer.state_dict(),

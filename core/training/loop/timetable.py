@@ -226,11 +226,12 @@ class Timetable:
             self._context.say(f"Best checkpoint: {Path(best.file).name}, lowest {best.what}; {best.sure}")
 
     def _attempt(self, name: str, fix: str, smaller: str, work: Callable[[], None], use: Use = "samples") -> None:
-        """Call `work` with the weights for this use. An error is reported and does not end the training.
+        """Call `work` with the weights for `use`. An error, or Cancelled, is reported and does not end the training.
 
         name      of the work, for messages
         fix       fix of an error, as text
         smaller   fix if the device ran out of memory, as text
+        use       "samples" or "files": decides whether the EMA replaces the weights
         """
         ran_out = False
         self._run.reports.report_all()
@@ -286,7 +287,8 @@ class Timer:
 
 
 def _is_due(step: int, every_steps: float | None, epoch: int | None, every_epochs: float | None) -> bool:
-    """Return whether the step is a multiple of `every_steps`, or the epoch that ends with it a multiple of `every_epochs`.
+    """Return whether the step is a multiple of `every_steps`, or the epoch that ends with it a multiple of `every_epochs`; None for an
+    interval means never.
     epoch: number of completed epochs if one ends with the step, else None"""
     by_epoch = epoch is not None and every_epochs is not None and epoch % every_epochs == 0
     return by_epoch or (every_steps is not None and step % every_steps == 0)

@@ -267,7 +267,8 @@ def tracker_config(path: str | None) -> dict[str, dict[str, Any]]:
 
 
 def logged_settings(job: TrainJob) -> dict[str, Any]:
-    """Return {dotted name: value} of all settings for the trackers, without folders and files of this machine."""
+    """Return {dotted name: value} of all settings for the trackers, without empty ones and without folders and files of this machine.
+    Values other than numbers, texts and booleans are texts."""
     values = {}
     for entry in declared(type(job)):
         value = value_of(job, entry.path)

@@ -93,7 +93,7 @@ def micro_batch(run: Run, epoch: int, planned: PlannedBatch, timesteps: Sequence
 
 @contextmanager
 def naming_step(step: int) -> Iterator[None]:
-    """A context that adds the step to the messages of a ProblemsError, such as of an image that cannot be read."""
+    """A context that raises a ProblemsError again with the step added to its messages."""
     try:
         yield
     except ProblemsError as error:

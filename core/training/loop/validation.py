@@ -182,7 +182,7 @@ class Validation:
 
     @property
     def images(self) -> list[Placed]:
-        """The held-out images that are measured."""
+        """The held-out images that are measured; [] if training images are measured instead."""
         return _images_of(self.batches) if self.measured_on == "held_out" else []
 
     def captions(self) -> list[str]:

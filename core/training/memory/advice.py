@@ -47,7 +47,7 @@ class Saving:
 
 
 def with_change(job: TrainJob, change: Change) -> TrainJob:
-    """Return the job with the values of `change`. Raises ProblemsError for invalid values."""
+    """Return the job with the values of `change`, {path: value}. Raises ProblemsError for invalid values."""
     values = to_values(job)
     for path, value in change.items():
         group, _, name = path.partition(".")

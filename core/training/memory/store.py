@@ -52,7 +52,7 @@ def _read(workspace: Workspace) -> dict[str, dict[str, Any]]:
 
 @cache
 def _code_stamp() -> list[Any]:
-    """Return a value that changes with the libraries, the files of core/ and the modules of other packages."""
+    """Return values that change with the libraries' versions, the files of core/ and the modules of extensions."""
     modules = [getattr(sys.modules.get(name), "__file__", None) for name in extensions.EXTENSIONS]
     files = {*(PROJECT / "core").rglob("*.py"), *(Path(file) for file in modules if file)}
     return [*map(version, LIBRARIES), *stamp_of_files(files)]

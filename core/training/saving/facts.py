@@ -157,7 +157,8 @@ def trigger_words(placed: Sequence[Placed]) -> str:
 
 
 def _validation_metadata(job: TrainJob, held_out: int) -> dict[str, str]:
-    """Return the number of validation images and the validation settings as ss_* metadata, as in sd-scripts 0.10."""
+    """Return "ss_num_validation_images" and the settings in VALIDATION as ss_* metadata, as in sd-scripts 0.10.
+    held_out: number of validation images"""
     settings = {f"ss_{name}": str(getattr(job.validation, name)) for name in VALIDATION}
     return {"ss_num_validation_images": str(held_out)} | settings
 
@@ -228,7 +229,14 @@ def datasets_of(placed: Sequence[Placed], views: Sequence[Placed]) -> list[dict[
 
 
 def _dataset_entry(group: Sequence[Concept], placed: Sequence[Placed], epoch_views: Sequence[Placed]) -> dict[str, Any]:
-    """Return the entry of ss_datasets for a group of folders that share batches and resolution."""
+    """Return the entry of ss_datasets for a group of folders that share batches and resolution, with sd-scripts' keys.
+
+    group         the folders
+    placed        all training images
+    epoch_views   images of one epoch, an image once for each repeat
+    returns       {"is_dreambooth", "batch_size_per_device", "num_train_images", "num_reg_images", "resolution": [width, height],
+                  "enable_bucket", "min_bucket_reso", "max_bucket_reso", "tag_frequency", "bucket_info", "subsets": entries of the folders}
+    """
     numbers = {concept.number for concept in group}
     members = [each for each in placed if each.concept.number in numbers]
     views = [each for each in epoch_views if each.concept.number in numbers]
@@ -251,7 +259,9 @@ def _dataset_entry(group: Sequence[Concept], placed: Sequence[Placed], epoch_vie
 
 
 def _subset_entry(concept: Concept, placed: Sequence[Placed]) -> dict[str, Any]:
-    """Return the entry of "subsets" in ss_datasets for one folder. placed: images of its group of folders"""
+    """Return the entry of "subsets" in ss_datasets for one folder, with sd-scripts' keys: "img_count", "num_repeats", "image_dir",
+    "class_tokens", "is_reg", and the settings in AUGMENTATION and CAPTIONS.
+    placed: images of its group of folders"""
     members = [each for each in _one_per_image(placed) if each.concept.number == concept.number]
     return {
         "img_count": len(members),

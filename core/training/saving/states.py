@@ -66,7 +66,8 @@ class States:
         return target
 
     def _content(self) -> dict[str, Any]:
-        """Return the entries of the state's file: step, seconds, weights, optimizer, loss statistics and environment."""
+        """Return the entries of the state's file: "step", "seconds" trained, "watch" (loss statistics), "made_with" (`environment`), and
+        those of the stepper's `state_dict`."""
         run = self.run
         return {
             "step": run.state.step,
@@ -127,7 +128,8 @@ class States:
 
 
 def environment(run: Run) -> dict[str, str]:
-    """Return {name: value} of the facts of machine and run that must be unchanged for a resumed run to be equal bit for bit."""
+    """Return what must be unchanged for a resumed run to be equal bit for bit: {"torch": version, "threads", "device", "processor",
+    "precision"}, each as text."""
     return {
         "torch": str(torch.version.__version__),
         "threads": str(torch.get_num_threads()),

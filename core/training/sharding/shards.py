@@ -66,8 +66,10 @@ class Shards:
         self._zero.update_lp_params()
 
     def _placed(self, value: Any, master: Tensor) -> Any:
-        """Return a copy of an optimizer state value on the partition's device, or of a step count in RAM unless the optimizer is fused;
-        values that are no tensors unchanged."""
+        """Return a copy of a value of the optimizer state on the device of `master`; values that are no tensors unchanged.
+
+        A 0-d tensor (a step count) is copied to the CPU, unless the optimizer is fused.
+        """
         if not isinstance(value, torch.Tensor):
             return value
         counts = value.dim() == 0 and not self._optimizer.defaults.get("fused")

@@ -188,7 +188,8 @@ class ShardedStepper(Stepper):
     # -- training state
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the part of a training state that all processes share; `write_parts` writes their partitions."""
+        """Return the part of a training state that all processes share, {"sharded": `_partitioning()`, "paused": `overflow_steps`};
+        `write_parts` writes the partitions."""
         return {"sharded": self._partitioning(), "paused": self.overflow_steps}
 
     def _partitioning(self) -> dict[str, Any]:

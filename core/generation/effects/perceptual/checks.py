@@ -161,7 +161,8 @@ def file_problems(job: GenerateJob, sources: Sources, workspace: Workspace) -> I
 
 
 def with_guide_images(jobs: Sequence[GenerateJob]) -> list[GenerateJob]:
-    """Return the jobs with one guide image each; images of a folder are used in turn. Raises ProblemsError."""
+    """Return the jobs with one guide image each; images of a folder are used in turn. Raises ProblemsError for missing and unreadable
+    images."""
     jobs_with_images, checked = [], set()
     for number, job in enumerate(jobs):
         settings = job.perceptual
