@@ -166,7 +166,12 @@ class Engine:
     # -- queue
 
     def submit(self, task: str, job: Settings, title: str = "", preset: str = "", identity: str = "") -> str:
-        """Queue a job and return its id. preset: name of its preset, stored in the run; identity: id to use. Raises ProblemsError."""
+        """Queue a job and return its id. Raises ProblemsError.
+
+        title      "" for the default (`title_of`)
+        preset     name of its preset, stored in the run; "" without one
+        identity   id to use, unless it is taken; "" for a new one
+        """
         with self._queue.lock:
             self._admit_new(job)
             title = title or title_of(task, job)
@@ -356,7 +361,8 @@ class Engine:
             self._tokens.pop(entry.id, None)
 
     def _queue_handed_in(self, item: Any) -> None:
-        """Queue a job, or a run to resume, from the JSON of `owner.hand_in`. A refused job is listed as "failed" with the error."""
+        """Queue a job, or resume a run, from a file of the inbox. A refused job is listed as "failed" with the error; an item of another
+        form is ignored. item: {"id", "task", "title", "job", "run", "preset"}, see `owner.hand_in`"""
         try:
             identity = str(item.get("id") or "")[:MAX_IDENTITY]
             if item.get("run"):
@@ -496,7 +502,7 @@ class Engine:
         return facts | {"resumable_step": newest_state_name(view.folder), "person": about_of(view.folder)[0].person}
 
     def watch(self, run_name: str) -> dict[str, Any]:
-        """Return the losses by timestep band and by image that a training wrote last (`read_watch`); {} without any."""
+        """Return `read_watch` of a training: its losses by timestep band and by image; {} without any."""
         return read_watch(self._folder(run_name))
 
     def run_job(self, run_name: str) -> TrainJob:
@@ -567,8 +573,8 @@ class Engine:
         return self._device_job is not None or waiting or self._light.works
 
     def light(self, work: Any, *arguments: Any, title: str = "", kind: str = "short") -> LightTask:
-        """Run `work(*arguments, task=...)` in a light lane and return its handle. Settings among the arguments have the limits of queued
-        jobs. kind: the threads, one of `LightLane.THREADS`."""
+        """Run `work(*arguments, task=...)` in a light lane and return its handle, whose `wait` returns the result. Settings among the
+        arguments have the limits of queued jobs. kind: the threads, one of `LightLane.THREADS`"""
         return self._light.submit(with_limits(work, self._request_limits), *arguments, title=title, kind=kind)
 
     def status(self) -> dict[str, Any]:
@@ -582,7 +588,8 @@ class Engine:
         }
 
     def _job_status(self) -> dict[str, Any] | None:
-        """Return title, task, run, id ("entry"), "stopping" and progress of the running device job; None without one."""
+        """Return {"title", "task", "run", "entry": id, "state", "stopping": whether a stop was requested} and the keys of `RunView.status`
+        of the running device job; None without one."""
         job = self._device_job
         if job is None:
             return None
