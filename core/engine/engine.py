@@ -166,12 +166,7 @@ class Engine:
     # -- queue
 
     def submit(self, task: str, job: Settings, title: str = "", preset: str = "", identity: str = "") -> str:
-        """Queue a job and return its id. Raises ProblemsError.
-
-        title      "" for the default (`title_of`)
-        preset     name of its preset, stored in the run; "" without one
-        identity   id to use, unless it is taken; "" for a new one
-        """
+        """Queue a job; return its id. title: "" for the usual one; preset: name or ""; identity: "" for a new id. Raises ProblemsError."""
         with self._queue.lock:
             self._admit_new(job)
             title = title or title_of(task, job)
@@ -361,8 +356,7 @@ class Engine:
             self._tokens.pop(entry.id, None)
 
     def _queue_handed_in(self, item: Any) -> None:
-        """Queue a job, or resume a run, from a file of the inbox. A refused job is listed as "failed" with the error; an item of another
-        form is ignored. item: {"id", "task", "title", "job", "run", "preset"}, see `owner.hand_in`"""
+        """Queue a job, or a run to resume, from the JSON of `owner.hand_in`. A refused job is listed as "failed" with the error."""
         try:
             identity = str(item.get("id") or "")[:MAX_IDENTITY]
             if item.get("run"):
@@ -588,8 +582,7 @@ class Engine:
         }
 
     def _job_status(self) -> dict[str, Any] | None:
-        """Return {"title", "task", "run", "entry": id, "state", "stopping": whether a stop was requested} and the keys of `RunView.status`
-        of the running device job; None without one."""
+        """Return {"title", "task", "run", "entry": id, "stopping"} and `RunView.status` of the running device job; None without one."""
         job = self._device_job
         if job is None:
             return None

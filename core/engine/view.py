@@ -228,15 +228,17 @@ class RunView:
     def snapshot(self, held: bool) -> dict[str, Any]:
         """Return the run as JSON values for the page. held: whether a process runs it.
 
-        "run", "title", "state"           name of its folder, its title, `true_state`
-        "message", "fix", "code"          of its error or end; "" for none
-        "stage", "step", "epoch"          now; "total", "epochs": their ends; "images": number; "sentence": on the length
-        "seconds_per_step", "seconds_per_sample", "eta_seconds", "started", "seconds"
-        "loss", "lr", "corrected", "norms"   curves, lists of points
-        "measured", "validation"          "validated" events (`_point`), all and those of held-out images
-        "best"                            `Best.to_dict` or None
-        "samples", "log", "files"         lists of dicts; of files see `_files`
-        Also "seq", "too_short", "peak_bytes", "peak_device" and "saves": steps.
+        "run", "title", "state"      name of its folder, its title, `true_state`
+        "message", "fix", "code"     of its error or end; "" for none
+        "stage", "step", "epoch"     current ones; "total" and "epochs": number of steps and epochs
+        "loss", "lr", "corrected", "norms"
+                                     curves: lists of points (points.py)
+        "measured", "validation"     `_point` of all validations, of those with held-out images
+        "best"                       `Best.to_dict` or None
+        "samples", "log", "files"    lists of dicts; of files see `_files`
+
+        Also "seq", "images", "sentence", "seconds_per_step", "seconds_per_sample", "eta_seconds", "started", "seconds", "too_short",
+        "peak_bytes", "peak_device" and "saves": steps.
         """
         with self._lock:
             state = self.true_state(held)
