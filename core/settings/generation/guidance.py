@@ -45,7 +45,7 @@ class CfgZeroSettings(Settings):
 
 
 def _scale(title: str, usual: float, **more: Any) -> Any:
-    """Declare the strength of a guidance, with its usual value as the default."""
+    """Declare the strength of a guidance, with its usual value as the default. more: further arguments of `setting`"""
     return setting(
         usual,
         within=(0, 50),
