@@ -402,7 +402,8 @@ def _named_rows(rows: Sequence[Row], names: Sequence[str]) -> list[Row]:
 
 def _gets_caption(row: Row, existing: str) -> bool:
     """Return whether an image gets a new caption; captions from a metadata file are never changed. existing: value of
-    `CaptioningSettings.existing`: "missing", "keep" (a blank caption too), or another for all images"""
+    `CaptioningSettings.existing`: with "missing" images without a caption or with a blank one, with "keep" only the former, with any other
+    all"""
     if existing not in ("keep", "missing"):
         return row.caption.source != "metadata"
     return row.caption.source in (("words", "none") if existing == "keep" else ("words", "none", "blank"))

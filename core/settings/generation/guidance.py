@@ -56,7 +56,7 @@ def _scale(title: str, usual: float, **more: Any) -> Any:
 
 
 def _layers(what: str) -> Any:
-    """Declare the setting with the U-Net layers of a guidance; `what` says what happens in them."""
+    """Declare the setting with the U-Net layers of a guidance. `what` continues "Where in the U-Net" and says what happens in them."""
     return setting(
         LAYERS,
         title="Layers",
