@@ -78,10 +78,8 @@ _STARTING = threading.Lock()  # of two pages at once the second finds what the f
 
 
 def part(page: Page, name: str, facts: Mapping[str, Any], job: TrainJob | None) -> dict[str, Any] | None:
-    """Return the comparison of a run's checkpoints for the page's script, cached until something changes.
-
-    None while the run trains, if it saved nothing, or if its job cannot be read. facts: the run's snapshot
-    """
+    """Return `_data`, the comparison of a run's checkpoints for the page's script, cached until something changes. None while the run
+    trains, if it saved nothing, or if its job cannot be read. facts: the run's snapshot"""
     if facts["state"] in ACTIVE or not facts["files"] or job is None:
         return None
     run = page.workspace.runs / name
@@ -119,7 +117,17 @@ def _stamp(page: Page, run: Path, facts: Mapping[str, Any], verdict: Verdict | N
 
 
 def _data(page: Page, run: Path, facts: Mapping[str, Any], job: TrainJob, verdict: Verdict | None) -> dict[str, Any]:
-    """Return the data of `part`. Columns are the base model and the checkpoints; rows are prompts. facts: the run's snapshot"""
+    """Return the data of `part`: {"run", "problems"} if nothing can be compared, else what follows. facts: the run's snapshot
+
+    "columns"                     `candidates` for the base model and the checkpoints, with "kept", "best", "use", "gone" and other marks
+    "prompts", "strengths"        rows, and LoRA strengths on offer
+    "images"                      {strength: [[`_image` of each column] of each prompt]}
+    "answer", "sentence"          texts on which checkpoint to use, and on the losses
+    "refused"                     whose run it is if this user may not change it, else ""
+    "assess", "making", "blind", "preferred", "average", "others"
+                                  of the functions of these names, `_image_progress` and `preferred_of`
+    "copy_to", "copy_hint"        folder for copies or "", and an example
+    """
     opened = opened_grid(workspace_of_images(page, facts), verdict)
     verdict = verdict if opened else None
     try:
@@ -261,7 +269,8 @@ def _incomplete(verdict: Verdict, complete: Verdict, labels: Mapping[str, str]) 
 def _blind(
     page: Page, columns: Sequence[Mapping[str, Any]], verdict: Verdict, images: Images, choices: Sequence[Choice]
 ) -> dict[str, Any] | None:
-    """Return the next two images at the usual strength for a blind choice; None with fewer than LEAST_PAIRS pairs."""
+    """Return the next two images at the usual strength for a blind choice: {"left", "right": files, "prompt", "images": [URLs of both],
+    "number": of the choice}; None with fewer than LEAST_PAIRS pairs."""
     names = [column["file"] for column in columns[1:] if not column["gone"]]
     pairs: list[Pair] = [
         (one, other, prompt.text)
@@ -351,7 +360,8 @@ def _new_grid(page: Page, run: Path, comparison: Comparison) -> GridFolder:
 
 
 def _start(page: Page, data: dict[str, Any], browser: Browser) -> None:
-    """Make the images of the comparison: {"run", "more", "strength", "minutes"}. Raises ProblemsError."""
+    """Make the images of the comparison. Raises ProblemsError. data: {"run", "more": whether with all prompts, "strength": one of
+    STRENGTHS, "minutes": time limit of a first comparison, or none}"""
     strength = data.get("strength", 1.0)
     if strength not in STRENGTHS:
         what, fix = "This strength is not offered", f"choose one of {', '.join(f'{each:g}' for each in STRENGTHS)}"
