@@ -301,7 +301,7 @@ IMAGE_FACTS = {"sha256": "image", "caption": "caption", "repeats": "repeats", "b
 
 
 def _changes(old: dict[str, Any], new: dict[str, Any]) -> str:
-    """Return what changed of an image: its earlier name, and the names of changed facts."""
+    """Return what changed of an image, a row of dataset.json: its earlier name, and the names of changed facts; "" if nothing did."""
     renamed = [f"was {_image(old)}"] if _image(old) != _image(new) else []
     return ", ".join([*renamed, *(title for name, title in IMAGE_FACTS.items() if old.get(name) != new.get(name))])
 

@@ -236,7 +236,8 @@ class RunHandlers:
             self.page.browsers.say(browser, kind, text, problems=problems, undo_by=undo_by, redraws=True)
 
     def _copy(self, run: str, act: str, name: str) -> dict[str, Any]:
-        """Handle a copy button of file `name` of the run. Returns the changes of the browser's state."""
+        """Handle a copy button of file `name` of the run: "copy", "copy-to" (open the panel), "uncopy" (cancel) or "copied" (close the
+        message). Returns the changes of the browser's state, {"copy": file whose panel is open, or ""}."""
         if act == "copy-to":
             return {"copy": name}
         if act == "copy":
