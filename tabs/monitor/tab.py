@@ -462,9 +462,10 @@ def requeue(page: Page, browser: Browser) -> None:
 
 
 def _command(page: Page, name: str, data: dict[str, Any], browser: Browser) -> None:
-    """Handle a button of Monitor: a command to a run, or a change of the queue. Raises ProblemsError.
+    """Handle a button: a command to a run, a change of the queue, or one that another module registered. Raises ProblemsError.
 
-    data: "run", "entry" (queue id) and what the command needs
+    name   one of COMMANDS or `verdict.COMMANDS`, "cancel", "move", "continue", "settings" ...; an unknown one is ignored
+    data   "run", "entry" (queue id) and what the command needs: "position" for "move", "entries" for "forget" ...
     """
     engine = page.engine
     run, entry = str(data.get("run", "")), str(data.get("entry", ""))

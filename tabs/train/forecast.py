@@ -87,7 +87,13 @@ class Forecast:
         return self._hints if self._key == plan_key(job) else {}
 
     def facts(self, job: TrainJob) -> dict[str, Any]:
-        """Return the data of the card. Starts a new forecast if the job has changed."""
+        """Return the data of the card. Starts a new forecast if the job has changed.
+
+        From the last forecast, none before the first: "parts", "total", "device", "saved", "advice" (`_computed`) or "problem".
+        "fresh", "busy", "wanted"   whether it is of this job, is being computed, may be computed
+        "levels", "level"           [{"number", "title", "words"}], number of the job's level or None
+        "tried"                     `_test_state`
+        """
         key = plan_key(job)
         fresh = self._key == key
         allowed = (self._requested or "torch" in sys.modules) and not self._roots.refused(job)
@@ -155,7 +161,7 @@ class Forecast:
         self._test_key = plan_key(job)
 
     def _test_state(self, job: TrainJob) -> dict[str, Any]:
-        """Return the newest memory test's state and message; {} without one.
+        """Return {"state", "words": message, "title", "old"} of the newest memory test; {} without one.
 
         "old": whether the test had settings other than the job's that affect memory
         """
@@ -175,7 +181,10 @@ class Forecast:
 
 
 def _computed(job: TrainJob, facts: MemoryFacts) -> dict[str, Any]:
-    """Return {"facts": data of the card, "hints": as of `Forecast.hints`} of a job. Raises ProblemsError."""
+    """Return {"facts", "hints": as of `Forecast.hints`} of a job. Raises ProblemsError.
+
+    facts: {"parts": [{"name", "bytes"}], "total", "device": bytes needed and available, "saved": {level: bytes}, "advice": sentences}
+    """
     from core.record import machine
     from core.training.memory.advice import advise, level_plans, switch_savings
     from core.training.memory.plan import memory_plan
