@@ -47,7 +47,18 @@ def form_part(page: Page, browser: Browser) -> dict[str, Any]:
 
 
 def _project_state(project: Project, model: dict[str, Any]) -> dict[str, Any]:
-    """Return the part of the form's state that depends on the project and its `model` (see `Checks.model`) alone."""
+    """Return the part of the form's state that depends on the project and its `model` (see `Checks.model`) alone.
+
+    "values"               {path: text or state of the control}
+    "changed"              {path: value in the preset, as text}
+    "errors", "notes"      {path: problem of invalid input}, {path: problems of the value}
+    "ignored", "idle"      {path: reason without effect}, paths of fields to hide
+    "groups"               {group: `_group`}
+    "imported", "needs"    `imports.origin`, `method_needs.needs`
+    "recipes", "timesteps" `recipe_offers`, `timestep_facts`
+
+    Also "method": its name, "undo" and "redo": whether they are possible, and "json": the job as text.
+    """
     job, invalid, changed = project.job, project.bad, project.changed()
     errors = {path: {"what": item.problem.what, "fix": item.problem.fix} for path, item in invalid.items()}
     notes: dict[str, list[dict[str, str]]] = {}
