@@ -240,7 +240,7 @@ class GalleryHandlers:
     # -- changes
 
     def _set_stars(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Set the stars of the requested images. Returns {"stars": {name: stars}}."""
+        """Set request["stars"] (a number) for the images request["names"]. Returns {"stars": {name: stars}}."""
         number = request.get("stars")
         names = names_of(request)
         self.gallery.set_stars(names, number if isinstance(number, int) else 0)
@@ -270,7 +270,8 @@ class GalleryHandlers:
     # -- copying to a dataset
 
     def _train(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Start to copy the requested images, or those that match the filter, to a new dataset folder. Returns {"copy": progress}."""
+        """Start to copy images to a new dataset folder. Returns {"copy": `_copy_state`}. Raises ProblemsError while others are copied.
+        request: {"names", else the filter (`filter_of`), "folder": its name}"""
         if self._copying is not None and not self._copying.done:
             what = "Other images are still being copied"
             raise ProblemsError.one(what, "Train on these", "wait until they are copied", "gallery.busy")
@@ -296,7 +297,7 @@ class GalleryHandlers:
         return f"{count(len(images), 'image')} copied to {folder_text}"
 
     def _cancel(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Cancel the running copy to a dataset. Returns {}."""
+        """Cancel the running copy to a dataset. Returns {}. request: not used"""
         if self._copying is not None:
             self._copying.cancel()
         return {}

@@ -181,7 +181,7 @@ class Painting:
     # -- files
 
     def _image(self, request: dict[str, Any]) -> Path:
-        """Return the path of the request's initial image. Raises ProblemsError without one."""
+        """Return the path of the initial image, request["image"]. Raises ProblemsError without one, or if it cannot be read."""
         if not request.get("image"):
             what, fix = "There is no initial image to paint over", "choose or drop one first"
             raise ProblemsError.one(what, IMAGE, fix, "paint.no-image")
@@ -200,7 +200,8 @@ class Painting:
         return path
 
     def _canvas(self, request: dict[str, Any]) -> tuple[tuple[int, int], Path | None]:
-        """Return ((width, height) of the region map in pixels, path of the initial image below it or None)."""
+        """Return ((width, height) of the region map in pixels, path of the initial image below it or None). Raises ProblemsError. request:
+        "image" is the path of the initial image; without it the size is that of the images to generate"""
         if request.get("image"):
             path = self._image(request)
             return _upright(path), path

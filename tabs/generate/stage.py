@@ -151,7 +151,7 @@ class Stage:
         return newest(self._shown(), self.page.file_url, preview, str(job["title"]) if job else "")
 
     def _preview(self, run: str) -> Any:
-        """Return the path of a job's preview image."""
+        """Return the path of a job's preview image. run: name of the job's folder"""
         return RunFolder(self.page.workspace.private / "jobs" / run).preview
 
     def _preview_time(self, job: dict[str, Any] | None) -> int:

@@ -373,7 +373,7 @@ def _start(page: Page, data: dict[str, Any], browser: Browser) -> None:
 
 
 def _leave_out(page: Page, data: dict[str, Any], browser: Browser) -> None:
-    """Reduce the run's comparison to its complete part. Raises ProblemsError if there is none."""
+    """Reduce the comparison of the run data["run"] to its complete part. Raises ProblemsError if there is none."""
     run, facts = _run(page, data)
     with _STARTING:
         job, verdict = page.engine.run_job(run.name), read_verdict(run.path)
@@ -407,7 +407,7 @@ def _keep_minutes(page: Page, data: dict[str, Any], browser: Browser) -> None:
 
 
 def _show_all(page: Page, data: dict[str, Any], browser: Browser) -> None:
-    """Open the grid of the run's comparison in Generate; without one, queue a grid of its checkpoints."""
+    """Open the grid of the comparison of the run data["run"] in Generate; without one, queue a grid of its checkpoints."""
     run = Path(_text(data, "run")).name
     verdict = read_verdict(page.workspace.runs / run)
     if verdict is None:
@@ -429,7 +429,7 @@ def _copy(page: Page, data: dict[str, Any], browser: Browser) -> None:
 
 
 def _move_to_trash(page: Page, data: dict[str, Any], browser: Browser) -> None:
-    """Move the checkpoints of the run that are not marked to keep to the trash. Raises ProblemsError."""
+    """Move the checkpoints of the run data["run"] that are not marked to keep to the trash. Raises ProblemsError."""
     run, facts = _run(page, data)
     _require_no_average(page, run.name)
     files = [page.roots.check(file["path"], file["name"]) for file in facts["files"]]
@@ -440,7 +440,7 @@ def _move_to_trash(page: Page, data: dict[str, Any], browser: Browser) -> None:
 
 
 def _put_back(page: Page, data: dict[str, Any], browser: Browser) -> None:
-    """Restore the checkpoints that were last moved to the trash. Raises ProblemsError if there are none."""
+    """Restore the checkpoints of the run data["run"] that were last moved to the trash. Raises ProblemsError if there are none."""
     run, _ = _run(page, data)
     removals = undoable_actions(run.checkpoints, 1)
     if not removals:
@@ -451,7 +451,7 @@ def _put_back(page: Page, data: dict[str, Any], browser: Browser) -> None:
 
 
 def _choose(page: Page, data: dict[str, Any], browser: Browser) -> None:
-    """Store the blind choice {"left", "right", "prompt", "outcome"}. Raises ProblemsError if a checkpoint no longer exists."""
+    """Store the blind choice {"run", "left", "right", "prompt", "outcome"}. Raises ProblemsError if a checkpoint no longer exists."""
     run, facts = _run(page, data)
     choice = Choice(*(_text(data, each) for each in ("left", "right", "prompt", "outcome")))
     if not {choice.left, choice.right} <= {"", *(file["name"] for file in facts["files"])}:
@@ -460,7 +460,8 @@ def _choose(page: Page, data: dict[str, Any], browser: Browser) -> None:
 
 
 def _begin_average(page: Page, data: dict[str, Any], browser: Browser) -> None:
-    """Start to average the checkpoints {"files", "power"} in the background. Raises ProblemsError while one is computed."""
+    """Start to average checkpoints in the background. Raises ProblemsError while one is computed. data: {"run", "files": names, "power":
+    see `save_average`}"""
     (run, facts), files = _run(page, data), data.get("files")
     names = [str(each) for each in files[:100]] if isinstance(files, list) else []
     _require_no_average(page, run.name)

@@ -79,7 +79,7 @@ class Forecast:
     # -- the forecast
 
     def request(self, data: dict[str, Any], browser: Browser) -> None:
-        """Compute forecasts from now on, even if torch must be loaded for that."""
+        """Compute forecasts from now on, even if torch must be loaded for that. data, browser: not used"""
         self._requested = True
 
     def hints(self, job: TrainJob) -> dict[str, str]:
@@ -151,7 +151,8 @@ class Forecast:
     # -- the memory test
 
     def queue_test(self, data: dict[str, Any], browser: Browser) -> None:
-        """Queue a memory test: a job of two steps, with the largest and the smallest batch. Raises ProblemsError if one is queued."""
+        """Queue a memory test: a job of two steps, with the largest and the smallest batch. Raises ProblemsError if one is queued. data,
+        browser: not used"""
         engine = self._engine
         if any(entry.task == "probe" and entry.state in ("waiting", "running") for entry in engine.queue()):
             fix = "wait for it, or cancel it in the queue"

@@ -222,7 +222,7 @@ def _act(name: str, page: Page, data: dict[str, Any], browser: Browser) -> None:
 
 
 def _take_json(page: Page, data: dict[str, Any], browser: Browser) -> None:
-    """Apply the text of the JSON pane; problems are listed in the pane, with nothing applied."""
+    """Apply the text data["text"] of the JSON pane; problems are listed in the pane, with nothing applied."""
     browser.json_problems = []
     try:
         page.project.run_act("json", data)
@@ -239,7 +239,7 @@ def _apply_recipe(page: Page, data: dict[str, Any], browser: Browser) -> None:
 
 
 def _train_all(page: Page, data: dict[str, Any], browser: Browser) -> None:
-    """Set the validation images to be trained too, as one undo step."""
+    """Set the validation images to be trained too, as one undo step. data, browser: not used"""
     values = {"validation.best_checkpoint": "training"}
     page.project.set_values(values, did="training on the validation images too")
 

@@ -33,7 +33,7 @@ def replaced_folders(folder: Path) -> list[Path]:
 
 
 def _mark(folder: Path) -> dict[str, Any]:
-    """Return the JSON object that marks a folder of painted masks: its image folder, and the mask folders it replaced; {} for any other
+    """Return the record of a folder of painted masks: {"images": its image folder, "replaced": mask folders it replaced}; {} for any other
     folder."""
     try:
         return read_json_object(folder / MARK)
