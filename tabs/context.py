@@ -367,6 +367,6 @@ def _name_of(fn: Callable) -> str:
 
 
 def run_all(page: Page, event: Any, calls: Sequence[dict[str, Any]]) -> None:
-    """Register a listener for `event` with each of the arguments in `calls` (of `Page.on_show` or `on_load`)."""
+    """Register a listener for `event` with each of the arguments in `calls`, {name: value} of `Page.listen`."""
     for call in calls:
         page.listen(event, **call)
