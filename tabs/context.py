@@ -114,8 +114,9 @@ class Page:
         self.tensorboard = TensorBoard(offered=not self.shared)
 
     def script_data(self) -> dict[str, Any]:
-        """Return the constants of the page's script: facts of each field, titles of the fields of tasks, sd-scripts' names without a field,
-        seconds between the ticks of each tab, and the longest preset (bytes) and text of another program (characters)."""
+        """Return the constants of the page's script: {"fields": facts of each field, "titles": of the fields of tasks, "elsewhere":
+        sd-scripts' names without a field, "ticks": seconds of each tab, "longest": {"preset": bytes, "import": characters}}.
+        """
         return {
             "fields": fields.facts(),
             "titles": task_settings.titles(),
@@ -366,6 +367,6 @@ def _name_of(fn: Callable) -> str:
 
 
 def run_all(page: Page, event: Any, calls: Sequence[dict[str, Any]]) -> None:
-    """Register a listener for `event` with each of the arguments in `calls` (of `Page.on_show` or `on_load`)."""
+    """Register a listener for `event` with each of the arguments in `calls`, {name: value} of `Page.listen`."""
     for call in calls:
         page.listen(event, **call)

@@ -51,7 +51,8 @@ def build(page: Page) -> None:
 
 
 def run_command(page: Page, data: dict[str, Any], browser: Browser) -> str:
-    """Run a command of a browser. Return JSON of the parts that have changed since, as `answer`."""
+    """Run a command of a browser. Return JSON of the parts that have changed since, as `answer`.
+    data: as for `monitor.command`, and "ask": the body for `answer`"""
     with page.browsers.acting(browser, COMMANDS), page.browsers.acting(browser, ANY_TAB):
         monitor.command(page, data, browser)
         return changed_parts(page, json_object(data.get("ask")), browser)
@@ -80,7 +81,9 @@ def answer(page: Page, body: dict[str, Any], browser: Browser) -> str:
 
 
 def all_parts(page: Page, body: dict[str, Any], browser: Browser) -> dict[str, Any]:
-    """Return {part: data} for the browser's open tab, `body["tab"]`. The form of Train is included only while its tab is open."""
+    """Return {part: data} for the browser's open tab: "status", "names" and "said" on every tab, "form" and "checks" on Train, "queue" on
+    Runs, those of `monitor.parts` on Monitor, those that other modules have registered, and "due" if a tab shows an old state.
+    body: {"tab", "run": on Monitor, "shown": digests, and what the registered parts need}"""
     tab = body.get("tab")
     monitor.report_stopped(page, browser, body)
     parts: dict[str, Any] = {"status": status(page), "names": names(page), "said": browser.message}
@@ -120,7 +123,7 @@ def _is_start_fixed(page: Page, browser: Browser, checks: dict[str, Any]) -> boo
 
 
 def _checks(page: Page) -> dict[str, Any]:
-    """Return the findings of the preflight, as JSON values; problems of fields with invalid input come first."""
+    """Return the findings of the preflight, `Checks.latest`; problems of fields with invalid input come first in its "problems"."""
     facts = dict(page.checks.latest(page.project.job))
     if facts.get("setup") and not page.setup.still_applies(page.project.job):
         facts["setup"] = None
@@ -148,7 +151,10 @@ def _newest_finished(page: Page, entries: Sequence[QueueEntry]) -> dict[str, str
 
 
 def status(page: Page) -> dict[str, Any]:
-    """Return the engine's status with the waiting jobs, numbers rounded so that it changes only when the display does."""
+    """Return `Engine.status` with numbers rounded so that it changes only when the display does, and {"waits": `_waiting`, "trained":
+    `_newest_finished`, "tool": title of a running job that is not on the device or "", "busy"}. Its "job" has "own": whether this
+    user may manage it.
+    """
     facts, entries = dict(page.engine.status()), page.engine.queue()
     facts["memory_used"] = int(facts.get("memory_used") or 0) // MEMORY_STEP * MEMORY_STEP
     facts["waits"] = _waiting(page, entries)

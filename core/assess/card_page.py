@@ -92,7 +92,8 @@ class Card:
     samples: Sequence[Sample]
 
     def data(self) -> dict[str, Any]:
-        """Return the contents of the JSON file: values by section and name, and the samples without their images."""
+        """Return the contents of the JSON file: {"format", "version", "title", section: {name: value}, "samples": [fields of each `Sample`
+        without its "url"]}."""
         sections: dict[str, dict[str, Any]] = {}
         for fact in self.facts:
             sections.setdefault(fact.section, {})[fact.name] = fact.value

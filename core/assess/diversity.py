@@ -13,7 +13,8 @@ MIN_DIVERSITY = 0.5
 
 
 def measure(bench: Any, subject: Any) -> dict[str, Any]:
-    """Return the data of an `Interval`: `variation` of the checkpoint's images over that of the base model's, paired by caption.
+    """Return {"value", "low", "high"}: `variation` of the checkpoint's images over that of the base model's, paired by caption, with its
+    interval.
 
     bench     a `Bench` (core/assess/bench.py)
     subject   the `Subject` of the checkpoint

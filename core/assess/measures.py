@@ -34,7 +34,8 @@ class Measure:
     recorded: bool = False
 
     def call(self, name: str, *args: Any) -> Any:
-        """Call the function `name` of the measure's module and return its result; "" if the module has none."""
+        """Call the function `name` ("measure", "recorded", "brief", "sentence", "warning" ...) of the measure's module with `args` and
+        return its result; "" if the module has none."""
         function = getattr(import_module(f"core.assess.{self.name}"), name, {"brief": _value}.get(name))
         return function(*args) if function else ""
 

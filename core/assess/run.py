@@ -102,7 +102,12 @@ class Assessment:
                 self._compute(checkpoint, missing, "measure", bench, subject)
 
     def _compute(self, checkpoint: Checkpoint, measures: Sequence[Measure], function: str, *arguments: Any) -> None:
-        """Take `measures` of `checkpoint` by calling `function` of their modules, and write each result at once."""
+        """Take `measures` of `checkpoint` by calling `function` of their modules, and write each result at once; the reason if one cannot
+        be measured.
+
+        function    "recorded" or "measure"
+        arguments   of the function: target and checkpoint, or bench and subject
+        """
         for measure in measures:
             try:
                 data = measure.call(function, *arguments)

@@ -181,7 +181,7 @@ def edit_captions(job: CaptionEditJob, context: JobContext) -> Outcome:
 
 
 def _facts(planned: int, written: int) -> dict[str, int]:
-    """Return the numbers of planned and written captions for the job's result."""
+    """Return {"planned", "written": number of captions} for the job's result."""
     return {"planned": planned, "written": written}
 
 

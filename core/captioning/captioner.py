@@ -52,10 +52,10 @@ def captioner(
     """Return the task of a captioner. `name` and `title` are the task's.
 
     settings   model of the captioner's settings, a group of the job named `name`
-    describe   (images, settings, context) -> iterator of captions in the images' order. It loads its model at the first iteration,
-               and may process several images at once
-    ready      (settings, workspace): raises ProblemsError for missing requirements, before the start
-    existing   default of the setting for existing captions
+    describe   (images, settings, context) -> iterator of captions in the images' order. It loads its model at the first iteration, and
+               may process several images at once
+    ready      (settings, workspace): raises ProblemsError for missing requirements, before the start; None for none
+    existing   default of `CaptioningSettings.existing`: "missing", "keep", "replace", "append", "prepend" or "line"
     rows       whether `describe` gets each image as a `Row` (report.py), with its caption and settings, instead of its path
     with_job   whether `describe` gets the job as its first argument, for separator and folders
     about      other fields of Task

@@ -77,9 +77,10 @@ class Tally:
         self.table = path
 
     def outcome(self, existing: str, previews: Sequence[dict[str, Any]] | None = None) -> Outcome:
-        """Return the outcome of a finished job.
+        """Return the outcome of a finished job. Its facts are "images", "written" and perhaps "previews", "reason", "skipped", "counts",
+        "table" and "file".
 
-        existing   the setting that chooses the images
+        existing   value of `CaptioningSettings.existing`, such as "missing"
         previews   entries of `_preview_of`; None unless this is a preview
         """
         facts: dict[str, Any] = {"images": self.images, "written": self.written}
@@ -127,7 +128,7 @@ def run_captioner(
 ) -> Outcome:
     """Run a captioner: write each caption as soon as it is ready, or all into one file at the end. A preview writes nothing.
 
-    name, title   of the task
+    name, title   of the task; `name` is also the group of its settings in `job`
     describe      see `captioner`
     pass_rows     `rows` of `captioner`
 
@@ -174,7 +175,14 @@ def _write_each(
     context: JobContext,
     tally: Tally,
 ) -> None:
-    """Write each caption to its caption file as soon as it is ready. All of them are one change in the history, undone together."""
+    """Write each caption to its caption file as soon as it is ready. All of them are one change in the history, undone together. A change
+    that an interrupted job with the same `about` left is continued.
+
+    title           of the change
+    about           {"task": name, "job": hash of its settings}
+    describe_rows   rows -> iterator of (row, result)
+    tally           gets the numbers of written captions
+    """
     history = History(context.workspace.captions, context.workspace.person)
     with only_one_writes(context), history.open(title, about, history.unfinished(about)) as opened:
         files = _pending_changes(_selected_rows(job), opened.written_files(), tally)
@@ -351,9 +359,11 @@ def _preview_line(preview: dict[str, Any]) -> str:
 
 
 def images_to_describe(name: str, ready: Ready | None, job: CaptionerJob, workspace: Workspace) -> str:
-    """Check the job before its start; return the number of images as text: "24 images to caption".
+    """Check the job before its start; return the number of images as text: "24 images to caption". Raises ProblemsError for problems of the
+    dataset and missing requirements.
 
-    Raises ProblemsError for problems of the dataset and missing requirements.
+    name    group of the captioner's settings in the job
+    ready   check of the requirements, see `captioner`; None for none
     """
     problems: list[Problem] = []
     rows = collected(problems, _selected_rows, job) or []
@@ -391,7 +401,9 @@ def _named_rows(rows: Sequence[Row], names: Sequence[str]) -> list[Row]:
 
 
 def _gets_caption(row: Row, existing: str) -> bool:
-    """Return whether an image gets a new caption. `existing`: the setting; captions from a metadata file are never changed."""
+    """Return whether an image gets a new caption; captions from a metadata file are never changed.
+    existing: value of `CaptioningSettings.existing`: with "missing" images without a caption or with a blank one, with "keep" only the
+    former, with any other all"""
     if existing not in ("keep", "missing"):
         return row.caption.source != "metadata"
     return row.caption.source in (("words", "none") if existing == "keep" else ("words", "none", "blank"))
@@ -429,7 +441,8 @@ def write_one_file(
     """Write all captions to one .json or .jsonl file, with undo. Raises ProblemsError.
 
     kind    key of each caption in a .json file, "tags" or "caption"
-    about   data of the change in the history
+    title   of the change in the history
+    about   {"task", "job"} of the change, see `_write_each`
     """
     entries = [(str(row.image.path), text, [row.image.width, row.image.height]) for row, text in captions.items()]
     if path.suffix.lower() == ".jsonl":

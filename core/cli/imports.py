@@ -60,7 +60,8 @@ def _train(job: TrainJob, options: Options) -> int:
 
 
 def _read(name: str, choice: str) -> Import:
-    """Import the file `name`, or standard input for HERE. choice: value of --choose."""
+    """Import the file `name`, or standard input for HERE. Raises ProblemsError.
+    choice: value of --choose, one of `Import.choices`; "" without it"""
     if name != HERE:
         return import_project(open_home(name), choice=choice)
     text = decode_text(sys.stdin.buffer.read(MAX_BYTES + 1)).text

@@ -240,7 +240,7 @@ def mode_problems(values: Container[str]) -> Iterator[Problem]:
 
 
 def _take_option(name: str, placeholder: str, word: str, remaining: deque[str], options: Options) -> None:
-    """Store the option in `word`, with its value from `remaining` if it takes one and has none after "=".
+    """Store the option in `word`, "--name" or "--name=value", with its value from `remaining` if it takes one and has none after "=".
 
     placeholder   of the value; "" for a switch
     remaining     the words after it

@@ -95,11 +95,8 @@ def run(argv: list[str]) -> int:
 
 
 def _logins(values: dict[str, Any], problems: list[Problem]) -> list[tuple[str, str]]:
-    """Return (user, password) of each line of --auth-file, else from --auth, else from the environment. Adds invalid logins to
-    `problems`.
-
-    Unlike --auth, a file and the environment do not show in the list of processes.
-    """
+    """Return (user, password) of each line of the file values["auth-file"], else of values["auth"], else of the environment variable. Adds
+    invalid logins and an unreadable file to `problems`. Unlike --auth, a file and the environment do not show in the list of processes."""
     text, source = os.environ.get(AUTH_VARIABLE, ""), AUTH_VARIABLE
     if file := values.get("auth-file"):
         source = f"the content of {file}"

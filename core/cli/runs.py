@@ -34,7 +34,8 @@ def run(argv: list[str]) -> int:
 
 
 def facts_of(workspace: Workspace) -> dict[str, Any]:
-    """Return the queue (running and waiting jobs first) and the runs (newest first) as JSON values."""
+    """Return {"outputs": path, "page": whether a page is running, "paused": sentence or "", "queue": `_queue` (running and waiting jobs
+    first), "runs": `_run` of each (newest first)} as JSON values."""
     stored, runs = stored_queue(workspace), Runs(workspace, lambda _: False, writes=False)
     stored = replace(stored, entries=[*stored.entries, *inbox_entries(workspace)])
     return {
@@ -47,7 +48,8 @@ def facts_of(workspace: Workspace) -> dict[str, Any]:
 
 
 def _queue(stored: StoredQueue, runs: Runs) -> list[dict[str, Any]]:
-    """Return ENTRY and "message" of each job: what a waiting job waits for, else its message."""
+    """Return {"id", "task", "title", "state", "run", "added", "message": what a waiting job waits for, else the job's message} of each
+    job."""
     waiting = waits(stored.entries, runs.time_left, paused=stored.paused, lent_to="")
     order = {"running": 0, "waiting": 1}
     return [
@@ -58,7 +60,8 @@ def _queue(stored: StoredQueue, runs: Runs) -> list[dict[str, Any]]:
 
 
 def _run(run: RunSummary) -> dict[str, Any]:
-    """Return RUN, "folder", "files", "best" checkpoint (or None) and "why" it is the best, of one run."""
+    """Return the attributes RUN of a run with "folder", "files": paths, "best": {"file", "step", "loss"} of its checkpoint or None, and
+    "why": sentence on that, "" without one."""
     best = run.best_file
     return {name: getattr(run, name) for name in RUN} | {
         "folder": str(run.folder),

@@ -200,7 +200,11 @@ def _to_download(settings: ModelSettings, options: Options) -> list[HubId]:
 
 
 def _download(hub_id, workspace, download) -> None:
-    """Download a model by `download(hub_id, models folder, on_progress)`, with a progress bar."""
+    """Download a model to the models folder of `workspace` with a progress bar.
+
+    hub_id     `HubId` of the model
+    download   (hub id, models folder, on_progress(bytes done, bytes in all))
+    """
     from tqdm import tqdm
 
     with tqdm(unit="B", unit_scale=True, desc=str(hub_id), file=sys.stderr) as bar:

@@ -126,7 +126,9 @@ class Report:
     total_steps = property(lambda self: self.length.total_steps)
 
     def summary(self) -> dict[str, Any]:
-        """Return the report without its rows as JSON values."""
+        """Return the report without its rows as JSON values: "sentence", "trained", "skipped", "validation": number of images, "undecoded",
+        "captions_found", "buckets": [{"width", "height", "images", "views"}], "batches_per_epoch", the fields of its `Length`,
+        "longest_tokens", "token_limit", and "questions" and "problems" as dicts."""
         return {
             "sentence": self.sentence,
             "trained": self.trained,
@@ -184,6 +186,11 @@ def questions_of(placed: Sequence[Placed], looks: Mapping[tuple[str, str], Look]
 
 
 def _question(kind: str, about: Sequence[Placed], counts: dict[str, int]) -> Question:
-    """Return a question about images, with the first names as examples."""
+    """Return a question about images, with the first names as examples.
+
+    kind     "transparency", "sidecars" or "lines"
+    about    the images
+    counts   number of images for each answer, {} if unknown
+    """
     names = tuple(printable(each.image.relative) for each in about[:EXAMPLES])
     return Question(kind, len(about), names, counts)

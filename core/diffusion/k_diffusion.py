@@ -351,10 +351,13 @@ class KDiffusion:
         skips: bool = False,
         cfg_pp: bool = False,
     ):
-        """schedule   schedule type, a key of LEVELS
-        cfg_pp     step along the noise of the unguided output: CFG++ (Chung et al. 2024, arXiv:2406.08070)
-        brownian   noise comes from a path determined by the seed, instead of new random numbers at each step
-        skips      leave out the lowest level above 0, of a schedule that is one step longer
+        """algorithm         a function of this module, such as `euler`
+        schedule          schedule type, a key of LEVELS
+        prediction_type   "epsilon" or "v_prediction"
+        order             evaluations of the algorithm per step
+        brownian          noise comes from a path determined by the seed, instead of new random numbers at each step
+        skips             leave out the lowest level above 0, of a schedule that is one step longer
+        cfg_pp            step along the noise of the unguided output: CFG++ (Chung et al. 2024, arXiv:2406.08070)
         """
         from diffusers.configuration_utils import FrozenDict
 

@@ -27,13 +27,14 @@ class TextStates:
 
     @property
     def tensors(self) -> dict[str, Tensor]:
-        """All tensors by name, as `of` reads them."""
+        """{name: tensor} of all tensors: "context", "pooled" unless it is None, and those of `more`."""
         pooled = {} if self.pooled is None else {"pooled": self.pooled}
         return {"context": self.context, **pooled, **self.more}
 
     @classmethod
     def of(cls, tensors: Mapping[str, Tensor]) -> TextStates:
-        """Return text states from named tensors, of which "context" is required."""
+        """Return text states from tensors by name, as `tensors` returns them: "context" is required, "pooled" optional, all others become
+        `more`."""
         more = {name: tensor for name, tensor in tensors.items() if name not in ("context", "pooled")}
         return cls(tensors["context"], tensors.get("pooled"), more)
 

@@ -56,10 +56,12 @@ def save_average(
     workspace: Workspace,
     cancel: CancelToken,
 ) -> Path:
-    """Average checkpoints of a run that has ended; save the file, record it in the journal and return its path. Raises ProblemsError.
+    """Average checkpoints of a run that has ended; save the file, record it in the journal and return its path. Raises ProblemsError, also
+    if one is an average or gone or their number is below two, and Cancelled.
 
     facts   `RunView.snapshot` of the run
-    names   file names of the checkpoints, at least two
+    names   file names of the checkpoints
+    power   as in `average_weights`
     """
     chosen = sorted((file for file in facts["files"] if file["name"] in set(names)), key=lambda file: file["step"])
     if averages := [file["name"] for file in chosen if is_average(file["name"])]:

@@ -40,7 +40,7 @@ def run_in_child(
 
 
 def _start(folder: RunFolder, workspace: Workspace, log: IO[bytes]) -> subprocess.Popen[bytes]:
-    """Start the child process with half of the CPU threads and its output in `log`."""
+    """Start the child process with half of the CPU threads, with its output in `log`; return it."""
     request = {
         "folder": str(folder.path.resolve()),
         "person": workspace.person,
@@ -61,7 +61,8 @@ def _start(folder: RunFolder, workspace: Workspace, log: IO[bytes]) -> subproces
 
 
 def main(text: str) -> None:
-    """Entry point of the child process. text: the request of `_start` as JSON."""
+    """Entry point of the child process.
+    text: JSON object {"folder": of the run, "person": login, "folders": [outputs, models, presets], "extensions", "modules": names}"""
     request = json.loads(text)
     lower_priority()
     extensions.EXTENSIONS = tuple(request["extensions"])

@@ -166,7 +166,7 @@ class Engine:
     # -- queue
 
     def submit(self, task: str, job: Settings, title: str = "", preset: str = "", identity: str = "") -> str:
-        """Queue a job and return its id. preset: name of its preset, stored in the run; identity: id to use. Raises ProblemsError."""
+        """Queue a job; return its id. title: "" for the usual one; preset: name or ""; identity: "" for a new id. Raises ProblemsError."""
         with self._queue.lock:
             self._admit_new(job)
             title = title or title_of(task, job)
@@ -496,7 +496,7 @@ class Engine:
         return facts | {"resumable_step": newest_state_name(view.folder), "person": about_of(view.folder)[0].person}
 
     def watch(self, run_name: str) -> dict[str, Any]:
-        """Return the losses by timestep band and by image that a training wrote last (`read_watch`); {} without any."""
+        """Return `read_watch` of a training: its losses by timestep band and by image; {} without any."""
         return read_watch(self._folder(run_name))
 
     def run_job(self, run_name: str) -> TrainJob:
@@ -567,9 +567,8 @@ class Engine:
         return self._device_job is not None or waiting or self._light.works
 
     def light(self, work: Any, *arguments: Any, title: str = "", kind: str = "short") -> LightTask:
-        """Run `work(*arguments, task=...)` in a light lane and return its handle. Settings among the arguments have the limits of queued
-        jobs.
-        kind: the threads, one of `LightLane.THREADS`."""
+        """Run `work(*arguments, task=...)` in a light lane and return its handle, whose `wait` returns the result. Settings among the
+        arguments have the limits of queued jobs. kind: the threads, one of `LightLane.THREADS`"""
         return self._light.submit(with_limits(work, self._request_limits), *arguments, title=title, kind=kind)
 
     def status(self) -> dict[str, Any]:
@@ -583,7 +582,7 @@ class Engine:
         }
 
     def _job_status(self) -> dict[str, Any] | None:
-        """Return title, task, run, id ("entry"), "stopping" and progress of the running device job; None without one."""
+        """Return {"title", "task", "run", "entry": id, "stopping"} and `RunView.status` of the running device job; None without one."""
         job = self._device_job
         if job is None:
             return None

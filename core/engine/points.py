@@ -24,7 +24,7 @@ class Points(Sequence[list[Any]]):
         return len(self._steps)
 
     def __getitem__(self, index: Any) -> Any:
-        """Return a point, [step, value, ...] or [step, {name: value}], or a list of points for a slice."""
+        """Return the point at an index, [step, value, ...] or [step, {name: value}], or a list of points for a slice."""
         if isinstance(index, slice):
             return [self[each] for each in range(len(self))[index]]
         index = range(len(self))[index]
@@ -50,7 +50,8 @@ class Points(Sequence[list[Any]]):
         return sum(each.itemsize * len(each) for each in (self._steps, self._numbers, self._ends, self._names_of))
 
     def add(self, step: int, numbers: Numbers) -> None:
-        """Add a point. Raises TypeError or OverflowError, with nothing added, for values that are not numbers or wrongly (un)named."""
+        """Add a point. Adds nothing and raises TypeError or OverflowError for values that are not numbers, and TypeError unless `numbers`
+        is a dict exactly if the points are `named`."""
         if self._named != isinstance(numbers, dict):
             raise TypeError("numbers with names" if self._named else "numbers without names")
         row = numbers.values() if isinstance(numbers, dict) else numbers

@@ -209,8 +209,7 @@ class StoredQueue:
 
 class Queue:
     """A thread-safe queue, stored in a file. `add` returns once the job is on disk; other changes that a full disk does not take stay in
-    memory and are written with the next one.
-    lock: to be held from reading the queue to changing it"""
+    memory and are written with the next one. lock: to be held from reading the queue to changing it"""
 
     def __init__(self, path: Path):
         self._path = path
@@ -296,8 +295,8 @@ class Queue:
         return entry
 
     def change(self, identity: str, **changes: Any) -> QueueEntry:
-        """Replace fields of an entry and return the new entry, which a full disk takes only with the next change. Raises ProblemsError for
-        an unknown id."""
+        """Replace fields of an entry and return the new entry. If the disk is full, queue.json gets the change only with the next one.
+        Raises ProblemsError for an unknown id. changes: fields of `QueueEntry`"""
         with self.lock:
             entry = replace(self.get(identity), **changes)
             self._entries = [entry if old.id == identity else old for old in self._entries]

@@ -196,7 +196,8 @@ def sample_of(job: TrainJob, base: Path | None, prompt: str) -> SamplePrompt:
 
 
 def _generation_settings(sample: SamplePrompt, job: TrainJob) -> dict[str, Any]:
-    """Return the settings of the group `generate` that reproduce a sample."""
+    """Return the settings of the group `generate` that reproduce a sample: prompt, size, steps, guidance scale, seed, sampler, by setting
+    name."""
     return {
         "prompt": _escaped(sample.prompt),
         "negative_prompt": sample.negative or "",

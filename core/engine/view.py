@@ -207,7 +207,8 @@ class RunView:
         self.generated.append({"file": line["file"], "seed": line["seed"]})
 
     def _say(self, when: float, level: str, text: str, fix: str) -> None:
-        """Append a message to the log, which keeps the newest LOG_LINES."""
+        """Append a message to the log, which keeps the newest LOG_LINES.
+        when: seconds since 1970; level: "info", "warning" or "error"; fix: advice, "" for none"""
         self.log.append({"time": when, "level": level, "text": text, "fix": fix})
         del self.log[:-LOG_LINES]
 
@@ -225,7 +226,20 @@ class RunView:
         return (total - done) * (self._last_time - began) / (done - done_before) if done > done_before else 0.0
 
     def snapshot(self, held: bool) -> dict[str, Any]:
-        """Return the run as JSON values for the page: state, progress, curves, samples, log and files. held: whether a process runs it."""
+        """Return the run as JSON values for the page. held: whether a process runs it.
+
+        "run", "title", "state"      name of its folder, its title, `true_state`
+        "message", "fix", "code"     of its error or end; "" for none
+        "stage", "step", "epoch"     current ones; "total" and "epochs": number of steps and epochs
+        "loss", "lr", "corrected", "norms"
+                                     curves: lists of points (points.py)
+        "measured", "validation"     `_point` of all validations, of those with held-out images
+        "best"                       `Best.to_dict` or None
+        "samples", "log", "files"    lists of dicts; of files see `_files`
+
+        Also "seq", "images", "sentence", "seconds_per_step", "seconds_per_sample", "eta_seconds", "started", "seconds", "too_short",
+        "peak_bytes", "peak_device" and "saves": steps.
+        """
         with self._lock:
             state = self.true_state(held)
             measured = [_point(line) for line in self._best.measured]
@@ -291,7 +305,8 @@ class RunView:
             )
 
     def status(self, task: str) -> dict[str, Any]:
-        """Return state, stage and progress of a running job of this task, as JSON values."""
+        """Return {"state", "stage", "counted": (done, total) of the stage, "of_image": (sampling step, steps), "step", "total",
+        "seconds_per_step", "eta_seconds"} of a running job of this task."""
         return {
             "state": self.state or "running",
             "stage": self.stage,
@@ -304,8 +319,8 @@ class RunView:
         }
 
     def progress(self, state: str) -> dict[str, Any]:
-        """Return {"state": `state`, "text": stage, "done", "total", "lines", "facts": of the result, "images": files, "problems": [{"what",
-        "fix"}]} of a job."""
+        """Return a job's {"state": `state`, "text": stage, "done", "total", "lines": of the result, else of the log, "facts": of the
+        result, "images": files, "problems": [{"what", "fix"}]}."""
         with self._lock:
             entries = [entry for entry in self.log if entry["text"] != self.message]
             errors = [{"what": entry["text"], "fix": entry["fix"]} for entry in entries if entry["level"] == "error"]
@@ -374,7 +389,8 @@ def _is_held_out(line: Line) -> bool:
 
 
 def _point(line: Line) -> dict[str, Any]:
-    """Return the values of a "validated" event without the losses of single images."""
+    """Return {"step", "loss", "train_loss", "gap", "by_timestep", "images", "measured_on", "effect"} of a "validated" event, so without the
+    losses of single images."""
     point = {name: line[name] for name in ("step", "loss", "train_loss", "gap", "by_timestep", "images")}
     return point | {"measured_on": line.get("measured_on", "held_out"), "effect": line.get("effect")}
 
@@ -387,7 +403,8 @@ def best_validation(points: list[dict[str, Any]]) -> dict[str, Any] | None:
 
 
 def read_watch(folder: RunFolder) -> dict[str, Any]:
-    """Return the content of a run's watch.json: losses by timestep band and by image (core/training/loop/watching.py); {} without it."""
+    """Return the content of a run's watch.json: {"step", "bands": losses by timestep band, "images": those with the highest losses,
+    "images_seen": number} (`Watch.snapshot` in core/training/loop/watching.py); {} if it is missing or damaged."""
     try:
         return with_current_names(
             read_json_object(folder.path / "watch.json", max_values=MAX_WATCH_VALUES, finite=False)

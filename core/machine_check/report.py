@@ -33,14 +33,17 @@ class Line:
     seconds: float = 0.0
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the line for the JSON report; the state of a running item is "looking"."""
+        """Return the line for the JSON report: {"name", "title", "group", "seconds"} and the fields of its `Finding`; of a running item
+        only the state "looking"."""
         finding = asdict(self.finding) if self.finding else {"state": "looking"}
         about = {"name": self.item.name, "title": self.item.title, "group": self.item.group}
         return about | finding | {"seconds": round(self.seconds, 2)}
 
 
 def report_of(lines: Sequence[Line], workspace: Workspace, device: str, seconds: float) -> dict[str, Any]:
-    """Return the JSON report of a check, with user names, keys and paths removed from every text. `seconds`: duration of the check."""
+    """Return the JSON report of a check, with user names, keys and paths removed from every text: {"kind", "version", "atelier", "made",
+    "device", "seconds", "counts": {state: number of items}, "skipped": titles, "environment", "items": [`Line.to_dict`]}.
+    seconds: duration of the check"""
     states = Counter(line.finding.state for line in lines if line.finding)
     report = {
         "kind": KIND,
@@ -113,7 +116,7 @@ def _user_name() -> str:
 
 
 def exit_code(report: Mapping[str, Any]) -> int:
-    """Return 1 if an item failed, else 0."""
+    """Return 1 if an item of a report (`report_of`) failed, else 0."""
     return 1 if report["counts"][FAILED] else 0
 
 
@@ -129,7 +132,7 @@ def line_words(line: Line) -> list[str]:
 
 
 def summary(report: Mapping[str, Any]) -> str:
-    """Return the number of items in each state, the duration and the skipped items, as a sentence."""
+    """Return the number of items in each state, the duration and the skipped items of a report (`report_of`), as a sentence."""
     counts = ", ".join(f"{count} {WORDS[state]}" for state, count in report["counts"].items() if count)
     skipped = f" Skipped: {', '.join(report['skipped'])}." if report["skipped"] else ""
     return f"{counts}, in {report['seconds']:.0f} seconds.{skipped}"

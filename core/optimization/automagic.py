@@ -32,11 +32,11 @@ class FactoredOptimizer(Optimizer):
         return loss
 
     def _step_group(self, group: dict[str, Any], weights: list[Tensor]) -> None:
-        """Update the weights of a group; all have a gradient."""
+        """Update the weights of a group of `param_groups`, whose options it reads by name; all weights have a gradient."""
 
     def _update(self, weight: Tensor, group: dict[str, Any]) -> Tensor:
         """Return a weight's update, fp32: the gradient over the root of its second moment, scaled down to an RMS of at most
-        `clip_threshold`.
+        group["clip_threshold"]. Of the group it also reads "beta2" and "eps".
 
         The moment of matrices and convolutions is factored into the means over the last two dimensions (Shazeer and Stern 2018,
         arXiv:1804.04235).
@@ -172,11 +172,12 @@ def _moments(weight: Tensor) -> Iterator[tuple[str, tuple[int, ...]]]:
 
 
 def _start_rate(group: dict[str, Any]) -> float:
-    """Return the learning rate at which a group's rates start."""
+    """Return the learning rate at which a group's rates start: the absolute value of its "initial_lr", else of "lr"."""
     return abs(float(group.get("initial_lr", group["lr"])))
 
 
 def _schedule_factor(group: dict[str, Any]) -> float:
-    """Return the scheduler's factor of the group's rates; negative for a negative learning rate, with which the model unlearns."""
+    """Return the scheduler's factor of the group's rates, group["lr"] over `_start_rate`, 0 for a start at 0; negative for a negative
+    learning rate, with which the model unlearns."""
     start = _start_rate(group)
     return float(group["lr"]) / start if start else 0.0

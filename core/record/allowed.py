@@ -57,7 +57,8 @@ def keep_files_inside(folders: Sequence[Path] | None, *, keys: bool = False) -> 
 
 
 def limits_of_launched() -> dict[str, str]:
-    """Return environment variables that pass the restrictions of `keep_files_inside` on to launched processes; {} if there are none."""
+    """Return {name: value} of environment variables that pass the restrictions of `keep_files_inside` on to launched processes; {} if there
+    are none."""
     if _open_folders is None:
         return {}
     folders = {OPEN_FOLDERS: json.dumps([str(folder) for folder in _open_folders])}

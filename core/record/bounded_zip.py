@@ -43,9 +43,8 @@ class _Bounded:
 def open_zip(
     handle: BinaryIO, path: Path | str, fix: str = "download or copy it again", max_listing: int = MAX_LISTING_BYTES
 ) -> zipfile.ZipFile:
-    """Open the zip archive in `handle`, which the caller closes. Raises ProblemsError if it is damaged, or its list of members has more
-    than `max_listing` bytes.
-    path, fix: of the problem."""
+    """Open the zip archive in `handle`, which the caller closes. Raises ProblemsError, with `path` as location and `fix` as advice, if it
+    is damaged or its list of members has more than `max_listing` bytes."""
     bounded = _Bounded(handle, max_listing)
     try:
         archive = zipfile.ZipFile(bounded)  # type: ignore[call-overload]

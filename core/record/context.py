@@ -40,7 +40,7 @@ class Reports:
         step, steps: sampling step of the image that is being generated, and their number"""
 
     def say(self, text: str, level: str = "info", fix: str = "", code: str = "") -> None:
-        """Write `text` to the log. level: "info", "warning" or "error"; fix, code: as in `Problem`."""
+        """Write `text` to the log. level: "info", "warning" or "error"; fix, code: as in `Problem`, "" for none"""
 
     def warn(self, problem: Problem) -> None:
         """Write a problem to the log as a warning; the job goes on."""

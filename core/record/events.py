@@ -18,7 +18,7 @@ class Event:
         cls.kind, cls.urgent = kind, urgent
 
     def facts(self) -> dict[str, Any]:
-        """Return the fields by name, as written to the journal."""
+        """Return {field: value} of the event's fields, as written to the journal."""
         return dict(vars(self))
 
 

@@ -9,7 +9,8 @@ KINDS = {"picture": "image"}
 
 
 def with_current_names(record: Mapping[str, Any]) -> dict[str, Any]:
-    """Return `record` with keys of earlier versions, and an event's kind, replaced by the current names."""
+    """Return `record`, such as a journal line, with keys of earlier versions replaced by the current names, and so its "kind", the name of
+    an event."""
     now = {NAMES.get(key, key): value for key, value in record.items()}
     if isinstance(kind := now.get("kind"), str):
         now["kind"] = KINDS.get(kind, kind)

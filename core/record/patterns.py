@@ -66,7 +66,11 @@ class Pattern:
 
     @contextmanager
     def _as_problem(self, kind: str, text: str = "") -> Iterator[None]:
-        """Context that turns errors of `regex` into a ProblemsError "'{text}' is not {kind}: ...". text: "" for the expression itself."""
+        """Context that turns errors of `regex` into a ProblemsError "'{text}' is not {kind}: ...".
+
+        kind   such as "a valid replacement"
+        text   "" for the expression itself
+        """
         try:
             yield
         except _FAULTS as error:

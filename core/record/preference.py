@@ -186,9 +186,11 @@ def _moments(difference: Array, log_tie: float) -> tuple[Array, Array, Array]:
 
 def next_pair(names: Sequence[str], pairs: Sequence[Pair], choices: Sequence[Choice]) -> Pair | None:
     """Return the pair of images to show next, (left, right, prompt): the one expected to tell most about which checkpoint is preferred.
+    Equal arguments give the same pair.
 
+    names     of the checkpoints
     pairs     candidates, of which both images exist; each is shown once before any is shown again
-    returns   None without pairs; deterministic for given choices
+    returns   None if there are no pairs
     """
     shown = Counter((frozenset((each.left, each.right)), each.prompt) for each in choices)
     fewest = min((shown[frozenset(pair[:2]), pair[2]] for pair in pairs), default=0)

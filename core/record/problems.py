@@ -172,9 +172,10 @@ def raise_if_errors(problems: Iterable[Problem]) -> None:
 def unwritten(error: OSError, what: str, where: str, rest: str = "", then: str = "start again") -> ProblemsError:
     """Return the ProblemsError for a failed write.
 
-    what   begins the message unless the disk is full: "The cache cannot be written"
-    rest   continues it with what happened to other files: "nothing was kept of the zip"
-    then   what to do once space is free, for the fix
+    what    begins the message unless the disk is full: "The cache cannot be written"
+    where   the file or setting
+    rest    continues it with what happened to other files, "nothing was kept of the zip"; "" for none
+    then    what to do once space is free, for the fix
     """
     rest = f"; {rest}" if rest else ""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):

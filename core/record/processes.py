@@ -94,8 +94,7 @@ class Processes:
 
 class Together(Processes):
     """Communication between several processes. Gradients are exchanged by the device's backend; flags and other values through the CPU, so
-    that they do not wait for the GPU.
-    step_minutes: timeout of an exchange of gradients"""
+    that they do not wait for the GPU. step_minutes: timeout of an exchange of gradients"""
 
     def __init__(self, step_minutes: float = STEP_MINUTES):
         from accelerate import PartialState
@@ -166,10 +165,8 @@ class Together(Processes):
 
 
 def _by_type(tensors: Sequence[Tensor], reduce: Callable[[Tensor], None]) -> None:
-    """Call `reduce`, which works in place, on one flat tensor per dtype and device, and copy the results back into `tensors`.
-
-    Each exchange costs a round trip, so there are as few as possible.
-    """
+    """Call `reduce` on one flat tensor per dtype and device, which it changes in place, and copy the results back into `tensors`. Each
+    exchange costs a round trip, so there are as few as possible."""
     types = dict.fromkeys((tensor.dtype, tensor.device) for tensor in tensors)
     for dtype, device in types:
         group = [tensor for tensor in tensors if (tensor.dtype, tensor.device) == (dtype, device)]

@@ -107,7 +107,7 @@ LONGEST_NAME, LONGEST_PATH = 255, 4095  # bytes (of a name on Windows: character
 
 def impossible_path(target: Path, where: str) -> Problem | None:
     """Return the problem of a path that cannot be written: invalid name, parent that is not a folder or is read-only; else None.
-    where: `where` of the problem: the setting"""
+    where: the setting with the path, for the problem"""
 
     def problem(what: str, fix: str, code: str) -> Problem:
         return Problem(what, where, fix, code=code)

@@ -80,7 +80,8 @@ def others_run_problem(path: str | os.PathLike, where: str, workspace: Workspace
 
 
 def _write(folder: RunFolder, about: RunAbout, what: str) -> RunAbout:
-    """Write about.json and return `about`. what: the changed texts, for the message of the ProblemsError."""
+    """Write about.json and return `about`. Raises ProblemsError if that fails, with `what` in the message: the changed texts, such as
+    "title"."""
     try:
         atomic.write_json(
             folder.path / FILE, {name: text for name, text in asdict(about).items() if text or name != "person"}

@@ -46,8 +46,10 @@ class RunFolder:
     def create(cls, runs: Path, name: str, job: dict[str, Any], now: float | None = None) -> RunFolder:
         """Create a run folder with its job.json. Raises ProblemsError if it cannot be written.
 
-        job   a preset's content (kind, schema_version, groups)
-        now   time in the folder's name, in seconds since 1970
+        runs   folder of all runs
+        name   of the run; the folder's name is the time and `safe_name` of it
+        job    a preset's content (kind, schema_version, groups)
+        now    time in the folder's name, in seconds since 1970; None: the current time
         """
         stamp = time.strftime("%Y%m%d-%H%M%S", time.localtime(now))
         stem = f"{stamp}_{safe_name(name)}"

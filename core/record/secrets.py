@@ -36,7 +36,7 @@ def keys_file() -> Path:
 
 
 def secret(name: str) -> str | None:
-    """Return the key `name`, one of NAMES; None if it is not set, or jobs of a shared page may not use it."""
+    """Return the key `name`, one of NAMES (KeyError for others); None if it is not set, or jobs of a shared page may not use it."""
     if not may_use_keys():
         return None
     for variable in NAMES[name]:
@@ -51,7 +51,8 @@ def is_stored(name: str) -> bool:
 
 
 def store(name: str, value: str | None) -> None:
-    """Write the key `name` to the keys file; None or an empty value removes it. Raises ProblemsError if the file cannot be written."""
+    """Write the key `name`, one of NAMES (ValueError for others), to the keys file; None or an empty value removes it. Raises ProblemsError
+    if the file cannot be written."""
     if name not in NAMES:
         raise ValueError(f"unknown key {name!r}")
     keys = _stored()

@@ -32,7 +32,11 @@ def clear(folder: Path) -> int:
 
 
 def require_space(folder: Path, needed: int, what: str, fix: str, reserve: int = RESERVE) -> None:
-    """Raise ProblemsError unless the disk of `folder` has `needed` + `reserve` free bytes. what: the action, "Unpacking the zip"."""
+    """Raise ProblemsError unless the disk of `folder` has `needed` + `reserve` free bytes.
+
+    what   the action that needs them, for the message: "Unpacking the zip"
+    fix    advice
+    """
     free = machine.free_disk(folder)
     if needed + reserve <= free:
         return

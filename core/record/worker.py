@@ -88,8 +88,8 @@ class Worker:
         self._answers.put(b"")
 
     def ask(self, request: dict[str, Any], seconds: float, token: CancelToken) -> dict[str, Any] | Gone:
-        """Send a request and return its answer; `Gone` if the process ended, or did not answer in `seconds` and was killed. Raises
-        Cancelled if `token` is cancelled meanwhile."""
+        """Send a request, JSON values that the process' `serve_requests` reads, and return its answer; `Gone` if the process ended, or did
+        not answer in `seconds` and was killed. Raises Cancelled if `token` is cancelled meanwhile."""
         end = time.monotonic() + seconds
         assert self._process.stdin is not None
         try:
@@ -125,10 +125,8 @@ class Worker:
 
 
 def serve_requests(answer: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
-    """Main loop of the worker process: write `answer(request)` for each JSON line of stdin to stdout, until stdin is closed.
-
-    Runs at low priority. What libraries print to stdout goes to stderr.
-    """
+    """Main loop of the worker process: for each line of stdin, a JSON object, write `answer(object)` to stdout as JSON, until stdin is
+    closed. Runs at low priority. What libraries print to stdout goes to stderr."""
     lower_priority()
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
     os.dup2(2, 1)

@@ -91,7 +91,12 @@ def _plain_list(loc: tuple, known: dict[str, Declared]) -> Declared | None:
 
 
 def _bad_item(item: Mapping[str, Any], known: dict[str, Declared], location: str) -> Problem | None:
-    """Return the problem with one item of a list of plain values; None if the error is in another kind of setting."""
+    """Return the problem with one item of a list of plain values; None if the error is in another kind of setting.
+
+    item       pydantic's error
+    known      {dotted path: setting}
+    location   of the item, for the problem
+    """
     entry, number = _plain_list(item["loc"], known), item["loc"][2] if len(item["loc"]) > 2 else 0
     if entry is None:
         return None
@@ -101,7 +106,7 @@ def _bad_item(item: Mapping[str, Any], known: dict[str, Declared], location: str
 
 
 def _bound(item: Mapping[str, Any]) -> str:
-    """Return the limit that a value violates as text ("1 or more"), else the expected type ("a whole number")."""
+    """Return the limit that a value violates as text ("1 or more"), else the expected type ("a whole number"). item: pydantic's error"""
     limits = item.get("ctx", {})
     bounds = [words.format(f"{limits[name]:g}") for name, words in BOUNDS.items() if name in limits]
     return bounds[0] if bounds else "a whole number" if item["type"].startswith("int") else "a number"
@@ -110,8 +115,10 @@ def _bound(item: Mapping[str, Any]) -> str:
 def _bad_value(path: str, item: Mapping[str, Any], entry: Declared | None, location: str) -> Problem:
     """Return the problem of an invalid value, with the allowed values as the fix.
 
-    item   pydantic's error
-    entry  the setting; None if `path` is not a known one
+    path       of the setting
+    item       pydantic's error
+    entry      the setting; None if `path` is not a known one
+    location   for the problem: `path`, or one with the file's name
     """
     value = shorten(item["input"])
     if entry is None:

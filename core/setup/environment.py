@@ -101,7 +101,8 @@ def build_for(root: Path, facts: MachineFacts, probe: Callable[[str], bool]) -> 
 
 
 def stamp_for(root: Path, build: Build) -> dict:
-    """Return the stamp of an environment that is made now from this build: versions of stamp format, Python, requirements, packages."""
+    """Return the stamp of an environment that is made now from this build: {"schema", "python": version, "requirements": digest of
+    requirements.txt, "build": {"name", "index_url", "torch", "xformers", "onnxruntime"}}."""
     chosen = {key: getattr(build, key) for key in ("name", "index_url", "torch", "xformers", "onnxruntime")}
     return {
         "schema": SCHEMA,

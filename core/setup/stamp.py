@@ -27,7 +27,7 @@ def python_of(environment: str) -> str:
 
 
 def read_stamp(environment: str) -> dict | None:
-    """Return the stamp of an environment; None if that is missing, incomplete or of another format."""
+    """Return the stamp of an environment, see `stamp_for` in environment.py; None if that is missing, incomplete or of another format."""
     try:
         with open(os.path.join(environment, STAMP_FILE), encoding="utf-8") as file:
             stamp = json.load(file)

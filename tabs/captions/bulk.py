@@ -183,7 +183,8 @@ class Bulk:
             return self._counted[1:]
 
     def complete(self, text: str) -> dict[str, Any]:
-        """Return {"options", "lists"}: at most OPTIONS tags that begin with `text`, and problems of the tag lists.
+        """Return {"options": [{"tag", "count", "alias": spelling that matched or ""}], "lists": problems of the tag lists as dicts}: at
+        most OPTIONS tags that begin with `text`.
 
         Tags of the dataset come first, then those of the lists in models/tag_lists.
         """

@@ -89,7 +89,8 @@ class Masks:
         }
 
     def answer(self, body: dict[str, Any]) -> dict[str, Any]:
-        """Answer a request {"act", "key", ...} of the script. Raises ProblemsError, with nothing changed."""
+        """Answer a request {"act", "key": of the image} of the script: "look" by `mask_state`, "open", "save" and "use" by the methods of
+        these names. Raises ProblemsError, with nothing changed."""
         act = self._acts.get(str(body.get("act", "")))
         placed = self.edits.known_image(str(body.get("key", "")))
         if act is None or placed is None:
@@ -122,7 +123,7 @@ class Masks:
         return {"line": line, "offer": spot.folder.is_dir() and not is_used and not concept.control}
 
     def open(self, spot: Spot) -> dict[str, Any]:
-        """Return what the painter needs: title, note, image, "mask" and "version".
+        """Return {"title", "note", "image": {"url", "name", "width", "height"}, "mask", "version"} for the painter.
 
         "mask" is a data URL of a gray PNG of the image's size, "" for none; "version" is sent back when saving.
         """
@@ -145,10 +146,9 @@ class Masks:
         }
 
     def save(self, placed: Placed, spot: Spot, body: dict[str, Any]) -> dict[str, Any]:
-        """Write the painted mask {"png"} and return its state. Raises ProblemsError if another window has saved a mask since.
-
-        "over": version that the painter started from, "" for none; "always": true replaces any version
-        """
+        """Write the painted mask. Returns `mask_state` with "said": message and "version". Raises ProblemsError if another window has saved
+        a mask since.
+        body: {"png": base64, "over": version that the painter started from, "" for none, "always": true replaces any version}"""
         mask = painting.decoded_mask(png_bytes(body.get("png"), "Captions"), spot.image)
         with self._lock:
             if spot.version != body.get("over") and not body.get("always"):
@@ -164,7 +164,7 @@ class Masks:
         return state | {"said": f"Mask saved to {display_path(spot.path)}", "version": spot.version}
 
     def use(self, placed: Placed, spot: Spot) -> dict[str, Any]:
-        """Set the folder's settings to train with its painted masks, and return the new state.
+        """Set the folder's settings to train with its painted masks. Returns `mask_state` with "said": message.
 
         Raises ProblemsError if none are painted, or if the folder's masks are control images.
         """

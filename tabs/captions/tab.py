@@ -78,7 +78,8 @@ class CaptionHandlers:
 
     @cached_property
     def _handlers(self) -> dict[str, Callable[[str, str, str], dict[str, Any]]]:
-        """{act: handler of (key, arg, value)} of the requests whose answer does not include the list of images."""
+        """{act: handler} of the requests whose answer does not include the list of images. handler: (key of an image, or keys separated by
+        spaces, arg, value) of the request, see `answer`, -> answer"""
         return {
             "complete": lambda key, arg, value: self.bulk.complete(value[:200]),
             "bulk": lambda keys, arg, value: self._form(keys),
@@ -91,7 +92,7 @@ class CaptionHandlers:
         }
 
     def _state(self) -> dict[str, Any]:
-        """Return the stored state of the tab."""
+        """Return the stored state of the tab, by name: the view of the list, the undo and redo stacks ..."""
         return self.page.project.tab_state(TAB)
 
     def _keep(self, **changes: Any) -> None:
@@ -130,7 +131,17 @@ class CaptionHandlers:
         return f"{self.reading.version} {self.reading.busy and self.reading.report is None} {view_state}"
 
     def answer(self, body: dict[str, Any]) -> dict[str, Any]:
-        """Answer a request {"act", "key", "arg", "value", ...} of the script. Raises ProblemsError, with nothing changed."""
+        """Answer a request {"act", "key": of an image, or keys, "arg", "value", ...} of the script. Raises ProblemsError, with nothing
+        changed.
+
+        "look"       `text_state` of "text"
+        "save"       {"answers": `save` of each of "saves"}
+        "give_up"    discard the typed text: `_steps`
+        "tags"       `Bulk.tags` with "find" and "order"
+        "preset_*"   `_preset`, with "session"
+
+        The acts of `_handlers` are answered by these, all others by `list_state` with "said": message.
+        """
         act, key, arg, value = (_text(body.get(name)) for name in ("act", "key", "arg", "value"))
         if act == "look":
             return self.text_state(key, _text(body.get("text"))[:MAX_COUNTED])
@@ -157,10 +168,10 @@ class CaptionHandlers:
             return {"problems": [problem.to_dict() for problem in error.problems]}
 
     def save(self, body: dict[str, Any]) -> dict[str, Any]:
-        """Save the caption {"key", "text", "over", "visit"} as `Edits.save` does.
+        """Save the caption {"key", "text", "over": texts that the file may have, "visit"} as `Edits.save` does.
 
-        Returns {"disk", "wrote", "said", "undo", "redo"}; {"conflict": caption on disk} if another program has changed the file;
-        {"unknown"} for an unknown image, True unless the dataset is still being read.
+        Returns {"disk": caption on disk, "wrote": whether the file was written, "said": message} and `_steps`; {"conflict": caption on
+        disk} if another program has changed the file; {"unknown"} for an unknown image, True unless the dataset is still being read.
         """
         over = body.get("over")
         saved = self.edits.save(
@@ -186,7 +197,17 @@ class CaptionHandlers:
         return {"disk": caption_text(self.edits.caption(placed)), **self._about(placed, text)}
 
     def _handle(self, act: str, key: str, arg: str, value: str) -> tuple[str, str]:
-        """Handle an act that changes many captions or the list. Returns (key of the image to open, message)."""
+        """Handle an act that changes many captions or the list. Returns (key of the image to open, message or "").
+
+        "open"                      read the dataset if it changed
+        "follow"                    show the list's page of the open image
+        "undo", "redo"              `_step`
+        "bulk_apply"                change the images with the keys `arg`; value: hash of the previewed plan
+        "revert"                    undo the change with the id `arg`
+        "utf8"                      rewrite the caption files as UTF-8
+        "show", "sort", "find", "page"
+                                    set this part of the list's view to `value`
+        """
         if act == "open":
             self.reading.want(again=True)
             self.reading.wait_for_first()
@@ -211,16 +232,14 @@ class CaptionHandlers:
         return key, ""
 
     def _fill(self, keys: str, arg: str, value: str) -> dict[str, Any]:
-        """Set field `arg` of the bulk form and return the form, as `_form` does."""
+        """Set field `arg` of the bulk form to the text `value`; an invalid one stays in the field. Returns `_form(keys)`."""
         with suppress(ProblemsError):  # the preview shows the problem
             self.bulk.form.change(arg, value)
         return self._form(keys)
 
     def _preset(self, act: str, keys: str, arg: str, value: str, session: Any) -> dict[str, Any]:
-        """Handle an event of the bulk form's preset bar and return the form, as `_form` does.
-
-        session: of the browser to which the next periodic update brings the message
-        """
+        """Handle an event of the bulk form's preset bar: `act`, `arg` and `value` as in `PlainForm.act`. Returns `_form(keys)`.
+        session: of the browser to which the next periodic update brings the message"""
         current = CURRENT_SESSION.set(_text(session))
         try:
             self.bulk.form.act(act, arg, value)
@@ -233,7 +252,7 @@ class CaptionHandlers:
         return {"bulk": self.bulk.html(self._chosen(keys))}
 
     def _fill_scores(self, key: str, arg: str, value: str) -> dict[str, Any]:
-        """Set field `arg` of the scores form. Returns {"result": HTML of the tags of the image with this key}."""
+        """Set field `arg` of the scores form to the text `value`. Returns {"result": HTML of the tags of the image with this key}."""
         self.scores.fill(arg, value)
         return {"result": self._scored(key)}
 
@@ -434,9 +453,13 @@ class CaptionHandlers:
         return keys.index(next_key)
 
     def _item(self, key: str, positions: dict[str, int], total: int, detailed: bool) -> dict[str, Any] | None:
-        """Return an image's data for the browser; with `detailed` also meter and notes. None if the image is gone.
+        """Return an image's data for the browser; None if the image is gone.
 
-        positions: {key: index in the list}; total: length of the list
+        positions   {key: index in the list}
+        total       length of the list
+        detailed    whether to add "meter" and "notes", see `_about`
+        returns     {"name", "disk": caption on disk, "words": class tokens if there is no caption, else "", "fixed": whether it is
+                    read-only, "stage": HTML of the image}
         """
         placed = self.edits.image(key)
         if placed is None:

@@ -78,7 +78,9 @@ def _size_text(width: float, height: float, number: int) -> str:
 
 
 def _axes(label: str, right: float, top: float, across: str, up: str) -> dict[str, Any]:
-    """Return chart options for axes from 0 to `right` and `top`, titled `across` (x) and `up` (y). label: text for screen readers"""
+    """Return chart options {"label", "right", "top", "across", "up", "lines": []} for axes from 0 to `right` and `top`, titled `across` (x)
+    and `up` (y).
+    label: text for screen readers"""
     return {"label": label, "right": round(right, 1), "top": round(top, 1), "across": across, "up": up, "lines": []}
 
 

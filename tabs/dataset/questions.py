@@ -128,7 +128,8 @@ def change_folders(project: Project, entries: Sequence[Any], did: str) -> None:
 
 
 def answer(job: TrainJob, kind: str, name: str, color: str = "") -> TrainJob:
-    """Return `job` with the settings of choice `name` of question `kind`. color: hex color for the choice COLOR. Raises ProblemsError."""
+    """Return `job` with the settings of choice `name` of question `kind`, a key of QUESTIONS. Raises ProblemsError, also for unknown ones.
+    color: hex color, for the choice COLOR"""
     if kind == "transparency" and name == COLOR:
         values: dict[str, Any] = {"dataset.alpha_color": color, "dataset.alpha_mask": False}
     else:

@@ -138,7 +138,8 @@ class DatasetHandlers(BoardView):
         return f"{jobs} {self.reading.stamp} | {self.page.project.revision} | {self.page.project.tab_state(TAB)} | {intake}"
 
     def boards(self) -> dict[str, Any]:
-        """Return {component: HTML or value} of everything the tab shows."""
+        """Return {component: HTML or value} of everything the tab shows: "folder", "intake", "browser", "summary", "setup", "sources",
+        "questions", "checks", "doctor", "plots" and "grid"."""
         reading, job, state = self.reading, self.page.project.job, self.page.project.tab_state(TAB)
         show, page_index = str(state.get("show", "all")), int(state.get("page", 0))
         entries = entries_of(job)
@@ -364,7 +365,12 @@ class DatasetHandlers(BoardView):
             self.doctor.put_back(arg, listed)
 
     def _handle(self, act: str, arg: str, value: str) -> Any:
-        """Handle an event. Returns an update of the tabs to open another one, or gr.skip()."""
+        """Handle an event of the tab. Returns an update of the tabs to open another one, or gr.skip(). Raises ProblemsError.
+
+        act     of a button or field, such as "page", "answer" or "own"; see the methods that handle it
+        arg     index of a folder or image, or what `act` needs
+        value   new text of the field, "true" for a switch that is on
+        """
         tabs = gr.skip()
         if self.class_form.form.act(act, arg, value):
             return tabs

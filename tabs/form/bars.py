@@ -89,7 +89,15 @@ def line_bars(files: Sequence[tuple[str, str]], control: str) -> str:
 
 
 def _weight_facts(family: str, default: float = 1.0, checkpoints: bool = False) -> dict[str, Any]:
-    """Return the data of `weight_bars` for the page's script: blocks of lists by length, presets and limits."""
+    """Return the data of `weight_bars` for the page's script.
+
+    "slots"                    names of all blocks
+    "lists", "length"          {length: block names} of the lists of weights, and the usual length
+    "weights"                  {preset: its weights by block}
+    "presets"                  {title: [text of a list]} of curves
+    "even"                     weight while the field is empty
+    "step", "most", "least"    of the sliders
+    """
     sdxl = has_nine_blocks(family)
     length, others = WEIGHT_LENGTHS[sdxl], (ONLY_SD if sdxl else ONLY_SDXL) if family else ()
     without_base = {len(WITHOUT_BASE[sdxl]): WITHOUT_BASE[sdxl]} if checkpoints else {}
@@ -114,7 +122,7 @@ def _element(title: str, controls: list[str], facts: dict[str, Any], label: str 
     """Return HTML of bars for the page's script.
 
     controls   ids of the text fields
-    facts      data of the bars
+    facts      data of the bars, such as `_weight_facts`
     label      title of the closed bars; "" for "Bars"
     line       line of the text field that the bars edit, from 0; None for the whole field
     """

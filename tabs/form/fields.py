@@ -78,12 +78,13 @@ def on_form() -> Iterator[Declared]:
 
 
 def facts() -> dict[str, dict[str, Any]]:
-    """Return {path: facts} of the settings, with which the page's script searches them, explains them and finds their fields."""
+    """Return {path: `_facts_of`} of the settings, with which the page's script searches them, explains them and finds their fields."""
     return {path: _facts_of(entry) for path, entry in FIELDS.items() if not entry.one_choice}
 
 
 def _facts_of(entry: Declared) -> dict[str, Any]:
-    """Return the facts of a setting as JSON values: its declaration, and where its field is."""
+    """Return {"title", "unit", "help", "only", "costs", "kohya", "source"} of a setting's declaration, "default" and "range" as text, and
+    where its field is: {"id", "tab", "group": "" on the first screen, "groupTitle"}."""
     tab, _, id = entry.elsewhere.partition("#")
     return {name: getattr(entry, name) for name in ("title", "unit", "help", "only", "costs", "kohya", "source")} | {
         "id": id or element_id(entry.path),

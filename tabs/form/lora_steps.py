@@ -72,7 +72,7 @@ def brief(path: Path, workspace: Workspace) -> Lora:
 
 
 def _marks(file: str, best: tuple[str, str] | None, kept_names: Mapping[str, str]) -> tuple[str, ...]:
-    """Return the marks of a checkpoint.
+    """Return the marks of a checkpoint, such as ("best", "kept"); () for none.
 
     file         relative to its run
     best         of `read_best`

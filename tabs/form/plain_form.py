@@ -237,7 +237,12 @@ class PlainForm(PresetForm):
             self._restore(state)
 
     def act(self, act: str, arg: str, value: str) -> bool:
-        """Handle an event of the preset bar; return False for the event of another control. Raises ProblemsError."""
+        """Handle an event of the preset bar; return False for the event of another control. Raises ProblemsError.
+
+        act     "preset_" and a key of ACTS (presets.py)
+        arg     name of a preset or field, for "save" whether to replace
+        value   name or text
+        """
         name = act.removeprefix("preset_")
         if name == act or name not in ACTS:
             return False

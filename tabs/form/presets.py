@@ -116,7 +116,8 @@ class PresetForm(ABC):
             raise ProblemsError(self.problems())
 
     def run_act(self, name: str, data: Mapping[str, Any]) -> Done | None:
-        """Run one of ACTS; return its message, if any. Raises ProblemsError. data: the message of the page's script."""
+        """Run one of ACTS; return its message, if any. Raises ProblemsError.
+        data: what the act needs of {"preset": name, "replace", "to": new name, "field", "text", "file": name}"""
         return ACTS[name](self, data)
 
     def choose(self, name: str, done: str = "") -> Done | None:

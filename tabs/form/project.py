@@ -320,7 +320,7 @@ class Project(PresetForm):
         self.undo(redo=True)
 
     def _snapshot(self) -> dict[str, Any]:
-        """Return the state that a step of undo restores."""
+        """Return the state that a step of undo restores: {"job", "preset", "bad": invalid input, "imported"}."""
         return {"job": self.job, "preset": self.preset, "bad": self.bad, "imported": self.imported}
 
     def keep(self, tab: str, state: dict[str, Any]) -> None:

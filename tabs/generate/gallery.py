@@ -146,12 +146,21 @@ class GalleryHandlers:
     # -- requests
 
     def answer(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Answer a request of the script by its "act"; {} for an unknown one. Raises ProblemsError, with nothing changed."""
+        """Answer a request of the script by its "act": "list", "tiles", "open", "stars", "trash", "back", "train" or "cancel"; {} for an
+        unknown one. Raises ProblemsError, with nothing changed."""
         act = self._acts.get(str(request.get("act")))
         return act(request) if act else {}
 
     def _list(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Return the names of the images that match the filter, newest first, the tiles of the first ones, and the filter's choices."""
+        """Return the list of images that match the filter (`filter_of`). With "whole" in the request, all files are listed again.
+
+        "version"                      of the image index
+        "names", "strip"               of the matches, newest first, and of this session's images
+        "tiles"                        {name: `_tile`} of the first ones
+        "total", "left"                numbers of all images, and of those not read yet
+        "away"                         `_last_deletion`
+        "models", "loras", "days"      choices of the filter with their numbers of images
+        """
         version, gallery = self.refresh(), self.gallery
         if request.get("whole") is True:  # a page was opened: a full scan finds overwritten files
             self.warm()
@@ -173,7 +182,7 @@ class GalleryHandlers:
         }
 
     def _tiles(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Return {"tiles": {name: tile}} for the requested images that still exist."""
+        """Return {"tiles": {name: `_tile`}} for the images in the request's "names" that still exist."""
         tiles = {}
         for name in names_of(request, MAX_TILES):
             try:
@@ -183,7 +192,8 @@ class GalleryHandlers:
         return {"tiles": tiles}
 
     def _tile(self, name: str) -> dict[str, Any]:
-        """Return an image's data for the strip and gallery: thumbnail URLs, prompt, seed, stars."""
+        """Return {"thumb", "base": thumbnail URLs of the image and of the one compared with it ("" for none), "says": prompt or file name,
+        "seed": text or None, "own": see `Facts`, "stars"} of an image, for strip and gallery."""
         shot, image_facts, base = self.gallery.shot(name), self.gallery.facts(name), self.gallery.twin(name)
         return {
             "thumb": self.page.thumb_url(shot.path, THUMB),
@@ -195,7 +205,9 @@ class GalleryHandlers:
         }
 
     def _open(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Return an image's data for the viewer: URLs, settings as HTML, prompt, and the image before it."""
+        """Return the data of the image request["name"] for the viewer: "name", "file": file name, "url", "base": URL of the image compared
+        with it or "", "initial": `_initial`, "other": [model, URL] of the image before it or [], "about": settings as HTML, "prompt",
+        "settings": whether these are known, and "says", "seed", "own" and "stars" of `_tile`."""
         shot = self.shot(str(request.get("name")))
         base, previous = self.gallery.twin(shot.name), self.gallery.before(shot.name)
         record = read_image_metadata(shot.path)
@@ -228,7 +240,7 @@ class GalleryHandlers:
     # -- changes
 
     def _set_stars(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Set the stars of the requested images. Returns {"stars": {name: stars}}."""
+        """Set request["stars"] (a number) for the images request["names"]. Returns {"stars": {name: stars}}."""
         number = request.get("stars")
         names = names_of(request)
         self.gallery.set_stars(names, number if isinstance(number, int) else 0)
@@ -258,7 +270,8 @@ class GalleryHandlers:
     # -- copying to a dataset
 
     def _train(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Start to copy the requested images, or those that match the filter, to a new dataset folder. Returns {"copy": progress}."""
+        """Start to copy images to a new dataset folder. Returns {"copy": `_copy_state`}. Raises ProblemsError while others are copied.
+        request: {"names", else the filter (`filter_of`), "folder": its name}"""
         if self._copying is not None and not self._copying.done:
             what = "Other images are still being copied"
             raise ProblemsError.one(what, "Train on these", "wait until they are copied", "gallery.busy")
@@ -284,14 +297,14 @@ class GalleryHandlers:
         return f"{count(len(images), 'image')} copied to {folder_text}"
 
     def _cancel(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Cancel the running copy to a dataset. Returns {}."""
+        """Cancel the running copy to a dataset. Returns {}. request: not used"""
         if self._copying is not None:
             self._copying.cancel()
         return {}
 
 
 def filter_of(request: dict[str, Any]) -> Filter:
-    """Return the gallery filter that a request describes."""
+    """Return the gallery filter that a request describes by "words", "model", "lora", "day" (texts, "" for any) and "stars" (a number)."""
     texts = {name: str(request.get(name) or "")[:300] for name in ("words", "model", "lora", "day")}
     stars = request.get("stars")
     return Filter(**texts, stars=stars if isinstance(stars, int) else 0)

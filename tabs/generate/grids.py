@@ -273,7 +273,8 @@ class Grids(BoardView):
         return self.show()
 
     def choose(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Store a blind choice {"grid", "axis", "choice"} sent by the script, and return the next two images. Raises ProblemsError."""
+        """Store a blind choice sent by the script, and return the next two images, as `next_choice` does. Raises ProblemsError.
+        request: {"grid": name, "axis": letter, "choice": {"left", "right", "prompt", "outcome"} or {}}"""
         folder = GridFolder.named(str(request.get("grid", "")), self.page.workspace)
         choice = request.get("choice")
         answer = choice if isinstance(choice, dict) else {}

@@ -65,7 +65,9 @@ class Painting:
         self._acts["regions save"] = self._save_regions
 
     def answer(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Answer a request of the painter, which contains the texts of the form's fields. Raises ProblemsError."""
+        """Answer a request of the painter, {"act": "mask", "mask save", "regions" or "regions save", texts of the form's fields, "png":
+        base64 for the acts that save}. Raises ProblemsError.
+        """
         act = self._acts.get(str(request.get("act", "")))
         if act is None:
             raise ProblemsError.one("This cannot be painted", "Generate", "reload the page", "paint.unknown")
@@ -114,7 +116,9 @@ class Painting:
     # -- the requests
 
     def _mask(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Return what the painter needs to paint a mask: texts, the initial image, and the existing mask as data URL, if any."""
+        """Return what the painter needs to paint a mask: its texts, "note", "mask": data URL of the existing mask, "" for none, and
+        "image": the initial image, see `_background_image`. Raises ProblemsError.
+        request: with "mask", path of a mask to start from, or none"""
         path = self._image(request)
         size = _upright(path)
         note, start = "Paint what should be generated again.", ""
@@ -133,7 +137,9 @@ class Painting:
         return self._saved(mask, f"{path.stem[:60]}_mask", "mask_path", "Mask")
 
     def _regions(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Return what the painter needs to paint a region map: texts, canvas, existing map, and a color per prompt joined by AND."""
+        """Return what the painter needs to paint a region map: its texts, "note", "mask": data URL of the existing map, "" for none,
+        "image": the canvas, see `_background_image`, and "colors": [{"color", "name"}], one per prompt joined by AND.
+        request: with "prompt" and perhaps "map", path of a map to start from"""
         size, path = self._canvas(request)
         parts = parts_of(str(request.get("prompt", "")))
         names = [short(part, 40) for part in parts[:MAX_REGIONS]] if len(parts) > 1 else []
@@ -175,7 +181,7 @@ class Painting:
     # -- files
 
     def _image(self, request: dict[str, Any]) -> Path:
-        """Return the path of the request's initial image. Raises ProblemsError without one."""
+        """Return the path of the initial image, request["image"]. Raises ProblemsError without one, or if it cannot be read."""
         if not request.get("image"):
             what, fix = "There is no initial image to paint over", "choose or drop one first"
             raise ProblemsError.one(what, IMAGE, fix, "paint.no-image")
@@ -194,7 +200,8 @@ class Painting:
         return path
 
     def _canvas(self, request: dict[str, Any]) -> tuple[tuple[int, int], Path | None]:
-        """Return ((width, height) of the region map in pixels, path of the initial image below it or None)."""
+        """Return ((width, height) of the region map in pixels, path of the initial image below it or None). Raises ProblemsError.
+        request: "image" is the path of the initial image; without it the size is that of the images to generate"""
         if request.get("image"):
             path = self._image(request)
             return _upright(path), path

@@ -56,7 +56,8 @@ class PromptBox:
         }
 
     def answer(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Answer a request of the script by its "act"; {} for an unknown one. Raises ProblemsError."""
+        """Answer a request of the script by its "act": "look" (`_text_state`), "complete", "choose" (an embedding), "history" or "import"
+        (styles); {} for an unknown one. Raises ProblemsError."""
         handler = self._handlers.get(str(request.get("act")))
         return handler(request) if handler is not None else {}
 
@@ -119,7 +120,7 @@ class PromptBox:
         return {"options": []}
 
     def _loras(self, value: str) -> list[dict[str, str]]:
-        """Return completions of a LoRA tag from LoRA names."""
+        """Return completions (`_option`) of a LoRA tag from LoRA names. value: typed part of the name"""
         names = Counter(each.path.stem for each in self._model_lists.of(["lora"]))
         labels = [
             each.label if names[each.path.stem] > 1 else each.path.stem for each in self._model_lists.of(["lora"])
@@ -127,14 +128,15 @@ class PromptBox:
         return [_option(name, f"<lora:{name}:1>", "LoRA") for name in _matching_names(labels, value)]
 
     def _wildcards(self, value: str) -> list[dict[str, str]]:
-        """Return completions of a wildcard name."""
+        """Return completions (`_option`) of a wildcard name. value: typed part of the name"""
         return [
             _option(name, f"__{name}__", "wildcard")
             for name in _matching_names(wildcard_names(self.page.workspace), value)
         ]
 
     def _word_options(self, value: str) -> list[dict[str, str]]:
-        """Return completions of a word: embeddings, then tags. LoRAs are left out, since their names may be trigger words."""
+        """Return completions (`_option`) for the typed text `value`: embeddings, then tags. LoRAs are left out, since their names may be
+        trigger words."""
         listed = (Path(each.name) for each in self._model_lists.of(["embedding"]))
         files = (path for path in listed if path.parts[0] == "models")
         tokens = (token or path.stem for path in files for token in tokens_of_file(resolve_path(str(path))))
@@ -153,14 +155,15 @@ class PromptBox:
         return {trained_token(path) or path.stem: name for name, path in reversed(files.items())}
 
     def _choose_embedding(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Add the run's embedding {"name": name of the file in settings} to the form's embeddings."""
+        """Add the run's embedding request["name"] (name of the file in settings) to the form's embeddings. Returns {}."""
         name, chosen = request.get("name"), self._form.load()["embeddings"]
         if name in self._run_embeddings().values() and name not in chosen:
             self._form.update({"embeddings": [*chosen, name]})
         return {}
 
     def _tags(self, value: str) -> list[dict[str, str]]:
-        """Return completions from tags, as in Captions: tags of the dataset, then of the lists in models/tag_lists."""
+        """Return completions (`_option`) from tags, as in Captions: tags of the dataset, then of the lists in models/tag_lists.
+        value: typed text"""
         if self.page.complete_tags is not None:
             listed = [(each["tag"], each["count"], each["alias"]) for each in self.page.complete_tags(value)["options"]]
         else:
@@ -269,7 +272,13 @@ def _windows(part: Part) -> str:
 
 
 def _option(name: str, text: str, about: str, alias: str = "") -> dict[str, str]:
-    """Return a completion for the script. text: what is inserted; about: kind or count; alias: other spelling that matched"""
+    """Return the completion {"name", "text", "about", "alias"} for the script.
+
+    name    as listed
+    text    what is inserted
+    about   kind or count
+    alias   other spelling that matched, "" for none
+    """
     return {"name": name, "text": text, "about": about, "alias": alias}
 
 

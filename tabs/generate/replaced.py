@@ -37,7 +37,7 @@ def replacing(page: Page) -> Iterator[None]:
 
 
 def take_back(page: Page, data: dict[str, Any], browser: Browser) -> None:
-    """Restore the settings that the last `replacing` changed, except those changed since; does nothing if repeated."""
+    """Restore the settings that the last `replacing` changed, except those changed since; does nothing if repeated. data: not used"""
     with page.project.lock:
         if not page.replaced:
             return

@@ -252,7 +252,12 @@ class Sending:
             self._keep({})
 
     def _sent_state(self) -> dict[str, Any]:
-        """Return the stored state of the initial image: {"given", "before"} while one is set, {"left"} after its removal, or {}."""
+        """Return the stored state of the initial image, one of three forms; values are {field: value}.
+
+        {"given", "before"}   while one is set: the fields set with it, and their earlier values
+        {"left"}              after its removal: the fields to restore by Undo
+        {}                    otherwise
+        """
         state = self.page.project.tab_state(TAB).get("sent", {})
         return state if isinstance(state, dict) else {}
 

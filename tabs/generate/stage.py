@@ -115,7 +115,7 @@ class Stage:
         )
 
     def _running_job(self) -> dict[str, Any] | None:
-        """Return the engine's facts of the running job; None without one, or if it belongs to another user."""
+        """Return the "job" of `Engine.status`, the running job; None without one, or if it belongs to another user."""
         job = self.page.engine.status()["job"]
         if job and self.page.engine.people and job["entry"] not in [entry.id for entry in self.page.visible_jobs()]:
             return None
@@ -151,7 +151,7 @@ class Stage:
         return newest(self._shown(), self.page.file_url, preview, str(job["title"]) if job else "")
 
     def _preview(self, run: str) -> Any:
-        """Return the path of a job's preview image."""
+        """Return the path of a job's preview image. run: name of the job's folder"""
         return RunFolder(self.page.workspace.private / "jobs" / run).preview
 
     def _preview_time(self, job: dict[str, Any] | None) -> int:
@@ -271,7 +271,11 @@ def _retries(identity: str, problem: Problem) -> str:
 
 
 def _line(entry: QueueEntry, wait: Wait | None, job: dict[str, Any] | None) -> str:
-    """Return the HTML of a running or waiting job with its Cancel button. job: engine's facts of the running job"""
+    """Return the HTML of a running or waiting job with its Cancel button.
+
+    wait   what it waits for, None if it runs
+    job    the "job" of `Engine.status`, the running job
+    """
     facts = job if job and job.get("entry") == entry.id else {}
     stopping = bool(facts.get("stopping"))
     cancel = button("cancel", "Cancel", entry.id, label=f"Cancel {short(entry.title, 40)}", disabled=stopping)
@@ -280,7 +284,11 @@ def _line(entry: QueueEntry, wait: Wait | None, job: dict[str, Any] | None) -> s
 
 
 def _running(facts: dict[str, Any], stopping: bool) -> str:
-    """Return the HTML of a running job's progress bar: stage, sampling step, time left, speed. facts: {} before the job reported any"""
+    """Return the HTML of a running job's progress bar: stage, sampling step, time left, speed.
+
+    facts      the "job" of `Engine.status`; {} before the job reported any
+    stopping   whether a stop was requested
+    """
     if stopping:
         return progress("Stopping", None)
     text = str(facts.get("stage") or "starting")

@@ -262,7 +262,7 @@ class GenerateHandlers(BoardView):
     # -- the form
 
     def _state(self) -> dict[str, Any]:
-        """Return the stored state of the tab."""
+        """Return the stored state of the tab, by name: form values, cards, initial image ..."""
         return self.page.project.tab_state(TAB)
 
     def _values(self) -> dict[str, Any]:
@@ -318,7 +318,7 @@ class GenerateHandlers(BoardView):
         cards.set_added(self.page, name, False)
 
     def _button_values(self, act: str, arg: str) -> dict[str, Any]:
-        """Return the {field: value} that the button "swap", "ratio", "seed" or "hires" sets. arg: the ratio to set, such as 2:3"""
+        """Return the {field: value} that the button `act`, "swap", "ratio", "seed" or "hires", sets. arg: the ratio to set, such as 2:3"""
         values = self._values()
         if act == "seed":
             return {"seed": self._seed(values["seed"])}

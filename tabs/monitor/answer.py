@@ -25,7 +25,7 @@ def answer_of(
 ) -> tuple[str, str]:
     """Return (sentence on which checkpoint to use at which strength, sentence on the user's other choices).
 
-    columns      of the comparison, the base model first
+    columns      "columns" of the comparison (`_data` in verdict.py), the base model first
     use, reason  results of `recommended`
     preferred    result of `preferred_of`
     """

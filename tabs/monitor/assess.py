@@ -38,10 +38,11 @@ def stamp(page: Page, run: Path) -> tuple[Any, ...]:
 def part(page: Page, run: Path, facts: Mapping[str, Any], job: TrainJob) -> dict[str, Any] | None:
     """Return the assessment of a run for assets/verdict.js; None if its checkpoints cannot be assessed. facts: the run's snapshot
 
-    "missing"   number of checkpoints that are not fully measured
-    "about"     text of the time that measuring them takes
-    "measures"  names of the measures, as text
-    "rows"      {file: measures}; the other keys are state and progress of its job
+    "state", "entry", "message"   of its job in the queue, id; "" without one
+    "done", "total", "left"       predictions of the running job; text of the time left, "" if unknown
+    "missing", "about"            number of checkpoints that are not fully measured, text of the time that measuring them takes
+    "measures"                    names of the measures, as text
+    "rows"                        {file: [`_row` of each measure]}
     """
     cells = read_results(run)
     try:
@@ -84,7 +85,7 @@ def with_assessment(
 
 
 def _row(page: Page, run: Path, row: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a measure's row with the URLs of its images."""
+    """Return a measure's row (`rows_of` in core/assess/results.py) with "images": [{"small", "whole": URL}] in place of its "files"."""
     paths = [path for name in row["files"] if (path := run / TASK / Path(str(name)).name).is_file()]
     images = [{"small": page.thumb_url(path, SMALL), "whole": page.file_url(path)} for path in paths]
     return {**row, "files": [], "images": images}

@@ -43,10 +43,8 @@ def rate_series(points: Sequence[Sequence[Any]]) -> dict[str, Any]:
 
 
 def validation_points(points: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Return columns of validations: steps, loss, training loss, gap between them, effect of a ControlNet.
-
-    "images", "on": number and kind of images of the newest validation
-    """
+    """Return columns of validations ("validated" events): {"steps", "loss", "train": training loss, "gap": between both, "effect": of a
+    ControlNet, "images", "on": number and kind of images of the newest validation}."""
     newest = points[-1] if points else {}
     return {
         "steps": [int(point["step"]) for point in points],

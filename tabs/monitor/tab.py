@@ -57,7 +57,14 @@ def build(page: Page) -> None:
 
 
 def parts(page: Page, chosen: str) -> dict[str, Any]:
-    """Return the tab's parts of the page's periodic update. chosen: name of the run to show, "" for the running or last one"""
+    """Return the tab's parts of the page's periodic update. chosen: name of the run to show, "" for the running or last one
+
+    "queue", "runs"                     `queue`, `run_names`
+    "run"                               `head`; None without a run, with "begins" or "gone": problems, and no other parts
+    "loss", "rates", "watch", "best"    charts, `further_losses`, best checkpoint or None
+    "samples", "verdict", "files"       `samples`, `verdict.part`, `saved_files`
+    "log", "tensorboard"                lines; {"run", "address", "ready"}
+    """
     data: dict[str, Any] = {"queue": queue(page), "runs": run_names(page)}
     begins = _next_training(data["queue"]) if not chosen else None
     name = "" if begins else chosen or page.engine.current_run() or ""
@@ -98,10 +105,12 @@ INTERMEDIATE = re.compile(r"-(?:step\d{8,}|\d{6,})(?:-|$)")
 def saved_files(
     page: Page, files: Sequence[dict[str, Any]], kept_names: Collection[str] = (), output: str = ""
 ) -> list[dict[str, Any]]:
-    """Return the data of a run's files, newest first.
+    """Return {"name", "label", "url", "bytes", "step", "kept", "final": whether the name has no step or epoch} of a run's files, newest
+    first.
 
-    kept_names: of the files marked to keep; output: output name of the run, which is ignored when detecting "final" files (names
-    without step or epoch)
+    files        as in the run's snapshot
+    kept_names   of the files marked to keep
+    output       output name of the run, which is ignored when detecting "final" files
     """
     return [
         {
@@ -148,9 +157,12 @@ def _download(page: Page, path: str) -> str:
 
 
 def further_losses(page: Page, name: str, facts: dict[str, Any]) -> dict[str, Any]:
-    """Return further losses of a run: corrected for timesteps, by timestep band, of the WORST images; and gradient and weight norms.
+    """Return further losses of a run. facts: the run's snapshot
 
-    facts: the run's snapshot
+    "run", "total"           name, number of steps
+    "corrected"              loss corrected for timesteps; "gradient", "weights": norms; all as `value_series`
+    "bands"                  [{"from", "to": timesteps, "mean", "recent"}]
+    "images"                 [`_image`] of the WORST
     """
     losses = page.engine.watch(name)
     paths = page.checks.paths_of(page.readable_job(name))
@@ -172,7 +184,11 @@ def further_losses(page: Page, name: str, facts: dict[str, Any]) -> dict[str, An
 
 
 def _image(page: Page, item: dict[str, Any], paths: dict[tuple[str, str], Path]) -> dict[str, Any]:
-    """Return a row of the table of images. paths: {(folder, name): path} of known images, for the thumbnail"""
+    """Return a row of the table of images: {"name", "of": folder, "loss", "count", "small": URL of its thumbnail or ""}.
+
+    item    of "images" in watch.json
+    paths   {(folder, name): path} of known images
+    """
     path = paths.get((item["source"], item["name"]))
     small = page.thumb_url(path, SMALL_SIZE) if path is not None else ""
     loss = rounded(item["corrected"])
@@ -180,7 +196,14 @@ def _image(page: Page, item: dict[str, Any], paths: dict[tuple[str, str], Path])
 
 
 def head(page: Page, name: str, facts: dict[str, Any]) -> dict[str, Any]:
-    """Return state, progress and available actions of a run. facts: the run's snapshot"""
+    """Return state, progress and available actions of a run. facts: the run's snapshot
+
+    From the snapshot: "title", "stage", "step", "total", "epoch", "epochs", "message", "fix", "sentence", "person",
+    "seconds_per_step", "eta_seconds" and "seconds".
+    "run", "state"        name; "waiting" if its job waits in the queue
+    "entry", "waits"      id of its job in the queue, what this waits for; "" for none
+    "actions", "next"     `actions`; fields of its `NextStep` or None
+    """
     state = facts["state"]
     entry = next(
         (entry for entry in page.engine.queue() if entry.run == name and entry.state in ("waiting", "running")), None
@@ -234,7 +257,9 @@ def actions(page: Page, state: str, entry: Any, facts: dict[str, Any]) -> list[s
 
 
 def samples(page: Page, items: list[dict[str, Any]], at_base: bool = True) -> dict[str, Any]:
-    """Return the data of the table of samples: a row per prompt, a column per step. at_base: whether step 0 is the base model"""
+    """Return the table of samples, a row per prompt and a column per step: {"steps", "names": {step: title}, "rows": [{"index", "prompt",
+    "cells": {step: {"small", "whole": URL, "seed"}}}]}.
+    items: "samples" of the run's snapshot; at_base: whether step 0 is the base model"""
     steps = sample_titles((item["step"] for item in items), at_base)
     rows: dict[int, dict[str, Any]] = {}
     for item in items:
@@ -249,10 +274,15 @@ def samples(page: Page, items: list[dict[str, Any]], at_base: bool = True) -> di
 
 
 def queue(page: Page) -> dict[str, Any]:
-    """Return the device's jobs: "entries" (running, then waiting ones in order) and "ended" (the newest SHOWN_ENDED).
+    """Return the device's jobs.
 
-    Waiting rows have the positions "up" and "down" to move to, None if they cannot. Ended trainings are left out, since Runs lists them,
-    and so are images of other users.
+    "entries"                  [`_row`] of the running, then the waiting ones in order, with "doing": text, "paused", and for a waiting
+                               one the positions "up" and "down" to move to, None if it cannot
+    "ended"                    [`_row` and `_result`] of the newest SHOWN_ENDED, without trainings, which Runs lists, and images of other
+                               users
+    "paused", "paused_by", "why", "resumable"
+                               whether the queue is paused, by whom and why ("" for this user, or none), whether this user may resume it
+    "interrupted"              titles of interrupted jobs
     """
     entries = [entry for entry in page.engine.queue() if lane_of(entry) == "device"]
     active = [entry for entry in entries if entry.state == "running"]
@@ -308,7 +338,7 @@ def _values(job: dict[str, Any]) -> dict[str, Any]:
 
 
 def _result(page: Page, entry: Any) -> dict[str, Any]:
-    """Return {"tab": where an ended job's result is shown, "images": its last images}."""
+    """Return {"tab": where an ended job's result is shown, "images": [{"small", "whole": URL}] of its last images}."""
     if entry.id not in page.job_images:
         try:
             images = page.engine.progress(entry.id)["images"] if entry.run else []
@@ -338,7 +368,8 @@ def _doing(entry: Any, job: dict[str, Any] | None) -> str:
 
 
 def _row(entry: Any, engine: Any) -> dict[str, Any]:
-    """Return the data of a job for the list. "own": whether this user may manage it"""
+    """Return {"id", "task", "title", "state", "run", "message", "kind": title of the task or "", "by": whose it is, "" for the owner's,
+    "own": whether this user may manage it} of a job for the list."""
     facts = asdict(entry) if is_dataclass(entry) and not isinstance(entry, type) else dict(vars(entry))
     kind = tasks()[entry.task].title if entry.task in tasks() else entry.task
     kind_text = "" if entry.title.startswith(kind) else kind
@@ -370,7 +401,8 @@ def run_names(page: Page) -> list[dict[str, str]]:
 
 
 def command(page: Page, data: dict[str, Any], browser: Browser) -> None:
-    """Handle a button of the header, of Monitor or of the queue. Errors are shown in `browser`."""
+    """Handle a button of the header, of Monitor or of the queue. Errors are shown in `browser`.
+    data: {"name": of the command, and what `_command` needs}"""
     name = str(data.get("name", ""))
     with page.browsers.reporting(browser, f"command {name}"):
         _command(page, name, data, browser)
@@ -430,9 +462,10 @@ def requeue(page: Page, browser: Browser) -> None:
 
 
 def _command(page: Page, name: str, data: dict[str, Any], browser: Browser) -> None:
-    """Handle a button of Monitor: a command to a run, or a change of the queue. Raises ProblemsError.
+    """Handle a button: a command to a run, a change of the queue, or one that another module registered. Raises ProblemsError.
 
-    data: "run", "entry" (queue id) and what the command needs
+    name   one of COMMANDS or `verdict.COMMANDS`, "cancel", "move", "continue", "settings" ...; an unknown one is ignored
+    data   "run", "entry" (queue id) and what the command needs: "position" for "move", "entries" for "forget" ...
     """
     engine = page.engine
     run, entry = str(data.get("run", "")), str(data.get("entry", ""))

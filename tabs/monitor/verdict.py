@@ -78,10 +78,9 @@ _STARTING = threading.Lock()  # of two pages at once the second finds what the f
 
 
 def part(page: Page, name: str, facts: Mapping[str, Any], job: TrainJob | None) -> dict[str, Any] | None:
-    """Return the comparison of a run's checkpoints for the page's script, cached until something changes.
-
-    None while the run trains, if it saved nothing, or if its job cannot be read. facts: the run's snapshot
-    """
+    """Return `_data`, the comparison of a run's checkpoints for the page's script, cached until something changes. None while the run
+    trains, if it saved nothing, or if its job cannot be read.
+    facts: the run's snapshot"""
     if facts["state"] in ACTIVE or not facts["files"] or job is None:
         return None
     run = page.workspace.runs / name
@@ -120,7 +119,17 @@ def _stamp(page: Page, run: Path, facts: Mapping[str, Any], verdict: Verdict | N
 
 
 def _data(page: Page, run: Path, facts: Mapping[str, Any], job: TrainJob, verdict: Verdict | None) -> dict[str, Any]:
-    """Return the data of `part`. Columns are the base model and the checkpoints; rows are prompts. facts: the run's snapshot"""
+    """Return the data of `part`: {"run", "problems"} if nothing can be compared, else what follows. facts: the run's snapshot
+
+    "columns"                     `candidates` for the base model and the checkpoints, with "kept", "best", "use", "gone" and other marks
+    "prompts", "strengths"        rows, and LoRA strengths on offer
+    "images"                      {strength: [[`_image` of each column] of each prompt]}
+    "answer", "sentence"          texts on which checkpoint to use, and on the losses
+    "refused"                     whose run it is if this user may not change it, else ""
+    "assess", "making", "blind", "preferred", "average", "others"
+                                  of the functions of these names, `_image_progress` and `preferred_of`
+    "copy_to", "copy_hint"        folder for copies or "", and an example
+    """
     opened = opened_grid(workspace_of_images(page, facts), verdict)
     verdict = verdict if opened else None
     try:
@@ -263,7 +272,8 @@ def _incomplete(verdict: Verdict, complete: Verdict, labels: Mapping[str, str]) 
 def _blind(
     page: Page, columns: Sequence[Mapping[str, Any]], verdict: Verdict, images: Images, choices: Sequence[Choice]
 ) -> dict[str, Any] | None:
-    """Return the next two images at the usual strength for a blind choice; None with fewer than LEAST_PAIRS pairs."""
+    """Return the next two images at the usual strength for a blind choice: {"left", "right": files, "prompt", "images": [URLs of both],
+    "number": of the choice}; None with fewer than LEAST_PAIRS pairs."""
     names = [column["file"] for column in columns[1:] if not column["gone"]]
     pairs: list[Pair] = [
         (one, other, prompt.text)
@@ -353,7 +363,8 @@ def _new_grid(page: Page, run: Path, comparison: Comparison) -> GridFolder:
 
 
 def _start(page: Page, data: dict[str, Any], browser: Browser) -> None:
-    """Make the images of the comparison: {"run", "more", "strength", "minutes"}. Raises ProblemsError."""
+    """Make the images of the comparison. Raises ProblemsError.
+    data: {"run", "more": whether with all prompts, "strength": one of STRENGTHS, "minutes": time limit of a first comparison, or none}"""
     strength = data.get("strength", 1.0)
     if strength not in STRENGTHS:
         what, fix = "This strength is not offered", f"choose one of {', '.join(f'{each:g}' for each in STRENGTHS)}"
@@ -365,7 +376,7 @@ def _start(page: Page, data: dict[str, Any], browser: Browser) -> None:
 
 
 def _leave_out(page: Page, data: dict[str, Any], browser: Browser) -> None:
-    """Reduce the run's comparison to its complete part. Raises ProblemsError if there is none."""
+    """Reduce the comparison of the run data["run"] to its complete part. Raises ProblemsError if there is none."""
     run, facts = _run(page, data)
     with _STARTING:
         job, verdict = page.engine.run_job(run.name), read_verdict(run.path)
@@ -399,7 +410,7 @@ def _keep_minutes(page: Page, data: dict[str, Any], browser: Browser) -> None:
 
 
 def _show_all(page: Page, data: dict[str, Any], browser: Browser) -> None:
-    """Open the grid of the run's comparison in Generate; without one, queue a grid of its checkpoints."""
+    """Open the grid of the comparison of the run data["run"] in Generate; without one, queue a grid of its checkpoints."""
     run = Path(_text(data, "run")).name
     verdict = read_verdict(page.workspace.runs / run)
     if verdict is None:
@@ -421,7 +432,7 @@ def _copy(page: Page, data: dict[str, Any], browser: Browser) -> None:
 
 
 def _move_to_trash(page: Page, data: dict[str, Any], browser: Browser) -> None:
-    """Move the checkpoints of the run that are not marked to keep to the trash. Raises ProblemsError."""
+    """Move the checkpoints of the run data["run"] that are not marked to keep to the trash. Raises ProblemsError."""
     run, facts = _run(page, data)
     _require_no_average(page, run.name)
     files = [page.roots.check(file["path"], file["name"]) for file in facts["files"]]
@@ -432,7 +443,7 @@ def _move_to_trash(page: Page, data: dict[str, Any], browser: Browser) -> None:
 
 
 def _put_back(page: Page, data: dict[str, Any], browser: Browser) -> None:
-    """Restore the checkpoints that were last moved to the trash. Raises ProblemsError if there are none."""
+    """Restore the checkpoints of the run data["run"] that were last moved to the trash. Raises ProblemsError if there are none."""
     run, _ = _run(page, data)
     removals = undoable_actions(run.checkpoints, 1)
     if not removals:
@@ -443,7 +454,7 @@ def _put_back(page: Page, data: dict[str, Any], browser: Browser) -> None:
 
 
 def _choose(page: Page, data: dict[str, Any], browser: Browser) -> None:
-    """Store the blind choice {"left", "right", "prompt", "outcome"}. Raises ProblemsError if a checkpoint no longer exists."""
+    """Store the blind choice {"run", "left", "right", "prompt", "outcome"}. Raises ProblemsError if a checkpoint no longer exists."""
     run, facts = _run(page, data)
     choice = Choice(*(_text(data, each) for each in ("left", "right", "prompt", "outcome")))
     if not {choice.left, choice.right} <= {"", *(file["name"] for file in facts["files"])}:
@@ -452,7 +463,8 @@ def _choose(page: Page, data: dict[str, Any], browser: Browser) -> None:
 
 
 def _begin_average(page: Page, data: dict[str, Any], browser: Browser) -> None:
-    """Start to average the checkpoints {"files", "power"} in the background. Raises ProblemsError while one is computed."""
+    """Start to average checkpoints in the background. Raises ProblemsError while one is computed.
+    data: {"run", "files": names, "power": see `save_average`}"""
     (run, facts), files = _run(page, data), data.get("files")
     names = [str(each) for each in files[:100]] if isinstance(files, list) else []
     _require_no_average(page, run.name)

@@ -40,9 +40,9 @@ class Comparisons:
         return {"compare": self.answer(*(str(name)[:200] for name in names))}
 
     def answer(self, *names: str) -> dict[str, Any]:
-        """Return the comparison of the named runs: HTML of the head and of each part, and the charts' curves.
+        """Return the comparison of the named runs: {"runs", "reading", "head": HTML} and `_compared`.
 
-        Only the head with "reading": True while journals are read; "gone": problems if a run no longer exists.
+        Instead of `_compared`, "reading" is True while journals are read, and "gone" has the problems if a run no longer exists.
         """
         data: dict[str, Any] = {"runs": list(names), "reading": False}
         data["head"] = compare_view.head(names, list_runs(self._page.workspace.runs)[:LISTED])
@@ -105,7 +105,7 @@ def newest(cache: dict[Any, Any]) -> dict[Any, Any]:
 
 
 def curves(side: Side) -> dict[str, Any]:
-    """Return {"smooth", "corrected", "validation": curve, "total": number of steps} of a run.
+    """Return {"smooth", "corrected", "validation": {"steps", "values"} each, "total": number of steps} of a run.
 
     "smooth" is the smoothed training loss, "corrected" the training loss corrected for timesteps
     """

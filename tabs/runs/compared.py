@@ -301,7 +301,7 @@ IMAGE_FACTS = {"sha256": "image", "caption": "caption", "repeats": "repeats", "b
 
 
 def _changes(old: dict[str, Any], new: dict[str, Any]) -> str:
-    """Return what changed of an image: its earlier name, and the names of changed facts."""
+    """Return what changed of an image, a row of dataset.json: its earlier name, and the names of changed facts; "" if nothing did."""
     renamed = [f"was {_image(old)}"] if _image(old) != _image(new) else []
     return ", ".join([*renamed, *(title for name, title in IMAGE_FACTS.items() if old.get(name) != new.get(name))])
 
@@ -423,7 +423,8 @@ def sample_rows(*sides: Side, limit: int = 5) -> list[SampleRow]:
 
 
 def _compared(prompt: str, sides: Sequence[Side]) -> list[tuple[dict[str, Any] | None, ...]]:
-    """Return a tuple of one sample per run (or None) for each kind of comparison sample of the prompt."""
+    """Return a tuple of one sample (of the run's snapshot) per run, None for a run without, for each kind of comparison sample of the
+    prompt."""
     samples = [[each for each in side.facts.get("samples", []) if each["prompt"] == prompt] for side in sides]
     by_step = [{each["step"]: each for each in reversed(of_side)} for of_side in samples]
     rows = [tuple(each.get(step) for each in by_step) for step in COMPARED]
@@ -441,7 +442,7 @@ def other_prompts(*sides: Side) -> list[str]:
 
 
 def _by_prompt(side: Side) -> dict[str, list[dict[str, Any]]]:
-    """Return {prompt: samples in order of steps}, without comparison samples."""
+    """Return {prompt: samples of the run's snapshot in order of steps}, without comparison samples."""
     samples: dict[str, list[dict[str, Any]]] = {}
     for sample in sorted(side.facts.get("samples", []), key=lambda each: (each["index"], each["step"])):
         if sample["step"] not in COMPARED:

@@ -307,7 +307,10 @@ def sample_cell(
 ) -> str:
     """Return the HTML of a table cell with a sample that opens in a new tab; an empty cell for None.
 
-    size: longest side of the thumbnail in pixels; below: text below the image
+    sample   of the run's snapshot; only "file" is read
+    alt      text for screen readers
+    size     longest side of the thumbnail in pixels
+    below    text below the image, "" for none
     """
     if sample is None:
         return "<td></td>"

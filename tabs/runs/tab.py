@@ -89,11 +89,11 @@ class RunHandlers:
     # -- showing
 
     def show(self, state: dict[str, Any]):
-        """Return the outputs for a browser with this state."""
+        """Return `_outputs` for a browser with this state."""
         return self._outputs(state)
 
     def _outputs(self, state: dict[str, Any]) -> dict[str, Any]:
-        """Return the outputs for a browser with this state."""
+        """Return {"state": `state`, "copy": HTML of the copy panel, "main": HTML, "client"} for a browser with this state (see `act`)."""
         return {"state": state, "copy": self.copies.panel(state), **with_client({"main": self._main(state)})}
 
     def tick(self, client: str, state: dict[str, Any]):
@@ -104,7 +104,7 @@ class RunHandlers:
         return gr.skip() if outputs["client"] == client else outputs
 
     def _main(self, state: dict[str, Any]) -> str:
-        """Return the HTML of the table of runs, or of the open run."""
+        """Return the HTML of the table of runs, or of the open run. state: see `act`"""
         name = str(state.get("open", ""))
         run = self.page.engine.run(name) if name else None
         if run is not None:
@@ -152,7 +152,11 @@ class RunHandlers:
     # -- actions
 
     def act(self, state: dict[str, Any], event: gr.EventData):
-        """Handle an event and return the outputs: new `state`, HTML, and "tabs" to open another tab. Raises ProblemsError."""
+        """Handle an event and return the outputs: new `state`, HTML, and "tabs" to open another tab. Raises ProblemsError.
+
+        state: the browser's, each key may be missing: "open", "copy": names of the open run and of its file to copy, "picked": names,
+        "asking": whether to confirm a deletion, "show", "sort", "find", "page": of the table, "setting", "values": of runs to repeat
+        """
         act, arg, value = board_event(event)
         state, opened = dict(state), str(state.get("open", ""))
         if act in ("open", "back"):
@@ -224,7 +228,7 @@ class RunHandlers:
         self.page.say("error" if problems else "done", text, problems=problems, undo_by=undo_by)
 
     def _put_back(self, data: dict[str, Any], browser: Browser) -> None:
-        """Restore the runs that the browser deleted last; those that fail can be tried again."""
+        """Restore the runs that `browser` deleted last; those that fail can be tried again. data: not used"""
         problems, people = list[Problem](), self.page.engine.people
         names, browser.deleted_runs = browser.deleted_runs, []  # at once: the second of two presses finds nothing to do
         failed = [name for name in names if not collected(problems, restore_run, name, self.page.workspace, people)]
@@ -236,7 +240,8 @@ class RunHandlers:
             self.page.browsers.say(browser, kind, text, problems=problems, undo_by=undo_by, redraws=True)
 
     def _copy(self, run: str, act: str, name: str) -> dict[str, Any]:
-        """Handle a copy button of file `name` of the run. Returns the changes of the browser's state."""
+        """Handle a copy button of file `name` of the run: "copy", "copy-to" (open the panel), "uncopy" (cancel) or "copied" (close the
+        message). Returns the changes of the browser's state, {"copy": file whose panel is open, or ""}."""
         if act == "copy-to":
             return {"copy": name}
         if act == "copy":

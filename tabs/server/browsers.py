@@ -109,7 +109,8 @@ class Browsers:
 
     @contextmanager
     def acting(self, browser: Browser, scope: str) -> Iterator[None]:
-        """Context in which a user's action is handled: results of ticks that began before or during it are discarded (`overtaken`)."""
+        """Context in which a user's action is handled: results of ticks that began before or during it are discarded (`overtaken`).
+        scope: which ticks: ANY_TAB (tabs/context.py) or COMMANDS (tabs/pulse.py)"""
         self._count(browser, scope)
         try:
             yield
@@ -117,7 +118,7 @@ class Browsers:
             self._count(browser, scope)
 
     def _count(self, browser: Browser, scope: str) -> None:
-        """Count the beginning or end of an action."""
+        """Count the beginning or end of an action. scope: as in `acting`"""
         with self._news:
             browser.acts[scope] = browser.acts.get(scope, 0) + 1
 
@@ -128,8 +129,8 @@ class Browsers:
                 each.redraws[tab] += each is not browser
 
     def overtaken(self, browser: Browser, scope: str) -> Callable[[], bool]:
-        """Return a function () -> whether an action began or ended since this call. A tick is then discarded: it would replace the response
-        to the action by an older state."""
+        """Return a function () -> whether an action of this scope (see `acting`) began or ended since this call. A tick is then discarded:
+        it would replace the response to the action by an older state."""
         before = browser.acts.get(scope, 0)
         return lambda: browser.acts.get(scope, 0) != before
 

@@ -133,7 +133,7 @@ class Copies:
         return saved_kind(self._page.readable_job(run))
 
     def create_folder(self, data: dict[str, Any], browser: Browser) -> None:
-        """Create the missing folder that stopped this browser's last copy, and copy the file to it. Raises ProblemsError."""
+        """Create the missing folder that stopped this browser's last copy, and copy the file to it. Raises ProblemsError. data: not used"""
         copy, browser.folderless = browser.folderless, None
         if copy is None:
             return
@@ -269,7 +269,8 @@ class Copies:
     # -- display
 
     def panel(self, state: dict[str, Any]) -> str:
-        """Return the HTML of the panel that chooses a target folder; "" while it is closed. state: of the browser's Runs tab"""
+        """Return the HTML of the panel that chooses a target folder; "" while it is closed.
+        state: of the browser's Runs tab; "open": name of the run, "copy": name of the file, "" for a closed panel"""
         name = str(state.get("copy", ""))
         if not name or not state.get("open"):
             return ""

@@ -52,7 +52,8 @@ class DiskHandlers:
         self.page = page
 
     def act(self, state: dict[str, Any], event: gr.EventData) -> tuple[dict[str, Any], str]:
-        """Handle an event. Returns (new `state`, HTML of the card). Raises ProblemsError."""
+        """Handle an event. Returns (new `state`, HTML of the card). Raises ProblemsError.
+        state: {"keep": GB of each cache to keep, as text, "asking": trash whose deletion is to be confirmed}, each may be missing"""
         act, arg, value = board_event(event)
         asking = state.get("asking", "")
         if act == "keep":
@@ -113,7 +114,7 @@ class DiskHandlers:
     # -- display
 
     def html(self, state: dict[str, Any]) -> str:
-        """Return the HTML of the card."""
+        """Return the HTML of the card. state: see `act`"""
         space, asking = self.page.workspace, str(state.get("asking", ""))
         rows = [
             _row(

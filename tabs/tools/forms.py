@@ -290,7 +290,12 @@ def fill_in(page: Page, name: str, values: Mapping[str, Any]) -> None:
 
 
 def _start(act: str, label: str, field: str, kind: str = "") -> str:
-    """Return the HTML of a button that starts the task and sends the current text of the input with id `field`."""
+    """Return the HTML of a button that starts the task and sends the current text of the input with id `field`.
+
+    act     sent by the button
+    label   its text
+    kind    "primary" for the main button, "" for others
+    """
     return f'<button type="button" class="btn {kind}" data-act="{act}" data-from="{esc(field)}">{esc(label)}</button>'
 
 

@@ -37,7 +37,7 @@ class MachineCheck:
         self._text = ""
 
     def start(self, data: dict[str, Any], browser: Browser) -> None:
-        """Start a check, unless one is running. Raises ProblemsError while a job uses the device."""
+        """Start a check, unless one is running. Raises ProblemsError while a job uses the device. data, browser: not used"""
         job = self.page.engine.status()["job"]
         if job is not None:
             what = f"'{job['title']}' is running, so times and memory of a check would be wrong"
@@ -50,7 +50,7 @@ class MachineCheck:
             self._task = self.page.engine.light(self._run, title=WHERE)
 
     def cancel(self, data: dict[str, Any], browser: Browser) -> None:
-        """Cancel the running check, if any."""
+        """Cancel the running check, if any. data, browser: not used"""
         if self._task is not None:
             self._task.cancel()
 
@@ -78,7 +78,7 @@ class MachineCheck:
         return {"machine_check": self._facts()} if tab == "Tools" else {}
 
     def _facts(self) -> dict[str, Any]:
-        """Return the data of the running check, else of a failed one, else of the last report."""
+        """Return `_data` of the running check, else of a failed one, else of the last report; without lines if there is none."""
         if self._running():
             share = max(0, len(self._lines) - 1) / self._total if self._total else 0.0
             return self._data(self._lines, self._text, running=True, share=share)
@@ -97,7 +97,12 @@ class MachineCheck:
     def _data(
         self, lines: list[dict[str, Any]], text: str, *, running: bool = False, share: float = 0.0, file: bool = False
     ) -> dict[str, Any]:
-        """Return what the card's script shows. share: fraction done; file: whether the report can be downloaded"""
+        """Return what the card's script shows: {"running", "share": fraction done, "words": `text`, "lines": [`_row`], "file": URL of the
+        report or ""}.
+
+        lines   items as `Line.to_dict` returns them
+        file    whether the report can be downloaded
+        """
         address = self.page.file_url(self.file) if file else ""
         return {
             "running": running,
@@ -109,7 +114,8 @@ class MachineCheck:
 
 
 def _row(line: dict[str, Any]) -> dict[str, Any]:
-    """Return the data of a result for the card's table."""
+    """Return {"name", "title", "group", "state", "words": text of the state, "found": notes} of a result for the card's table.
+    line: as `Line.to_dict` returns it"""
     row: dict[str, Any] = {name: str(line.get(name, "")) for name in ("name", "title", "group", "state")}
     notes = [
         line.get("found"),

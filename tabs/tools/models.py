@@ -35,14 +35,16 @@ class Models:
         self._choices: tuple[float, list[Any]] = (float("-inf"), [])
 
     def parts(self, tab: Any, body: dict[str, Any]) -> dict[str, Any]:
-        """Return the part of the page's periodic update: catalog and model lists, and the folder that the file browser requests."""
+        """Return the part of the page's periodic update: on tabs with model fields "catalog" and "models" (names), and `browse` as "browse"
+        for the folder body["wants"]["files"] with "kind", if requested."""
         wants = body.get("wants")
         folder, kind = (wants.get("files"), wants.get("kind", MODEL)) if isinstance(wants, dict) else (None, "")
         lists = {"catalog": self._catalog(), "models": self._model_choices()} if tab in LISTING else {}
         return lists | ({"browse": self._browse(folder, str(kind))} if isinstance(folder, str) else {})
 
     def _catalog(self) -> list[dict[str, Any]]:
-        """Return the catalog's entries with their state on this machine."""
+        """Return `state` of the catalog's entries on this machine (core/formats/hub/catalog.py); "found" is a path as text, "" if
+        missing."""
         facts = [catalog.state(entry, self._workspace.models) for entry in catalog.ENTRIES]
         return [each | {"found": display_path(each["found"]) if each["found"] else ""} for each in facts]
 
@@ -93,10 +95,18 @@ class Models:
 
 
 def browse(workspace: Workspace, roots: Roots, text: str, kind: str = MODEL) -> dict[str, Any]:
-    """Return a folder's data for the file browser: its subfolders, files with sizes, image counts, and folders to start from.
+    """Return a folder's data for the file browser. Raises ProblemsError if the page may not read it.
 
-    text  path of the folder, "" for the models folder
-    kind  what is chosen: "model", "file", "folder", or "any" (a file or a folder)
+    text   path of the folder, "" for the models folder
+    kind   what is chosen: "model", "file", "folder", or "any" (a file or a folder)
+
+    "folder", "parent"     paths; "" without a parent
+    "places"               [(name, path)] of folders to start from
+    "folders", "files"     names of subfolders, [{"name", "size"}]; "more": whether some were left out
+    "images", "below"      number of images here, and as `images_below`
+    "whole"                whether the folder itself can be chosen
+    "reason"               why it cannot be opened, "" if it can
+    "separator"            of paths
     """
     starting_points = [("Models", workspace.models), *starts(roots)]
     starts_here = [

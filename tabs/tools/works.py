@@ -77,7 +77,16 @@ class Work:
         return self.task.name == DOWNLOAD and self.input_key == other.input_key
 
     def facts(self, engine: Any) -> dict[str, Any]:
-        """Return state, progress, result and problems as JSON values for the page's script; fixed once the job has ended."""
+        """Return the state of the job as JSON values for the page's script; fixed once the job has ended.
+
+        "id", "tool", "card", "about"       id in the queue, task, its card or "", the job's input
+        "state", "stopping", "ends_paused", "on_cpu"
+                                            "cancelled" also if it was interrupted; the last: whether to offer a start on the CPU
+        "text", "share"                     progress; "share" is None if unknown
+        "lines", "previews", "shown", "file", "pairs"
+                                            of the result; "file" and "pairs" None without one
+        "problems"                          [{"what", "fix"}]
+        """
         if self.ended:
             return self.ended
         progress = engine.progress(self.id)
@@ -293,7 +302,8 @@ class Works:
         forget(source, self._workspace.models)
 
     def parts(self, tab: Any, body: dict[str, Any]) -> dict[str, Any]:
-        """Return the part of the page's periodic update: {"works": jobs of the tab's cards}, and name suggestions for fields."""
+        """Return the part of the page's periodic update on Train, Captions and Tools: {"works": `_data` of the tab's jobs}, and on the last
+        two "tool_files": name suggestions for fields; {} on other tabs."""
         if tab not in ("Train", "Captions", "Tools"):
             return {}
         works_of_tab = [
@@ -304,7 +314,7 @@ class Works:
         return {"works": works} | ({"tool_files": files[tab]()} if tab in files else {})
 
     def _data(self, work: Work) -> dict[str, Any]:
-        """Return the facts of a job with URLs of its previews and its file."""
+        """Return `Work.facts` of a job with URLs of its previews (`_thumbs`) and of its file (`_file`)."""
         facts = work.facts(self._engine)
         if facts["state"] == "failed" and work.failed is None:
             work.failed = time.monotonic()

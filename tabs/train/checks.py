@@ -125,7 +125,8 @@ class Checks:
     # -- the preflight
 
     def latest(self, job: TrainJob, again: bool = False) -> dict[str, Any]:
-        """Return the latest facts of the preflight; starts a new one if the job has changed, after a while, or with `again`.
+        """Return `facts` of the latest preflight; starts a new one if the job has changed, after a while, or with `again`. Without any yet,
+        or if paths are not allowed, there are only "checking" and perhaps "problems".
 
         "checking"   whether the facts are of an earlier job with the same folders
         "undecoded"  number of images and masks of which only the header was read
@@ -206,7 +207,13 @@ class Checks:
                 self._facts_job = job
 
     def facts(self, job: TrainJob, token: Any = None, progress: Any = None, decode: bool = False) -> dict[str, Any]:
-        """Return the facts of a new preflight for the page's script: report, images, problems.
+        """Return the facts of a new preflight for the page's script: {"problems"} if it fails, else `Report.summary` with:
+
+        "images"             [`_image_facts`] of the first training images
+        "held_out"           {"count", "images", "automatic"} of the validation images
+        "setup"              HTML of the recommended settings or ""
+        "problems"           of the job, as dicts
+        "warned_by_recipe"   number of problems that a recipe shows instead
 
         progress: called with (decoded, all) images; decode: whether to decode whole images
         """
@@ -235,7 +242,9 @@ class Checks:
         return facts
 
     def _image_facts(self, row: Any) -> dict[str, Any]:
-        """Return URL, crop frame, aspect ratio and caption of an image (a report row) for the page's script."""
+        """Return {"url", "control": thumbnail URLs, the latter None without a control image, "frame", "ratio": aspect ratio, "name",
+        "caption", "bucket": text} of an image for the page's script.
+        row: of the report"""
         width, height = row.bucket
         return {
             "url": self._thumb_url(row.path, 192),

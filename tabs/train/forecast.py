@@ -79,7 +79,7 @@ class Forecast:
     # -- the forecast
 
     def request(self, data: dict[str, Any], browser: Browser) -> None:
-        """Compute forecasts from now on, even if torch must be loaded for that."""
+        """Compute forecasts from now on, even if torch must be loaded for that. data, browser: not used"""
         self._requested = True
 
     def hints(self, job: TrainJob) -> dict[str, str]:
@@ -87,7 +87,13 @@ class Forecast:
         return self._hints if self._key == plan_key(job) else {}
 
     def facts(self, job: TrainJob) -> dict[str, Any]:
-        """Return the data of the card. Starts a new forecast if the job has changed."""
+        """Return the data of the card. Starts a new forecast if the job has changed.
+
+        From the last forecast, none before the first: "parts", "total", "device", "saved", "advice" (`_computed`) or "problem".
+        "fresh", "busy", "wanted"   whether it is of this job, is being computed, may be computed
+        "levels", "level"           [{"number", "title", "words"}], number of the job's level or None
+        "tried"                     `_test_state`
+        """
         key = plan_key(job)
         fresh = self._key == key
         allowed = (self._requested or "torch" in sys.modules) and not self._roots.refused(job)
@@ -145,7 +151,8 @@ class Forecast:
     # -- the memory test
 
     def queue_test(self, data: dict[str, Any], browser: Browser) -> None:
-        """Queue a memory test: a job of two steps, with the largest and the smallest batch. Raises ProblemsError if one is queued."""
+        """Queue a memory test: a job of two steps, with the largest and the smallest batch. Raises ProblemsError if one is queued.
+        data, browser: not used"""
         engine = self._engine
         if any(entry.task == "probe" and entry.state in ("waiting", "running") for entry in engine.queue()):
             fix = "wait for it, or cancel it in the queue"
@@ -155,7 +162,7 @@ class Forecast:
         self._test_key = plan_key(job)
 
     def _test_state(self, job: TrainJob) -> dict[str, Any]:
-        """Return the newest memory test's state and message; {} without one.
+        """Return {"state", "words": message, "title", "old"} of the newest memory test; {} without one.
 
         "old": whether the test had settings other than the job's that affect memory
         """
@@ -175,7 +182,10 @@ class Forecast:
 
 
 def _computed(job: TrainJob, facts: MemoryFacts) -> dict[str, Any]:
-    """Return {"facts": data of the card, "hints": as of `Forecast.hints`} of a job. Raises ProblemsError."""
+    """Return {"facts", "hints": as of `Forecast.hints`} of a job. Raises ProblemsError.
+
+    facts: {"parts": [{"name", "bytes"}], "total", "device": bytes needed and available, "saved": {level: bytes}, "advice": sentences}
+    """
     from core.record import machine
     from core.training.memory.advice import advise, level_plans, switch_savings
     from core.training.memory.plan import memory_plan

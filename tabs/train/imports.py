@@ -173,12 +173,20 @@ def origin(project: Project) -> dict[str, Any] | None:
 
 
 def report(project: Project) -> dict[str, Any]:
-    """Return the report of the import that the form is based on; for a preset saved from an import, the report in its description."""
+    """Return the report (`report_of`) of the import that the form is based on; for a preset saved from an import, the report in its
+    description."""
     return project.imported.get("report") or _stored_report(project.description)
 
 
 def report_of(imported: Import, page: Page) -> dict[str, Any]:
-    """Return the report of an import as JSON values, with a row for each key of the other program's file."""
+    """Return the report of an import as JSON values.
+
+    "title", "summary"     texts
+    "parts"                [{"kind", "title", "folded", "rows": [`_row`], "more": number of rows left out}]
+    "missing"              [`_missing`]
+    "advice"               problems as dicts
+    "choices", "choice"    jobs in an ambiguous text, and the imported one
+    """
 
     def exists(path: Path) -> bool:
         return page.roots.holds(path) and path.exists()
@@ -229,16 +237,14 @@ def report_of(imported: Import, page: Page) -> dict[str, Any]:
 
 
 def _row(entry: Entry) -> dict[str, Any]:
-    """Return the report's row of a key of the other program's file."""
+    """Return {"key", "value": text, "settings": paths, "why": sentence} of a key of the other program's file, for the report."""
     key = "" if entry.key in entry.settings else entry.key  # a default for which the program has no option
     return {"key": key[:MOST_LETTERS], "value": entry.text, "settings": entry.settings, "why": entry.sentence}
 
 
 def _missing(path: str, text: str, suggestions: list[str]) -> dict[str, Any]:
-    """Return the data of a setting whose file is missing on this machine.
-
-    path: of the setting; text: path of the file; suggestions: where the file may be
-    """
+    """Return {"field": path of the setting, "text": path of the file, "looks": what to browse for ("model", "folder", "any" ...), "nearby":
+    suggestions} of a setting whose file is missing on this machine."""
     entry = FIELDS[path]
     browsed = "model" if entry.widget == "model" else "folder" if path == SOURCES else browses(entry) or "any"
     return {"field": path, "text": text, "looks": browsed, "nearby": suggestions}
@@ -253,7 +259,7 @@ def replace_folder(page: Page, data: dict[str, Any], browser: Browser) -> None:
 
 
 def _stored_report(description: str) -> dict[str, Any]:
-    """Return the report stored in a preset's description (`Import.description`)."""
+    """Return the report, in the form of `report_of`, stored in a preset's description (`Import.description`)."""
     head, *lines = description.split("\n")
     title, _, summary = head.partition(": ")
     parts: list[dict[str, Any]] = []
@@ -271,8 +277,9 @@ def _stored_report(description: str) -> dict[str, Any]:
 def export_texts(page: Page, program: str = "") -> dict[str, Any]:
     """Return the form as texts for another program. Raises ProblemsError.
 
-    program: "kohya_ss" for its preset, else sd-scripts' command line and config file. The result also has a dataset config, "lost" with
-    the settings that cannot be expressed, and "advice".
+    program   "kohya_ss" for {"preset": text, "tab": its tab}, else {"command", "toml"} for sd-scripts
+    returns   these and {"name": output name, "dataset": dataset config, "lost": [{"field", "here", "there"}] of settings that cannot be
+              expressed, "advice": problems}
     """
     page.project.check()
     job = page.project.job

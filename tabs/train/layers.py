@@ -46,9 +46,13 @@ class ChosenLayers:
 
     @cached_property
     def leaves(self) -> list[dict[str, Any]]:
-        """Data of each leaf of the tree for the page's script: names and numbers of layers.
+        """Data of each leaf of the tree for the page's script.
 
-        "numbers": parameters in the leaf's trained layers, and in all of its layers
+        "names"              [block, part, matrix]
+        "of", "chosen", "trained"
+                             number of its layers, of the chosen and of the trained ones
+        "off"                whether none of its layers is in a trained part
+        "numbers"            parameters in the leaf's trained layers, and in all of its layers
         """
         return [
             {
@@ -75,7 +79,8 @@ class Layers:
         self._problem = ""
 
     def parts(self, tab: Any, body: dict[str, Any]) -> dict[str, Any]:
-        """Return the part of the page's periodic update with the tree that the browser requests; {} without a request."""
+        """Return {"layers": `facts` with "choice"} for the page's periodic update if Train is open and body["wants"]["layers"] is an
+        object, whose "choice" is returned; else {}."""
         requested = body.get("wants")
         request = requested.get("layers") if tab == "Train" and isinstance(requested, dict) else None
         if not isinstance(request, dict):
@@ -83,7 +88,8 @@ class Layers:
         return {"layers": self.facts(self._project.job) | {"choice": request.get("choice")}}
 
     def facts(self, job: TrainJob) -> dict[str, Any]:
-        """Return the leaves with numbers of chosen and trained layers; [] while they are counted. Starts a count if the job has changed."""
+        """Return {"fresh": whether the count is of this job, "tree": name, "problem": text or "", "leaves": `ChosenLayers.leaves`, [] while
+        they are counted}. Starts a count if the job has changed."""
         if refused := self._roots.refused(job):
             return {"fresh": True, "tree": _tree_name(job), "problem": refused[0].what, "leaves": []}
         key = (_tree_name(job), settings_as_text(job))

@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 
 
 def form_part(page: Page, browser: Browser) -> dict[str, Any]:
-    """Return the whole state of the form for `browser`: values, problems, notes, presets."""
+    """Return the whole state of the form for `browser`: `_project_state` with "session", "stamp", "preset": `preset_facts`, "choosing",
+    "hints": {path: text}, "curve": `RateSketch.facts`, "json_problems", "json_applied", "names", "model": `Checks.model`, "said":
+    message and "notice": text.
+    """
     project = page.project
     with project.lock:
         job = project.job
@@ -44,7 +47,18 @@ def form_part(page: Page, browser: Browser) -> dict[str, Any]:
 
 
 def _project_state(project: Project, model: dict[str, Any]) -> dict[str, Any]:
-    """Return the part of the form's state that depends on the project and its `model` (see `Checks.model`) alone."""
+    """Return the part of the form's state that depends on the project and its `model` (see `Checks.model`) alone.
+
+    "values"               {path: text or state of the control}
+    "changed"              {path: value in the preset, as text}
+    "errors", "notes"      {path: problem of invalid input}, {path: problems of the value}
+    "ignored", "idle"      {path: reason without effect}, paths of fields to hide
+    "groups"               {group: `_group`}
+    "imported", "needs"    `imports.origin`, `method_needs.needs`
+    "recipes", "timesteps" `recipe_offers`, `timestep_facts`
+
+    Also "method": its name, "undo" and "redo": whether they are possible, and "json": the job as text.
+    """
     job, invalid, changed = project.job, project.bad, project.changed()
     errors = {path: {"what": item.problem.what, "fix": item.problem.fix} for path, item in invalid.items()}
     notes: dict[str, list[dict[str, str]]] = {}
@@ -76,9 +90,11 @@ def _project_state(project: Project, model: dict[str, Any]) -> dict[str, Any]:
 def _group(
     group: str, job: Any, changed: dict[str, Any], errors: dict[str, Any], idle: dict[str, str]
 ) -> dict[str, Any]:
-    """Return whether a group is shown, its summary, and its numbers of changed and invalid fields.
+    """Return {"shown", "summary", "changed", "errors": numbers of changed and invalid fields, "idle": reason why no setting of the group
+    has an effect, or ""} of a group.
 
-    "idle": reason why no setting of the group has an effect, or ""; idle: {path: reason} of fields without effect
+    changed, errors   {path: ...} of such fields
+    idle              {path: reason} of fields without effect
     """
 
     def number_in_group(paths: Any) -> int:
@@ -94,7 +110,9 @@ def _group(
 
 
 def preset_facts(page: Page) -> dict[str, Any]:
-    """Return the data of the preset bar: name of the loaded preset, whether it is the user's, all names, recipe card."""
+    """Return the data of the preset bar: {"name": of the loaded preset, "own": whether it is the user's, "all": names, "recipe":
+    `recipe_facts`}.
+    """
     name = page.project.preset
     recipe = presets_bar.recipe_facts(page)
     return {"name": name, "own": name.startswith("user/"), "all": page.presets.names("train"), "recipe": recipe}

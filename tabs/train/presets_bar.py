@@ -44,7 +44,8 @@ def _preset_rows(page: Page) -> list[tuple[str, str, str]]:
 
 
 def recipe_facts(page: Page) -> dict[str, Any] | None:
-    """Return the data of the loaded recipe's card: purpose, and values with reasons; None without a recipe."""
+    """Return {"about": purpose, "sets": [{"field", "title", "value", "why"}], "fit": `_fit`} of the loaded recipe; None without a
+    recipe."""
     recipe = page.project.recipe()
     if recipe is None:
         return None
@@ -61,7 +62,8 @@ def recipe_facts(page: Page) -> dict[str, Any] | None:
 
 
 def _fit(page: Page, recipe: preset_files.Preset) -> dict[str, Any] | None:
-    """Return why the recipe does not fit model or GPU, and what to choose instead; None if it fits."""
+    """Return {"what": why the recipe does not fit model or GPU, sentences, "level": of the first, "recipe": [name, title] of one to choose
+    instead or None, "model": family to choose instead or ""}; None if it fits."""
     job, gpu = page.project.job, page.gpu()
     family = with_family(job, page.checks.model(job.model.base_model, job.model.family)).model.family
     problems = recipe_problems(recipe, family, gpu)

@@ -70,12 +70,14 @@ class RateSketch:
 
 
 def _nothing(total: int, about: str) -> dict[str, Any]:
-    """Return a chart without points. about: the reason"""
+    """Return a chart (`RateSketch.facts`) without points. about: the reason"""
     return {"steps": [], "lines": [], "total": total, "about": about}
 
 
 def timestep_facts(noise: NoiseSettings) -> dict[str, Any]:
-    """Return the chart of the timestep distribution; "steps" is [] if it is uniform or the timestep range is empty."""
+    """Return the chart of the timestep distribution: {"steps", "lines": [{"name", "values"}], "total", "across": axis title, "about":
+    ""}; "steps" is [] if it is uniform or the timestep range is empty.
+    """
     if noise.uniform_timesteps or noise.min_timestep >= noise.max_timestep:
         return {"steps": [], "lines": [], "about": ""}
     middles = [(number + 0.5) * 1000 / BANDS for number in range(BANDS)]

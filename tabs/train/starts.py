@@ -26,7 +26,9 @@ QUICK_SECONDS = 0.4  # for which a response waits for the checks
 
 
 def press(page: Page, browser: Browser, message: dict[str, Any]) -> None:
-    """Handle a click on Start ({"how": "start"}) or Add to queue ("queue"), and show the result in `browser`. Raises OldRevision."""
+    """Handle a click on Start or Add to queue, and show the result in `browser`. Raises OldRevision.
+    message: {"how": "start" or "queue", else nothing happens, "token": of the click, "open": numbers of changes to wait for, "stamp": of
+    the form}"""
     if message.get("how") not in ("start", "queue"):
         return  # cancelled in a dialog
     how = message["how"]

@@ -182,10 +182,8 @@ def _listed_choices(page: Page, entry: Declared) -> list[tuple[str, list[tuple[s
 
 
 def _message(page: Page, browser: Browser, *, lists: bool = False) -> str:
-    """Return a message to a browser: numbers of its changes that have arrived, then the form.
-
-    lists: whether to include lists and status, as the first message to a page does
-    """
+    """Return JSON of a message to a browser: {"acks": numbers of its changes that have arrived, "form": `form_part` with its signature}.
+    lists: whether to include "lists" (`_lists`) and "status", as the first message to a page does"""
     first_parts = {"lists": with_signature(_lists(page)), "status": with_signature(status(page))} if lists else {}
     return to_json({"acks": list(browser.arrived)} | first_parts | {"form": with_signature(form_part(page, browser))})
 
@@ -216,14 +214,16 @@ def _edit(page: Page, data: dict[str, Any], browser: Browser) -> None:
 
 
 def _act(name: str, page: Page, data: dict[str, Any], browser: Browser) -> None:
-    """Run the project action `name` of the preset bar or of a button below a field, and show its message."""
+    """Run the project action `name`, a key of ACTS (tabs/form/presets.py), of the preset bar or of a button below a field, and show its
+    message.
+    data: as for `PresetForm.run_act`"""
     # The key of a field is not "path": Gradio takes an object with that key for a file and refuses the message.
     if result := page.project.run_act(name, data):
         page.browsers.say(browser, "done", result.text, problems=result.problems, undo=result.undo)
 
 
 def _take_json(page: Page, data: dict[str, Any], browser: Browser) -> None:
-    """Apply the text of the JSON pane; problems are listed in the pane, with nothing applied."""
+    """Apply the text data["text"] of the JSON pane; problems are listed in the pane, with nothing applied."""
     browser.json_problems = []
     try:
         page.project.run_act("json", data)
@@ -240,7 +240,7 @@ def _apply_recipe(page: Page, data: dict[str, Any], browser: Browser) -> None:
 
 
 def _train_all(page: Page, data: dict[str, Any], browser: Browser) -> None:
-    """Set the validation images to be trained too, as one undo step."""
+    """Set the validation images to be trained too, as one undo step. data, browser: not used"""
     values = {"validation.best_checkpoint": "training"}
     page.project.set_values(values, did="training on the validation images too")
 
@@ -282,7 +282,8 @@ def _listen_to_form(page: Page) -> None:
 
 
 def _run_action(page: Page, name: str, data: dict[str, Any], browser: Browser) -> None:
-    """Run an action of the page's script. An error is shown in `browser`, with nothing changed."""
+    """Run ACTIONS[name] with `data`; an unknown name does nothing. An error is shown in `browser`, with nothing changed.
+    data: "stamp" of the form that it is based on, "n": number of the change, and what the action needs"""
     action = ACTIONS.get(name)
     try:
         if action is not None:

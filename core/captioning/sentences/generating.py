@@ -92,7 +92,8 @@ def answers(
 
 
 def _generate_arguments(loaded: Loaded, settings: CaptionGenerationSettings, attempt: int) -> dict[str, Any]:
-    """Return keyword arguments of transformers' `generate`. `do_sample` is off: AddressedSampling samples instead."""
+    """Return {name: value} of keyword arguments of transformers' `generate`. `do_sample` is off: AddressedSampling samples instead.
+    attempt: 0, or 1 for a second attempt, which forbids shorter repetitions unless it samples"""
     options: dict[str, Any] = {"do_sample": False, "num_beams": 1, "use_cache": True}
     if settings.decoding == "beams":
         options |= {"num_beams": settings.num_beams, "length_penalty": settings.length_penalty}

@@ -62,10 +62,10 @@ def dataset_fingerprint(
     memo_path: Path | str | None = None,
     cancel: CancelToken | None = None,
 ) -> dict[str, Any]:
-    """Return the content of a run's dataset.json: each image with caption, bucket and the SHA-256 of the file's bytes.
-
-    Raises ProblemsError with the files that cannot be read.
-    """
+    """Return the content of a run's dataset.json: {"v": version, "count", "images": [{"source", "path", "width", "height", "bytes",
+    "sha256": of the file, "repeats", "caption", "caption_source", "bucket": [width, height]}]}. Raises ProblemsError with the files that
+    cannot be read.
+    memo_path: where hashes are stored; None for nowhere"""
     hashes = content_hashes([each.image for each in placed], memo_path, cancel.check if cancel else None)
     images = [
         {

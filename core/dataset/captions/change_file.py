@@ -24,7 +24,8 @@ class Change:
 
 
 def line_of(change: Change) -> dict[str, Any]:
-    """Return the line that records a file's change, as JSON values: path, old and new content, and a deleted link's target."""
+    """Return the line that records a file's change, as JSON values: {"path", "old", "new": `to_json` of its contents, "link": target of a
+    deleted link, only if there is one}."""
     link = os.readlink(change.path) if change.new is None and os.path.islink(change.path) else change.link
     about = {"path": str(change.path.absolute()), "old": to_json(change.old), "new": to_json(change.new)}
     return about | ({"link": link} if link else {})
@@ -48,7 +49,8 @@ def from_json(value: Any) -> bytes | None:
 
 
 def _is_valid(line: Any) -> bool:
-    """Return whether a parsed line of a change's file has the expected types."""
+    """Return whether a parsed line of a change's file is an object with the expected types: "path", "old", "new", "link", or "title", "at",
+    "about"; each may be missing."""
     try:
         title, at, about = line.get("title", ""), line.get("at", 0), line.get("about") or {}
         names = [os.fsencode(line[name]) for name in ("path", "link") if name in line]

@@ -116,8 +116,9 @@ class History:
     ) -> ChangeResult:
         """Make all changes or none: files written before an error are restored. Raises ProblemsError.
 
-        about      facts about the task, for the entry
-        resume     the id of an earlier change to add to, so that one undo reverts both
+        title      name of the change, as the history lists it
+        about      {name: value} about the task, for the entry; None for none
+        resume     the id of an earlier change to add to, so that one undo reverts both; "" for a new one
         progress   called with (done, total) files
         """
         changes = [each for each in changes if each.old != each.new]
@@ -142,11 +143,12 @@ class History:
     def write_file(
         self, title: str, change: Change, kind: str, code: str, about: Mapping[str, Any] | None = None
     ) -> str:
-        """Make a change of a single file and return its id, or "" if nothing changed.
+        """Make a change of a single file and return its id, or "" if nothing changed. Raises ProblemsError.
 
-        kind   noun for the file, for messages
-        code   code of the problem if another program has changed the file
-        Raises ProblemsError.
+        title   name of the change, as the history lists it
+        kind    noun for the file, for messages
+        code    code of the problem if another program has changed the file
+        about   {name: value} about the task, for the entry; None for none
         """
         where = printable(change.path)
         try:
@@ -160,7 +162,8 @@ class History:
         return done.id
 
     def record(self, title: str, change: Change) -> str:
-        """Record a text that was not written, so that undo can restore it; return the id."""
+        """Record a text that was not written, so that undo can restore it; return the id. Raises ProblemsError if it cannot be stored.
+        title: name of the change, as the history lists it"""
         with self.open(title) as opened:
             opened.append(line_of(change))
             opened.wrote = True
@@ -170,7 +173,8 @@ class History:
     def open(self, title: str, about: Mapping[str, Any] | None = None, resume: str = "") -> Iterator[OpenChange]:
         """Open a change that is made in several steps. After an exception it stays unfinished; it is removed if it wrote nothing.
 
-        about    facts about the task, for the entry
+        title    name of the change, as the history lists it
+        about    {name: value} about the task, for the entry; None for none
         resume   the id of an unfinished change to continue; "" for a new one
         """
         resume = resume if self._file(resume).exists() else ""  # it may have been deleted as one of the oldest
@@ -275,7 +279,8 @@ class History:
         return list(changes.values())
 
     def unfinished(self, about: Mapping[str, Any]) -> str:
-        """Return the id of the newest change with exactly these facts, or "" if there is none or it is finished or undone."""
+        """Return the id of the newest change with exactly these facts, the `about` of `open`; "" if there is none or it is finished or
+        undone."""
         undone = set()
         for entry in self.entries():
             undone.add(entry.about.get("undoes"))
@@ -310,7 +315,8 @@ class History:
                             index.lines.setdefault(str(each.content["path"]), []).append(each.begin)
 
     def new_lines(self, offsets: dict[str, int]) -> Iterator[tuple[str, list[dict[str, Any]]]]:
-        """Yield (id, new lines) of each of the NEWEST changes that has grown, oldest first.
+        """Yield (id, new lines) of each of the NEWEST changes that has grown, oldest first. Lines are parsed: see `line_of` in
+        change_file.py.
         offsets: id -> number of bytes read so far; updated here"""
         for file in self._files()[-NEWEST:]:
             offset = offsets.get(file.stem, 0)

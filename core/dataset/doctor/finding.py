@@ -89,7 +89,8 @@ class Finding:
         return Problem(self.what, where, self.fix, self.level, code=f"doctor.{self.kind.replace(' ', '-')}")
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the finding as JSON values.
+        """Return the finding as JSON values: its fields with "id", "title", "count", "advised": number of images, and "images": [groups of
+        {"key", "path", "note", "advised": whether it is advised}].
 
         Names that are not valid Unicode get replacement characters, so actions must use `id`, not names.
         """

@@ -63,9 +63,11 @@ def put_away(
     reason: str,
     extra: Mapping[Path, Sequence[Path]] | None = None,
 ) -> str:
-    """Move images with their captions, masks and npz caches to the trash; return the token for `put_back`.
+    """Move images with their captions, masks and npz caches to the trash; return the token for `put_back`. Raises ProblemsError, also for
+    no images or one that is gone.
 
-    extra   image -> files elsewhere that belong to it, such as its mask in a mask folder
+    reason   why, as text for the list of removals
+    extra    image -> files elsewhere that belong to it, such as its mask in a mask folder
 
     All or nothing: if one file cannot be moved, the others are moved back and ProblemsError names it. Files that
     another image uses too (a.png and a.jpg share a.txt) stay.
@@ -125,8 +127,7 @@ def put_back(token: str) -> tuple[Path, ...]:
 
 
 def undoable_actions(dataset_folder: Path | str, most: int | None = None) -> list[Removal]:
-    """Return the actions that can be undone, newest first.
-    most: limit: only this number of newest actions is looked at; None for all"""
+    """Return the actions that can be undone, newest first. most: limit: only this number of newest actions is looked at; None for all"""
     actions = []
     for record in records(Path(dataset_folder), RECORD)[-most if most else None :]:
         with suppress(ProblemsError):
@@ -224,7 +225,8 @@ def records(folder: Path, name: str) -> list[Path]:
 
 
 def _read(record: Path) -> tuple[dict[str, Any], list[tuple[Path, Path]]]:
-    """Return a record's content, and (path in the trash, original path) of each of its files that is still there.
+    """Return a record's content ({"when", "reason", "images": names, "files": [{"from", "to"}]}), and (path in the trash, original path) of
+    each of its files that is still there.
 
     Raises ProblemsError for records outside a trash folder, because tokens come from a page, and for records with files that
     `put_away` does not move, because datasets are downloaded too.
@@ -294,8 +296,7 @@ def refuse_taken(pairs: Sequence[tuple[Path, Path]], what: str, fix: str, code: 
 
 
 def move_all(pairs: Sequence[tuple[Path, Path]]) -> None:
-    """Move all files in this order, or none: raises OSError with the name of a file that cannot be moved.
-    pairs: (from, to)"""
+    """Move all files in this order, or none: raises OSError with the name of a file that cannot be moved. pairs: (from, to)"""
     done: list[tuple[Path, Path]] = []
     try:
         for source, target in pairs:

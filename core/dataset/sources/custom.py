@@ -71,7 +71,10 @@ def scan_class(
 
 def _add_images(builder: ScanBuilder, rows: Sequence[dict[str, Any]], name: str, concept: Concept) -> None:
     """Add the images of the class's rows to the scan, with the settings of `concept`.
-    name: of the class without its module"""
+
+    rows   {"path", perhaps "caption", "repeats", "words", "is_reg"} of each image
+    name   of the class without its module
+    """
     files = _files(rows)
     id = builder.new_id(name)
     by_relative = {file.relative: row for file, row in zip(files, rows, strict=True)}
@@ -81,17 +84,15 @@ def _add_images(builder: ScanBuilder, rows: Sequence[dict[str, Any]], name: str,
 
 
 def _as_listed(image: ImageInfo, row: Mapping[str, Any]) -> ImageInfo:
-    """Return the image with the caption, repeats and class tokens of its row."""
+    """Return the image with "caption", "repeats" and "words" (class tokens) of its row; each may be missing."""
     return replace(
         image, metadata_caption=row.get("caption"), repeats=row.get("repeats") or 1, class_tokens=row.get("words") or ""
     )
 
 
 def _files(rows: Sequence[Mapping[str, Any]]) -> list[File]:
-    """Return the file of each row, with a unique relative name.
-
-    That is the file's name, with parent folders or a number if several share a name.
-    """
+    """Return the file of each row (its "path"), with a unique relative name: the file's name, with parent folders or a number if several
+    share a name."""
     used_names: set[str] = set()
     files = []
     for row in rows:
@@ -110,7 +111,8 @@ def _files(rows: Sequence[Mapping[str, Any]]) -> list[File]:
 
 
 def _rows_of(name: str, dataset: DatasetSettings, cancel: CancelToken | None) -> list[Any]:
-    """Import the class, or take the registered source; call it and return its rows. Raises ProblemsError."""
+    """Import the class, or take the registered source; call it and return its rows, not yet checked (`_complaints`). Raises ProblemsError.
+    name: class path, or a key of SOURCES"""
     source = SOURCES.get(name)
     if source is None:
         _check_allowed(name)
@@ -174,7 +176,8 @@ def _row_problems(name: str, rows: Sequence[Any]) -> list[Problem]:
 
 
 def _complaints(row: Any) -> list[str]:
-    """Return what is wrong with one row, each as predicate of a sentence; [] if it is valid."""
+    """Return what is wrong with one row, each as predicate of a sentence, "has no path"; [] if it is valid: {"path", perhaps "caption",
+    "words": texts, "repeats": integer, "is_reg": bool}."""
     if not isinstance(row, dict):
         return [f"is {type(row).__name__}, not a dict"]
     complaints = [f"has the unknown key {key!r}" for key in row if key not in _KEYS]

@@ -50,7 +50,8 @@ class Memo:
         return _ELSEWHERE.get(self._requested, self._requested) if self._requested is not None else None
 
     def known(self, kind: str, files: Sequence[FileFacts]) -> dict[Path, str]:
-        """Return {path: cached fact} of the files that have not changed since."""
+        """Return {path: cached fact, as text} of the files that have not changed since.
+        kind: name of the fact, under which it was stored"""
         if self.path is None or not self.path.exists():
             return {}
         file_of = {os.fsencode(file.path): file for file in files}
@@ -71,7 +72,7 @@ class Memo:
         return facts
 
     def remember(self, kind: str, facts: Mapping[Path, str], files: Iterable[FileFacts]) -> None:
-        """Store facts, by path, of those of `files` that `facts` contains. Database errors are ignored."""
+        """Store facts, {path: text}, of those of `files` that `facts` contains. Database errors are ignored. kind: name of the fact"""
         if self.path is None or not facts:
             return
         rows = [
@@ -101,6 +102,7 @@ class Memo:
     ) -> dict[Path, Any]:
         """Return {path: fact} of all files, measured by threads if not cached.
 
+        kind        name of the fact, under which it is cached
         measure     returns the fact of a file, or an OSError, which is returned in its place and not cached
         check       may raise to cancel; facts measured so far stay cached
         progress    called with (done, total)

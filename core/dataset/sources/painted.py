@@ -33,7 +33,8 @@ def replaced_folders(folder: Path) -> list[Path]:
 
 
 def _mark(folder: Path) -> dict[str, Any]:
-    """Return the record of a folder of painted masks: its image folder, and the mask folders it replaced; {} for any other folder."""
+    """Return the record of a folder of painted masks: {"images": its image folder, "replaced": mask folders it replaced}; {} for any other
+    folder."""
     try:
         return read_json_object(folder / MARK)
     except ProblemsError:
@@ -41,8 +42,7 @@ def _mark(folder: Path) -> dict[str, Any]:
 
 
 def painted_folder(datasets: Path, images: Path) -> Path:
-    """Return the folder of painted masks of an image folder; an unused name if there is none yet.
-    datasets: the folder for both"""
+    """Return the folder of painted masks of an image folder; an unused name if there is none yet. datasets: the folder for both"""
     real = os.path.realpath(images)
     name = f"{printable(os.path.basename(real))[:LONGEST_NAME] or 'images'}_masks"
     for candidate in numbered(name):

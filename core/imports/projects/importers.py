@@ -61,9 +61,9 @@ def import_project(
 ) -> Import:
     """Import another program's training settings, from a text or the path of a file, as a job with a report.
 
-        name    file name, for messages and its suffix; by default that of the path
-        reads   for a path: whether other files that its text names are read
-        folder  for a text: where files that it names are looked up; None reads no files
+    name    file name, for messages and its suffix; by default that of the path
+    reads   for a path: whether other files that its text names are read
+    folder  for a text: where files that it names are looked up; None reads no files
     choice  which of several commands, scripts or tabs to read the text as: one of `Import.choices`; "": none is chosen
     files   {name: path} of files imported together with it, where those that it names are looked up first; None in a terminal
 

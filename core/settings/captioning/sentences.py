@@ -31,7 +31,8 @@ OPENERS = [
 
 
 def _model(default: str, help: str, kohya: str = "") -> Any:
-    """Declare the setting for the captioning model; `help` follows the sentence on folders and Hub names."""
+    """Declare the setting for the captioning model; `help` follows the sentence on folders and Hub names.
+    kohya: name in sd-scripts, "" for none"""
     about = "A folder below models/captioners, any other folder, or owner/name of the Hugging Face Hub. "
     return setting(
         default,
@@ -46,7 +47,11 @@ def _model(default: str, help: str, kohya: str = "") -> Any:
 
 
 def _decoding(default: str, help: str = "", kohya: str = "") -> Any:
-    """Declare the choice of greedy decoding, beam search or sampling; `help` follows the explanation of the three."""
+    """Declare the choice of greedy decoding, beam search or sampling; `help` follows the explanation of the three.
+
+    default   "greedy", "beams" or "sample"
+    kohya     name in sd-scripts, "" for none
+    """
     what = "Greedy takes the most likely word each time, beam search compares several sentences, sampling picks at random. "
     labels = {"greedy": "greedy", "beams": "beam search", "sample": "sampling"}
     return setting(
@@ -61,7 +66,7 @@ def _decoding(default: str, help: str = "", kohya: str = "") -> Any:
 
 
 def _new_tokens(default: int, kohya: str = "") -> Any:
-    """Declare the maximum number of generated tokens."""
+    """Declare the maximum number of generated tokens. kohya: name in sd-scripts, "" for none"""
     help = "Maximum length of the answer, without the prompt; a word is about 1.3 tokens. Longer answers are cut off, even mid-sentence."
     return setting(
         default, within=(1, 4096), title="Max new tokens", level="shown", unit="tokens", kohya=kohya, help=help

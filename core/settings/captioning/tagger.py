@@ -20,7 +20,11 @@ ITEMS = " Separated by commas or lines; write \\, for a comma in a tag."
 
 
 def _threshold(help: str, hint: str = "threshold", kohya: str = SAME) -> Any:
-    """Declare the score threshold of a tag category; empty uses the general one (or as `hint` says), above 1 excludes the category."""
+    """Declare the score threshold of a tag category; above 1 excludes the category.
+
+    hint    what an empty field means
+    kohya   name in sd-scripts; SAME for the field's name
+    """
     return setting(None, within=(FLOOR, 2), hint=hint, help=help + OFF, kohya=kohya)
 
 

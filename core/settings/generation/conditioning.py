@@ -6,7 +6,12 @@ from core.settings.base import Settings, kohya_setting, setting
 
 
 def _pixels(side: str, empty: str, **more: Any) -> Any:
-    """Declare a side of SDXL's size conditioning; `empty` is what an empty field means."""
+    """Declare a side of SDXL's size conditioning.
+
+    side    the help's first sentence
+    empty   what an empty field means
+    more    further arguments of `kohya_setting`
+    """
     return kohya_setting(None, within=(0, 65536), unit="pixels", hint=empty, help=f"{side} Empty is {empty}.", **more)
 
 

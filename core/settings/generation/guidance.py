@@ -45,7 +45,7 @@ class CfgZeroSettings(Settings):
 
 
 def _scale(title: str, usual: float, **more: Any) -> Any:
-    """Declare the strength of a guidance, with its usual value as the default."""
+    """Declare the strength of a guidance, with its usual value as the default. more: further arguments of `setting`"""
     return setting(
         usual,
         within=(0, 50),
@@ -56,7 +56,7 @@ def _scale(title: str, usual: float, **more: Any) -> Any:
 
 
 def _layers(what: str) -> Any:
-    """Declare the setting with the U-Net layers of a guidance; `what` says what happens in them."""
+    """Declare the setting with the U-Net layers of a guidance. `what` continues "Where in the U-Net" and says what happens in them."""
     return setting(
         LAYERS,
         title="Layers",

@@ -115,9 +115,10 @@ def to_values(job: Settings) -> dict[str, Any]:
 def dump(
     job: Settings, *, task: str = "train", title: str = "", description: str = "", preset: str = ""
 ) -> dict[str, Any]:
-    """Return the content of a preset file, or of a run's job.json. Groups that belong to another choice, such as other network kinds, are
-    left out if they are at their defaults.
-    preset: name of the preset that the run was started from"""
+    """Return the content of a preset file, or of a run's job.json: "kind", "schema_version", "task", "title", "description", perhaps
+    "preset", and {group: {setting: value}}. Groups that belong to another choice, such as other network kinds, are left out if they are at
+    their defaults.
+    preset: name of the preset that the run was started from, "" for none"""
     head = {"kind": "job", "schema_version": SCHEMA_VERSION, "task": task, "title": title, "description": description}
     head |= {"preset": preset} if preset else {}
     values = to_values(job).items()
@@ -131,7 +132,8 @@ def _touched(job: Settings, group: str) -> bool:
 
 
 def content(preset: Preset) -> dict[str, Any]:
-    """Return the JSON content of the preset's file."""
+    """Return the JSON content of the preset's file: its header ("kind", "schema_version", "task", "title", "description", "family",
+    "vram_gb"), {group: {setting: value}} and "reasons", without empty "family", "vram_gb" and "reasons"."""
     head = {"kind": preset.kind, "schema_version": SCHEMA_VERSION, "task": preset.task}
     head |= {"title": preset.title, "description": preset.description}
     about = {"family": preset.family, "vram_gb": preset.vram_gb}

@@ -99,10 +99,10 @@ ADAFACTORS = [
 
 
 def _adapting(path: str, known: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the arguments that sd-scripts' documentation recommends for an adaptive optimizer, of those in `known`.
+    """Return {name: value} of the arguments that sd-scripts' documentation recommends for an adaptive optimizer, of those in `known`.
 
-    path   the optimizer's class, such as "prodigyopt.Prodigy"
-    known  {name: ...} of the arguments that the optimizer has
+    path    the optimizer's class, such as "prodigyopt.Prodigy"
+    known   {name: ...} of the arguments that the optimizer has
     """
     usual: dict[str, Any] = {"decouple": True, "weight_decay": 0.01}
     if path == "prodigyopt.Prodigy":

@@ -40,7 +40,11 @@ girl girl -> girl
 
 
 def _extension(default: str, title: str, help: str, kohya: str = "", hint: str = "") -> Any:
-    """Declare the extension of caption or tag files."""
+    """Declare the extension of caption or tag files.
+
+    kohya   name in sd-scripts, "" for none
+    hint    what an empty field means, "" for none
+    """
     return setting(default, title=title, level="shown", widget="extension", kohya=kohya, hint=hint, help=help)
 
 
