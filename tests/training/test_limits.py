@@ -380,7 +380,7 @@ def test_the_timesteps_that_are_measured_are_within_the_range_that_trains():
 
 @pytest.mark.parametrize(("step", "epoch"), [(0, 1), (1, 1), (3, 1), (4, 2), (6, 2), (7, 3)])
 def test_a_file_says_the_epoch_that_its_last_step_is_in(tmp_path, monkeypatch, step, epoch):
-    epochs = SimpleNamespace(views_of=lambda epoch: [], batches_in=lambda epoch: 3)
+    epochs = SimpleNamespace(views_of=lambda epoch: [], batches_in=lambda epoch: 3, never_used=list)
     plan = SimpleNamespace(epochs=epochs, epoch_of=lambda step: step // 3, total=7, seed=7, placed=[])
     components = SimpleNamespace(origin=tmp_path / "model.safetensors", family="sd1")
     method = SimpleNamespace(metadata=dict)
