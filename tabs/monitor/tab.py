@@ -14,6 +14,7 @@ from urllib.parse import quote
 import gradio as gr
 
 from core.engine.queue import GUEST, MAX_ENDED, lane_of, may_change, may_manage, may_resume
+from core.engine.waiting import waiting_runs
 from core.record.events import sample_titles
 from core.record.file_titles import is_average, labels_of
 from core.record.kept import read_kept
@@ -28,7 +29,7 @@ from tabs.generate.replaced import use_run
 from tabs.generate.stage import TASKS
 from tabs.monitor import assess, verdict
 from tabs.monitor.charts import loss_series, rate_series, rounded, validation_points, value_series
-from tabs.monitor.next_step import NextStep, next_step
+from tabs.monitor.next_step import NextStep, next_step, resume
 from tabs.pieces import piece
 from tabs.server.browsers import Browser
 from tabs.wire import to_count
@@ -362,7 +363,8 @@ def run_names(page: Page) -> list[dict[str, str]]:
     key = (time.monotonic() // RUNS_SECONDS, [(entry.id, entry.state) for entry in page.engine.queue()])
     if page.run_list[0] != key:
         names = [{"name": run.name, "title": run.title, "state": run.state} for run in page.engine.run_states(200)]
-        page.run_list = (key, names)
+        queued = waiting_runs(page.engine.queue())
+        page.run_list = (key, [run | {"state": "waiting"} if run["name"] in queued else run for run in names])
     return page.run_list[1]
 
 
@@ -455,7 +457,7 @@ def _command(page: Page, name: str, data: dict[str, Any], browser: Browser) -> N
         entries = data.get("entries")
         engine.forget([str(each) for each in entries[:MAX_ENDED]] if isinstance(entries, list) else [])
     elif name == "continue":
-        engine.continue_run(run)
+        resume(page, browser, run)
     elif name == "pause_queue":
         engine.pause_queue()
     elif name == "resume_queue":
