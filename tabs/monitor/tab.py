@@ -250,12 +250,15 @@ def samples(page: Page, items: list[dict[str, Any]], at_base: bool = True) -> di
 
 
 def queue(page: Page) -> dict[str, Any]:
-    """Return the device's jobs: "entries" (running, then waiting ones in order) and "ended" (the newest SHOWN_ENDED).
+    """Return the device's jobs: "entries" (running, then waiting ones in order, then what waits for other lanes, such as tools) and "ended"
+    (the newest SHOWN_ENDED).
 
-    Waiting rows have the positions "up" and "down" to move to, None if they cannot. Ended trainings are left out, since Runs lists them,
-    and so are images of other users.
+    Waiting rows of the device have the positions "up" and "down" to move to, None if they cannot. Ended trainings are left out, since Runs
+    lists them, and so are images of other users.
     """
-    entries = [entry for entry in page.engine.queue() if lane_of(entry) == "device"]
+    everything = page.engine.queue()
+    entries = [entry for entry in everything if lane_of(entry) == "device"]
+    others = [entry for entry in everything if entry.state == "waiting" and lane_of(entry) != "device"]
     active = [entry for entry in entries if entry.state == "running"]
     active += [entry for entry in entries if entry.state == "waiting"]
     ended = [entry for entry in entries if entry not in active and not (entry.task == "train" and entry.run)]
@@ -268,9 +271,9 @@ def queue(page: Page) -> dict[str, Any]:
         | {"title": titles.get(entry.id, entry.title)}
         | {"doing": waits[entry.id].words if entry.id in waits else _doing(entry, job)}
         | {"paused": bool(job and job.get("entry") == entry.id and job.get("state") == "paused")}
-        for entry in active
+        for entry in [*active, *others]
     ]
-    waiting = [row for row in active_rows if row["state"] == "waiting"]
+    waiting = [row for row in active_rows if row["state"] == "waiting" and row["lane"] == "device"]
     movable = [index for index, row in enumerate(waiting) if row["own"]]  # a guest's job changes places only with these
     for up, position, down in zip([None, *movable], movable, [*movable[1:], None], strict=False):
         waiting[position] |= {"up": up, "down": down}
@@ -348,6 +351,7 @@ def _row(entry: Any, engine: Any) -> dict[str, Any]:
     name = facts.get("person") or _name(guest, engine, "the owner's") if guest or GUEST.get() else ""
     return row | {
         "kind": kind_text,
+        "lane": lane_of(entry),
         "by": "yours" if guest and guest == GUEST.get() else name,
         "own": GUEST.get() in ("", guest),
     }
