@@ -277,14 +277,13 @@ class Engine:
         """Queue an interrupted, stopped or failed run to be resumed, or a finished one with a greater length; return the job's id.
 
         changes   {group: {setting: value}} that may change when a run resumes (core/engine/extend.py)
-        A queue that a user has paused is resumed only if no other job waits in it. Raises ProblemsError for a run that is running,
-        queued or unknown, and for changes that are not possible.
+        A queue that a user has paused is resumed only if no other job waits in it; in one that the end of the program has paused, the run
+        is the first. Raises ProblemsError for a run that is running, queued or unknown, and for changes that are not possible.
         """
         entry_id = self._queue_run(run_name, changes)
         wait = self.waits().get(entry_id)
-        if self.paused_by is None or (wait is not None and not (wait.on or wait.ahead)):
-            self._queue.pause(False)
-            self._notify()
+        self._queue.resume_with(entry_id, alone=wait is not None and not (wait.on or wait.ahead))
+        self._notify()
         return entry_id
 
     def _queue_run(self, run_name: str, changes: dict[str, Any] | None = None, identity: str = "") -> str:

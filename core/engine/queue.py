@@ -385,3 +385,12 @@ class Queue:
             what, fix = "The owner has paused the queue", "ask them, or log in as the owner"
             raise ProblemsError.one(what, "queue", fix, "queue.not-yours")
         self.pause(False)
+
+    def resume_with(self, identity: str, *, alone: bool) -> None:
+        """Resume the queue for a run that was just added. If the end of the program has paused it, the run becomes the first, a guest's
+        the first of the guest's own jobs; a pause by a user only ends if the run is `alone`."""
+        with self.lock:
+            if self.paused and self.paused_by is None:
+                self.move(identity, 0)
+            if self.paused_by is None or alone:
+                self.pause(False)

@@ -45,6 +45,11 @@ class Wait:
         return f"starts{when} after {name}{paused}{more}" + ("; the queue is paused" if self.queue_paused else "")
 
 
+def waiting_runs(entries: Sequence[QueueEntry]) -> set[str]:
+    """Return the names of the runs that wait in the queue to be resumed."""
+    return {entry.run for entry in entries if entry.run and entry.state == "waiting"}
+
+
 def waits(
     entries: Sequence[QueueEntry], time_left: Callable[[QueueEntry], tuple[float, bool]], *, paused: bool, lent_to: str
 ) -> dict[str, Wait]:

@@ -12,12 +12,12 @@
   const head = (entry, leads) => [h("span", {class: "chip"}, entry.paused ? "paused" : entry.state), entry.kind ? h("span", {class: "kind"}, entry.kind) : null,
     leads ? h("a", {href: leads}, atelier.parted(entry.title)) : h("span", {class: "title"}, atelier.parted(entry.title))];
   const by = (entry) => entry.by ? h("span", {class: "kind by"}, entry.by) : null;
-  const row = (entry, waits) => h("li", {class: `state-${entry.state}`},
+  const row = (entry, waits, moves = waits && entry.lane === "device") => h("li", {class: `state-${entry.state}`},
     head(entry, entry.run && entry.task === "train" ? `#Monitor/${encodeURIComponent(entry.run)}` : ""),
     by(entry), h("span", {class: "hint"}), h("span", {class: "grow"}),
     h("span", {class: "slots"},
-      button(entry.own && waits, "Up", `Move ${entry.title} up`, "move", {entry: entry.id, position: entry.up}, entry.up === null),
-      button(entry.own && waits, "Down", `Move ${entry.title} down`, "move", {entry: entry.id, position: entry.down}, entry.down === null),
+      button(entry.own && moves, "Up", `Move ${entry.title} up`, "move", {entry: entry.id, position: entry.up}, entry.up === null),
+      button(entry.own && moves, "Down", `Move ${entry.title} down`, "move", {entry: entry.id, position: entry.down}, entry.down === null),
       button(entry.own && waits, "Cancel", `Cancel ${entry.title}`, "cancel", {entry: entry.id}),
       button(entry.own && entry.state === "running", "Stop", `Stop ${entry.title}`, "cancel", {entry: entry.id}, false, entry.run)));
   const endedRow = (entry) => h("li", {class: `state-${entry.state}`}, head(entry, entry.tab ? `#${entry.tab}` : ""), by(entry),
@@ -56,7 +56,7 @@
       pause.disabled = !resumable;
       attr(pause, "title", resumable ? null : `Only ${paused_by} can resume it.`);
       pause.onclick = act(paused ? "resume_queue" : "pause_queue");
-      slot(pause, paused || waiting.length > 0);
+      slot(pause, paused || waiting.some((entry) => entry.lane === "device"));
     }
   };
 })();

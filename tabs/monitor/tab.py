@@ -14,6 +14,7 @@ from urllib.parse import quote
 import gradio as gr
 
 from core.engine.queue import GUEST, MAX_ENDED, lane_of, may_change, may_manage, may_resume
+from core.engine.waiting import waiting_runs
 from core.record.events import sample_titles
 from core.record.file_titles import is_average, labels_of
 from core.record.kept import read_kept
@@ -28,7 +29,7 @@ from tabs.generate.replaced import use_run
 from tabs.generate.stage import TASKS
 from tabs.monitor import assess, verdict
 from tabs.monitor.charts import loss_series, rate_series, rounded, validation_points, value_series
-from tabs.monitor.next_step import NextStep, next_step
+from tabs.monitor.next_step import NextStep, next_step, resume
 from tabs.pieces import piece
 from tabs.server.browsers import Browser
 from tabs.wire import to_count
@@ -274,17 +275,19 @@ def samples(page: Page, items: list[dict[str, Any]], at_base: bool = True) -> di
 
 
 def queue(page: Page) -> dict[str, Any]:
-    """Return the device's jobs.
+    """Return the device's jobs, and those that wait for other lanes, such as tools.
 
     "entries"                  [`_row`] of the running, then the waiting ones in order, with "doing": text, "paused", and for a waiting
-                               one the positions "up" and "down" to move to, None if it cannot
+                               one the positions "up" and "down" to move to, None if it cannot; then those of other lanes
     "ended"                    [`_row` and `_result`] of the newest SHOWN_ENDED, without trainings, which Runs lists, and images of other
                                users
     "paused", "paused_by", "why", "resumable"
                                whether the queue is paused, by whom and why ("" for this user, or none), whether this user may resume it
     "interrupted"              titles of interrupted jobs
     """
-    entries = [entry for entry in page.engine.queue() if lane_of(entry) == "device"]
+    everything = page.engine.queue()
+    entries = [entry for entry in everything if lane_of(entry) == "device"]
+    others = [entry for entry in everything if entry.state == "waiting" and lane_of(entry) != "device"]
     active = [entry for entry in entries if entry.state == "running"]
     active += [entry for entry in entries if entry.state == "waiting"]
     ended = [entry for entry in entries if entry not in active and not (entry.task == "train" and entry.run)]
@@ -297,9 +300,9 @@ def queue(page: Page) -> dict[str, Any]:
         | {"title": titles.get(entry.id, entry.title)}
         | {"doing": waits[entry.id].words if entry.id in waits else _doing(entry, job)}
         | {"paused": bool(job and job.get("entry") == entry.id and job.get("state") == "paused")}
-        for entry in active
+        for entry in [*active, *others]
     ]
-    waiting = [row for row in active_rows if row["state"] == "waiting"]
+    waiting = [row for row in active_rows if row["state"] == "waiting" and row["lane"] == "device"]
     movable = [index for index, row in enumerate(waiting) if row["own"]]  # a guest's job changes places only with these
     for up, position, down in zip([None, *movable], movable, [*movable[1:], None], strict=False):
         waiting[position] |= {"up": up, "down": down}
@@ -378,6 +381,7 @@ def _row(entry: Any, engine: Any) -> dict[str, Any]:
     name = facts.get("person") or _name(guest, engine, "the owner's") if guest or GUEST.get() else ""
     return row | {
         "kind": kind_text,
+        "lane": lane_of(entry),
         "by": "yours" if guest and guest == GUEST.get() else name,
         "own": GUEST.get() in ("", guest),
     }
@@ -393,7 +397,8 @@ def run_names(page: Page) -> list[dict[str, str]]:
     key = (time.monotonic() // RUNS_SECONDS, [(entry.id, entry.state) for entry in page.engine.queue()])
     if page.run_list[0] != key:
         names = [{"name": run.name, "title": run.title, "state": run.state} for run in page.engine.run_states(200)]
-        page.run_list = (key, names)
+        queued = waiting_runs(page.engine.queue())
+        page.run_list = (key, [run | {"state": "waiting"} if run["name"] in queued else run for run in names])
     return page.run_list[1]
 
 
@@ -488,7 +493,7 @@ def _command(page: Page, name: str, data: dict[str, Any], browser: Browser) -> N
         entries = data.get("entries")
         engine.forget([str(each) for each in entries[:MAX_ENDED]] if isinstance(entries, list) else [])
     elif name == "continue":
-        engine.continue_run(run)
+        resume(page, browser, run)
     elif name == "pause_queue":
         engine.pause_queue()
     elif name == "resume_queue":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ import gradio as gr
 from core.engine.deleted import restore_run
 from core.engine.queue import whose_run
 from core.engine.run_summary import RunSummary
+from core.engine.waiting import waiting_runs
 from core.record.problems import Problem, ProblemsError, collected
 from core.record.space import folder_bytes
 from core.record.units import count
@@ -33,6 +35,7 @@ from tabs.markup import (
     section,
     with_client,
 )
+from tabs.monitor.next_step import resume
 from tabs.pieces import piece
 from tabs.runs import view as runs_view
 from tabs.runs.again import LONGEST, Agains
@@ -107,9 +110,11 @@ class RunHandlers:
         """Return the HTML of the table of runs, or of the open run. state: see `act`"""
         name = str(state.get("open", ""))
         run = self.page.engine.run(name) if name else None
+        queued = waiting_runs(self.page.engine.queue())
         if run is not None:
-            return self._details(run, state)
+            return self._details(replace(run, state="waiting") if name in queued else run, state)
         runs, unread = self.page.engine.runs_so_far(runs_view.PATIENCE)
+        runs = [replace(each, state="waiting") if each.name in queued else each for each in runs]
         show, find = str(state.get("show", "all")), str(state.get("find", ""))
         picked = state.get("picked", ())
         asking, page = bool(state.get("asking")), int(state.get("page", 0))
@@ -180,10 +185,10 @@ class RunHandlers:
         elif act == "page":
             state["page"] = page_of(value or arg, 10**6)
         elif act == "continue":
-            act = self._resumed(self.page.engine.continue_run(arg), arg, act)
+            act = act if resume(self.page, self.page.browser, arg) else ""
         elif act in ("longer", "longer-constant", "longer-restart"):
-            entry = self._longer(arg, value, act.removeprefix("longer").removeprefix("-"))
-            act = self._resumed(entry, arg, act)
+            changes = self._longer(arg, value, act.removeprefix("longer").removeprefix("-"))
+            act = act if resume(self.page, self.page.browser, arg, changes) else ""
         elif act == "prove":
             self.proofs.start(arg)
         elif act == "unprove":
@@ -259,19 +264,8 @@ class RunHandlers:
             self.copies.start(str(state.get("open", "")), str(state.get("copy", "")), value)
         return self._outputs({**state, "copy": ""})
 
-    def _resumed(self, entry: str, name: str, act: str) -> str:
-        """Show a message if the resumed run has to wait. Returns `act`, or "" if it waits, so that no other tab opens.
-
-        entry: id of the job in the queue
-        """
-        wait, run = self.page.engine.waits().get(entry), self.page.engine.run(name)
-        if wait is None or wait.begins:
-            return act
-        self.page.say("done", f"Added to the queue: {run.title if run is not None else name}, {wait.words}.")
-        return ""
-
-    def _longer(self, name: str, text: str, after: str) -> str:
-        """Resume the run with a new length `text`, in epochs, or in steps if these are set. Returns the job's queue id.
+    def _longer(self, name: str, text: str, after: str) -> dict[str, Any]:
+        """Return the changes that give the run a new length `text`, in epochs, or in steps if these are set.
 
         after: learning rate schedule after the old length, "constant" or "restart"; "" stretches the schedule. Raises ProblemsError.
         """
@@ -285,7 +279,7 @@ class RunHandlers:
         changes: dict[str, Any] = {"max_train_epochs": None, "max_train_steps": None} | {field: int(number)}
         if after:
             changes |= {"lr_scheduler_steps": int(snapshot["total"]), "lr_scheduler_after": after}
-        return self.page.engine.continue_run(name, {"schedule": changes})
+        return {"schedule": changes}
 
     def _use(self, name: str) -> None:
         """Fill in Train's form with the run's settings, as one undo step."""

@@ -91,7 +91,7 @@ def state_text(run: RunSummary) -> str:
     """Return the text of a run's state, such as "interrupted at step 120"."""
     if run.state in ("interrupted", "stopped", "failed") and run.step:
         return f"{run.state} at step {run.step:,}"
-    return run.state
+    return "waiting in the queue" if run.state == "waiting" else run.state
 
 
 def badge(run: RunSummary) -> str:

@@ -8,7 +8,7 @@ import pytest
 from core.engine import engine as engine_module
 from core.engine.engine import Engine
 from core.engine.explain import Explanation
-from core.engine.queue import Queue
+from core.engine.queue import Queue, as_guest
 from core.record.workspace import Workspace
 from core.settings.presets.files import to_values
 from tests.engine.test_engine import job, killed_run, states, stepper, until
@@ -101,6 +101,22 @@ def test_a_run_that_was_resumed_otherwise_is_not_put_back_again(workspace, begun
     engine = begun()
     engine._queue_run(run.name)
     assert engine.queue_paused and not engine.interrupted
+
+
+@pytest.mark.parametrize(
+    ("guest", "order"), [("", ["fox", "owl", "cat"]), ("anna", ["owl", "fox", "cat"])], ids=["the owner", "a guest"]
+)
+def test_a_run_that_is_resumed_after_the_end_of_the_program_goes_before_what_its_user_may_move(
+    workspace, begun, guest, order
+):
+    ended(workspace, run := killed_run(workspace))
+    engine = begun()
+    with as_guest(guest):
+        engine.submit("train", job("cat"))
+        resumed = engine.continue_run(run.name)
+    assert not engine.queue_paused and engine._queue.get(resumed).run == run.name
+    waiting = [entry for entry in engine.queue() if entry.state == "waiting"]
+    assert ["fox" if entry.id == resumed else entry.title for entry in waiting] == order
 
 
 def test_a_supervised_server_puts_the_training_back_and_resumes_unless_somebody_paused(workspace, begun, capsys):

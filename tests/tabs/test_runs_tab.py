@@ -239,6 +239,32 @@ def test_a_run_that_is_resumed_behind_another_job_says_so_and_leads_nowhere(desk
     assert not hasattr(tabs, "selected") and f"Added to the queue: one, {Wait('fox', 80.0).words}." in said(desk)
 
 
+@pytest.mark.parametrize("tab", ["Runs", "Monitor"])
+def test_resuming_says_what_happens_to_the_queue_and_a_run_that_waits_offers_no_resume(desk, tab):
+    page, engine = desk.page, desk.page.engine
+    names = [f"20260101-12000{number}_{title}" for number, title in enumerate(("one", "two", "three"))]
+    for name in names:
+        write_run(page, name, "interrupted")
+
+    def resume(name):
+        if tab == "Runs":
+            return desk.act({}, event("continue", name))["tabs"]
+        return monitor._command(page, "continue", {"run": name}, page.browser)
+
+    engine.pause_queue()
+    engine._queue_run(names[1])
+    shown = resume(names[0])
+    assert engine.queue_paused and not hasattr(shown, "selected")
+    assert "Added to the queue: one, waiting in the paused queue, after 1 job." in said(desk)
+    assert "waiting in the queue" in desk._main({}) and "waiting in the queue" in desk._main({"open": names[0]})
+    assert desk._main({}).count('data-act="continue"') == 1 and 'act="continue"' not in desk._main({"open": names[0]})
+    assert [each["state"] for each in monitor.run_names(page)] == ["interrupted", "waiting", "waiting"]
+    engine._queue.paused_by = None
+    resume(names[2])
+    assert "three continues; the queue runs again, 2 jobs wait behind it." in said(desk)
+    assert [entry.run for entry in engine.queue()] == [names[2], names[1], names[0]] and not engine.queue_paused
+
+
 def saved_state(folder, step: int = 30):
     state = folder / "state" / f"step{step:08d}"
     state.mkdir(parents=True)
