@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from core.families.trained_size import trained_size
 from core.formats.detect import FAMILY_NAMES
 from core.formats.hashes import HashMemo, model_hashes
 from core.formats.lora.metadata import version_metadata
@@ -257,6 +258,6 @@ def _metadata(settings: ExtractLoraSettings, plan: Plan, context: JobContext) ->
             metadata |= dict(zip(("ss_sd_model_hash", "ss_new_sd_model_hash"), hashes, strict=True))
         else:
             metadata["ss_training_comment"] = f"extracted from {model.path.name}, {hashes[1]}"
-    side = traits_of(plan.family).resolution
+    side = trained_size(plan.original.path, plan.family)[0]
     texts, _ = agreed_texts([metadata_of(plan.tuned)])
     return metadata | model_spec_of(texts, plan.family, prediction, "lora", plan.target.stem, side)

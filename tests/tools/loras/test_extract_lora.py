@@ -104,6 +104,12 @@ def test_text_encoders_that_are_left_out_are_named_with_their_share_and_count_fo
         extracted(both, tmp_path / "1")
 
 
+def test_a_lora_states_the_size_that_the_original_was_trained_at(models, tmp_path):
+    save_file(models[2], tmp_path / "small.safetensors", {"modelspec.resolution": "128x128"})
+    _, metadata, _ = extracted((str(tmp_path / "small.safetensors"), models[1]), tmp_path)
+    assert metadata["modelspec.resolution"] == "128x128"
+
+
 def test_clamping_precisions_and_compatibility_have_their_effects(models, tmp_path):
     plain, _, _ = extracted(models, tmp_path / "0", dim=2)
     bounded, _, _ = extracted(
