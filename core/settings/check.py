@@ -126,10 +126,8 @@ def _bad_value(path: str, item: Mapping[str, Any], entry: Declared | None, locat
         what = f"{entry.title} has {len(item['input'])} characters: {value}"
         return Problem(what, location, f"use at most {longest} characters", code="settings.bad-value")
     expected = allowed(entry, empty="leave it empty" if location == path else "null")
-    if item["type"] == "tuple_type":
-        expected = expected.replace("one number or two", "two numbers")
-    elif entry.kind == "pair" and not entry.range_text and (bound := _bound(item)) != "a number":
-        expected = f"numbers of {bound}"
+    if entry.kind == "pair" and not entry.range_text and (bound := _bound(item)) != "a number":
+        expected = "whole numbers" if bound == "a whole number" else f"numbers of {bound}"
     return Problem(f"{entry.title} is {value}", location, f"use {expected}", code="settings.bad-value")
 
 
@@ -141,7 +139,7 @@ def allowed(entry: Declared, empty: str = "leave it empty") -> str:
         "int": "a whole number",
         "float": "a number",
         "text": "text in quotes",
-        "pair": "one number or two",
+        "pair": "one number or two" if entry.takes_one else "two numbers",
         "list": "a list",
         "object": 'a JSON object, such as {"name": 1}',
         "span": "a number of steps (100), a fraction of the run below 1 (0.1) or a percentage (10%)",

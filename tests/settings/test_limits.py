@@ -267,6 +267,7 @@ def test_of_many_unknown_names_only_the_first_are_compared_with_the_known_ones(m
         ("saving.copy_to", 1, "use text in quotes, or leave it empty"),
         ("samples.sample_prompts", 1, "use a list"),
         ("optimizer.optimizer_args", 1, "use names with values, such as d_coef=2"),
+        ("optimizer.betas", 0.9, "use two numbers, or leave it empty"),
         ("optimizer.betas", [0.9, -1], "use numbers of 0 or more"),
         ("dataset.more_resolutions", [8193], "use 8192 or less"),
         ("dataset.face_crop_aug_range", [0, 2], "use numbers of more than 0"),
