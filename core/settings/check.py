@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from core.record.problems import MOST, Problem, ProblemsError, whole_text
 from core.settings.base import Declared, Settings, compatibility_values, declared, settings_called
 from core.settings.elsewhere import ELSEWHERE
+from core.settings.names import FORBIDDEN_IN_NAMES
 
 Job = TypeVar("Job", bound=Settings)
 LONGEST_NAME = 200  # longer names are not compared with the known ones
@@ -118,6 +119,11 @@ def _bad_value(path: str, item: Mapping[str, Any], entry: Declared | None, locat
         return Problem(f"'{path}' is {value}", location, item["msg"].lower(), code="settings.bad-value")
     if item["type"] == "wanted":
         return Problem(f"{entry.title} is {value}", location, item["msg"], code="settings.bad-value")
+    if item["type"] == "string_pattern_mismatch":
+        signs = " ".join(FORBIDDEN_IN_NAMES)
+        part = entry.names == "part"
+        fix = f"use none of {signs}: file names cannot contain them" if part else f"use text such as {entry.default}"
+        return Problem(f"{entry.title} is {value}", location, fix, code="settings.bad-value")
     if item["type"] == "string_too_short":
         fix = "write at least one character"
         return Problem(f"{entry.title} is empty", location, fix, code="settings.bad-value")

@@ -266,6 +266,8 @@ def test_of_many_unknown_names_only_the_first_are_compared_with_the_known_ones(m
         ("samples.width", 65, "use a whole number, 64 to 4096, a multiple of 8 (pixels), or leave it empty"),
         ("saving.copy_to", 1, "use text in quotes, or leave it empty"),
         ("samples.sample_prompts", 1, "use a list"),
+        ("dataset.conditioning_suffix", "a/b", 'use none of < > : " / \\ | ? *: file names cannot contain them'),
+        ("dataset.alpha_color", "white", "use text such as #ffffff"),
         ("optimizer.optimizer_args", 1, "use names with values, such as d_coef=2"),
         ("optimizer.betas", 0.9, "use two numbers, or leave it empty"),
         ("optimizer.betas", [0.9, -1], "use numbers of 0 or more"),

@@ -5,6 +5,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from core.settings.base import Both, Settings, kohya_setting, setting
+from core.settings.names import NAME_PART
 
 Side = Annotated[int, Field(ge=8, le=16384)]
 Size = Annotated[tuple[Side, Side], Both]
@@ -122,7 +123,7 @@ class NumberSettings(CaptionedCopySettings):
     number_prefix: str = setting(
         "",
         max_length=80,
-        pattern=r'^[^/\\<>:"|?*\x00-\x1f]*$',
+        pattern=NAME_PART,
         title="Name prefix",
         help="Text before the number, such as fox_ for fox_0001.",
         names="part",
