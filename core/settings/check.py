@@ -70,7 +70,7 @@ def explain(model: type[Settings], error: ValidationError, where: str = "") -> l
         elif item["type"] == "missing":
             problems[path] = Problem(f"'{path}' is missing", location, "set a value", code="settings.missing")
         else:
-            problems[path] = _bad_item(item, known, location) or _bad_value(path, item, known.get(path), location)
+            problems[path] = _bad_item(item, known, location) or invalid_value(path, item, known.get(path), location)
     return list(problems.values())
 
 
@@ -108,7 +108,7 @@ def _bound(item: Mapping[str, Any]) -> str:
     return bounds[0] if bounds else "a whole number" if item["type"].startswith("int") else "a number"
 
 
-def _bad_value(path: str, item: Mapping[str, Any], entry: Declared | None, location: str) -> Problem:
+def invalid_value(path: str, item: Mapping[str, Any], entry: Declared | None, location: str) -> Problem:
     """Return the problem of an invalid value, with the allowed values as the fix.
 
     item   pydantic's error
