@@ -42,7 +42,9 @@ if TYPE_CHECKING:
     from core.record.context import JobContext, Outcome
     from core.record.workspace import Workspace
 
-IMAGES = Card("images", "Images", "Edit copies of a folder's images; the originals are not changed.")
+IMAGES = Card(
+    "images", "Images", "Edit copies of a folder's images; only Rename in place and its undo change the originals."
+)
 HINTS = Card(
     "hints",
     "Control images",

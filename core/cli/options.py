@@ -121,7 +121,7 @@ COMMAND_OPTIONS = {
         "train": ("", "train with it at once; --group.name VALUE replaces a setting"),
     },
     "export": {
-        "presets": COMMON["presets"],
+        **{name: COMMON[name] for name in ("outputs", "models", "presets")},
         "to": ("PROGRAM", "sd-scripts (default) or kohya_ss"),
         "save": (
             "FILE",

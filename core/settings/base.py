@@ -208,6 +208,14 @@ def minus_one_is_random(seed: Any) -> Any:
     return None if not isinstance(seed, bool) and seed in (-1, "-1") else seed
 
 
+def one_for_both(value: Any) -> Any:
+    """Return (512, 512) for 512, and a list as a tuple, which strict JSON no longer takes for one here; other values unchanged."""
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return value, value
+    return tuple(value) if isinstance(value, list) else value
+
+
+Both = BeforeValidator(one_for_both)  # of a pair: one number is both
 # Types that also accept other programs' forms: 0 for off; numbers and JSON lists for comma-separated text; -1 for a random seed
 IntOrOff = Annotated[int | None, BeforeValidator(zero_is_off)]
 FloatOrOff = Annotated[float | None, BeforeValidator(zero_is_off)]
@@ -329,6 +337,12 @@ class Declared:
             if plain in origins:
                 return name
         return "text"
+
+    @property
+    def takes_one(self) -> bool:
+        """Whether a pair may be a single number."""
+        members = [member for member in union_members(self.info.annotation) if member is not type(None)]
+        return len(members) > 1 or Both in self.info.metadata
 
     @property
     def plain(self) -> bool:

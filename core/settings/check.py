@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from core.record.problems import MOST, Problem, ProblemsError, whole_text
 from core.settings.base import Declared, Settings, compatibility_values, declared, settings_called
 from core.settings.elsewhere import ELSEWHERE
+from core.settings.names import FORBIDDEN_IN_NAMES
 
 Job = TypeVar("Job", bound=Settings)
 LONGEST_NAME = 200  # longer names are not compared with the known ones
@@ -69,7 +70,7 @@ def explain(model: type[Settings], error: ValidationError, where: str = "") -> l
         elif item["type"] == "missing":
             problems[path] = Problem(f"'{path}' is missing", location, "set a value", code="settings.missing")
         else:
-            problems[path] = _bad_item(item, known, location) or _bad_value(path, item, known.get(path), location)
+            problems[path] = _bad_item(item, known, location) or invalid_value(path, item, known.get(path), location)
     return list(problems.values())
 
 
@@ -112,7 +113,7 @@ def _bound(item: Mapping[str, Any]) -> str:
     return bounds[0] if bounds else "a whole number" if item["type"].startswith("int") else "a number"
 
 
-def _bad_value(path: str, item: Mapping[str, Any], entry: Declared | None, location: str) -> Problem:
+def invalid_value(path: str, item: Mapping[str, Any], entry: Declared | None, location: str) -> Problem:
     """Return the problem of an invalid value, with the allowed values as the fix.
 
     path       of the setting
@@ -125,6 +126,11 @@ def _bad_value(path: str, item: Mapping[str, Any], entry: Declared | None, locat
         return Problem(f"'{path}' is {value}", location, item["msg"].lower(), code="settings.bad-value")
     if item["type"] == "wanted":
         return Problem(f"{entry.title} is {value}", location, item["msg"], code="settings.bad-value")
+    if item["type"] == "string_pattern_mismatch":
+        signs = " ".join(FORBIDDEN_IN_NAMES)
+        part = entry.names == "part"
+        fix = f"use none of {signs}: file names cannot contain them" if part else f"use text such as {entry.default}"
+        return Problem(f"{entry.title} is {value}", location, fix, code="settings.bad-value")
     if item["type"] == "string_too_short":
         fix = "write at least one character"
         return Problem(f"{entry.title} is empty", location, fix, code="settings.bad-value")
@@ -133,10 +139,8 @@ def _bad_value(path: str, item: Mapping[str, Any], entry: Declared | None, locat
         what = f"{entry.title} has {len(item['input'])} characters: {value}"
         return Problem(what, location, f"use at most {longest} characters", code="settings.bad-value")
     expected = allowed(entry, empty="leave it empty" if location == path else "null")
-    if item["type"] == "tuple_type":
-        expected = expected.replace("one number or two", "two numbers")
-    elif entry.kind == "pair" and not entry.range_text and (bound := _bound(item)) != "a number":
-        expected = f"numbers of {bound}"
+    if entry.kind == "pair" and not entry.range_text and (bound := _bound(item)) != "a number":
+        expected = "whole numbers" if bound == "a whole number" else f"numbers of {bound}"
     return Problem(f"{entry.title} is {value}", location, f"use {expected}", code="settings.bad-value")
 
 
@@ -148,7 +152,7 @@ def allowed(entry: Declared, empty: str = "leave it empty") -> str:
         "int": "a whole number",
         "float": "a number",
         "text": "text in quotes",
-        "pair": "one number or two",
+        "pair": "one number or two" if entry.takes_one else "two numbers",
         "list": "a list",
         "object": 'a JSON object, such as {"name": 1}',
         "span": "a number of steps (100), a fraction of the run below 1 (0.1) or a percentage (10%)",

@@ -1,6 +1,9 @@
 """Validate file names for every operating system."""
 
+import re
+
 FORBIDDEN_IN_NAMES = '<>:"/\\|?*'
+NAME_PART = rf"^[^{re.escape(FORBIDDEN_IN_NAMES)}\x00-\x1f]*$"  # the pattern of a part of a file name
 WINDOWS_NAMES = {"con", "prn", "aux", "nul", *(f"com{n}" for n in range(1, 10)), *(f"lpt{n}" for n in range(1, 10))}
 
 

@@ -10,7 +10,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from core.record.problems import ProblemsError
 from core.settings.base import Declared, Settings
-from core.settings.check import allowed
+from core.settings.check import allowed, invalid_value
 from core.settings.dataset.source import ONE_FOR_ALL, SHARED, Source
 from core.settings.elsewhere import ELSEWHERE
 from core.settings.values import shown_value, value_from
@@ -54,10 +54,10 @@ def read(entry: Declared, text: str, *, optional: bool = False) -> Any:
         raise ProblemsError(replace(each, where=entry.title) for each in error.problems) from None
 
 
-def bad_value(entry: Declared, text: str) -> ProblemsError:
-    """Return the error for a text that is not a value of this setting."""
+def bad_value(entry: Declared, text: str, fix: str = "") -> ProblemsError:
+    """Return the error for a text that is not a value of this setting; `fix` defaults to the allowed values."""
     what = f"{entry.title} cannot be '{text.strip()[:40]}'"
-    return ProblemsError.one(what, entry.title, f"use {allowed(entry)}", code="settings.bad-value")
+    return ProblemsError.one(what, entry.title, fix or f"use {allowed(entry)}", code="settings.bad-value")
 
 
 def settings_text(names: Iterable[str], source: Source) -> str:
@@ -104,7 +104,10 @@ def changed_values(
         roots.check(value, entry.title)
     try:
         return {**values, name: _validated(entry, value)}
-    except (ValidationError, TypeError):
+    except ValidationError as error:
+        problem = invalid_value(entry.path, error.errors()[0], entry, entry.path)
+        raise bad_value(entry, text, problem.fix) from None
+    except TypeError:
         raise bad_value(entry, text) from None
 
 

@@ -35,10 +35,12 @@ WITHOUT = (PREVIEW, "only")  # settings without a field: `only` is what is liste
 STARTS = ("go", PREVIEW)
 BY_TASK = "of tasks"  # key of the values that a card's tasks do not share, by their `Task.values`
 UNDO = "undo"
-# Settings that each task of a card stores separately: what it writes, which would change another's result unseen.
-SEPARATE = frozenset(
-    ("existing", "output", UNDO, "in_place", "new_rank", "new_conv_rank", "save_precision", "vae", "format")
-)
+# Settings that each task of a card stores separately: what it writes, which would change another's result unseen. Merges of captions
+# and tags share their `out_json`, as one continues the other's file.
+SEPARATE = {
+    *("existing", "output", "png", "output_path", UNDO, "in_place"),
+    *("new_rank", "new_conv_rank", "save_precision", "vae", "format"),
+}
 CHOSEN = "action"  # key of the chosen task
 ENTER = """
 element.addEventListener('keydown', (event) => {

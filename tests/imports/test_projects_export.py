@@ -257,7 +257,10 @@ def test_a_controlnet_has_the_options_of_its_script_and_comes_back(family, group
 
 def test_the_command_writes_a_config_file(tmp_path, capsys):
     out = tmp_path / "out.toml"
-    assert main(["export", "starter_lora", "--save", str(out)]) == DONE
+    assert (
+        main(["export", "starter_lora", "--save", str(out), "--outputs", str(tmp_path / "o"), "--models", "models"])
+        == DONE
+    )
     assert "accelerate launch train_network.py" in capsys.readouterr().out
     assert tomllib.loads(out.read_text())["network_module"] == "networks.lora"
 

@@ -12,6 +12,7 @@ from core.settings.job import TrainJob
 from core.settings.presets import files as presets
 from core.settings.presets.foreign import foreign_problem
 from core.settings.presets.networks import kind_of, settings_of_arguments
+from tests.generation.test_image_to_image import STARTER
 
 KOHYA = {
     "LoRA_type": "Standard",
@@ -53,6 +54,15 @@ ONETRAINER = {
     "optimizer": {"__version": 0, "optimizer": "ADAMW_8BIT"},
     "unet": {"learning_rate": 0.0002, "train": True},
 }
+
+
+@pytest.mark.parametrize("file", ["model_index.json", "unet/config.json", "text_encoder/config.json"])
+def test_a_config_file_of_a_model_is_not_taken_for_a_preset(file):
+    with pytest.raises(ProblemsError) as refused:
+        presets.read(STARTER / file)
+    assert refused.value.codes == ["preset.is-model-config"]
+    assert "give the model's folder" in str(refused.value)
+    assert foreign_problem({"model_type": "clip_text_model"}, "x") and not foreign_problem({"model_type": "SDXL"}, "x")
 
 
 def refused(tmp_path, text, name="theirs.json"):

@@ -367,6 +367,29 @@ def test_a_preview_shows_images_beside_their_control_images(page, tmp_path):
     assert all("size=256" in pair[name] for name in ("image", "hint"))
 
 
+def test_the_page_says_which_characters_a_prefix_cannot_have_and_takes_one_number_for_a_size(page):
+    form = ToolForm(page, tasks.named("number").card)
+    form.choose("number")
+    for prefix, fix in (("a/b", '< > : " / \\ | ? *'), ("a" * 81, "at most 80 characters")):
+        with pytest.raises(ProblemsError, match=re.escape(fix)):
+            form.act(event("field", "number_prefix", prefix))
+    form.choose("crop")
+    form.act(event("field", "crop_size", "128"))
+    assert list(form.values()["crop_size"]) == [128, 128]
+
+
+def test_tools_of_a_card_do_not_share_the_names_of_what_they_write(page):
+    form = ToolForm(page, tasks.named("check_weights").card)
+    for name, output in (("check_weights", "weights.png"), ("compare_loras", None)):
+        form.choose(name)
+        assert not form.values().get("png")
+        if output:
+            form.act(event("field", "png", output))
+            assert form.values()["png"] == output
+    form.choose("check_weights")
+    assert form.values()["png"] == "weights.png"
+
+
 @pytest.mark.slow
 def test_pairs_that_a_tool_has_made_are_trained_with_one_press(page, tmp_path):
     image(tmp_path / "set" / "a.png", (64, 64), caption="a fox")

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from core.settings.base import SAME, Settings, kohya_setting, setting
+from core.settings.names import NAME_PART
 
 Side = Annotated[int, Field(ge=64, le=8192)]
 FaceSizes = Annotated[float, Field(gt=0, le=100)]
@@ -144,7 +145,7 @@ class ImageSettings(Settings):
         None,
         min_length=1,
         max_length=40,
-        pattern=r'^[^/\\<>:"|?*\x00-\x1f]*$',
+        pattern=NAME_PART,
         title="Mask or control suffix",
         hint="none",
         help="Text after the image's name, such as _hint for a_hint.png next to a.png. Without a mask or control folder, files that end with it in the image folder are masks or control images and are not trained.",

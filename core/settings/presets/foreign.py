@@ -20,6 +20,7 @@ MARKS = {
                 "train_batch_size", "learning_rate", "max_resolution", "lr_scheduler", "mixed_precision", "epoch",
                 "network_module", "optimizer_type", "max_train_steps", "max_train_epochs", "resolution", "dataset_config"},
 }  # fmt: skip
+CONFIG_MARKS = {"_class_name", "_diffusers_version", "architectures", "transformers_version"}
 
 
 def toml_values(text: str) -> dict[str, Any] | None:
@@ -39,7 +40,7 @@ def yaml_values(text: str) -> Any:
 
 
 def foreign_problem(raw: Any, where: str, *, toml: bool = False) -> Problem | None:
-    """Return the problem that a file belongs to another program, with the way to import it; None if no such program is recognized.
+    """Return the problem that a file belongs to another program, with the way to import it, or to a model; None if neither is recognized.
 
     raw   the parsed content
     toml  whether the file was TOML, which tells sd-scripts' files from kohya_ss'
@@ -52,12 +53,20 @@ def foreign_problem(raw: Any, where: str, *, toml: bool = False) -> Problem | No
         return Problem(what, where, fix, code="preset.is-dataset-config")
     values = {name.lstrip("-"): value for name, value in _flat(raw).items()}
     program = next((name for name, marks in MARKS.items() if len(marks & set(values)) >= 3), "")
+    if not program and _is_model_config(raw):
+        what = "This is a config file of a model, not a preset"
+        return Problem(what, where, "give the model's folder", code="preset.is-model-config")
     if not program:
         return None
     program = SD_SCRIPTS if toml and program == KOHYA_GUI else program
     what = f"This is a preset of {program}, not of Atelier"
     fix = f"import it on Train, or with python webui.py import {where} --save preset.json"
     return Problem(what, where, fix, code="preset.other-program")
+
+
+def _is_model_config(raw: Mapping[str, Any]) -> bool:
+    """Return whether an object is a config of diffusers or transformers. OneTrainer has model_type too, in capitals."""
+    return not CONFIG_MARKS.isdisjoint(raw) or str(raw.get("model_type")).islower()
 
 
 def _flat(raw: Mapping[str, Any]) -> dict[str, Any]:

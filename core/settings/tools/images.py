@@ -4,9 +4,11 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from core.settings.base import Settings, kohya_setting, setting
+from core.settings.base import Both, Settings, kohya_setting, setting
+from core.settings.names import NAME_PART
 
 Side = Annotated[int, Field(ge=8, le=16384)]
+Size = Annotated[tuple[Side, Side], Both]
 Ratio = Annotated[float, Field(ge=1, le=20)]
 Interpolation = Annotated[
     Literal["auto", "area", "lanczos", "bicubic", "bilinear", "nearest"],
@@ -94,7 +96,7 @@ class CropSettings(EncodedCopySettings):
     """Crops all images to one size."""
 
     tool = "crop"
-    crop_size: tuple[Side, Side] = _crop_size("Width and height of the copies.")
+    crop_size: Size = _crop_size("Width and height of the copies.")
     crop_scaled: bool = setting(
         True,
         title="Resize before crop",
@@ -121,7 +123,7 @@ class NumberSettings(CaptionedCopySettings):
     number_prefix: str = setting(
         "",
         max_length=80,
-        pattern=r'^[^/\\<>:"|?*\x00-\x1f]*$',
+        pattern=NAME_PART,
         title="Name prefix",
         help="Text before the number, such as fox_ for fox_0001.",
         names="part",
@@ -142,7 +144,7 @@ class FaceSettings(CaptionedCopySettings):
     """Crops and levels faces in photos. Faces in drawings are mostly missed; transparency becomes white."""
 
     tool = "faces"
-    crop_size: tuple[Side, Side] = _crop_size("Width and height of face crops of a fixed size.")
+    crop_size: Size = _crop_size("Width and height of face crops of a fixed size.")
     interpolation: Interpolation = "auto"
     face_rotate: bool = setting(
         True, title="Align eyes", kohya="rotate", help="Rotates the image until the eyes are level."
@@ -153,7 +155,7 @@ class FaceSettings(CaptionedCopySettings):
         labels={"none": "whole image", "size": "fixed size", "ratio": "relative to the face"},
         help="What to crop. The crop is shifted to stay inside the image.",
     )
-    face_crop_ratio: tuple[Ratio, Ratio] = setting(
+    face_crop_ratio: Annotated[tuple[Ratio, Ratio], Both] = setting(
         (2.0, 2.0),
         kohya="crop_ratio",
         help="For crops relative to the face: width and height as multiples of the face size.",

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from core.families.trained_size import trained_size
 from core.formats.detect import FAMILY_NAMES
 from core.formats.hashes import HashMemo, model_hashes
 from core.formats.lora.metadata import version_metadata
@@ -150,7 +151,7 @@ def do(settings: ExtractLoraSettings, plan: Plan, context: JobContext) -> Outcom
     quantile = settings.clamp_quantile or (CLAMP if settings.compatibility == "sd-scripts" else None)
     tensors, retained, squares = dict[str, Any](), list[float](), list[float]()
     with OpenFiles() as files, Spill(plan.target) as spill, torch.no_grad():
-        layers = _chosen_layers(settings, plan, files, context)
+        layers, text_squares = _chosen_layers(settings, plan, files, context)
         for layer in layers:
             context.check()
             context.stage("extracting", len(retained), len(layers))
@@ -170,17 +171,20 @@ def do(settings: ExtractLoraSettings, plan: Plan, context: JobContext) -> Outcom
         changed = sum(map(bool, left_out))
         note = f"left out: {count(changed, 'layer')} of resnets with a difference; set Conv rank" if changed else ""
         if not any(squares):
-            raise _no_difference("The models differ in no weight that the LoRA would change" + f": {note}" * bool(note))
+            what = "The models differ in no weight that the LoRA would change"
+            raise _no_difference(": ".join(filter(None, (what, _left_out_text(settings) * any(text_squares), note))))
         metadata = _metadata(settings, plan, context)
         if traits_of(plan.family).convolutions_in_loras:
             tensors = with_convolutions(tensors)  # as sd-scripts has them
         save_lora(plan.target, tensors, metadata, type_named(settings.save_precision or "fp32"))
-    without = len(plan.layers) - len(layers)
     lines = [f"{count(len(layers), 'layer')} extracted"]
-    lines += [f"text encoders left out: no weight differs by more than {settings.min_diff:g}"] if without else []
-    lines += [note] if note else []
     retained_square = sum(share**2 * square for share, square in zip(retained, squares, strict=True))
-    whole = (retained_square / (sum(squares) + sum(left_out))) ** 0.5
+    whole_square = sum(squares) + sum(left_out) + sum(text_squares)
+    if any(text_squares):
+        share = (sum(text_squares) / whole_square) ** 0.5
+        lines += [f"{_left_out_text(settings)}; they have {share:.1%} of the norm of the difference"]
+    lines += [note] if note else []
+    whole = (retained_square / whole_square) ** 0.5
     lines.append(
         f"kept norm of the difference: {whole:.1%} of the whole; of the extracted layers "
         f"{sum(retained) / len(retained):.1%} on average, {min(retained):.1%} at least"
@@ -189,15 +193,26 @@ def do(settings: ExtractLoraSettings, plan: Plan, context: JobContext) -> Outcom
     return Outcome(lines=[*lines, f"Saved: {display_path(plan.target)}"], facts=facts)
 
 
-def _chosen_layers(settings: ExtractLoraSettings, plan: Plan, files: OpenFiles, context: JobContext) -> list[_Layer]:
-    """Return the layers to extract: all, or without the text encoders if none of their weights differs by more than `min_diff`."""
+def _left_out_text(settings: ExtractLoraSettings) -> str:
+    """Return the text on text encoders that are left out, with the setting that extracts them."""
+    return f"text encoders left out: no weight differs by more than {settings.min_diff:g} (Min difference; 0 extracts them)"
+
+
+def _chosen_layers(
+    settings: ExtractLoraSettings, plan: Plan, files: OpenFiles, context: JobContext
+) -> tuple[Sequence[_Layer], list[float]]:
+    """Return (layers to extract, squared norms of those left out): the text encoders are left out if no weight of theirs differs by
+    more than `min_diff`."""
     text = [layer for layer in plan.layers if layer.name.startswith("lora_te")]
+    squares = []
     for number, layer in enumerate(text):
         context.check()
         context.stage("comparing text encoders", number, len(text))
-        if float(_difference(settings, layer, files).abs().max()) > settings.min_diff:
-            return list(plan.layers)
-    return [layer for layer in plan.layers if not layer.name.startswith("lora_te")]
+        change = _difference(settings, layer, files)
+        if float(change.abs().max()) > settings.min_diff:
+            return plan.layers, []
+        squares.append(_square(change))
+    return [layer for layer in plan.layers if not layer.name.startswith("lora_te")], squares
 
 
 def _difference(settings: ExtractLoraSettings, layer: _Layer, files: OpenFiles) -> Tensor:
@@ -244,6 +259,6 @@ def _metadata(settings: ExtractLoraSettings, plan: Plan, context: JobContext) ->
             metadata |= dict(zip(("ss_sd_model_hash", "ss_new_sd_model_hash"), hashes, strict=True))
         else:
             metadata["ss_training_comment"] = f"extracted from {model.path.name}, {hashes[1]}"
-    side = traits_of(plan.family).resolution
+    side = trained_size(plan.original.path, plan.family)[0]
     texts, _ = agreed_texts([metadata_of(plan.tuned)])
     return metadata | model_spec_of(texts, plan.family, prediction, "lora", plan.target.stem, side)

@@ -23,7 +23,7 @@ HEADERS = "headers"  # in the engine's private folder: replaced ones
 def safetensors_file(name: str | None, workspace: Workspace, where: str) -> Path:
     """Return the safetensors file that a setting names. Raises ProblemsError without a valid header. `where`: the setting."""
     path = single_file_of(name, workspace, where)
-    if sniff(path) != "safetensors":
+    if sniff(path) in ("zip", "pickle"):
         what = f"{display_path(path)} is not a safetensors file: other formats hold no metadata"
         raise ProblemsError.one(what, where, "convert it to safetensors first", "tools.not-safetensors")
     with problems_at(where):

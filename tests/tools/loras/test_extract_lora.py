@@ -12,6 +12,7 @@ from core.families import family
 from core.families.loading import load
 from core.formats.lora.names import group_by_module
 from core.networks.adapter_file import load_lora
+from core.record.problems import ProblemsError
 from core.tools.loras import extract_lora as extract
 from tests.models import tiny_file, tiny_folder, tiny_lora
 from tests.tools.loras.test_merge_loras import metadata_of
@@ -79,12 +80,34 @@ def test_text_encoders_are_kept_where_a_weight_differs_by_more(models, tmp_path)
 
 def test_layers_of_resnets_that_are_left_out_are_named_and_count_for_the_kept_norm(models, tmp_path):
     base, tuned = models[2], models[3]
-    attention, conv = (float((tuned[key] - base[key]).double().norm()) for key in (TO_Q, CONV))
+    attention, conv, text = (float((tuned[key] - base[key]).double().norm()) for key in (TO_Q, CONV, FC1))
     _, _, without = extracted(models, tmp_path / "0", dim=2)
     assert "left out: 1 layer of resnets with a difference; set Conv rank" in without
-    assert f"{attention / (attention**2 + conv**2) ** 0.5:.1%} of the whole" in without
-    _, _, complete = extracted(models, tmp_path / "1", dim=2, conv_dim=2)
-    assert "Conv rank" not in complete and "100.0% of the whole" in complete
+    assert f"{attention / (attention**2 + conv**2 + text**2) ** 0.5:.1%} of the whole" in without
+    _, _, complete = extracted(models, tmp_path / "1", dim=2, conv_dim=2, min_diff=0.0)
+    assert "left out" not in complete and "100.0% of the whole" in complete
+
+
+def test_text_encoders_that_are_left_out_are_named_with_their_share_and_count_for_the_kept_norm(tmp_path):
+    base = tiny_file("sd1", tmp_path / "base.safetensors")
+    state = load_file(base)
+    state[TO_Q][0, 0] += 0.03
+    state[FC1][0, :16] += 0.01 * 0.99
+    save_file(state, tmp_path / "tuned.safetensors")
+    both = (str(base), str(tmp_path / "tuned.safetensors"))
+    _, metadata, said = extracted(both, tmp_path / "0", dim=2)
+    assert "(Min difference; 0 extracts them); they have 79.7% of the norm of the difference" in said
+    assert "60.4% of the whole" in said and metadata["modelspec.resolution"] == "512x512"
+    state[TO_Q][0, 0] -= 0.03
+    save_file(state, tmp_path / "tuned.safetensors")
+    with pytest.raises(ProblemsError, match="Min difference"):
+        extracted(both, tmp_path / "1")
+
+
+def test_a_lora_states_the_size_that_the_original_was_trained_at(models, tmp_path):
+    save_file(models[2], tmp_path / "small.safetensors", {"modelspec.resolution": "128x128"})
+    _, metadata, _ = extracted((str(tmp_path / "small.safetensors"), models[1]), tmp_path)
+    assert metadata["modelspec.resolution"] == "128x128"
 
 
 def test_clamping_precisions_and_compatibility_have_their_effects(models, tmp_path):

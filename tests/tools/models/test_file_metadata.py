@@ -128,6 +128,12 @@ def test_all_that_is_wrong_with_a_change_is_told_at_once(tmp_path):
     assert sorted(codes) == ["tools.bad-key-line", "tools.no-such-key", "tools.no-thumbnail"]
     torch.save({"a": torch.zeros(2)}, tmp_path / "a.pt")
     assert refusals(name="edit_metadata", file=str(tmp_path / "a.pt")) == ["tools.not-safetensors"]
+    (tmp_path / "empty.safetensors").touch()
+    (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n")
+    for tool in ("edit_metadata", "strip_metadata", "check_weights"):
+        assert refusals(name=tool, file=str(tmp_path / "empty.safetensors")) == ["model.empty-file"]
+    for tool in ("edit_metadata", "strip_metadata"):
+        assert refusals(name=tool, file=str(tmp_path / "a.png")) == ["model.unknown-file"]
     for tool in ("edit_metadata", "strip_metadata", "check_weights"):
         assert refusals(name=tool, file=str(tmp_path)) == ["tools.is-a-folder"]
     assert refusals(name="edit_metadata", file=str(path), metadata_title="x", output=str(path)) == [
