@@ -443,6 +443,30 @@ def test_looks_are_found_from_their_limits_on(monkeypatch, look, frame, found):
     assert kinds(appearance_findings([replace(examined(), look=Look(**look))], Reading())) == found
 
 
+@pytest.mark.parametrize(
+    ("original", "copy"),
+    [
+        ("bear", "bear copy"),
+        ("bear", "bear copy 2"),
+        ("bear", "bear_copy"),
+        ("a long name", "a long name - Copy"),
+        ("a long name", "b - Copy (2)"),
+        ("bear of the north", "bear (1)"),
+        ("bear of the north", "bear(1)"),
+        ("IMG_0231", "IMG_0231_1"),
+        ("the bear", "Copy of bear"),
+        ("bear", "bear_from_phone"),  # no copy's name: the shorter one
+        ("photocopy of it", "it (3)"),
+        ("1", "2"),
+    ],
+)
+def test_of_identical_files_the_one_with_the_original_name_is_kept(original, copy):
+    items = [examined(copy, "fox"), examined(original, "fox")]
+    assert min(items, key=doctor_images._keep_order) is items[1]
+    captioned, bare = items[0], examined(original, source="words")
+    assert min(captioned, bare, key=doctor_images._keep_order) is captioned
+
+
 def test_of_duplicates_the_trained_captioned_largest_is_kept():
     best_first = [
         examined(9, "fox", bytes=9),
