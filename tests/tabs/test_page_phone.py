@@ -103,6 +103,15 @@ def test_names_are_whole_on_a_phone_and_what_fingers_press_is_high_enough(tab):
 
 
 @pytest.mark.slow
+def test_buttons_of_a_run_are_equally_high_and_the_arrow_of_a_fold_is_whole(tab):
+    go(tab, "Monitor", "#run-actions .btn:not(.off)")
+    assert len({button.bounding_box()["height"] for button in tab.locator("#run-actions .btn:not(.off)").all()}) == 1
+    arrow = "(node) => ['width', 'height'].map((side) => getComputedStyle(node, '::before')[side])"
+    for fold in tab.locator("#monitor details.fold > summary:visible").all():
+        assert fold.evaluate(arrow) == ["6px", "6px"]
+
+
+@pytest.mark.slow
 def test_a_button_that_goes_with_its_answer_opens_no_keyboard(tab):
     go(tab, "Generate", MARKS["Generate"])
     gone = """() => {
