@@ -197,7 +197,7 @@ def test_captions_that_teach_little_are_found(folder):
     (folder / "black.txt").write_text("Under a cloudy autumn sky, a tall old tower, beside a calm lake")
     found = findings(folder)
     assert names(found["no caption"]) == [["red.png"]]
-    assert found["no caption"].images[0][0].note == "default caption: set"
+    assert found["no caption"].images[0][0].note == "default: set"
     assert names(found["file name"]) == [["IMG_0231.png"]]
     assert names(found["alike captions"]) == [["black.png", "blue.png"]]
     for path in folder.glob("*.txt"):
@@ -381,7 +381,7 @@ def test_spellings_of_a_tag_count_as_one_as_in_captions():
 
 @pytest.mark.parametrize(
     ("source", "text", "note"),
-    [("words", "set", "default caption: set"), ("words", " ", "empty caption"), ("none", "", "empty caption")]
+    [("words", "set", "default: set"), ("words", " ", "empty caption"), ("none", "", "empty caption")]
     + [
         ("blank", "", "empty caption"),
         ("metadata", " ", "empty caption"),

@@ -11,6 +11,7 @@ import gradio as gr
 import pytest
 from work_parts import HOSTILE, event, image, make_page, wait_until
 
+from core.dataset.doctor.finding import Finding, FindingImage
 from core.record.problems import ProblemsError
 from core.settings.check import build
 from core.settings.dataset.dataset import Source
@@ -20,6 +21,7 @@ from tabs.dataset import reading
 from tabs.dataset import tab as dataset_tab
 from tabs.dataset.concepts import entries_of, with_entries
 from tabs.dataset.doctor import PUT_BACK
+from tabs.dataset.doctor import cards as doctor_cards
 from tabs.dataset.tab import DatasetHandlers
 from tabs.markup import client_stamp
 from tabs.server.uploads import store_upload
@@ -389,6 +391,12 @@ def test_a_set_up_that_is_declined_is_not_offered_again_for_these_folders(desk, 
     assert desk.boards()["setup"]
     choose(desk, tmp_path / "mira")
     assert desk.boards()["setup"] == ""
+
+
+def test_every_tile_of_the_doctor_has_its_file_name(tmp_path):
+    shown = FindingImage(("set", "fox.png"), tmp_path / "fox.png", "default: set")
+    finding = Finding("no caption", "advice", "1 image is without a caption", "write captions", ((shown,),))
+    assert "<b>fox.png</b> <span>default: set</span>" in doctor_cards([finding], None, lambda *_: "thumb.png")
 
 
 def test_the_offer_shows_captions_as_texts(desk, tmp_path):
