@@ -14,6 +14,7 @@ import gradio as gr
 from core.engine.queue import QueueEntry, may_manage
 from core.record.kept import read_kept
 from core.record.problems import ProblemsError
+from core.training.checks.demo_setup import unapplied
 from tabs.context import ANY_TAB, PRIVATE, Page, handling
 from tabs.markup import digest
 from tabs.monitor import tab as monitor
@@ -125,7 +126,8 @@ def _is_start_fixed(page: Page, browser: Browser, checks: dict[str, Any]) -> boo
 def _checks(page: Page) -> dict[str, Any]:
     """Return the findings of the preflight, `Checks.latest`; problems of fields with invalid input come first in its "problems"."""
     facts = dict(page.checks.latest(page.project.job))
-    if facts.get("setup") and not page.setup.still_applies(page.project.job):
+    job, setup = page.project.job, page.checks.offered(page.project.job)
+    if facts.get("setup") and not (setup and unapplied(job, setup) and page.setup.still_applies(job)):
         facts["setup"] = None
     invalid = [problem.to_dict() for problem in page.project.problems()]
     return facts | ({"problems": invalid + facts.get("problems", [])} if invalid else {})

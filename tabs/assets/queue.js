@@ -22,7 +22,7 @@
       button(entry.own && entry.state === "running", "Stop", `Stop ${entry.title}`, "cancel", {entry: entry.id}, false, entry.run)));
   const endedRow = (entry) => h("li", {class: `state-${entry.state}`}, head(entry, entry.tab ? `#${entry.tab}` : ""), by(entry),
     h("span", {class: "hint"}, entry.message), h("span", {class: "grow"}),
-    entry.images.map((image) => h("a", {class: "small-image", href: image.whole, target: "_blank", rel: "noopener"}, h("img", {src: image.small, alt: `Image of ${entry.title}`, loading: "lazy", width: 40, height: 40}))),
+    entry.images.length ? h("span", {class: "small-images"}, entry.images.map((image) => h("a", {class: "small-image", href: image.whole, target: "_blank", rel: "noopener"}, h("img", {src: image.small, alt: `Image of ${entry.title}`, loading: "lazy", width: 40, height: 40})))) : null,
     entry.task === "train" ? h("button", {type: "button", class: "btn small quiet", onclick: () => { atelier.command("settings", {entry: entry.id}); atelier.goTo("Train"); }}, "Use its settings") : null,
     button(entry.own, "Clear", `Clear ${entry.title}`, "forget", {entries: [entry.id]}));
 

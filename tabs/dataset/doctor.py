@@ -166,13 +166,12 @@ def _finding(finding: Finding, rows: dict, thumb_url: Callable[..., str]) -> str
             tooltip = ", ".join(
                 part for part in (folder + name, image.note, "would be removed" if removed else "") if part
             )
-            name_class = "" if finding.advised else ' class="unseen"'  # which file goes is worth a line
             row = rows.get(image.key)
             opens = f' data-act="open" data-arg="{row[0]}"{row_of(key_of(row[1]))}' if row else " disabled"
             items += (
                 f'<button type="button" class="seen{" goes" if removed else ""}"{opens} title="{esc(tooltip)}">'
                 f'<img src="{esc(thumb_url(image.path, 96))}" alt="" loading="lazy" decoding="async">'
-                f"{folder and f'<b{name_class}>{esc(folder)}</b>'}<b{name_class}>{esc(name)}</b> <span>{esc(image.note)}</span>"
+                f"{folder and f'<b>{esc(folder)}</b>'}<b>{esc(name)}</b> <span>{esc(image.note)}</span>"
                 f"{REMOVED if removed else ''}</button>"
             )
         images += f'<div class="seen-group">{items}</div>'

@@ -162,7 +162,9 @@ class DatasetHandlers(BoardView):
             "intake": self._intake_html(),
             "browser": self._chosen_folders(),
             "summary": dataset_view.summary(reading.report, reading.layout, reading.doing),
-            "setup": setup_offer.card(self.page.setup.offer(job, reading.report)),
+            "setup": setup_offer.card(
+                self.page.setup.offer(job, reading.report), again=bool(self.page.setup.applied(job))
+            ),
             "sources": f"<div data-n='{state.get('turn', 0)}'>{folders}</div>",
             "questions": questions.cards(job, open_questions, questions.answered(state, job), self._lately),
             "checks": dataset_view.checks(job, reading.report, reading.problems + reading.failure, reading.checking),

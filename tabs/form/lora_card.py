@@ -68,7 +68,7 @@ def lazy_strip(lora: Lora, form: str) -> str:
     """Return `strip` without its step buttons, which assets/picker.js requests when the strip is opened. For a file without a run, the
     strip has the button that copies the path instead.
     form: id of the form or list"""
-    marks = lora.checkpoint.marks if lora.checkpoint and form == RUNS else ()  # other lists show them next to the name
+    marks = lora.checkpoint.marks if lora.checkpoint and form == RUNS else ()  # other lists show them as badges
     text = ", ".join((lora.checkpoint.label, *marks)) if lora.checkpoint else "path"
     label = f"Other steps of {lora.name}, now {text}" if lora.checkpoint else f"Copy the path of {lora.name}"
     return (

@@ -127,11 +127,12 @@ def _row(file: Listed, number: int, reason: str, page: FormPage, attributes: str
     choose = f'<button type="button" class="choose" {attributes} {aria}><b>{middle(lora.name)}</b></button>'
     triggers = esc(", ".join(file.facts.words))
     saved = count(number, "checkpoint") if number > 1 else ""
+    marks = lora.checkpoint.marks if lora.checkpoint else ()
     return card(
         lora,
         page.thumb_url,
-        first_line=choose + (_badges(lora.checkpoint.marks) if lora.checkpoint else ""),
-        second_line=f'<div class="strip badges">{_badges(badge_texts)}</div>',
+        first_line=choose,
+        second_line=f'<div class="strip badges">{_badges((*badge_texts, *marks))}</div>',
         third_line=f'<small class="why">{esc(reason)}</small>'
         if reason
         else f'<small title="{triggers}">{triggers}</small>',

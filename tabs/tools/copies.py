@@ -32,12 +32,12 @@ if TYPE_CHECKING:
 
 TAB = "Runs"
 WHERE = "Copy to"
-FOLDERS = {  # {what a run saves: its folder in ComfyUI}
-    "lora": "loras",
-    "embedding": "embeddings",
-    "model": "checkpoints",
-    "controlnet": "controlnet",
-    "lllite": "controlnet",
+FOLDERS = {  # {what a run saves: (its folder in ComfyUI, in Forge and A1111)}
+    "lora": ("models/loras", "models/Lora"),
+    "embedding": ("models/embeddings", "embeddings"),
+    "model": ("models/checkpoints", "models/Stable-diffusion"),
+    "controlnet": ("models/controlnet", "models/ControlNet"),
+    "lllite": ("models/controlnet", "models/ControlNet"),
 }
 PREVIEW = ".preview.png"  # ending of an image that A1111, Forge and ComfyUI show for a model file
 CONVERTS = "convert_lora"  # name of the tool and act of its button
@@ -73,8 +73,9 @@ def saved_kind(job: TrainJob | None) -> str:
 
 
 def hint(kind: str) -> str:
-    """Return an example of a target folder for files of this kind."""
-    return f"such as ComfyUI/models/{FOLDERS.get(kind, 'checkpoints')}, with its full path"
+    """Return examples of a target folder for files of this kind."""
+    comfyui, forge = FOLDERS.get(kind, FOLDERS["model"])
+    return f"full path, such as ComfyUI/{comfyui} or Forge/{forge}"
 
 
 def _key(kind: str) -> str:

@@ -234,7 +234,7 @@ class Checks:
         }
         device = self._engine.find_device() if "torch" in sys.modules else None  # the page does not wait for torch
         self.setup = self._setup_offer.offer(job, report)
-        facts["setup"] = card(self.setup, lead=False)
+        facts["setup"] = card(self.setup, lead=False, again=bool(self._setup_offer.applied(job)))
         in_offer = {"demo.name-or-prompts"} if self.setup and self.setup.changes else set()
         problems = self.problems(job, report, device)
         facts["problems"] = [each.to_dict() for each in problems if each.code not in {*in_offer, *BY_RECIPE}]

@@ -233,10 +233,10 @@ def test_transparency_of_optional_formats(tmp_path, module, name, kind):
 
 HEIC_START = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + b"\0" * 40
 MISSING = [
-    ("a.heic", HEIC_START, "pip install pillow-heif"),
-    ("named.jpg", HEIC_START, "pip install pillow-heif"),
-    ("a.jxl", b"\xff\x0a" + b"\0" * 40, "pip install pillow-jxl-plugin"),
-    ("b.jxl", b"\0\0\0\x0cJXL \r\n\x87\n" + b"\0" * 40, "pip install pillow-jxl-plugin"),
+    ("a.heic", HEIC_START, "pillow-heif"),
+    ("named.jpg", HEIC_START, "pillow-heif"),
+    ("a.jxl", b"\xff\x0a" + b"\0" * 40, "pillow-jxl-plugin"),
+    ("b.jxl", b"\0\0\0\x0cJXL \r\n\x87\n" + b"\0" * 40, "pillow-jxl-plugin"),
 ]
 
 
@@ -251,7 +251,10 @@ def test_an_image_whose_reader_is_missing_is_named_with_what_to_install(tmp_path
         read_header(path)
     problem = problem_of(path, found.value)
     assert wanted in problem.what and name in problem.what
-    assert wanted in problem.fix and sys.executable in problem.fix
+    assert (
+        problem.fix.startswith("export it as JPEG or PNG")
+        and f'"{sys.executable}" -m pip install {wanted}' in problem.fix
+    )
 
 
 def test_a_cut_off_file_of_an_optional_format_is_named(tmp_path):

@@ -197,7 +197,7 @@ def test_captions_that_teach_little_are_found(folder):
     (folder / "black.txt").write_text("Under a cloudy autumn sky, a tall old tower, beside a calm lake")
     found = findings(folder)
     assert names(found["no caption"]) == [["red.png"]]
-    assert found["no caption"].images[0][0].note == "default caption: set"
+    assert found["no caption"].images[0][0].note == "default: set"
     assert names(found["file name"]) == [["IMG_0231.png"]]
     assert names(found["alike captions"]) == [["black.png", "blue.png"]]
     for path in folder.glob("*.txt"):
@@ -381,7 +381,7 @@ def test_spellings_of_a_tag_count_as_one_as_in_captions():
 
 @pytest.mark.parametrize(
     ("source", "text", "note"),
-    [("words", "set", "default caption: set"), ("words", " ", "empty caption"), ("none", "", "empty caption")]
+    [("words", "set", "default: set"), ("words", " ", "empty caption"), ("none", "", "empty caption")]
     + [
         ("blank", "", "empty caption"),
         ("metadata", " ", "empty caption"),
@@ -441,6 +441,30 @@ def test_looks_are_found_from_their_limits_on(monkeypatch, look, frame, found):
     closer = lambda images, *_: {each.key: CloserLook(np.zeros((16, 16)), frame) for each in images}  # noqa: E731
     monkeypatch.setattr(doctor_images, "second_look", closer)
     assert kinds(appearance_findings([replace(examined(), look=Look(**look))], Reading())) == found
+
+
+@pytest.mark.parametrize(
+    ("original", "copy"),
+    [
+        ("bear", "bear copy"),
+        ("bear", "bear copy 2"),
+        ("bear", "bear_copy"),
+        ("a long name", "a long name - Copy"),
+        ("a long name", "b - Copy (2)"),
+        ("bear of the north", "bear (1)"),
+        ("bear of the north", "bear(1)"),
+        ("IMG_0231", "IMG_0231_1"),
+        ("the bear", "Copy of bear"),
+        ("bear", "bear_from_phone"),  # no copy's name: the shorter one
+        ("photocopy of it", "it (3)"),
+        ("1", "2"),
+    ],
+)
+def test_of_identical_files_the_one_with_the_original_name_is_kept(original, copy):
+    items = [examined(copy, "fox"), examined(original, "fox")]
+    assert min(items, key=doctor_images._keep_order) is items[1]
+    captioned, bare = items[0], examined(original, source="words")
+    assert min(captioned, bare, key=doctor_images._keep_order) is captioned
 
 
 def test_of_duplicates_the_trained_captioned_largest_is_kept():

@@ -11,6 +11,7 @@ import gradio as gr
 import pytest
 from work_parts import HOSTILE, event, image, make_page, wait_until
 
+from core.dataset.doctor.finding import Finding, FindingImage
 from core.record.problems import ProblemsError
 from core.settings.check import build
 from core.settings.dataset.dataset import Source
@@ -20,6 +21,7 @@ from tabs.dataset import reading
 from tabs.dataset import tab as dataset_tab
 from tabs.dataset.concepts import entries_of, with_entries
 from tabs.dataset.doctor import PUT_BACK
+from tabs.dataset.doctor import cards as doctor_cards
 from tabs.dataset.tab import DatasetHandlers
 from tabs.markup import client_stamp
 from tabs.server.uploads import store_upload
@@ -378,6 +380,29 @@ def test_what_was_set_up_for_one_folder_is_offered_anew_for_the_next(desk, tmp_p
     assert desk.boards()["setup"] == "", "a person's own stays"
 
 
+def test_a_trigger_word_that_all_captions_share_later_is_offered_as_new(desk, tmp_path):
+    for number in range(3):
+        image(tmp_path / "mira" / f"{number}.png", caption=f"mira {number}, glyph style" if number else "")
+    choose(desk, tmp_path / "mira")
+    assert "Trigger word" not in desk.boards()["setup"] and "New since" not in desk.boards()["setup"]
+    desk.act(event("setup"))
+    name = desk.page.project.job.saving.output_name
+    desk.page.project.edit("model.base_model", "a/model")  # without the demo's, nothing else is offered again
+    choose(desk, tmp_path / "mira")
+    assert desk.boards()["setup"] == ""
+    (tmp_path / "mira" / "0.txt").write_text("mira 0, glyph style")
+    desk.reading.want(now=True)
+    wait_until(lambda: not desk.reading.busy)
+    card = desk.boards()["setup"]
+    assert "New since you applied" in card and "→ glyph style" in card and card.count("<tr>") == 1
+    desk.act(event("setup"))
+    job = desk.page.project.job
+    assert job.captions.trigger_word == "glyph style" and job.saving.output_name == name
+    assert desk.boards()["setup"] == ""
+    desk.page.project.edit("captions.trigger_word", "")
+    assert desk.boards()["setup"] == "", "the user wants none"
+
+
 def test_a_set_up_that_is_declined_is_not_offered_again_for_these_folders(desk, tmp_path):
     for name in ("mira", "others"):
         image(tmp_path / name / "1.png", caption="a")
@@ -389,6 +414,12 @@ def test_a_set_up_that_is_declined_is_not_offered_again_for_these_folders(desk, 
     assert desk.boards()["setup"]
     choose(desk, tmp_path / "mira")
     assert desk.boards()["setup"] == ""
+
+
+def test_every_tile_of_the_doctor_has_its_file_name(tmp_path):
+    shown = FindingImage(("set", "fox.png"), tmp_path / "fox.png", "default: set")
+    finding = Finding("no caption", "advice", "1 image is without a caption", "write captions", ((shown,),))
+    assert "<b>fox.png</b> <span>default: set</span>" in doctor_cards([finding], None, lambda *_: "thumb.png")
 
 
 def test_the_offer_shows_captions_as_texts(desk, tmp_path):

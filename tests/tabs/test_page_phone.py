@@ -103,6 +103,44 @@ def test_names_are_whole_on_a_phone_and_what_fingers_press_is_high_enough(tab):
 
 
 @pytest.mark.slow
+def test_buttons_of_a_run_are_equally_high_and_the_arrow_of_a_fold_is_whole(tab):
+    go(tab, "Monitor", "#run-actions .btn:not(.off)")
+    assert len({button.bounding_box()["height"] for button in tab.locator("#run-actions .btn:not(.off)").all()}) == 1
+    arrow = "(node) => ['width', 'height'].map((side) => getComputedStyle(node, '::before')[side])"
+    for fold in tab.locator("#monitor details.fold > summary:visible").all():
+        assert fold.evaluate(arrow) == ["6px", "6px"]
+
+
+QUEUE = """() => {
+  const same = {kind: "X/Y/Z grid", message: "", own: true, task: "generate", tab: "", by: ""};
+  const titles = ["a fox", "a cat face in the snow, glyph style", "Grid: watercolors checkpoints"];
+  const image = {small: "/favicon.ico", whole: "/favicon.ico"};
+  const ended = titles.map((title, n) => ({...same, id: `e${n}`, state: "done", title, images: Array(2 * n).fill(image)}));
+  const running = {id: "r", state: "running", title: "watercolors", doing: "step 28 of 120, 1:41 left", images: [], up: null, down: null};
+  const entries = [{...same, ...running}];
+  atelier.parts.queue({paused: false, why: "", interrupted: [], resumable: true, entries, ended});
+  const card = [...document.querySelectorAll(".queue-card")].find((each) => each.checkVisibility());
+  card.querySelector(".ended").open = true;
+  const boxes = (selector, side) => [...card.querySelectorAll(selector)].map((node) => Math.round(node.getBoundingClientRect()[side]));
+  const rows = boxes(".ended .queue li", "top");
+  return {
+    stop: boxes(".queue-now .slots", "right"), ends: boxes(".queue li", "right"), clear: boxes(".ended .queue li > .btn", "right"),
+    below: boxes(".ended .queue li > .btn", "top").map((top, n) => top - rows[n]),
+    images: boxes(".ended li:last-child .small-image", "top"),
+  };
+}"""
+
+
+@pytest.mark.slow
+def test_the_buttons_of_the_queue_are_at_the_right_and_the_images_of_a_job_in_one_line(tab):
+    go(tab, "Runs", "#runs-queue .queue-card")
+    found = tab.evaluate(QUEUE)
+    assert {*found["stop"], *found["clear"]} == {*found["ends"]} and len({*found["ends"]}) == 1
+    assert max(found["below"]) - min(found["below"]) <= 1, "Clear is in the first line of each job"
+    assert len(found["images"]) == 4 and len({*found["images"]}) == 1
+
+
+@pytest.mark.slow
 def test_a_button_that_goes_with_its_answer_opens_no_keyboard(tab):
     go(tab, "Generate", MARKS["Generate"])
     gone = """() => {

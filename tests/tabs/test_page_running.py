@@ -218,6 +218,20 @@ def test_a_success_leaves_by_itself_and_with_its_tab_and_covers_no_control_and_n
         expect(tab.locator("#said")).to_be_hidden()
 
 
+@pytest.mark.slow
+def test_a_message_with_a_list_and_a_file_gives_the_list_its_width(window):
+    tab = window.open("Dataset")
+    problem = {
+        "what": "sd-scripts refuses a bucket step of 16",
+        "where": "/home/iris/my/watercolors",
+        "fix": "use a multiple of 64",
+    }
+    problems = [problem | {"level": "advice", "settings": []}]
+    tab.evaluate(SAY, {"problems": problems, "link": ["/favicon.ico", "dataset.toml"]})
+    said, listed = tab.locator("#said"), tab.locator("#said .problems")
+    assert listed.bounding_box()["width"] > 0.9 * said.bounding_box()["width"]
+
+
 SAY = """(more) => {
   atelier.say({id: `x${Math.random()}`, kind: 'done', text: 'The settings of the run were loaded.', ...more});
   window.at = Date.now();

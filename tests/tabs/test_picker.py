@@ -244,7 +244,7 @@ def test_a_run_is_one_card_under_its_name_with_the_kept_step_and_no_captions(pag
     rows = answer(page, form=form, field=field)["rows"]
     (card,) = [each.partition(">")[2] for each in rows.split("<li") if "fox-step" in each]
     shown = re.sub("<[^>]*>", " ", card)
-    assert shown.split() == ["fox", "kept", "SD", "1.x", "LoRA", "rank", "4", "2", "checkpoints", "step", "250"]
+    assert shown.split() == ["fox", "SD", "1.x", "LoRA", "rank", "4", "kept", "2", "checkpoints", "step", "250"]
     assert "fox-step00000250" in re.search(r'class="choose" data-value="([^"]*)"', card)[1]
     assert len(re.findall("<img", card)) == 1
     found = answer(page, form=form, field=field, query="step 250")["rows"]

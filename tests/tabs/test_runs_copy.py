@@ -94,7 +94,9 @@ def test_each_kind_of_file_has_its_folder(desk, loras):
     ended(desk)
     assert [path.name for path in loras.iterdir()] == [FILE] and 'data-act="copy"' not in desk._main({"open": whole})
     panel = desk.act({"open": whole}, event("copy-to", "whole-step00000020.safetensors"))["copy"]
-    assert "ComfyUI/models/checkpoints" in panel and str(loras) not in panel
+    assert (
+        "ComfyUI/models/checkpoints" in panel and "Forge/models/Stable-diffusion" in panel and str(loras) not in panel
+    )
     copy(desk, str(loras.parent), {"open": whole}, "whole-step00000020.safetensors")
     ended(desk)
     assert desk.copies.folder("model") == loras.parent and desk.copies.folder("lora") == loras

@@ -44,7 +44,7 @@ def _without_caption(items: Sequence[ExaminedImage]) -> list[Finding]:
 
     def note(item: ExaminedImage) -> str:
         text = item.placed.caption.text.strip()
-        return f"default caption: {text}" if text else "empty caption"
+        return f"default: {text}" if text else "empty caption"
 
     return images_finding(
         "no caption",

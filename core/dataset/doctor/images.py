@@ -1,6 +1,7 @@
 """The doctor's findings about images: duplicates, blur, borders, sizes."""
 
 import json
+import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -165,14 +166,24 @@ def _copies_finding(kind: str, groups: Sequence[Sequence[ExaminedImage]]) -> Fin
 
 
 _ROLE_ORDER = {"train": 0, "regularization": 1, "validation": 2}
+_COPY_NAME = re.compile(r"^copy of .|.[ _-]copy( ?\(?\d+\)?)?$|.\(\d+\)$|._\d$", re.IGNORECASE)
+
+
+def _copy_name(stem: str) -> bool:
+    """Return whether a file name without its extension is one that programs give to copies, such as "fox copy" or "fox (1)"."""
+    return _COPY_NAME.search(stem) is not None
 
 
 def _keep_order(item: ExaminedImage) -> tuple:
-    """Sort key that puts the duplicate to keep first: by role, with a caption, more pixels, more bytes, then by name."""
+    """Sort key that puts the duplicate to keep first: by role, with a caption, more pixels, more bytes, then by name.
+
+    Of names the one that no program gives to a copy comes first, then the shorter one.
+    """
     image = item.image
     captioned = item.placed.caption.source in ("file", "metadata")
     pixels = image.width * image.height
-    return (_ROLE_ORDER.get(item.role, 3), not captioned, -pixels, -image.bytes, item.key)
+    stem = image.path.stem
+    return (_ROLE_ORDER.get(item.role, 3), not captioned, -pixels, -image.bytes, _copy_name(stem), len(stem), item.key)
 
 
 def _same_content(items: Sequence[ExaminedImage], reading: Reading) -> list[list[ExaminedImage]]:

@@ -263,9 +263,9 @@ def problem_of(path: Path | str, error: Exception, level: str = "error") -> Prob
     """Return the Problem of a broken image; with level "advice" the image is skipped.
     error: its message is the predicate of a sentence about the image"""
     fix = "replace it to train on it" if level == "advice" else f"replace or remove it, or {LEAVE_OUT}"
-    package = re.search(r"pip install ([\w-]+)", str(error))
+    package = re.search(r"decoder \(([\w-]+)\)", str(error))
     if package:
-        fix = f'run "{sys.executable}" -m pip install {package[1]} and start again, or save it as PNG or JPEG'
+        fix = f'export it as JPEG or PNG; or run "{sys.executable}" -m pip install {package[1]} and start again'
     skipped = " (skipped)" if level == "advice" else ""
     what = f"The image {os.path.basename(printable(path))} {error}{skipped}"
     return Problem(what, printable(path), fix, level, SKIP, code="image.unreadable")

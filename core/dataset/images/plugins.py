@@ -30,7 +30,7 @@ class Plugin:
     @property
     def missing(self) -> str:
         """Why such an image cannot be read here, as predicate of "the image ..."."""
-        return f"is a {self.kind} image, which needs a decoder: pip install {self.package}"
+        return f"is a {self.kind} image, which needs a decoder ({self.package})"
 
 
 _BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 DEMO = PROJECT / "presets" / "starter_lora.json"
 MODEL, NAME, PROMPTS = "model.base_model", "saving.output_name", "samples.sample_prompts"
 TRIGGER = "captions.trigger_word"
+TAGGED = "every caption has it"
 UNNAMED = "my_images"  # output name where no folder has a telling name
 FEWEST_TAGGED, LONGEST_TRIGGER = 3, 40  # captions with a tag in common, and its letters
 PHOTOGRAPHS = 512  # lowest native resolution of models that train photographs, in pixels
@@ -157,10 +158,21 @@ def recommended_setup(
     return Setup(wanted, missing_model) if wanted else None
 
 
+def unapplied(job: TrainJob, setup: Setup) -> list[Change]:
+    """Return the changes of `setup` whose settings still have their old values."""
+    return [each for each in setup.changes if value_of(job, each.path) == each.old]
+
+
+def trigger_setup(job: TrainJob, report: Report) -> Setup | None:
+    """Return the recommended trigger word alone; None if one is set, the method trains new tokens, or the captions share no tag."""
+    tag = None if value_of(job, TRIGGER) or job.method.traits.new_words else _shared_tag(report)
+    return Setup((Change(TRIGGER, None, tag, TAGGED),)) if tag else None
+
+
 def apply_setup(job: TrainJob, setup: Setup) -> TrainJob:
     """Return the job with the changes of `setup`, except of settings that were altered since. Raises ProblemsError for invalid values."""
     values = presets.to_values(job)
-    for change in (each for each in setup.changes if value_of(job, each.path) == each.old):
+    for change in unapplied(job, setup):
         group, name = change.path.split(".", 1)
         values[group][name] = change.new
     return build(TrainJob, values)
@@ -218,7 +230,7 @@ def _changes(
         prompts, where = prompts_of(job, report, name)
         yield change(PROMPTS, prompts, where)
     if TRIGGER in earlier_changes or (value_of(job, TRIGGER) is None and not job.method.traits.new_words):
-        yield change(TRIGGER, _shared_tag(report), "every caption has it")
+        yield change(TRIGGER, _shared_tag(report), TAGGED)
     batch = job.dataset.train_batch_size
     if trains_photographs:
         base = model[0] if model else job.model.base_model
