@@ -151,7 +151,8 @@ class Parts:
     def vae(self) -> Components:
         """Load the VAE to the device where it rests."""
         loaded = self._load(("vae",), device=self.rest_device, vae=self.separate_vae, vae_dtype=self.vae_dtype)
-        _to_channels_last(loaded.vae)
+        if self.device.startswith("cuda"):  # on a CPU samples of a training are decoded in the usual layout
+            _to_channels_last(loaded.vae)
         return loaded
 
     def text_encoders(self) -> Components:

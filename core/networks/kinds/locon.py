@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from core.formats.lora.names import DOWN, UP
 from core.networks.kinds.lora import LoraAdapter
 from core.networks.kinds.lycoris import NOT_IN_PEFT, register_product
-from core.networks.kinds.product import SCALAR, Factors, Form, Product, ProductAdapter, TensorInit
+from core.networks.kinds.product import SCALAR, Factors, Form, Product, ProductAdapter, Start
 from core.record.lazy_torch import Tensor, nn, torch
 from core.settings.lycoris import LoconSettings
 
@@ -44,16 +44,16 @@ def _apply(factors: Factors, x: Tensor, module: nn.Module) -> Tensor:
     return nn.functional.conv2d(hidden, up[..., None, None])
 
 
-def _tensor_inits(module: Any, rank: int, options: Any) -> dict[str, TensorInit]:
+def _tensor_inits(module: Any, rank: int, options: Any) -> dict[str, Start]:
     """Return {key: initialization} of down, up and the Tucker core, as in LyCORIS: kaiming, but zero for up unless there is a scalar.
     options: the kind's settings"""
     (out, width, *kernel), ones = module.weight.shape, tuple(1 for _ in module.weight.shape[2:])
     last: Any = "kaiming" if options.use_scalar else "zero"
     if options.use_tucker and prod(kernel) > 1:
-        inits = {DOWN: TensorInit((rank, width, *ones), "kaiming"), MID: TensorInit((rank, rank, *kernel), "kaiming")}
+        inits = {DOWN: Start((rank, width, *ones), "kaiming"), MID: Start((rank, rank, *kernel), "kaiming")}
     else:
-        inits = {DOWN: TensorInit((rank, width, *kernel), "kaiming")}
-    return inits | {UP: TensorInit((out, rank, *ones), last)}
+        inits = {DOWN: Start((rank, width, *kernel), "kaiming")}
+    return inits | {UP: Start((out, rank, *ones), last)}
 
 
 def _fresh(target: Target, size: BlockSize, options: Settings | None, seed: int) -> Adapter:
@@ -66,7 +66,7 @@ def _fresh(target: Target, size: BlockSize, options: Settings | None, seed: int)
 
 PLAIN = Form({DOWN: "rihw", UP: "or11"}, outs="o", ins="ihw")
 TUCKER = Form({DOWN: "ri11", MID: "rrHW", UP: "or11"}, outs="o", ins="iHW")
-LOCON = Product((TUCKER, PLAIN), _change, carrier=(UP,), inits=_tensor_inits, apply=_apply)
+LOCON = Product((TUCKER, PLAIN), _change, carrier=(UP,), starts=_tensor_inits, apply=_apply)
 register_product(
     "locon",
     "LoCon",

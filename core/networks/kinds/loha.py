@@ -8,7 +8,7 @@ from math import prod
 from typing import Any
 
 from core.networks.kinds.lycoris import NOT_IN_PEFT, register_product
-from core.networks.kinds.product import Factors, Form, Product, TensorInit, tucker
+from core.networks.kinds.product import Factors, Form, Product, Start, tucker
 from core.record.lazy_torch import Tensor
 from core.settings.lycoris import LohaSettings
 
@@ -26,7 +26,7 @@ def _change(factors: Factors, shape: tuple[int, ...]) -> Tensor:
     return (first * second).view(shape)
 
 
-def _tensor_inits(module: Any, rank: int, options: Any) -> dict[str, TensorInit]:
+def _tensor_inits(module: Any, rank: int, options: Any) -> dict[str, Start]:
     """Return {key: initialization}, as in LyCORIS: b matrices normal, a matrices and cores normal with a standard deviation of 0.1.
 
     w2_a is zero unless there is a scalar. Cores exist only with Tucker form.
@@ -37,17 +37,17 @@ def _tensor_inits(module: Any, rank: int, options: Any) -> dict[str, TensorInit]
     outs = (rank, shape[0]) if core else (shape[0], rank)
     ins = (rank, shape[1] if core else prod(shape[1:]))
     inits = {
-        W1_A: TensorInit(outs, "normal", 0.1),
-        W1_B: TensorInit(ins, "normal"),
-        W2_A: TensorInit(outs, "normal" if options.use_scalar else "zero", 0.1),
-        W2_B: TensorInit(ins, "normal"),
+        W1_A: Start(outs, "normal", 0.1),
+        W1_B: Start(ins, "normal"),
+        W2_A: Start(outs, "normal" if options.use_scalar else "zero", 0.1),
+        W2_B: Start(ins, "normal"),
     }
-    return inits | ({key: TensorInit((rank, rank, *shape[2:]), "normal", 0.1) for key in (T1, T2)} if core else {})
+    return inits | ({key: Start((rank, rank, *shape[2:]), "normal", 0.1) for key in (T1, T2)} if core else {})
 
 
 PLAIN = Form({W1_A: "or", W1_B: "ri", W2_A: "or", W2_B: "ri"}, outs="o", ins="i")
 TUCKER = Form({T1: "rrHW", W1_A: "ro", W1_B: "ri", T2: "rrHW", W2_A: "ro", W2_B: "ri"}, outs="o", ins="iHW")
-LOHA = Product((PLAIN, TUCKER), _change, carrier=(W1_A,), inits=_tensor_inits, recomputes=True)
+LOHA = Product((PLAIN, TUCKER), _change, carrier=(W1_A,), starts=_tensor_inits, recomputes=True)
 register_product(
     "loha",
     "LoHa",

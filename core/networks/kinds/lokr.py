@@ -10,7 +10,7 @@ from math import prod
 from typing import Any
 
 from core.networks.kinds.lycoris import NOT_IN_PEFT, register_product
-from core.networks.kinds.product import Factors, Form, Product, TensorInit, tucker
+from core.networks.kinds.product import Factors, Form, Product, Start, tucker
 from core.record.lazy_torch import Tensor, nn, torch
 from core.settings.lycoris import LokrSettings
 from core.settings.readers import UNREAD, Misread
@@ -31,7 +31,7 @@ def split(width: int, factor: int) -> tuple[int, int]:
     return small, width // small
 
 
-def _tensor_inits(module: Any, rank: int, options: Any) -> dict[str, TensorInit]:
+def _tensor_inits(module: Any, rank: int, options: Any) -> dict[str, Start]:
     """Return {key: initialization}, as in LyCORIS: kaiming, but zero for w2 or w2_b unless there is a scalar.
     options: the kind's settings, which decide which factors are themselves products"""
     shape = module.weight.shape
@@ -40,15 +40,15 @@ def _tensor_inits(module: Any, rank: int, options: Any) -> dict[str, TensorInit]
         a, b = b, a
     last: Any = "kaiming" if options.use_scalar else "zero"
     if options.decompose_both and rank < max(a, c) / 2 and not options.full_matrix:
-        inits = {W1_A: TensorInit((a, rank), "kaiming"), W1_B: TensorInit((rank, c), "kaiming")}
+        inits = {W1_A: Start((a, rank), "kaiming"), W1_B: Start((rank, c), "kaiming")}
     else:
-        inits = {W1: TensorInit((a, c), "kaiming")}
+        inits = {W1: Start((a, c), "kaiming")}
     if options.full_matrix or rank >= max(b, d) / 2:
-        return inits | {W2: TensorInit((b, d, *kernel), last)}
+        return inits | {W2: Start((b, d, *kernel), last)}
     if options.use_tucker and prod(kernel) > 1:
-        core = TensorInit((rank, rank, *kernel), "kaiming")
-        return inits | {T2: core, W2_A: TensorInit((rank, b), "kaiming"), W2_B: TensorInit((rank, d), last)}
-    return inits | {W2_A: TensorInit((b, rank), "kaiming"), W2_B: TensorInit((rank, d * prod(kernel)), last)}
+        core = Start((rank, rank, *kernel), "kaiming")
+        return inits | {T2: core, W2_A: Start((rank, b), "kaiming"), W2_B: Start((rank, d), last)}
+    return inits | {W2_A: Start((b, rank), "kaiming"), W2_B: Start((rank, d * prod(kernel)), last)}
 
 
 def _w1(factors: Factors) -> Tensor:
@@ -93,7 +93,7 @@ def _norm(factors: Factors) -> Tensor:
 SMALL = ({W1: "ac"}, {W1_A: "ar", W1_B: "rc"})
 LARGE = (({W2: "bdhw"}, "cdhw"), ({W2_A: "br", W2_B: "rk"}, "ck"), ({T2: "rrHW", W2_A: "rb", W2_B: "rd"}, "cdHW"))
 FORMS = tuple(Form({**small, **large}, outs="ab", ins=ins) for small in SMALL for large, ins in LARGE)
-LOKR = Product(FORMS, _change, carrier=(W1, W1_A), inits=_tensor_inits, apply=_apply, norm=_norm, recomputes=True)
+LOKR = Product(FORMS, _change, carrier=(W1, W1_A), starts=_tensor_inits, apply=_apply, norm=_norm, recomputes=True)
 IN_TUCKER = Misread(
     {"ComfyUI": UNREAD, "Forge": UNREAD},
     "Tucker decomposition",

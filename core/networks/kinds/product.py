@@ -84,12 +84,12 @@ class Form:
 
 
 @dataclass(frozen=True)
-class TensorInit:
-    """A tensor's initial values: zero, normal with standard deviation `std`, or kaiming uniform (a = sqrt 5)."""
+class Start:
+    """A tensor's initial values: zero, normal with standard deviation `spread`, or kaiming uniform (a = sqrt 5)."""
 
     shape: tuple[int, ...]
-    method: Literal["zero", "normal", "kaiming"] = "zero"
-    std: float = 1.0
+    how: Literal["zero", "normal", "kaiming"] = "zero"
+    spread: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ class Product:
     forms     sets of tensors that a layer can have
     change    (factors, shape of the weight) -> the change in that shape, without alpha / rank
     carrier   keys that a scalar may be multiplied into; the first one that a layer has is used
-    inits    (layer, rank, kind's settings) -> {key: initialization}
+    starts    (layer, rank, kind's settings) -> {key: initialization}
     apply     (factors, x, layer) -> the layer's product of x and the change without building the change; None: it is built
     norm      (factors) -> norm of the change without alpha / rank, without building it; None: it is built
     bias      key of the bias' change; "" for kinds that do not change it
@@ -110,7 +110,7 @@ class Product:
     forms: tuple[Form, ...]
     change: Callable[[Factors, tuple[int, ...]], Tensor]
     carrier: tuple[str, ...]
-    inits: Callable[[Any, int, Any], dict[str, TensorInit]]
+    starts: Callable[[Any, int, Any], dict[str, Start]]
     apply: Callable[[Factors, Tensor, nn.Module], Tensor] | None = None
     norm: Callable[[Factors], Tensor] | None = None
     bias: str = ""
@@ -218,9 +218,9 @@ class ProductAdapter(ScaledAdapter):
         cls, product: Product, target: Target, size: BlockSize, options: Settings | None, seed: int
     ) -> ProductAdapter:
         """Create an adapter without effect."""
-        inits = product.inits(target.module, size.rank, options)
+        inits = product.starts(target.module, size.rank, options)
         if getattr(options, "use_scalar", False):
-            inits[SCALAR] = TensorInit(())
+            inits[SCALAR] = Start(())
         tensors = {key: initial_tensor(init, target, key, seed) for key, init in inits.items()}
         return cls(product, target.name, target.module, tensors, size.alpha)
 
@@ -332,17 +332,17 @@ def layer_output(module: nn.Module, x: Tensor, weight: Tensor, bias: Tensor | No
     return nn.functional.linear(x, weight, bias)
 
 
-def initial_tensor(init: TensorInit, target: Target, key: str, seed: int) -> Tensor:
+def initial_tensor(init: Start, target: Target, key: str, seed: int) -> Tensor:
     """Return an initialized float32 tensor on the layer's device.
 
     The draw is addressed by seed, layer and key, so it does not depend on which other layers train.
     """
     weight = as_weight(target.module.weight)
     tensor = torch.zeros(init.shape, dtype=torch.float32, device="meta" if weight.is_meta else "cpu")
-    if not weight.is_meta and init.method != "zero":
+    if not weight.is_meta and init.how != "zero":
         drawn = generator(seed, "network_init", target.name, key)
-        if init.method == "normal":
-            tensor.normal_(0.0, init.std, generator=drawn)
+        if init.how == "normal":
+            tensor.normal_(0.0, init.spread, generator=drawn)
         else:
             nn.init.kaiming_uniform_(tensor, a=math.sqrt(5), generator=drawn)
     return tensor.to(weight.device)
