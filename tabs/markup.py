@@ -392,16 +392,16 @@ MAX_WORDS = 14  # characters by which the end of `middle` may be longer for whol
 def middle(text: str) -> str:
     """Return HTML of a name that the browser shortens before its last 8 characters, which distinguish checkpoints.
 
-    The end is whole words, a number with the word before it ("step 100 at 0.9"), unless these are long. Never splits in a number,
-    whose end would be taken for the whole.
+    The end is one more character and whole words, a number with the word before it ("e step 100 at 0.9"), unless these are long. Never
+    splits in a number, whose end would be taken for the whole, nor next to a space, which a screen reader would lose.
     """
     split = max(0, len(text) - 8)
     space = text.rfind(" ", 0, split + 1)
     if text[space + 1 : space + 2].isdigit():
         space = text.rfind(" ", 0, max(0, space))
     if " " in text[max(0, split - 1) :] and 0 < space and split - space <= MAX_WORDS:
-        split = space
-    while split and text[split - 1 : split + 1].isdigit():
+        split = space - 1
+    while split and (" " in (neighbors := text[split - 1 : split + 1]) or neighbors.isdigit()):
         split -= 1
     return f'<span class="cut"><span>{esc(text[:split])}</span><span>{esc(text[split:])}</span></span>'
 

@@ -44,8 +44,8 @@
   atelier.middle = (text, end) => {
     let at = Math.max(0, text.length - end), space = text.lastIndexOf(" ", at);
     if (/\d/.test(text.charAt(space + 1))) space = text.lastIndexOf(" ", space - 1);
-    if (text.indexOf(" ", at - 1) >= 0 && space > 0 && at - space <= 14) at = space;
-    while (at && /^\d\d$/.test(text.slice(at - 1, at + 1))) at -= 1;
+    if (text.indexOf(" ", at - 1) >= 0 && space > 0 && at - space <= 14) at = space - 1;
+    while (at && /\s|^\d\d$/.test(text.slice(at - 1, at + 1))) at -= 1;
     return h("span", {class: "cut"}, h("span", {}, text.slice(0, at)), h("span", {}, text.slice(at)));
   };
   atelier.byId = (id) => document.getElementById(id);
