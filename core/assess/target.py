@@ -5,7 +5,7 @@ import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
 from statistics import fmean
@@ -21,7 +21,7 @@ from core.engine.verdict import trigger_word
 from core.engine.view import RunView
 from core.families.locate import model_path
 from core.formats.hashes import HashMemo
-from core.generation.model.sources import tensors_sha256
+from core.generation.model.sources import lora_hash
 from core.generation.model.store import fingerprint
 from core.record.allowed import may_reach
 from core.record.file_titles import is_average, label_of
@@ -148,8 +148,7 @@ class Target:
         """Return a value that changes with the weights of a file but not with its metadata, which keeping a checkpoint rewrites."""
         if path.is_dir():
             return fingerprint(path)
-        memo = HashMemo(self.workspace.private / "hashes.json")
-        return memo.get("tensors sha256", [path], partial(tensors_sha256, path))
+        return lora_hash(path, HashMemo(self.workspace.private / "hashes.json"))
 
     @cached_property
     def _state(self) -> list[Any]:

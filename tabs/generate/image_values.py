@@ -107,12 +107,12 @@ def with_chosen_model(job: GenerateJob, digest: str, models: Iterable[str], work
         path = find_file(name, workspace)
         if path is None or portable_name(path, workspace) != job.model.base_model:
             continue
-        if _has_hash(path, digest, workspace):
+        if _is_model_hash(path, digest, workspace):
             return with_settings(job, model={"base_model": name})
     return job
 
 
-def _has_hash(path: Path, digest: str, workspace: Workspace) -> bool:
+def _is_model_hash(path: Path, digest: str, workspace: Workspace) -> bool:
     """Return whether the model's hash begins with `digest`; True for "", False if the file's family is unknown."""
     family = facts_of_file(path).family if digest else None
     memo = HashMemo(workspace.private / "hashes.json")
@@ -124,7 +124,7 @@ def is_model(chosen: str, name: str, digest: str, workspace: Workspace) -> bool:
     path = find_file(chosen, workspace)
     if path is None or (name and file_stem(name) != file_stem(path.name)):
         return False
-    return _has_hash(path, digest, workspace)
+    return _is_model_hash(path, digest, workspace)
 
 
 def model_values_in(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import tempfile
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -63,7 +64,13 @@ def _open(page: Page, data: dict[str, Any], browser: Browser, token: str) -> Non
     """Load files or pasted text into the form, as `open_text`. Raises ProblemsError, ChoiceNeeded for an ambiguous text."""
     more = data.get("more")
     sent = [data, *(more if isinstance(more, list) else [])]
-    texts = dict(_named_text(each) for each in sent if isinstance(each, dict))
+    named = [_named_text(each) for each in sent if isinstance(each, dict)]
+    texts = dict(named)
+    if len(texts) < len(named):
+        twice = next(name for name, count in Counter(name for name, _ in named).items() if count > 1)
+        raise ProblemsError.one(
+            f"Two files are named {twice}", "", "open those that belong together", "import.same-name"
+        )
     if len(texts) > MOST_FILES:
         what, fix = (
             f"These are {len(texts)} files",

@@ -1,6 +1,5 @@
 """Files of every form give the net they were written from; diffusers loads ours; other kinds and families are refused by name."""
 
-import gzip
 import json
 from contextlib import nullcontext
 from pathlib import Path
@@ -28,16 +27,15 @@ from core.formats.model_spec import implementation
 from core.settings.model import FAMILIES, FamilyTraits
 from tests.control.conftest import SDXL, net_of
 from tests.models import single_file
+from tests.recorded_json import recorded_json
 from tests.refusals import refused
 
-VECTORS = Path(__file__).parents[1] / "vectors" / "controlnet"
 TITLES = {"sd1": "stable-diffusion-v1/controlnet", "sdxl": "stable-diffusion-xl-v1-base/controlnet"}
 
 
 @pytest.fixture(scope="module")
 def keys():
-    with gzip.open(VECTORS / "control_keys.json.gz", "rt") as file:
-        return json.load(file)
+    return recorded_json("controlnet/control_keys")
 
 
 @pytest.fixture(scope="module")

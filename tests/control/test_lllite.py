@@ -1,6 +1,5 @@
 """LLLite's passes are those that sd-scripts recorded, alone and chained; a fresh one changes nothing."""
 
-import gzip
 import json
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from core.record.problems import ProblemsError
 from tests.control.conftest import by_formula
 from tests.control.test_controlnet import _vector_of, close
 from tests.control.test_controlnet_file import shapes_of
+from tests.recorded_json import recorded_json
 from tests.recorded_tensors import recorded_tensors
 
 VECTORS = Path(__file__).parents[1] / "vectors" / "controlnet"
@@ -187,8 +187,7 @@ def test_gradients_reach_every_weight_and_repeated_passes_too(unets, recorded):
 
 
 def test_places_and_keys_of_the_published_sdxl():
-    with gzip.open(VECTORS / "lllite_sdxl_modules.json.gz", "rt") as file:
-        listed = json.load(file)
+    listed = recorded_json("controlnet/lllite_sdxl_modules")
     places = lllite_targets(family("sdxl").make_empty("unet"), "sdxl")
     found = [{"name": each.name, "depth": each.depth, "in": each.width} for each in places]
     assert found == [{key: each[key] for key in ("name", "depth", "in")} for each in listed["modules"]]

@@ -1,18 +1,14 @@
 """The layers a LoRA hooks in SD 2.x and SDXL at their published sizes, against the keys of files that sd-scripts wrote."""
 
-import gzip
-import json
-from pathlib import Path
-
 import pytest
 
 from core.families import family
 from core.formats.lora.names import kohya_name, module_path
 from core.formats.models.text_keys import full_name
 from core.networks.sizes import has_large_kernel
+from tests.recorded_json import recorded_json
 
-with gzip.open(Path(__file__).parents[1] / "vectors" / "network_keys.json.gz") as file:
-    CASES = json.load(file)["cases"]
+CASES = recorded_json("network_keys")["cases"]
 
 
 @pytest.fixture(scope="module")

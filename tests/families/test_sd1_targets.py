@@ -1,16 +1,12 @@
 """The layers a LoRA hooks in SD 1.5, against the keys and shapes of files that sd-scripts wrote."""
 
-import gzip
-import json
-from pathlib import Path
-
 import pytest
 
 from core.families.sd1 import FAMILY as sd1
 from core.networks.sizes import has_large_kernel
+from tests.recorded_json import recorded_json
 
-with gzip.open(Path(__file__).parents[1] / "vectors" / "network_keys.json.gz") as file:
-    CASES = json.load(file)["cases"]
+CASES = recorded_json("network_keys")["cases"]
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,5 @@
 """What a file is, told from its header: every row of the published models' marks."""
 
-import gzip
 import json
 import struct
 from math import prod
@@ -16,9 +15,9 @@ from core.formats.detect import identify, identify_header
 from core.formats.tensors.entry import TensorEntry
 from core.record.problems import ProblemsError
 from tests.models import tiny_folder
+from tests.recorded_json import recorded_json
 from tests.refusals import refused
 
-VECTORS = Path(__file__).parents[1] / "vectors"
 U = "model.diffusion_model."
 CONTEXT = f"{U}input_blocks.2.1.transformer_blocks.0.attn2.to_k.weight"
 FIRST = f"{U}input_blocks.0.0.weight"
@@ -308,8 +307,7 @@ def test_a_lora_without_telling_keys_is_told_by_its_metadata():
 
 @pytest.mark.parametrize("case", ["lora_lierla", "lora_c3lier", "dylora", "oft_attn"])
 def test_loras_that_sd_scripts_wrote_are_of_the_right_family(case):
-    with gzip.open(VECTORS / "network_keys.json.gz") as file:
-        cases = json.load(file)["cases"]
+    cases = recorded_json("network_keys")["cases"]
     for model, name in (("sd15", "sd1"), ("sd21", "sd2"), ("sdxl", "sdxl")):
         kind = known(cases[f"{model}/{case}"]["keys"])
         assert kind.kind == "lora"
@@ -318,8 +316,7 @@ def test_loras_that_sd_scripts_wrote_are_of_the_right_family(case):
 
 
 def test_whole_published_headers_are_told_apart():
-    with gzip.open(VECTORS / "checkpoint_keys.json.gz") as file:
-        models = json.load(file)["models"]
+    models = recorded_json("checkpoint_keys")["models"]
     for model, words in (("sd15", "SD 1.x checkpoint"), ("sd21", "SD 2.x checkpoint"), ("sdxl", "SDXL checkpoint")):
         shapes = {
             name: entry["shape"]

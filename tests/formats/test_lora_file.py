@@ -1,11 +1,9 @@
 """LoRA files: written as kohya tools write them, read back exactly, hashed as A1111 hashes them."""
 
-import gzip
 import hashlib
 import json
 import os
 from functools import partial
-from pathlib import Path
 
 import pytest
 import torch
@@ -25,9 +23,9 @@ from core.networks.adapter_file import (
     write_lora,
 )
 from tests.lora_layers import layers_of
+from tests.recorded_json import recorded_json
 from tests.refusals import refused
 
-VECTORS = Path(__file__).parents[1] / "vectors"
 LAYER = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_q"
 CONV = "lora_unet_down_blocks_0_resnets_0_conv1"
 TEXT = "lora_te_text_model_encoder_layers_0_self_attn_q_proj"
@@ -235,8 +233,7 @@ def test_what_is_no_plain_lora_is_refused_by_its_name(tmp_path, content, code, f
 
 @pytest.mark.parametrize("case", ["sd15/lora_lierla", "sd15/lora_c3lier", "sd15/lora_block_dims"])
 def test_the_files_of_sd_scripts_are_read_and_written_with_the_same_keys(tmp_path, case):
-    with gzip.open(VECTORS / "network_keys.json.gz") as file:
-        shapes = json.load(file)["cases"][case]["keys"]
+    shapes = recorded_json("network_keys")["cases"][case]["keys"]
     path = save_lora(
         tmp_path / "x.safetensors", {key: torch.ones(shape) for key, shape in shapes.items()}, dtype=torch.float16
     )

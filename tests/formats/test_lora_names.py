@@ -1,10 +1,8 @@
 """LoRA files with the names of every program hold the same tensors; ways there and back lose no bit."""
 
 import cProfile
-import gzip
 import json
 from functools import cache
-from pathlib import Path
 
 import pytest
 import torch
@@ -16,24 +14,19 @@ from core.formats.lora.names import part_and_path, split_key, to_kohya_key
 from core.networks.adapter_file import LoraFile, load_lora, save_lora, to_diffusers, to_kohya
 from core.networks.files import read_file
 from core.networks.network import Network
+from tests.recorded_json import recorded_json
 from tests.refusals import refused
 
-VECTORS = Path(__file__).parents[1] / "vectors"
 MODELS = {"sd15": "sd1", "sd21": "sd2", "sdxl": "sdxl"}
 LETTER, SIDE = {"lora_down": "lora_A", "lora_up": "lora_B"}, {"lora_down": "down", "lora_up": "up"}
 OLD_TEXT = {"q_proj": "to_q", "k_proj": "to_k", "v_proj": "to_v", "out_proj": "to_out"}
-
-
-def vectors(name):
-    with gzip.open(VECTORS / name) as file:
-        return json.load(file)
 
 
 @cache
 def paths(model):
     """{kohya's name of a layer: (part, diffusers' path, the path in a checkpoint)}, from the recorded names of whole models."""
     found = {}
-    recorded = vectors("checkpoint_keys.json.gz")["models"][model]
+    recorded = recorded_json("checkpoint_keys")["models"][model]
     for part in ("unet", "text_encoder", "text_encoder_2"):
         for name, entry in recorded.get(part, {}).items():
             for path in entry["from"]:
@@ -49,7 +42,7 @@ def paths(model):
 def kohya(model):
     """The layers of a whole LoRA of sd-scripts with convolutions, as small as they can be and tell their family."""
     draw, found = torch.Generator().manual_seed(1), {}
-    for name, shape in vectors("network_keys.json.gz")["cases"][f"{model}/lora_c3lier"]["keys"].items():
+    for name, shape in recorded_json("network_keys")["cases"][f"{model}/lora_c3lier"]["keys"].items():
         small = [side if side > 767 and "attn2_to_k" in name and "down" in name else min(side, 2) for side in shape]
         if model == "sd21" and "_proj_" in name and "lora_unet" in name and len(shape) == 2:
             small += [1, 1]  # sd-scripts trains convolutions there
@@ -142,7 +135,7 @@ def test_sdxl_files_of_kohya_and_of_flat_text_encoders_have_the_usual_names():
 @pytest.mark.parametrize("parts", [("lora_unet_", "lora_te_"), ("lora_te_",)])
 def test_the_text_layers_of_sd_scripts_dylora_for_sdxl_are_the_second_encoders(tmp_path, parts):
     """It names both encoders lora_te, so that the file holds those of the second alone."""
-    recorded = vectors("network_keys.json.gz")["cases"]["sdxl/dylora"]["keys"]
+    recorded = recorded_json("network_keys")["cases"]["sdxl/dylora"]["keys"]
     given = {name: torch.ones(shape).half() for name, shape in recorded.items() if name.startswith(parts)}
     lora = load_lora(save_lora(tmp_path / "a.safetensors", given), shapes=True)
     assert lora.family == "sdxl"

@@ -1,19 +1,13 @@
 """Names of single files and of diffusers, against those that sd-scripts reads and writes."""
 
-import gzip
-import json
-from pathlib import Path
-
 import pytest
 
 from core.formats.lora.names import kohya_name, module_path
 from core.formats.models import sd_keys, text_keys
+from tests.recorded_json import recorded_json
 
-VECTORS = Path(__file__).parents[1] / "vectors"
-with gzip.open(VECTORS / "checkpoint_keys.json.gz") as file:
-    MODELS = json.load(file)["models"]
-with gzip.open(VECTORS / "network_keys.json.gz") as file:
-    NETWORKS = json.load(file)["cases"]
+MODELS = recorded_json("checkpoint_keys")["models"]
+NETWORKS = recorded_json("network_keys")["cases"]
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,5 @@
 """A whole model as one file: the names, shapes and extra tensors that other programs expect, and what diffusers reads."""
 
-import gzip
-import json
-from pathlib import Path
-
 import pytest
 import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline, StableDiffusionXLPipeline, UNet2DConditionModel
@@ -16,10 +12,10 @@ from core.formats.models.whole_model import ModelFacts
 from core.formats.tensors.lazy import in_memory
 from tests.models import random_state, tiny_configs
 from tests.offline import no_network
+from tests.recorded_json import recorded_json
 from tests.whole_models import FAMILIES, assert_texts_equal
 
 PIPELINES = {"sd1": StableDiffusionPipeline, "sd2": StableDiffusionPipeline, "sdxl": StableDiffusionXLPipeline}
-VECTORS = Path(__file__).parents[1] / "vectors" / "checkpoint_keys.json.gz"
 
 
 def test_unknown_keys_of_the_source_survive_as_they_are_and_averages_do_not(tmp_path, sd1):
@@ -178,7 +174,7 @@ def test_another_vae_is_baked_in_with_nothing_left_of_the_old_one(tmp_path, sd1)
 @pytest.mark.slow(only=("sd15-sd1",))
 @pytest.mark.parametrize(("vectors", "name"), [("sd15", "sd1"), ("sd21", "sd2"), ("sdxl", "sdxl")])
 def test_names_and_shapes_of_the_published_sizes_are_those_of_sd_scripts(vectors, name):
-    models = json.loads(gzip.decompress(VECTORS.read_bytes()))["models"]
+    models = recorded_json("checkpoint_keys")["models"]
     module = family(name)
     parts = ["unet", "vae", *module.layout.text_encoders]
     empty = {part: module.make_empty(part).state_dict() for part in parts}

@@ -1,9 +1,7 @@
 """Ranks, alphas and rates by block: against what sd-scripts computes and which keys it saves."""
 
-import gzip
 import json
 from functools import cache
-from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -15,18 +13,13 @@ from core.networks.kinds import kinds
 from core.networks.network import Network
 from core.settings.blocks import PRESETS, block_rates, block_sizes, rate_numbers
 from core.settings.network import NetworkSettings
+from tests.recorded_json import recorded_json
 
-VECTORS = Path(__file__).parents[1] / "vectors"
 FAMILIES = {"sd15": "sd1", "sd21": "sd2", "sdxl": "sdxl"}
 
 
-def load(name):
-    with gzip.open(VECTORS / name) as file:
-        return json.load(file)
-
-
-INDEX = load("lora_block_index.json.gz")
-KEYS = load("network_keys.json.gz")["cases"]
+INDEX = recorded_json("lora_block_index")
+KEYS = recorded_json("network_keys")["cases"]
 # sd-scripts gives both text encoders the same names there, so those of the first one are lost
 BOTH_ENCODERS = {"sdxl/dylora", "sdxl/dylora_conv"}
 

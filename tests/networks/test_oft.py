@@ -1,9 +1,5 @@
 """OFT in sd-scripts' and LyCORIS' formats, and BOFT: formulas, keys, layers, limits, sizes that do not divide."""
 
-import gzip
-import json
-from pathlib import Path
-
 import torch
 from lycoris.modules.boft import ButterflyOFTModule
 from lycoris.modules.diag_oft import DiagOFTModule
@@ -21,10 +17,10 @@ from core.settings.job import TrainJob
 from core.settings.rules import ineffective, training_problems
 from core.tools.models.inspect import inspect
 from tests.networks.oracle import LAYERS, NAME, check_equal, input_of, layer_of, live, network_of, target_of
+from tests.recorded_json import recorded_json
 from tests.refusals import refused
 
-with gzip.open(Path(__file__).parents[1] / "vectors" / "network_keys.json.gz") as file:
-    KEYS = {name: case for name, case in json.load(file)["cases"].items() if case["module"] == "networks.oft"}
+KEYS = {name: case for name, case in recorded_json("network_keys")["cases"].items() if case["module"] == "networks.oft"}
 KOHYA = NAME.replace("lora_unet", "oft_unet")
 FAMILIES = {"sd15": "sd1", "sd21": "sd2", "sdxl": "sdxl"}
 

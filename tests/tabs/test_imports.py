@@ -288,6 +288,8 @@ def test_what_is_wrong_in_a_sent_file_names_it_and_a_missing_one_is_asked_for_by
     assert fix.startswith('drop "Concepts.json" on Train together with')
     with refused("import.too-many-files"):
         opened(page, "{}", more=[{"file": f"{n}.json", "text": ""} for n in range(imports.MOST_FILES)])
+    with refused("import.same-name"):
+        opened(page, "{}", "config.json", more=[{"file": "config.json", "text": "{}"}])
 
 
 def test_a_sent_dataset_config_leads_to_no_other_file(tmp_path):

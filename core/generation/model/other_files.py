@@ -82,14 +82,14 @@ def net_of_image(name: str, digest: str, workspace: Workspace) -> tuple[Path, bo
     path = None
     with suppress(ProblemsError):
         path = find("controlnet", name, workspace)
-    if digest in ("", LEGACY_OF_SMALL) or (path is not None and _has_hash(path, digest)):
+    if digest in ("", LEGACY_OF_SMALL) or (path is not None and _is_net_hash(path, digest)):
         return path or find("controlnet", name, workspace), True
     listed = (file for _, file in Scan(workspace).control(*CODES))
-    by_hash = next((file for file in listed if _has_hash(file, digest)), None)
+    by_hash = next((file for file in listed if _is_net_hash(file, digest)), None)
     return (by_hash, True) if by_hash is not None else (path or find("controlnet", name, workspace), False)
 
 
-def _has_hash(path: Path, digest: str) -> bool:
+def _is_net_hash(path: Path, digest: str) -> bool:
     """Return whether a file has A1111's first hash `digest`; False for folders and unreadable files."""
     with suppress(OSError, ProblemsError):  # a folder, which has none, or a file that cannot be read
         return legacy_hash(path) == digest

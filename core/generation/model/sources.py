@@ -69,10 +69,7 @@ def file_hashes(sources: Sources, workspace: Workspace, cancel: CancelToken | No
     """Return the hashes by which other programs identify the files of a job, cached until a file changes."""
     memo = HashMemo(workspace.private / "hashes.json")
     model = model_hash(sources.model, sources.family, memo, cancel)
-    loras = {}
-    for path in sources.loras.values():
-        digest = memo.get("tensors sha256", [path], partial(tensors_sha256, path, cancel))
-        loras[portable_name(path, workspace)] = digest
+    loras = {portable_name(path, workspace): lora_hash(path, memo, cancel) for path in sources.loras.values()}
     refiners = {
         portable_name(path, workspace): model_hash(path, REFINER, memo, cancel) for path in sources.refiners.values()
     }
@@ -92,6 +89,11 @@ def model_hash(path: Path, family_name: str, memo: HashMemo, cancel: CancelToken
     return memo.get("sha256", [path], lambda: file_sha256(path, cancel))
 
 
+def lora_hash(path: Path, memo: HashMemo, cancel: CancelToken | None = None) -> str:
+    """Return `tensors_sha256` of a file, from `memo` until the file changes."""
+    return memo.get("tensors sha256", [path], partial(tensors_sha256, path, cancel))
+
+
 def tensors_sha256(path: Path, cancel: CancelToken | None = None) -> str:
     """Return the SHA-256 in hex of a safetensors file without its header: A1111's hash of a LoRA (`sshs_model_hash`).
 
@@ -109,7 +111,6 @@ def has_hash(path: Path, digest: str, memo: HashMemo) -> bool:
     10 digits, which are a hash of another kind or none."""
     if len(digest) < 10:
         return True
-    tensors = memo.get("tensors sha256", [path], lambda: tensors_sha256(path))
-    return tensors.startswith(digest.lower()) or memo.get("sha256", [path], lambda: file_sha256(path)).startswith(
-        digest.lower()
-    )
+    digest = digest.lower()
+    whole = partial(file_sha256, path)
+    return lora_hash(path, memo).startswith(digest) or memo.get("sha256", [path], whole).startswith(digest)
