@@ -49,6 +49,14 @@
     else if (now && now.id && now.id === held.id) atelier.say({kind: "info", text: "Nothing was done: the button changed while you pressed it. Press it again."});
     held = null;
   }, {capture: true, passive: true});
+  /* Nor for a Space pressed on it: the key goes down on one, and up on another. */
+  let spaced = null;
+  addEventListener("keydown", ({key, target}) => { spaced = key === " " && target.matches && target.matches("button, input[type=checkbox]") ? target : null; }, true);
+  addEventListener("keyup", ({key}) => {
+    const now = document.activeElement;
+    if (key === " " && spaced && !spaced.isConnected && now && now.matches("button, input[type=checkbox]") && nameOf(now) === nameOf(spaced)) setTimeout(() => now.click());
+    spaced = null;
+  }, true);
   for (const kind of ["mousedown", "click"]) addEventListener(kind, (event) => {
     if (!early || !event.isTrusted || !event.detail || !event.target.closest || !event.target.closest(CONTROLS)) return;
     event.preventDefault();

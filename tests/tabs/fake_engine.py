@@ -59,7 +59,7 @@ class FakeEngine:
 
     def __init__(self, workspace, step_seconds: float = 0.1, steps: int = 60):
         self.workspace, self.step_seconds, self.steps = workspace, step_seconds, steps
-        self._lock = threading.RLock()
+        self._lock, self.listing = threading.RLock(), threading.Lock()
         self._entries: list[Entry] = []
         self._runs: dict[str, Run] = {}
         self._now: Run | None = None

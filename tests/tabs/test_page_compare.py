@@ -123,3 +123,17 @@ def test_runs_are_swapped_and_replaced_and_the_address_says_which_whatever_was_w
     expect(tab.locator("table.runs")).to_be_visible()
     expect(verdict).to_be_hidden()
     assert tab.evaluate("location.hash") == "#Runs"
+
+
+def test_a_space_that_went_down_before_a_row_was_drawn_anew_still_ticks_it(window):
+    tab = window.open("Runs")
+    tick(tab, "quick").focus()
+    tab.keyboard.down("Space")
+    tab.evaluate("""() => {
+      const old = document.activeElement, fresh = old.cloneNode(true);
+      old.replaceWith(fresh);
+      fresh.focus();
+    }""")
+    tab.keyboard.up("Space")
+    expect(tab.locator(".picks-line")).to_contain_text("Select another run")
+    expect(tick(tab, "quick")).to_be_checked()
