@@ -116,12 +116,13 @@ class History:
     ) -> ChangeResult:
         """Make all changes or none: files written before an error are restored. Raises ProblemsError.
 
+        changes    several of one file (images that share a caption file) count as the last of them
         title      name of the change, as the history lists it
         about      {name: value} about the task, for the entry; None for none
         resume     the id of an earlier change to add to, so that one undo reverts both; "" for a new one
         progress   called with (done, total) files
         """
-        changes = [each for each in changes if each.old != each.new]
+        changes = list({each.path: each for each in changes if each.old != each.new}.values())
         if not changes:
             return ChangeResult()
         folders = (Path(os.path.realpath(each.path)).parent for each in changes)
