@@ -11,7 +11,7 @@ from pathlib import Path
 from core.captioning.edits import editor
 from core.captioning.filters import Facts, fields_in, test_of
 from core.captioning.report import Row, rows_of
-from core.dataset.captions.files import Caption, SidecarIndex, caption_change, write_captions
+from core.dataset.captions.files import Caption, SidecarIndex, caption_change, caption_files, write_captions
 from core.dataset.captions.history import Change, Entry, History, only_one_writes
 from core.dataset.captions.pipeline import longest_captions
 from core.dataset.captions.words import comparable
@@ -35,11 +35,13 @@ class Item(Facts):
     """An image whose caption can be edited.
 
     extension   of its caption file, "auto" or a suffix, as in `caption_change`
+    file        equal for images that share a caption file; None for one that shares none
     fixed       whether the caption comes from a metadata file, which cannot be edited here
     """
 
     path: Path = Path()
     extension: str = "auto"
+    file: Path | None = None
     fixed: bool = False
 
 
@@ -79,6 +81,7 @@ def item_of(
         findings=findings,
         path=image.path,
         extension=extension,
+        file=caption_files(image.path, extension, image.sidecars)[0],
         fixed=caption.source == "metadata",
     )
 
@@ -100,7 +103,8 @@ def chosen(items: Sequence[Item], expression: str) -> list[Item]:
 def planned(items: Sequence[Item], settings: CaptionEditSettings) -> list[CaptionEdit]:
     """Return the captions that an edit would change, before and after. Raises ProblemsError for incomplete settings.
 
-    An image without a caption file starts with an empty caption, not with its folder's default caption.
+    An image without a caption file starts with an empty caption, not with its folder's default caption. Images that share a caption
+    file give one edit.
     """
     change = editor(settings, (each.file_text for each in items))
     plan = (
@@ -108,20 +112,20 @@ def planned(items: Sequence[Item], settings: CaptionEditSettings) -> list[Captio
         for each in items
         if not each.fixed
     )
-    return [each for each in plan if each.after != each.before]
+    edits = [each for each in plan if each.after != each.before]
+    return list({each.item.file or id(each): each for each in edits}.values())
 
 
 def changes_of(plan: Iterable[CaptionEdit]) -> list[Change]:
-    """Return the file changes of planned edits; images that share a caption file give one change.
+    """Return the file changes of planned edits.
 
     Writing a change skips a file whose caption no longer equals `before`.
     """
     sidecars = SidecarIndex()
-    changes = (
+    return [
         caption_change(each.item.path, each.after, each.item.extension, over=each.before, sidecars=sidecars)
         for each in plan
-    )
-    return list({each.path: each for each in changes}.values())
+    ]
 
 
 def spellings_of(items: Iterable[Item]) -> list[Counter[str]]:

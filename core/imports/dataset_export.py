@@ -154,13 +154,19 @@ def dataset_config(job: TrainJob) -> tuple[dict[str, Any], list[Problem]]:
     problems = not_representable(job, concepts)
     datasets: dict[tuple, dict[str, Any]] = {}
     group_keys: dict[str, set[tuple]] = defaultdict(set)
+    listed_folders: Counter[tuple] = Counter()
     for concept in concepts:
         for each, variant in _resolutions(concept):
             for folder in _folders(each, problems):
                 refused = REFUSED.get(job.method.kind, ())
                 options = {name: value for name, value in _options(each, folder).items() if name not in refused}
                 dataset_options = {name: options.pop(name) for name in DATASET_ONLY if name in options}
-                key = (each.source.batch_group, variant, method_of(each), repr(sorted(dataset_options.items())))
+                options_key = repr(sorted(dataset_options.items()))
+                shared = (each.source.batch_group, variant, method_of(each), options_key)
+                subset = (shared, options.get("metadata_file") or (folder.path, folder.masks))
+                # A number, since sd-scripts ignores a folder that its dataset has already, unless it has no repeats.
+                key = (*shared, listed_folders[subset] * each.source.enabled)
+                listed_folders[subset] += each.source.enabled
                 datasets.setdefault(key, {**dataset_options, "subsets": []})["subsets"].append(options)
                 if not variant:
                     problems += _unread_captions(each, folder)
@@ -194,7 +200,8 @@ def method_of(concept: Concept) -> str:
 def _resolutions(concept: Concept) -> Iterator[tuple[Concept, str]]:
     """Yield (folder at one resolution, "" or the additional resolution as text): sd-scripts needs a dataset for each resolution."""
     yield concept, ""
-    for size in concept.images.more_resolutions:
+    sizes = {_sides(size): size for size in (concept.images.resolution, *concept.images.more_resolutions)}
+    for size in list(sizes.values())[1:]:
         images = concept.images.model_copy(update={"resolution": size, "more_resolutions": []})
         yield replace(concept, images=images), str(size)
 
@@ -202,11 +209,15 @@ def _resolutions(concept: Concept) -> Iterator[tuple[Concept, str]]:
 # ---- values under sd-scripts' names
 
 
+def _sides(size: int | tuple[int, int]) -> tuple[int, int]:
+    """Return (width, height) of a resolution, which may be one number."""
+    return size if isinstance(size, tuple) else (size, size)
+
+
 def bucket_sides(images: ImageSettings) -> tuple[int, int]:
     """Return the smallest and largest bucket side in pixels in effect: sd-scripts refuses a minimum above the resolution and a maximum
     below it."""
-    size = images.resolution
-    width, height = size if isinstance(size, tuple) else (size, size)
+    width, height = _sides(images.resolution)
     lowest, highest = images.min_bucket_reso, images.max_bucket_reso or 2 * max(width, height)
     if images.enable_bucket:
         lowest = lowest if lowest <= min(width, height) else min(width, height) // 2
@@ -459,8 +470,9 @@ def _folder_advice(concept: Concept, token: str | None) -> Iterator[Problem]:
     other = (
         (not source.enabled, "disabled-folder", "The folder is disabled and written with num_repeats = 0, which excludes it",
          "remove it from the file, or set its repeats"),
-        (images.more_resolutions, "more-resolutions", "Additional resolutions are written as additional datasets over the same folder",
-         "no action needed"),
+        (images.more_resolutions, "more-resolutions",
+         "Additional resolutions are written as additional datasets over the same folder; an image with one bucket at two of them"
+         " trains twice there", "no action needed"),
         (images.enable_bucket and images.bucket_reso_steps % 64, "bucket-step",
          f"sd-scripts refuses a bucket step of {images.bucket_reso_steps}", "use a multiple of 64 (SDXL: 32)"),
         (masks and images.masked_loss, "masks-need-option", "sd-scripts uses masks only with a command line option",

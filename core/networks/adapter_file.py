@@ -505,11 +505,10 @@ def peft_layers(lora: LoraFile) -> Iterator[tuple[str, tuple[str, str], dict[str
         if part_path is None or kind is None:
             what, fix = f"The LoRA has a layer of an unknown part or kind: {name}", "choose a LoRA for Stable Diffusion"
             raise ProblemsError.one(what, str(lora.path or ""), fix, "lora.unknown-layer")
-        if kind.to_peft is None:
-            what, fix = (
-                f"diffusers and PEFT have no names for {kind.title}",
-                "make it a LoRA (convert_lora.network_type), or choose kohya's names",
-            )
+        if kind.to_peft is None or not kind.in_peft(layer):
+            form = "" if kind.to_peft is None else " with magnitudes per input or in Tucker form"
+            what = f"diffusers and PEFT have no names for {kind.title}{form}"
+            fix = "make it a LoRA (convert_lora.network_type), or choose kohya's names"
             raise ProblemsError.one(what, str(lora.path or ""), fix, "lora.no-diffusers-names")
         yield name, part_path, layer, kind
 

@@ -249,6 +249,16 @@ def test_of_two_caption_files_the_one_that_is_written_is_edited(folder, sidecars
     assert (folder / "a.caption").read_text() == "A fox sits."
 
 
+def test_images_that_share_a_caption_file_count_as_one_caption(folder):
+    Image.new("RGB", (64, 64)).save(folder / "b.jpg")
+    Image.new("RGB", (64, 64)).save(folder / "d_0010_0010_0020_0020.png")  # reads d.txt, and gets a file of its own
+    (folder / "d.txt").write_text("owl")
+    Image.new("RGB", (64, 64)).save(folder / "d.png")
+    outcome = run(folder, edit="add", tags="ice", filter="fox & !snow | owl")
+    assert outcome.facts == {"planned": 3, "written": 3} and len(outcome.lines) == 4
+    assert texts(folder)["d"] == texts(folder)["d_0010_0010_0020_0020"] == "owl, ice\n"
+
+
 def test_captions_in_metadata_are_not_touched(folder, tmp_path):
     (tmp_path / "meta.json").write_text('{"a": {"caption": "from the file"}}')
     task = tasks.named("edit_captions")

@@ -54,6 +54,16 @@ def test_missing_captions_are_written_where_the_folder_reads_them(folders, tmp_p
     assert caption_report(job(folders)).missing == []
 
 
+def test_images_that_share_a_caption_file_get_one_and_leave_no_other_file(tmp_path):
+    folder = tmp_path / "1_fox"
+    folder.mkdir()
+    for name in ("a.png", "a.jpg", "b.png"):
+        Image.new("RGB", (64, 64)).save(folder / name)
+    outcome = run_captions(job([{"folder": str(folder)}], "a fox"), surroundings(Workspace(tmp_path / "outputs")))
+    assert sorted(path.name for path in folder.iterdir()) == ["a.jpg", "a.png", "a.txt", "b.png", "b.txt"]
+    assert outcome.facts == {"images": 3, "missing": 3, "written": 2}
+
+
 def test_missing_captions_are_not_written_over_what_came_or_cannot_be_read(tmp_path, monkeypatch):
     from core.captioning import report as module
 

@@ -82,6 +82,21 @@ def test_an_error_half_way_leaves_all_as_they_were(tmp_path, history, monkeypatc
     assert caught.value.codes == ["disk.full"] and texts(paths) == before
 
 
+def test_an_undo_leaves_out_a_folder_that_is_gone_and_says_so(tmp_path, history):
+    (tmp_path / "b").mkdir()
+    here, there = files(tmp_path), files(tmp_path / "b")
+    before, done = texts(here), history.apply("Replace", changed([*here, *there]))
+    (tmp_path / "b").rename(tmp_path / "c")
+    undone = history.undo(done.id)
+    assert texts(here) == before and undone.changed_since == tuple(sorted(there))
+    (tmp_path / "c").rename(tmp_path / "b")
+    alone = history.apply("Replace", [Change(path, path.read_bytes(), b"new") for path in there])
+    (tmp_path / "b").rename(tmp_path / "c")
+    with pytest.raises(ProblemsError) as caught:
+        history.undo(alone.id)
+    assert caught.value.codes == ["caption.folder-gone"]
+
+
 @pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="root may write anywhere")
 def test_a_read_only_folder_is_refused_before_anything_is_written(tmp_path, history):
     refused_for(tmp_path, history)

@@ -10,6 +10,7 @@ from core.imports.dataset_config import apply_dataset_config
 from core.imports.dataset_export import dataset_config, dataset_text, dataset_toml, write_dataset_config
 from core.record.problems import ProblemsError
 from core.settings.check import build
+from core.settings.dataset.concepts import concepts_of
 from core.settings.job import TrainJob
 
 
@@ -133,6 +134,26 @@ def test_further_resolutions_are_further_datasets():
     assert [dataset["resolution"] for dataset in config["datasets"]] == [512, 768, [512, 1024]]
     assert [dataset["max_bucket_reso"] for dataset in config["datasets"]] == [1024, 1536, 2048]
     assert problems[0].code == "dataset-config.more-resolutions"
+
+
+def test_a_resolution_that_is_listed_twice_is_written_once():
+    config, _ = dataset_config(job_of(plain(), resolution=512, more_resolutions=[512, [512, 512], 768, [768, 768]]))
+    assert [dataset["max_bucket_reso"] for dataset in config["datasets"]] == [1024, 1536]
+
+
+def test_a_folder_that_is_listed_twice_is_a_dataset_of_its_own_since_sd_scripts_would_ignore_it(tmp_path):
+    sources = (
+        plain("/a", num_repeats=2),
+        plain("/a", flip_aug=True, num_repeats=3),
+        plain("/b"),
+        plain("/a", enabled=False),
+    )
+    written = write_dataset_config(job_of(*sources), tmp_path / "set.toml")
+    assert [len(dataset["subsets"]) for dataset in written.config["datasets"]] == [3, 1]
+    again, report = apply_dataset_config(TrainJob(), written.path)
+    assert report.problems == [] or "dataset-config.duplicate-folder" not in [each.code for each in report.problems]
+    found = sorted((each.source.folder, each.source.num_repeats, each.images.flip_aug) for each in concepts_of(again))
+    assert found == [("/a", 2, False), ("/a", 3, True), ("/b", 1, False)]
 
 
 def test_a_folder_that_is_switched_off_is_left_out_by_no_repeats_and_stays_in_the_file(tmp_path):

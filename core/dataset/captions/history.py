@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -116,12 +116,13 @@ class History:
     ) -> ChangeResult:
         """Make all changes or none: files written before an error are restored. Raises ProblemsError.
 
+        changes    several of one file (images that share a caption file) count as the last of them
         title      name of the change, as the history lists it
         about      {name: value} about the task, for the entry; None for none
         resume     the id of an earlier change to add to, so that one undo reverts both; "" for a new one
         progress   called with (done, total) files
         """
-        changes = [each for each in changes if each.old != each.new]
+        changes = list({each.path: each for each in changes if each.old != each.new}.values())
         if not changes:
             return ChangeResult()
         folders = (Path(os.path.realpath(each.path)).parent for each in changes)
@@ -243,14 +244,18 @@ class History:
         """Restore the old texts of a change, in files that still have its new text. The undo is a change that can be undone.
 
         progress   called with (done, total) files
-        Raises ProblemsError if the change is no longer stored.
+        Raises ProblemsError if the change is no longer stored, or if all of its folders are gone.
         """
         entry = self.entry(id)
         about = dict(entry.about)
         first, redo = str(about.get("of", entry.title)), about.get("act") == "undo"
         changes = [Change(each.path, each.new, each.old, each.link) for each in self.changes(id)]
         about |= {"undoes": id, "of": first, "act": "redo" if redo else "undo"}
-        return self.apply(f"{'Redo' if redo else 'Undo'}: {first}", changes, about=about, progress=progress)
+        gone = {each.path for each in changes if not each.path.parent.is_dir()}
+        if len(gone) < len(changes):
+            changes = [each for each in changes if each.path not in gone]
+        done = self.apply(f"{'Redo' if redo else 'Undo'}: {first}", changes, about=about, progress=progress)
+        return replace(done, changed_since=(*done.changed_since, *sorted(gone)))
 
     # -- what was changed
 
@@ -570,7 +575,7 @@ def check_links(paths: Iterable[Path]) -> None:
 
 
 def check_folders(folders: Iterable[Path], workspace: Workspace | None = None) -> None:
-    """Raise ProblemsError for folders that are read-only or belong to another user's run.
+    """Raise ProblemsError for folders that are gone, read-only or belong to another user's run.
 
     Also removes temporary files of processes that were killed more than an hour ago.
 
@@ -578,6 +583,9 @@ def check_folders(folders: Iterable[Path], workspace: Workspace | None = None) -
     """
     folders = sorted(set(folders))
     raise_if_errors(filter(None, (others_run_problem(each, printable(each), workspace) for each in folders)))
+    what, fix = "Nothing can be saved: this folder no longer exists", "move it back, or give it its earlier name"
+    gone = [folder for folder in folders if not folder.is_dir()]
+    raise_if_errors(Problem(what, printable(folder), fix, code="caption.folder-gone") for folder in gone)
     for folder in folders:
         atomic.remove_leftovers(folder, files_only=True)
     what = "Nothing can be saved: this folder is read-only"

@@ -48,6 +48,7 @@ class NetworkKind(KindTraits):
     sized           (network settings, kind's settings) -> the network settings that decide layers and sizes
     fits            (output width, rank) -> whether such a layer can have this rank; None: always
     to_peft         (tensors, dtype) -> tensors in PEFT's format with the scale multiplied in; None: PEFT has no such kind
+    in_peft         (tensors, possibly on the meta device) -> whether PEFT has this form of the kind
     from_peft       {PEFT's key: function that reshapes its tensor to the shape in the kind's files}
     """
 
@@ -64,6 +65,7 @@ class NetworkKind(KindTraits):
     sized: Callable[[NetworkSettings, Settings | None], NetworkSettings] = lambda network, options: network
     fits: Callable[[int, int], bool] | None = None
     to_peft: Callable[[Tensors, Any], dict[str, Tensor]] | None = None
+    in_peft: Callable[[Tensors], bool] = lambda tensors: True
     from_peft: Mapping[str, Callable[[Tensor], Tensor]] = field(default_factory=dict)
 
     def kind_settings(self, job: TrainJob) -> Settings | None:

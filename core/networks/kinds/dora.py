@@ -14,7 +14,6 @@ from core.networks.adapter import Adapter, as_weight, fitted, over_channels
 from core.networks.kinds import NetworkKind, Tensors, kind_named, kind_of_keys, register
 from core.networks.kinds.lycoris import MODULE, lycoris_args
 from core.record.lazy_torch import Tensor, nn, torch
-from core.record.problems import ProblemsError
 from core.settings.base import Settings
 from core.settings.blocks import BlockSize
 from core.settings.dora_ia3_oft import DoraLohaSettings, DoraLokrSettings, DoraSettings
@@ -225,6 +224,7 @@ def register_decomposed(inner_name: str, name: str, title: str, settings: type[S
             idle=_idle,
             misread=(*kind.misread, _per_output(RENAMED if inner_name == "locon" else UNREAD)),
             to_peft=_to_peft if inner_name == "locon" else None,
+            in_peft=_in_peft,
             from_peft={MAGNITUDE: from_magnitude},
         )
     )
@@ -263,14 +263,17 @@ def _idle(tensors: Tensors) -> bool:
     return kind is not None and kind.idle(inner_tensors)
 
 
+def _in_peft(tensors: Tensors) -> bool:
+    """Return whether PEFT has the tensors' form: it has no magnitudes per input channel and no Tucker form."""
+    scale, (kind, _) = tensors[DORA_SCALE], inner_kind_and_tensors(tensors)
+    return scale.shape[0] == scale.numel() and kind is not None and kind.to_peft is not None
+
+
 def _to_peft(tensors: Tensors, dtype: Any) -> dict[str, Tensor]:
-    """Return the tensors in PEFT's format, {PEFT's key: tensor of `dtype`}. Raises ProblemsError for magnitudes per input channel and for
-    Tucker form."""
-    scale, (kind, inner_tensors) = tensors[DORA_SCALE], inner_kind_and_tensors(tensors)
-    if scale.shape[0] != scale.numel() or kind is None or kind.to_peft is None:
-        what = "PEFT has DoRA's magnitudes for each output only, and no Tucker form"
-        raise ProblemsError.one(what, DORA_SCALE, "make it a LoRA (convert_lora.network_type)", "lora.not-in-peft")
-    return {**kind.to_peft(inner_tensors, dtype), MAGNITUDE: to_magnitude(scale).to(dtype)}
+    """Return the tensors of a form that PEFT has in its format, {PEFT's key: tensor of `dtype`}."""
+    kind, inner_tensors = inner_kind_and_tensors(tensors)
+    assert kind is not None and kind.to_peft is not None
+    return {**kind.to_peft(inner_tensors, dtype), MAGNITUDE: to_magnitude(tensors[DORA_SCALE]).to(dtype)}
 
 
 def to_magnitude(scale: Tensor) -> Tensor:

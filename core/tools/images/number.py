@@ -4,9 +4,10 @@ import os
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from core.dataset.doctor.trash import companions, move_all, new_trash_folder, path_in, records, refuse_taken, tidy
-from core.dataset.sources.files import TRASH_FOLDER, printable, split_label
+from core.dataset.sources.files import TRASH_FOLDER, is_image, is_label, printable, split_label
 from core.record import atomic
 from core.record.bounded_json import read_json_object
 from core.record.context import JobContext, Outcome
@@ -91,27 +92,42 @@ def renamed_companions(stems: Mapping[Path, str]) -> Iterator[tuple[Path, str, s
                 break
 
 
-def rename_back(folder: Path) -> int:
-    """Undo the last numbering of a folder; return the number of renamed files.
+def rename_back(folder: Path) -> tuple[int, int]:
+    """Undo the last numbering of a folder, also in the names of captions, masks and caches that its images have got since.
 
-    Raises ProblemsError if there is none, or if an original name is taken.
+    Returns (number of renamed files, number of numbered files that are no longer there). Raises ProblemsError if there is no
+    numbering, or if an original name is taken.
     """
     for record in reversed(records(folder, RECORD)):
         try:
             content = read_json_object(record)
             pairs = [(path_in(folder, new), path_in(folder, old)) for old, new in content["files"]]
-            current = enumerate(_current_paths(pairs, content["first"]))
+            current = list(enumerate(_current_paths(pairs, content["first"])))
             moves = [(number, path, old) for number, (path, old) in current if os.path.lexists(path) and path != old]
+            added = _added_since(moves)
         except (ProblemsError, OSError, ValueError, LookupError, TypeError):
             continue
+        moves += [(number, path, old) for number, (path, old) in enumerate(added, len(current))]
         fix = "rename or move that file, then try again; nothing was renamed"
         pairs = [(path, old) for _, path, old in moves]
         refuse_taken(pairs, "Another file has the original name", fix, "tools.earlier-name-taken")
+        if added:  # first recorded, so that an undo that is cut off can be run again
+            names = [[each.relative_to(folder).as_posix() for each in (old, path)] for path, old in added]
+            _save_record(record, content | {"files": content["files"] + names})
         _rename(moves, folder, _UNDOING)
         tidy(record.parent)
-        return len(moves)
+        return len(moves), sum(not os.path.lexists(old) for _, (_, old) in current)
     fix = "choose a folder whose files were renamed in place"
     raise ProblemsError.one("There is no numbering to undo", printable(folder), fix, "tools.no-numbering")
+
+
+def _added_since(moves: Sequence[tuple[int, Path, Path]]) -> list[tuple[Path, Path]]:
+    """Return (path, path with the original stem) of files that belong to numbered images and were not there when these were numbered.
+    moves: (number, path, original path) of each numbered file"""
+    files = {path for _, path, _ in moves}
+    stems = {path: old.stem for _, path, old in moves if is_image(path, path.name) and not is_label(path.name)}
+    added = [(each, each.with_name(stem + ending)) for each, stem, ending in renamed_companions(stems)]
+    return [(path, old) for path, old in added if path not in files]
 
 
 def _current_paths(pairs: Sequence[tuple[Path, Path]], first_stamp: Sequence[int]) -> Iterator[tuple[Path, Path]]:
@@ -146,15 +162,27 @@ def _write_record(folder: Path, pairs: Sequence[tuple[Path, Path]]) -> Path:
     """Write the record for undo, before the first file is renamed, and return its path. Raises ProblemsError if it cannot be written.
     pairs: (current path, new path) of each file"""
     names = [[old.relative_to(folder).as_posix(), new.relative_to(folder).as_posix()] for old, new in pairs]
-    trash = folder / TRASH_FOLDER
     try:
-        trash = new_trash_folder(folder, "-numbers")
-        atomic.write_json(trash / RECORD, {"v": 1, "files": names, "first": _stamp(pairs[0][0])})
+        record = new_trash_folder(folder, "-numbers") / RECORD
     except OSError as error:
-        what = f"The record for undoing the numbering cannot be written ({error.strerror}), so nothing was renamed"
-        fix = "check the folder's permissions"
-        raise ProblemsError.one(what, printable(trash), fix, "tools.record-unwritable") from error
-    return trash / RECORD
+        raise _record_unwritable(error, folder / TRASH_FOLDER) from error
+    _save_record(record, {"v": 1, "files": names, "first": _stamp(pairs[0][0])})
+    return record
+
+
+def _save_record(record: Path, content: Mapping[str, Any]) -> None:
+    """Write `content` to a record. Raises ProblemsError if it cannot be written."""
+    try:
+        atomic.write_json(record, content)
+    except OSError as error:
+        raise _record_unwritable(error, record.parent) from error
+
+
+def _record_unwritable(error: OSError, folder: Path) -> ProblemsError:
+    """Return the problem of a record in `folder` that cannot be written."""
+    what = f"The record for undoing the numbering cannot be written ({error.strerror}), so nothing was renamed"
+    fix = "check the folder's permissions"
+    return ProblemsError.one(what, printable(folder), fix, "tools.record-unwritable")
 
 
 def _stage(new: Path, number: int, prefix: str) -> Path:

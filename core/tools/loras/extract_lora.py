@@ -168,6 +168,7 @@ def do(settings: ExtractLoraSettings, plan: Plan, context: JobContext) -> Outcom
             context.check()
             context.stage("comparing resnets", number, len(plan.left_out))
             left_out.append(_square(_difference(settings, layer, files)))
+        others = _others_changed(settings, plan, files)
         changed = sum(map(bool, left_out))
         note = f"left out: {count(changed, 'layer')} of resnets with a difference; set Conv rank" if changed else ""
         if not any(squares):
@@ -184,6 +185,10 @@ def do(settings: ExtractLoraSettings, plan: Plan, context: JobContext) -> Outcom
         share = (sum(text_squares) / whole_square) ** 0.5
         lines += [f"{_left_out_text(settings)}; they have {share:.1%} of the norm of the difference"]
     lines += [note] if note else []
+    if others:
+        lines.append(
+            f"left out: {count(others, 'bias, norm or outer layer', 'biases, norms and outer layers')} with a difference"
+        )
     whole = (retained_square / whole_square) ** 0.5
     lines.append(
         f"kept norm of the difference: {whole:.1%} of the whole; of the extracted layers "
@@ -213,6 +218,19 @@ def _chosen_layers(
             return plan.layers, []
         squares.append(_square(change))
     return [layer for layer in plan.layers if not layer.name.startswith("lora_te")], squares
+
+
+def _others_changed(settings: ExtractLoraSettings, plan: Plan, files: OpenFiles) -> int:
+    """Return the number of tensors of the U-Net and the text encoders that differ and that no LoRA changes: biases, norms, outer layers."""
+    modules = {module_of_layer(layer.name) for layer in (*plan.layers, *plan.left_out)}
+    pairs = [
+        (before, after)
+        for part in plan.original.parts.keys() & plan.tuned.parts.keys() - {"vae"}
+        for key, before in plan.original.parts[part].locations.items()
+        if (after := plan.tuned.parts[part].locations.get(key)) is not None
+        and (part, key.removesuffix(".weight")) not in modules
+    ]
+    return sum(not torch.equal(*(_read(each, files, settings.load_precision) for each in pair)) for pair in pairs)
 
 
 def _difference(settings: ExtractLoraSettings, layer: _Layer, files: OpenFiles) -> Tensor:

@@ -304,6 +304,22 @@ def test_a_numbering_that_was_cut_off_can_be_taken_back(tmp_path, monkeypatch, a
     assert tree(root) == before
 
 
+def test_captions_and_masks_written_after_a_numbering_go_back_with_their_images(tmp_path):
+    root = tmp_path / "set"
+    root.mkdir()
+    for name in ("fox", "owl", "red cat"):
+        made(80, 64).save(root / f"{name}.png")
+    use(root, action="number", number_in_place=True)
+    for name in ("0001", "0002"):
+        (root / f"{name}.txt").write_text(name)
+        made(80, 64).save(root / f"{name}-masklabel.png")
+    (root / "0003.png").unlink()
+    _, lines = use(root, action="undo_number")
+    names = {"fox.png", "fox.txt", "fox-masklabel.png", "owl.png", "owl.txt", "owl-masklabel.png"}
+    assert set(tree(root)) == names and (root / "fox.txt").read_text() == "0001"
+    assert lines == ["1 numbered file not found", "6 files have their original names again"]
+
+
 @pytest.mark.parametrize("after", [1, 4, 8, 11])
 def test_a_way_back_that_was_cut_off_goes_on(tmp_path, monkeypatch, after):
     from core.tools.images import number as image_numbers

@@ -145,6 +145,19 @@ def test_what_diffusers_has_no_names_for_is_refused_before_the_start(tmp_path):
         convert(file=tmp_path / "loha.safetensors", names="diffusers")
 
 
+@pytest.mark.parametrize(("magnitudes", "fits"), [((8, 1), True), ((1, 8), False)])
+def test_a_dora_that_peft_has_no_form_for_is_refused_before_the_start(tmp_path, magnitudes, fits):
+    file = tmp_path / "dora.safetensors"
+    lora(file, **{f"{name}.dora_scale": torch.ones(magnitudes) for name in (LAYER, TEXT)})
+    task = tasks.named("convert_lora")
+    job = build(task.job, {"convert_lora": {"file": str(file), "names": "diffusers"}})
+    if fits:
+        assert task.check_job(job, Workspace()).startswith("convert 1 LoRA")
+    else:
+        with refused("lora.no-diffusers-names", "DoRA", "magnitudes per input"):
+            task.check_job(job, Workspace())
+
+
 def test_changes_of_biases_and_norm_layers_stay_under_kohyas_names_and_are_listed_for_diffusers(tmp_path):
     path = "unet.mid_block.attentions.0.proj_in"
     given = {f"{path}.lora_A.weight": torch.ones(2, 8), f"{path}.lora_B.weight": torch.ones(8, 2)}

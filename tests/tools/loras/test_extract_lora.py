@@ -88,6 +88,15 @@ def test_layers_of_resnets_that_are_left_out_are_named_and_count_for_the_kept_no
     assert "left out" not in complete and "100.0% of the whole" in complete
 
 
+def test_biases_norms_and_outer_layers_that_differ_are_counted(models, tmp_path):
+    state = dict(models[3])
+    for name in ("out.0.weight", "out.2.bias", "out.2.weight"):
+        state[f"model.diffusion_model.{name}"] = state[f"model.diffusion_model.{name}"] + 0.5
+    save_file(state, tmp_path / "tuned.safetensors")
+    _, _, said = extracted((models[0], str(tmp_path / "tuned.safetensors")), tmp_path, conv_dim=2, min_diff=0.0)
+    assert "left out: 3 biases, norms and outer layers with a difference" in said
+
+
 def test_text_encoders_that_are_left_out_are_named_with_their_share_and_count_for_the_kept_norm(tmp_path):
     base = tiny_file("sd1", tmp_path / "base.safetensors")
     state = load_file(base)
