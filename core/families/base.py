@@ -71,7 +71,7 @@ class Family:
         """Yield all layers of a part that a network can train, with 3x3 convolutions and layers outside of a U-Net's blocks.
         norms: also yield the norm layers in the blocks"""
         yield from self.lora_targets(part, conv=True)
-        yield from outer_targets(part)
+        yield from outer_targets(part, self.name)
         if norms:
             yield from norm_targets(part, self.name)
 

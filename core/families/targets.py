@@ -55,27 +55,28 @@ def unet_targets(unet: nn.Module, *, conv: bool = False, name: Callable[[str], s
     return _targets(unet, classes, lambda path: underscored(UNET_PREFIX, name(path)), conv=conv)
 
 
-def outer_targets(unet: nn.Module) -> Iterator[Target]:
+def outer_targets(unet: nn.Module, family: str) -> Iterator[Target]:
     """Yield the layers outside of a U-Net's blocks, which train only if the settings choose them; none for other denoisers."""
+    name = _block_naming(family)
     modules = dict(unet.named_modules()) if type(unet).__name__ == "UNet2DConditionModel" else {}
     for path in OUTER:
         parent, _, attribute = path.rpartition(".")
         if path in modules:
-            yield Target(underscored(UNET_PREFIX, path), path, modules[parent], attribute, modules[path])
+            yield Target(name(path), path, modules[parent], attribute, modules[path])
 
 
 def norm_targets(unet: nn.Module, family: str) -> Iterator[Target]:
     """Yield the norm layers in a U-Net's blocks, which LyCORIS' train_norm trains; none for other denoisers."""
-    naming = "sdxl" if family.startswith("sdxl") else family  # the refiner's too
-
-    def name(path: str) -> str:
-        """Return kohya's layer name of a module path."""
-        return str(names.kohya_name("unet", path, naming))
-
     classes = {*UNET_CLASSES, *UNET_CONV_CLASSES}
-    for target in _targets(unet, classes, name, conv=False, norms=True):
+    for target in _targets(unet, classes, _block_naming(family), conv=False, norms=True):
         if target.module.weight is not None:
             yield target
+
+
+def _block_naming(family: str) -> Callable[[str], str]:
+    """Return the function (module path in the U-Net) -> kohya's layer name, as the layers in the family's blocks are named."""
+    naming = "sdxl" if family.startswith("sdxl") else family  # the refiner's too
+    return lambda path: str(names.kohya_name("unet", path, naming))
 
 
 def is_norm(module: nn.Module) -> bool:

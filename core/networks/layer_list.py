@@ -44,7 +44,7 @@ def listed_layers(family: str, parts: Mapping[str, Shapes]) -> list[ListedLayer]
     """List the layers of a Stable Diffusion model, text encoders first, then by block from the input on.
     parts: {"unet", "text_encoder" ...: {diffusers' tensor name: shape}}"""
     layers = [
-        ListedLayer(layer, block_title(layer.name), prod(shape))
+        ListedLayer(layer, OUTSIDE if layer.outer else block_title(layer.name), prod(shape))
         for part in sorted(parts)
         for name, shape in parts[part].items()
         if (layer := _layer(family, part, name, shape)) is not None
@@ -71,11 +71,8 @@ def _layer(family: str, part: str, name: str, shape: Sequence[int]) -> Layer | N
         return Layer(kohya_name(part, path, family) or path, full_name(path), unet=False, large_kernel=False)
     container = CONTAINER.search(path) if part == "unet" else None
     large = len(shape) == 4 and tuple(shape[2:]) != (1, 1)
-    if part == "unet" and path in OUTER:
-        return Layer(
-            f"lora_unet_{path}".replace(".", "_"), path, unet=True, large_kernel=large, residual=large, outer=True
-        )
-    if container is None:
+    outer = part == "unet" and path in OUTER
+    if container is None and not outer:
         return None
-    residual = large or container[1] != "attentions"
-    return Layer(kohya_name(part, path, family) or path, path, unet=True, large_kernel=large, residual=residual)
+    residual = large or (container is not None and container[1] != "attentions")
+    return Layer(kohya_name(part, path, family) or path, path, True, large, residual, outer)

@@ -46,6 +46,6 @@ def table() -> list[str]:
         for option, by in readers.rows(kind.misread).items():
             name = f"{kind.title} with {option}" if option else kind.title
             lines.append(f"| {name} | {' | '.join(CELLS[by[program]] for program in PROGRAMS)} |")
-    norms = {"diffusers": UNREAD}
-    cells = [CELLS[norms.get(program, readers.READ)] for program in PROGRAMS]
+    norms = {"diffusers": CELLS[UNREAD], "InvokeAI": "norm layers; biases in full differences"}
+    cells = [norms.get(program, CELLS[readers.READ]) for program in PROGRAMS]
     return [*lines, f"| trained norm layers and biases | {' | '.join(cells)} |"]

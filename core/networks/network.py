@@ -136,7 +136,7 @@ class Network:
 
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
         """Load the tensors of a file, including alphas. Raises ProblemsError, loading nothing, if layers or sizes differ."""
-        by_module = group_by_module(tensors)
+        by_module = named_as(group_by_module(tensors), self.adapters)
         wrong = [f"{name} is not trained" for name in by_module if name not in self.adapters]
         for name, adapter in self.adapters.items():
             layer = by_module.get(name)

@@ -20,6 +20,7 @@ PROGRAMS = {
     "ComfyUI": ("comfyui",),
     "Forge": ("forge",),
     "A1111": ("stable-diffusion-webui", "automatic1111", "a1111"),
+    "InvokeAI": ("invokeai",),
     "diffusers": ("diffusers",),
 }
 NAMES_OF_KOHYA = ("ComfyUI", "Forge", "A1111")

@@ -2,6 +2,7 @@
 
 import time
 
+import torch
 from pytest import fixture, importorskip, mark
 
 from core.networks.layers import count_layers, layer_count_problems, meta_targets
@@ -83,6 +84,18 @@ def test_layers_outside_of_the_blocks_train_only_where_they_are_chosen(targets):
     full = names_of(targets, layers=["unet-only"])
     assert outer < full and len(full) == 282
     assert names_of(targets, layers=["conv_(in|out)$"]) == {"lora_unet_conv_in", "lora_unet_conv_out"}
+
+
+def test_layers_outside_of_the_blocks_have_the_original_names_in_files_for_sdxl_as_all_others():
+    """InvokeAI and LyCORIS in sd-scripts know no others; InvokeAI refuses a file with names of both kinds."""
+    names = {target.path: target.name for target in meta_targets("sdxl") if target.path in OUTER}
+    endings = ("input_blocks_0_0", "time_embed_0", "time_embed_2", "out_2")
+    assert names == {path: f"lora_unet_{name}" for path, name in zip(OUTER, endings, strict=True)}
+    weights = {"lora_unet_time_embedding_linear_1.lora_down.weight": torch.ones(1, 320)}
+    weights["lora_unet_time_embedding_linear_1.lora_up.weight"] = torch.ones(1280, 1)
+    former = Network.from_tensors(weights, meta_targets("sdxl"))
+    assert list(former.adapters) == ["lora_unet_time_embed_0"], "files with diffusers' names are still read"
+    former.load_state(weights)
 
 
 def test_attn_only_is_the_attention_of_both_parts(targets):

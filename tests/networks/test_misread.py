@@ -126,13 +126,27 @@ def a1111(name, layer, weight):
     return whole * layer["dora_scale"] / norms(whole, 1) if "dora_scale" in layer else whole
 
 
+def invokeai(name, layer, weight):
+    """Its layer classes: DoRA over LoRA without Tucker, (IA)^3 without a look at the weight's form; it raises at keys of other kinds."""
+    if "dora_scale" in layer:
+        assert "hada_w1_a" not in layer and "lokr_w1" not in layer and "lokr_w1_a" not in layer
+        up, down = layer["lora_up.weight"].flatten(1), layer["lora_down.weight"].flatten(1)
+        whole = weight + (up @ down).reshape(weight.shape) * layer["alpha"] / len(down)
+        return whole * layer["dora_scale"] / norms(whole, 1)
+    if "on_input" in layer:
+        return weight + weight * (layer["weight"] if layer["on_input"] else layer["weight"].reshape(-1, 1))
+    if (found := difference(layer, contiguous=True)) is None:
+        return None
+    return weight + found[0].reshape(weight.shape) * found[1]
+
+
 def diffusers(name, layer, weight):
     """Of kohya's names: LoRA alone; `dora_scale` is dropped with a warning."""
     plain = layer.keys() <= LORA | {"alpha"}
     return forge(name, layer, weight) if plain and not name.startswith("oft_unet_") else None
 
 
-READERS = dict(zip(PROGRAMS, (comfyui, forge, a1111, diffusers), strict=True))
+READERS = dict(zip(PROGRAMS, (comfyui, forge, a1111, invokeai, diffusers), strict=True))
 
 
 def is_read(program, network, layers):
@@ -181,6 +195,7 @@ def test_folders_tell_their_program(tmp_path):
         ("ComfyUI/models/loras", "ComfyUI"),
         ("ai/stable-diffusion-webui-forge/models/Lora", "Forge"),
         ("stable-diffusion-webui/models/Lora", "A1111"),
+        ("invokeai/autoimport/lora", "InvokeAI"),
         ("mine/loras", None),
     ):
         assert program_of(tmp_path / path) == program

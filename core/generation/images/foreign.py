@@ -120,7 +120,7 @@ INVOKEAI = Program(
     frozenset({"loras", "app_version", "generation_mode", "canvas_v2_metadata"}),
     values={"Clip skip": _clip_skip},
     weights=from_invokeai,
-    functions=r"\.(?:and|blend|swap)\(\)?",
+    functions=r"\.(?:and|attend|blend|swap)\(\)?|\b(?:use|with)Lora\([^()]*\)",
 )  # fmt: skip
 INVOKEAI_2 = Program(
     "InvokeAI",

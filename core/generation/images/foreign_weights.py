@@ -19,9 +19,14 @@ def from_novelai(text: str) -> str:
     return re.sub(r"(-?\d+(?:\.\d+)?)::(.*?)(?:::|$)", r"(\2:\1)", text, flags=re.DOTALL)
 
 
+# A word and the signs behind it, and words in quotation marks with their weight, as Compel splits a prompt
+_WEIGHED_WORD = re.compile(r"(?<![^\s,(\"])((?:\\.|[-+](?![\s()\",.=+-]|$)|[^\s()\",.=+\\-])++)(\++|-+)")
+_QUOTED = re.compile(r"""(?<![^\s,(])"((?:[^"\\\n]|\\.)*)"(\++|-+|\d*\.?\d+)?""")
+
+
 def from_invokeai(text: str) -> str:
-    """InvokeAI's word++, (some words)-- and (some words)1.3 as A1111's (text:weight): each + multiplies by 1.1, each - by 0.9.
-    Paired round brackets without a weight are left out, all others become literal text."""
+    """InvokeAI's word++, (some words)-- and "some words"1.3 as A1111's (text:weight): each + multiplies by 1.1, each - by 0.9.
+    Paired brackets and quotation marks without a weight are left out, all other brackets become literal text."""
 
     def weighed(match: re.Match[str]) -> str:
         inner, weight = match[1], match[2] or "1"
@@ -29,7 +34,7 @@ def from_invokeai(text: str) -> str:
         return inner if factor == 1 else f"\1{inner}:{factor:.4g}\2"  # marks that are not brackets: these are done
 
     text = re.sub(r"[\[\]]", r"\\\g<0>", text)
-    text = re.sub(r"(?<![^\s,(])([^\s,()+\\]*\w)(\++|-+)(?=[\s,.;:)]|$)", weighed, text)
+    text = _QUOTED.sub(weighed, _WEIGHED_WORD.sub(weighed, text))
     for _ in range(_DEEPEST):
         before = text
         text = re.sub(r"(?<!\\)\(((?:[^()\\]|\\.)*)\)(\++|-+|\d*\.?\d+)?", weighed, text)

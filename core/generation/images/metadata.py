@@ -67,7 +67,8 @@ def exif_of(job: GenerateJob, hashes: Hashes) -> bytes:
         if text:
             exif[EXIF_DESCRIPTION] = text
         if len(data := exif.tobytes()) <= MOST_EXIF:
-            return data
+            # Pillow declares bytes as BYTE. EXIF's type is UNDEFINED, and piexif, with which A1111 reads, returns no text for others.
+            return data.replace(b"\x92\x86\0\x01", b"\x92\x86\0\x07", 1)
     return b""
 
 

@@ -68,6 +68,8 @@ _WHEN_FIX = "write a share such as 0.5 or a number of steps; a weight is in roun
 _ROWS = (
     (r"\$\{\w[^{}]{0,200}\}?", "a variable of Dynamic Prompts", "write its text where it is used"),
     (r"__[~@!][\w\-./*]{1,80}__|\{[~@!](?=[^{}]{0,200}[|}])", "a sampler of Dynamic Prompts", "remove the sign; variants are random"),
+    (r"\{(?:-\d+|\d+-)\$\$", "an open range of Dynamic Prompts", "write both numbers, such as {1-2$$a|b}"),
+    (r"\{\d+(?:-\d+)?\$\$[^{}$|]{0,20}\|[^{}$]{0,20}\$\$", "a separator with | of Dynamic Prompts", "use another separator"),
     (r"__[\w\-./*]{1,80}\([^()]{0,200}\)__", "a wildcard with parameters", "write the parameters into the wildcard file"),
     (r"(?m)^#.*$", "a comment of A1111", "remove the line"),
     (r"(?<![\w.:{|])-?\d+(?:\.\d+)?::[^:{}|]{1,500}::", "a weight of NovelAI", _AS_WEIGHT),

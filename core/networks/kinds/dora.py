@@ -17,7 +17,7 @@ from core.record.lazy_torch import Tensor, nn, torch
 from core.settings.base import Settings
 from core.settings.blocks import BlockSize
 from core.settings.dora_ia3_oft import DoraLohaSettings, DoraLokrSettings, DoraSettings
-from core.settings.readers import NAMES_OF_KOHYA, OTHER, RENAMED, UNREAD, Misread
+from core.settings.readers import NAMES_OF_KOHYA, OTHER, REFUSED, RENAMED, UNREAD, Misread
 
 if TYPE_CHECKING:
     from core.families.targets import Target
@@ -163,17 +163,26 @@ def without_magnitude(tensors: Tensors) -> dict[str, Tensor]:
     return {key: value for key, value in tensors.items() if key != DORA_SCALE}
 
 
-def _per_output(diffusers_misread: str) -> Misread:
-    """Return which programs misread magnitudes per output channel, and how.
+def _misreads(over_lora: bool) -> tuple[Misread, ...]:
+    """Return which programs misread DoRA over LoRA and LoCon (`over_lora`) or over other kinds, and how.
 
-    ComfyUI and Forge divide by the norms of the unchanged weight, A1111 by those of the input channels.
-    diffusers_misread   how diffusers misreads them, as text
+    Of magnitudes per output channel, ComfyUI and Forge divide by the norms of the unchanged weight, A1111 and InvokeAI by those of the
+    input channels. InvokeAI looks for LoRA's two matrices.
     """
-    return Misread(
-        {**dict.fromkeys(NAMES_OF_KOHYA, OTHER), "diffusers": diffusers_misread},
+    by = {**dict.fromkeys(NAMES_OF_KOHYA, OTHER), "diffusers": RENAMED if over_lora else UNREAD}
+    per_output = Misread(
+        by | ({"InvokeAI": OTHER} if over_lora else {}),
         "a magnitude per output",
         lambda options, conv: options.wd_on_output,
         lambda tensors: not _per_input(tensors),
+    )
+    if not over_lora:
+        return Misread({"InvokeAI": REFUSED}), per_output
+    return per_output, Misread(
+        {"InvokeAI": UNREAD},
+        "Tucker decomposition",
+        lambda options, conv: options.use_tucker and conv,
+        lambda tensors: "lora_mid.weight" in tensors,
     )
 
 
@@ -222,7 +231,7 @@ def register_decomposed(inner_name: str, name: str, title: str, settings: type[S
             needs_base_weight=True,
             loraplus=inner_name == "locon",
             idle=_idle,
-            misread=(*kind.misread, _per_output(RENAMED if inner_name == "locon" else UNREAD)),
+            misread=(*kind.misread, *_misreads(inner_name == "locon")),
             to_peft=_to_peft if inner_name == "locon" else None,
             in_peft=_in_peft,
             from_peft={MAGNITUDE: from_magnitude},

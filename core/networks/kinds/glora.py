@@ -173,7 +173,7 @@ register(
         flaw=_flaw,
         module_name=MODULE,
         network_args=lambda job: lycoris_args(job, "glora", None),
-        misread=(Misread({"A1111": REFUSED, "diffusers": UNREAD}),),
+        misread=(Misread({"A1111": REFUSED, "InvokeAI": REFUSED, "diffusers": UNREAD}),),
         idle=lambda tensors: (
             not (tensors[A1].any() and tensors[A2].any()) and not (tensors[B1].any() and tensors[B2].any())
         ),

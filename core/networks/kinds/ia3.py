@@ -164,7 +164,7 @@ register(
         misread=(
             Misread({"ComfyUI": UNREAD, "Forge": REFUSED, "diffusers": UNREAD}),
             Misread(
-                {"A1111": OTHER},
+                {"A1111": OTHER, "InvokeAI": UNREAD},
                 "scaled outputs of convolutions",
                 lambda options, conv: options.all_layers and not options.train_on_input,
                 lambda tensors: len(tensors[WEIGHT].shape) > 2 and not tensors[ON_INPUT],

@@ -298,7 +298,7 @@ def _register_of_lycoris(
         network_args=lambda job: lycoris_args(job, algo, getattr(job, name)),
         settings=RotationSettings,
         uses=frozenset({"rank"}),
-        misread=(NOT_IN_PEFT, *misread, constrained),
+        misread=(NOT_IN_PEFT, Misread({"InvokeAI": REFUSED}), *misread, constrained),
         **fields,
     )
 

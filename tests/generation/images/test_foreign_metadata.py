@@ -327,7 +327,13 @@ def test_what_other_programs_wrote_and_is_not_read_is_named(tmp_path):
         ),
         (from_invokeai, "(a (b)+)0.5, (plain)", [("a ", 0.5), ("b", 0.55), (", plain", 1)]),
         (from_invokeai, "(a \\(b\\) [c] :)", [("a (b) [c] :", 1)]),
-        (from_invokeai, "(a, b :- x", [("(a, b :- x", 1)]),
+        (from_invokeai, "(a, b - x", [("(a, b - x", 1)]),
+        (from_invokeai, '"red, hat"1.3 "plain" "a-b+"--', [("red, hat", 1.3), (" plain ", 1), ("a-b", 0.891)]),
+        (
+            from_invokeai,
+            "<old>++ 50%-, end--! c.d++",
+            [("<old>", 1.21), (" ", 1), ("50%", 0.9), (", ", 1), ("end", 0.81), ("! c.d++", 1)],
+        ),
     ],
 )
 def test_weights_of_another_program_are_the_same_here(convert, text, expected):
@@ -341,6 +347,8 @@ def test_weights_of_another_program_are_the_same_here(convert, text, expected):
 def test_prompt_functions_of_invokeai_are_named(tmp_path):
     record = read(tmp_path, invokeai_metadata={"positive_prompt": '("a fox", "a hat").blend(1,1) cat.swap(dog)'})
     assert notes_of(record)["not-read"].endswith(": .blend(, .swap(")
+    record = read(tmp_path, invokeai_metadata={"positive_prompt": "a cat.attend(1.2), withLora(ink,0.5)"})
+    assert notes_of(record)["not-read"].endswith(": .attend(, withLora(ink,0.5)")
 
 
 def test_what_novelai_always_writes_is_not_noted(tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import time
+from io import BytesIO
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from core.diffusion.samplers import schedules_of
 from core.generation.images.a1111 import a1111_text, from_a1111_text
 from core.generation.images.a1111_rows import ROWS, other_settings
 from core.generation.images.metadata import EXIF_FOLDER, EXIF_USER_COMMENT, one_image, png_info, read_image_metadata
+from core.generation.images.output import encoded_image
 from core.generation.model.library import portable_name
 from core.generation.model.sources import Hashes, Sources
 from core.generation.plan.stages import stages_of
@@ -137,6 +139,12 @@ def test_exif_of_a_jpeg_is_read(tmp_path):
     image.save(tmp_path / "a.jpg", exif=exif)
     record = read_image_metadata(tmp_path / "a.jpg")
     assert record.job is not None and record.job.generate.steps == 28
+
+
+@pytest.mark.parametrize("ending", ["jpeg", "webp"])
+def test_the_user_comment_has_exifs_type_without_which_a1111_and_prompt_readers_find_no_text(ending):
+    exif = Image.open(BytesIO(encoded_image(Image.new("RGB", (8, 8)), whole_job(), Hashes(), ending))).info["exif"]
+    assert exif.count(b"\x92\x86\0\x07") == 1 and b"\x92\x86\0\x01" not in exif
 
 
 def test_images_without_usable_settings_say_why_in_one_sentence(tmp_path):
