@@ -114,6 +114,13 @@ def test_outputs_become_one_as_in_diffusers(name, own, guider, rescale):
         assert torch.allclose(made, wanted, atol=1e-6, rtol=1e-6), step
 
 
+def test_apg_forgets_the_guidance_of_smaller_latents():
+    grown, fresh = (make_guidance("apg", SCALE, settings=GUIDANCES["apg"].settings()) for _ in range(2))
+    given = outputs(1, NEGATIVE, POSITIVE)
+    grown.combine({side: output[..., :2, :2] for side, output in given.items()}, at(0))
+    assert torch.equal(grown.combine(given, at(1)), fresh.combine(given, at(1)))
+
+
 def test_each_image_is_guided_for_itself():
     for name in ("apg", "cfg_zero", "tangential"):
         kind = GUIDANCES[name]
