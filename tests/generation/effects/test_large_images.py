@@ -26,3 +26,8 @@ def made(tmp_path, store):
 def test_deep_shrink_acts_on_latents_that_grow(made):
     both = made(deep_shrink=SHRUNK, gradual_latent=GROWING)
     assert all((both != alone).any() for alone in (made(deep_shrink=SHRUNK), made(gradual_latent=GROWING)))
+
+
+def test_hidden_states_too_small_for_the_ratio_stay(made):
+    deepest = {"ds_depth_1": 3, "ds_ratio": 0.1, "ds_timesteps_1": 0}
+    assert np.array_equal(made(deep_shrink=deepest), made())
