@@ -75,7 +75,7 @@ NET = {"nets": [{"file": "n", "image": "i.png"}]}
              "image_to_image": {"image_path": "a", "mask_path": "b"}},
             ["generate.growing-mask"],
         ),
-        ({"image_to_image": {"image_path": "a"}, "start_noise": {"noise_offset_prob": 0.1}}, ["settings.no-effect"]),
+        ({"image_to_image": {"image_path": "a"}, "start_noise": {"noise_offset_prob": 0.1}}, ["generate.seed-noise"]),
         ({"image_to_image": {"image_path": "a"}, "start_noise": {"noise_offset_prob": 0}}, []),
         ({"start_noise": {"noise_offset_prob": 0.1, "pyramid_noise_prob": 0.1}}, []),
         ({"image_to_image": {"image_path": "a", "strength": 0.01}}, []),
