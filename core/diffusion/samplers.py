@@ -80,7 +80,10 @@ def _diffusers_scheduler(name: str, config: Mapping[str, Any], prediction: str, 
     spacing = {"timestep_spacing": "trailing"} if leads else {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # it recommends another scheduler; the user chose this one
-        return kind(**{**_model_config(kind, prediction, zero_terminal_snr), **config, **spacing})
+        scheduler = kind(**{**_model_config(kind, prediction, zero_terminal_snr), **config, **spacing})
+    if zero_terminal_snr and prediction == "epsilon" and not scheduler.alphas_cumprod[-1]:
+        scheduler.alphas_cumprod[-1] = TINY  # x0 is divided by its root
+    return scheduler
 
 
 def _model_config(kind: Any, prediction: str, zero_terminal_snr: bool) -> dict[str, Any]:

@@ -110,7 +110,7 @@ def fit_problems(layout: Layout, path: Path | str, vae: Path | str | None = None
     """Return the problems for which `load` would fail, and parts that do not work together; from headers and configs only."""
     try:
         checkpoint = open_checkpoint(path, layout.family)
-        check_family(checkpoint.kind, path, layout.family)
+        check_family(checkpoint.kind, path, layout.family, GENERATED)
         parts = _chosen_parts(layout, checkpoint, vae, set(PARTS))
     except ProblemsError as error:
         return error.problems

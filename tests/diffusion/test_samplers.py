@@ -231,6 +231,17 @@ def test_a_model_of_the_stretched_schedule_is_sampled_on_it_from_pure_noise(name
     assert float(latents.std()) == approx(2.0, rel=0.06)
 
 
+@mark.parametrize("name", sorted(set(SAMPLERS)))
+def test_noise_prediction_on_the_stretched_schedule_stays_finite(name):
+    sampler = make_sampler(name, zero_terminal_snr=True)
+    sampler.set_timesteps(4)
+    generators = generators_of(range(1))
+    latents = start_of(sampler, generators)
+    for t in sampler.timesteps:
+        latents = sampler_step(sampler, torch.full_like(latents, 0.5), t, latents, generators)
+    assert bool(latents.isfinite().all())
+
+
 class Least:
     """What a package's sampler must have: DDIM without config, alphas_cumprod and start scale."""
 

@@ -63,7 +63,9 @@ class DeepShrink(Hook):
             """Downscale the block's hidden states, its first argument or `hidden_states`; None changes nothing."""
             if not self._in_effect(depth):
                 return None
-            states = kwargs.get("hidden_states") if not args else args[0]
+            states = kwargs["hidden_states"] if not args else args[0]
+            if min(states.shape[-2:]) * self._settings.ds_ratio < 1:
+                return None  # nothing would be left
             small = resized(states, factor=self._settings.ds_ratio)
             return ((small, *args[1:]), kwargs) if args else (args, kwargs | {"hidden_states": small})
 

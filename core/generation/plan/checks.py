@@ -108,12 +108,12 @@ def _mask_problems(job: GenerateJob) -> Iterator[Problem]:
 
 
 def _noise_problems(job: GenerateJob) -> Iterator[Problem]:
-    """Yield advice about noise offset and pyramid noise, which an initial image makes useless."""
+    """Yield advice about noise offset and pyramid noise: an initial image gets neither, only other random numbers."""
     for name in ("noise_offset_prob", "pyramid_noise_prob"):
         if job.image_to_image.image_path and getattr(job.start_noise, name):
-            what = f"{job.start_noise.title_of(name)} has no effect: there is an initial image"
+            what = f"{job.start_noise.title_of(name)} only changes the seed's noise: there is an initial image"
             fix = "remove the initial image, or empty the field"
-            yield Problem(what, f"start_noise.{name}", fix, "advice", code="settings.no-effect")
+            yield Problem(what, f"start_noise.{name}", fix, "advice", code="generate.seed-noise")
 
 
 def _guidance_problems(job: GenerateJob) -> Iterator[Problem]:

@@ -182,8 +182,8 @@ def _register_built_in(name: str, title: str, module: str, **more: Any) -> None:
 
 _register_built_in("preview", "Preview", "preview", of_refiner=True)  # first, so that it sees the model's input latents
 _register_built_in("lora_steps", "Step ranges of LoRAs", "lora_steps")
-_register_built_in("deep_shrink", "Deep Shrink", "deep_shrink")
 _register_built_in("gradual_latent", "Gradual Latent", "gradual_latent")
+_register_built_in("deep_shrink", "Deep Shrink", "deep_shrink")  # after Gradual Latent, which changes the latents' size
 _of_controls = _lazy_functions(
     "controls.checks",
     problems="control_problems",

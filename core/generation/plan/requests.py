@@ -228,6 +228,8 @@ def _request(job: GenerateJob, line: PromptLine, seed: int, seeds: _Seeds, notes
     if strengths:
         changes["generate"]["loras"] = _with_strengths(job.generate.loras, strengths, count_merged_for_job(job))
     with_loras = with_prompt_loras(with_settings(job, **changes))
+    if (merged := count_merged_for_job(job)) != count_merged_for_job(with_loras):  # those of tags are not merged
+        with_loras = with_settings(with_loras, generate={"network_merge_n_models": merged})
     if any(not use.always for use in with_loras.generate.loras[: count_merged(job, len(with_loras.generate.loras))]):
         fix = "turn merging off, or give it all steps"
         notes.append(Problem("A LoRA that is merged acts at every step", LORAS, fix, code="lora.merged-range"))

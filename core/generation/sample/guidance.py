@@ -135,5 +135,6 @@ def with_rescale(base: Guidance, phi: float) -> Guidance:
 def rescaled(guided: Tensor, positive: Tensor, phi: float) -> Tensor:
     """Return the guided output [B, C, h, w], its standard deviation per image moved by `phi` (0..1) towards that of `positive`."""
     axes = tuple(range(1, guided.ndim))
-    factor = positive.std(dim=axes, keepdim=True) / guided.std(dim=axes, keepdim=True)
+    deviation = guided.std(dim=axes, keepdim=True).clamp(min=1e-20)  # 0 at the zero steps of CFG-Zero*
+    factor = positive.std(dim=axes, keepdim=True) / deviation
     return guided * (phi * factor + 1 - phi)

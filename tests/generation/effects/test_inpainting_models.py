@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from core.families import family
 from core.families.locate import GENERATED, family_of
 from core.generation.effects import inpaint as inpainting
-from core.generation.plan.plan import plan_of
+from core.generation.plan.plan import check_task, plan_of
 from core.generation.run import run_generate
 from core.machine_check.random_model import random_state
 from core.record.problems import ProblemsError
@@ -74,6 +74,7 @@ def test_they_are_generated_with_and_not_trained(model, workspace):
     name, folder = model
     assert family_of(folder, "auto", GENERATED) == name
     assert plan_of(job_of(folder, None), workspace).sources.family == name
+    assert "1 image" in check_task(job_of(folder, None), workspace)
     with pytest.raises(ProblemsError) as raised:
         family_of(folder)
     assert raised.value.problems[0].code == "model.unsupported-variant"

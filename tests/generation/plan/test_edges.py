@@ -75,7 +75,7 @@ NET = {"nets": [{"file": "n", "image": "i.png"}]}
              "image_to_image": {"image_path": "a", "mask_path": "b"}},
             ["generate.growing-mask"],
         ),
-        ({"image_to_image": {"image_path": "a"}, "start_noise": {"noise_offset_prob": 0.1}}, ["settings.no-effect"]),
+        ({"image_to_image": {"image_path": "a"}, "start_noise": {"noise_offset_prob": 0.1}}, ["generate.seed-noise"]),
         ({"image_to_image": {"image_path": "a"}, "start_noise": {"noise_offset_prob": 0}}, []),
         ({"start_noise": {"noise_offset_prob": 0.1, "pyramid_noise_prob": 0.1}}, []),
         ({"image_to_image": {"image_path": "a", "strength": 0.01}}, []),
@@ -282,6 +282,14 @@ def test_a_merged_lora_acts_at_every_step():
                 requests_of(job, no_files)
         else:
             requests_of(job, no_files)
+
+
+def test_a_lora_in_the_prompt_is_not_merged_in_the_job_and_from_its_image():
+    a = {"loras": [{"file": "a"}], "network_merge": True}
+    found, _ = asked("x <lora:b:1:step=0-1>", generate=a)
+    assert count_merged(found, 2) == count_merged_for_job(found) == 1
+    (again,), _ = requests_of(found, no_files)
+    assert count_merged(again.job, 2) == 1
 
 
 # -- grids

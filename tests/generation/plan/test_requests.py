@@ -308,7 +308,7 @@ def test_a_line_may_have_a_variation_of_its_own(tmp_path):
         ({"generate": {"guidance_scale": 1, "negative_scale": 2}}, "generate.no-guidance"),
         (
             {"image_to_image": {"image_path": "x.png"}, "start_noise": {"pyramid_noise_prob": 1}},
-            "settings.no-effect",
+            "generate.seed-noise",
         ),
     ],
 )

@@ -20,6 +20,8 @@ def apg(scale: float, negative_scale: float | None, settings: ApgSettings) -> Gu
     def combine(outputs: Outputs, at: Moment) -> Tensor:
         negative, positive = outputs[NEGATIVE], outputs[POSITIVE]
         difference = positive - negative
+        if average and average[0].shape != difference.shape:
+            average.clear()  # Gradual Latent has enlarged the latents
         if average:
             difference = difference + settings.apg_momentum * average.pop()
         average.append(difference)
