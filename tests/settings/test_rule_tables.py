@@ -387,6 +387,9 @@ BLOCKS = "block_dims block_alphas conv_block_dims conv_block_alphas down_lr_weig
         ("tune", {"method__prior": "model"}, "", "method.class_caption dataset.prior_loss_weight"),
         ("tune", {"memory__fp8_base": True}, "", "memory.fp8_base memory.lowram"),
         ("tune", {"method__block_lr": [1e-6] * 25}, "optimizer.unet_lr", ""),
+        ("tune", {"method__stop_text_encoder_training": 0}, "", ""),
+        ("tune", {"method__train_text_encoder": "yes", "method__stop_text_encoder_training": 0}, "",
+         "method.stop_text_encoder_training method.stop_text_encoder_epochs"),
         ("tune", {"sharding__deepspeed": True, "sharding__zero_stage": 2}, "",
          "sharding.zero_stage sharding.offload_optimizer_device sharding.offload_param_device"
          " sharding.fp16_master_weights_and_gradients"),

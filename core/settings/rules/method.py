@@ -39,13 +39,15 @@ def without_effect(job: TrainJob) -> Iterator[tuple[str, str]]:
         if entry.group in owners:
             yield entry.path, f"ignored: only for {owners[entry.group]}"
     network, full = spec.traits.uses_network, spec.traits.base_trains
-    stops = (full or network) and trains_text(job)
+    stops = ("stop_text_encoder_training", "stop_text_encoder_epochs")  # 0 stops the text encoder before the first step
+    without_stop = job.model_copy(update={"method": method.model_copy(update=dict.fromkeys(stops))})
+    stoppable = (full or network) and trains_text(without_stop)
     yield from ignored(
         (not network, "dataset.network_multiplier", "no network is trained"),
         (not spec.traits.new_words, "captions.caption_template", "only for textual inversion"),
         (not network, f"optimizer.{' '.join(LORA_PLUS)}", "LoRA+ is for networks"),
         (not full, "method.train_text_encoder block_lr", "it applies to full models only"),
-        (not stops, "method.stop_text_encoder_training stop_text_encoder_epochs", "the text encoder is not trained"),
+        (not stoppable, f"method.{' '.join(stops)}", "the text encoder is not trained"),
         (
             not spec.traits.full_size,
             "memory.fused_backward_pass fused_optimizer_groups",
