@@ -160,7 +160,9 @@ def test_the_table_says_of_every_kind_and_option_what_the_programs_read(case, tm
         told = {program for program in PROGRAMS if not misread_problems(LoraFile(tensors), (program,))}
     assert told == read
     save_lora(tmp_path / "t.safetensors", tensors, {})
-    by_file = lora_outline(tmp_path / "t.safetensors")  # as at the end of a training: shapes and single numbers, no values
+    by_file = lora_outline(
+        tmp_path / "t.safetensors"
+    )  # as at the end of a training: shapes and single numbers, no values
     assert told == {program for program in PROGRAMS if not misread_problems(by_file, (program,))}
     advice = [each for each in training_problems(job_of(case, rank=4)) if each.code == "network.misread"]
     assert bool(advice) == bool(set(NAMES_OF_KOHYA) - read), "the advice before a training says the same"
