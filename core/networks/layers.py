@@ -83,7 +83,12 @@ def layer_count_problems(settings: NetworkSettings, hits: LayerCounts) -> Iterab
         yield Problem(what, where, "correct or remove it", code="network.layers-not-found")
     if hits.unmatched:
         return
-    if not hits.chosen:
+    if not hits.chosen and not settings.chooses_layers:
+        what = "No layer would be trained: every block is excluded"
+        fix = "set a rank and a learning rate above 0 for some block, or train another part"
+        where = "network.block_dims, down_lr_weight, mid_lr_weight, up_lr_weight"
+        yield Problem(what, where, fix, code="network.no-layers")
+    elif not hits.chosen:
         what = f"No layer would be trained: none of {hits.total} is chosen"
         fix = "choose others, or exclude fewer"
         yield Problem(what, "network.layers, exclude_layers, layer_dims", fix, code="network.no-layers")

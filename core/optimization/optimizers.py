@@ -87,7 +87,20 @@ def _create(settings: OptimizerSettings, entry: Entry, groups: list[Group]) -> O
     if not relative:
         for group, rate in zip(optimizer.param_groups, rates, strict=True):
             group["lr"] = group["initial_lr"] = rate
+    if arguments.get("fused") and "dampening" in optimizer.defaults:
+        optimizer.register_step_pre_hook(_add_momenta)
     return optimizer
+
+
+def _add_momenta(optimizer: Optimizer, *_arguments: Any) -> None:
+    """Give weights that get their first gradient a momentum of zeros. torch's fused SGD fails if only some weights have a momentum (after
+    dropped layers, with ranks of DyLoRA), and leaves random memory in that of a first step that is skipped."""
+    for group in optimizer.param_groups:
+        weights = [weight for weight in group["params"] if weight.grad is not None] if group["momentum"] else []
+        # With dampening, torch's own first step has none.
+        if not group["dampening"] or any("momentum_buffer" in optimizer.state[weight] for weight in weights):
+            for weight in weights:
+                optimizer.state[weight].setdefault("momentum_buffer", torch.zeros_like(weight))
 
 
 def resolve(name: str) -> Entry:

@@ -55,9 +55,10 @@ class Ia3Settings(KindSettings):
         return "all layers" + (", inputs" if self.train_on_input else "") if self.all_layers else ""
 
     def without_effect(self) -> Iterator[tuple[str, str]]:
-        """Yield (dotted path, reason) for `train_on_input` without `all_layers`."""
+        """Yield (dotted path, reason) for `train_on_input` and the conv rank without `all_layers`."""
         if not self.all_layers:
             yield "ia3.train_on_input", "the paper's layers are scaled, each on its side"
+            yield "network.conv_rank", "the paper's layers are no 3x3 convolutions"
 
 
 class OftSettings(KindSettings):

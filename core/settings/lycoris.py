@@ -51,7 +51,9 @@ class LokrSettings(ProductSettings):
         help="Splits each width of a layer into two numbers, the smaller at most this: the size of the small matrix. 4 to 8 make larger and stronger files; -1 splits as evenly as possible.",
     )
     decompose_both: bool = setting(
-        False, help="Makes the small matrix low-rank too, where the rank is below half its size."
+        False,
+        needs="!full_matrix",
+        help="Makes the small matrix low-rank too, where the rank is below half its size.",
     )
     full_matrix: bool = setting(
         False, help="Keeps the large matrix whole at any rank. Rank and alpha then have no effect."

@@ -211,3 +211,12 @@ def test_the_check_counts_by_the_models_own_header():
     assert problem.code == "network.layers-chosen"
     (problem,) = network_problems(job_with({"layers": ["atn2"]}), Workspace())
     assert (problem.level, problem.code) == ("error", "network.layers-not-found")
+
+
+@mark.parametrize(
+    "by", [{"down_lr_weight": "0", "mid_lr_weight": "0", "up_lr_weight": "0"}, {"block_dims": ",".join(["0"] * 25)}]
+)
+def test_blocks_that_are_all_excluded_are_refused_before_the_start(by):
+    (problem,) = network_problems(job_with(by), Workspace())
+    assert problem.level == "error" and problem.code == "network.no-layers" and "block" in problem.what
+    assert not network_problems(job_with(by | {"train_text_encoder": True}), Workspace())

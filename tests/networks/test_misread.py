@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from core.formats.lora.names import group_by_module
-from core.networks.adapter_file import LoraFile
+from core.networks.adapter_file import LoraFile, lora_outline, save_lora
 from core.networks.kinds import kinds
 from core.networks.misread import misread_problems, table
 from core.settings.check import build
@@ -164,7 +164,7 @@ def is_read(program, network, layers):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_the_table_says_of_every_kind_and_option_what_the_programs_read(case):
+def test_the_table_says_of_every_kind_and_option_what_the_programs_read(case, tmp_path):
     torch.manual_seed(0)
     with torch.no_grad():
         network = trained(case, Tiny().requires_grad_(False), rank=4)
@@ -173,6 +173,11 @@ def test_the_table_says_of_every_kind_and_option_what_the_programs_read(case):
         read = {program for program in PROGRAMS if is_read(program, network, layers)}
         told = {program for program in PROGRAMS if not misread_problems(LoraFile(tensors), (program,))}
     assert told == read
+    save_lora(tmp_path / "t.safetensors", tensors, {})
+    by_file = lora_outline(
+        tmp_path / "t.safetensors"
+    )  # as at the end of a training: shapes and single numbers, no values
+    assert told == {program for program in PROGRAMS if not misread_problems(by_file, (program,))}
     advice = [each for each in training_problems(job_of(case, rank=4)) if each.code == "network.misread"]
     assert bool(advice) == bool(set(NAMES_OF_KOHYA) - read), "the advice before a training says the same"
     for program in set(NAMES_OF_KOHYA) - read:

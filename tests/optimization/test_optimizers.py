@@ -192,6 +192,23 @@ def test_after_a_non_finite_gradient_no_optimizer_moves_a_weight(name):
     assert all(torch.equal(now, then) for now, then in zip(values(parts), before, strict=True))
 
 
+@mark.parametrize("dampening", [0.0, 0.5])
+def test_a_momentum_may_begin_late_as_of_layers_that_were_dropped_out_and_after_a_withheld_step(dampening):
+    parts, guard = parts_of(), NonFiniteGuard("cpu", allowed=1)
+    arguments = {"momentum": 0.9, "dampening": dampening}
+    settings = OptimizerSettings(optimizer_type="SGD", learning_rate=0.1, optimizer_args=arguments)
+    optimizer = build_optimizer(settings, parameter_groups(settings, parts))
+    early, late = parts["unet"]
+    for step in range(3):
+        guard.begin()
+        early.grad, late.grad = torch.ones_like(early), torch.ones_like(late) if step else None
+        guard.watch(torch.tensor(float("inf") if step == 0 and not dampening else 1.0))
+        guard.step(optimizer)
+    momenta = [optimizer.state[weight]["momentum_buffer"].unique().tolist() for weight in (early, late)]
+    twice, damped = 0.9 * 1 + 1, 0.9 * 0.5 + 0.5
+    assert momenta == [[approx(0.9 * (0.9 + 0.5) + 0.5)], [approx(damped)]] if dampening else [[approx(twice)]] * 2
+
+
 @mark.parametrize("scaled", [True, False])
 def test_adafactor_moves_weights_as_the_papers_formulas_say(scaled):
     """Shazeer and Stern 2018, arXiv:1804.04235: factored second moment, update clipped to RMS 1, rate times max(eps2, RMS)."""

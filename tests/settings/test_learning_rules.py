@@ -121,6 +121,13 @@ def test_several_rates_are_an_error_where_the_library_refuses_them_and_else_advi
     only(job(plus), "loraplus_lr_ratio", "error", "learning-rate.one-for-all", "1 and 16")
 
 
+@pytest.mark.parametrize(("family", "told"), [("sd1", True), ("sd2", True), ("sdxl", False), ("auto", False)])
+def test_a_rate_of_a_second_text_encoder_trains_nothing_where_there_is_one(family, told):
+    rates = {"unet_lr": 0.0, "text_encoder_lr": [0.0, 1e-4]}
+    found = training_problems(job(rates, network=TEXT, model={"family": family}))
+    assert ("learning-rate.all-zero" in [each.code for each in found]) is told
+
+
 def test_a_schedule_free_optimizer_grays_the_curve_and_names_its_own_warm_up():
     found = job({"optimizer_type": "AdamWScheduleFree"}, {"lr_scheduler": "cosine", "lr_warmup_steps": "10%"})
     assert "warmup_steps=" in only(found, "lr_warmup_steps", "advice", "optimizer.schedule-free-warmup").fix

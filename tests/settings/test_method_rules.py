@@ -179,6 +179,20 @@ def test_a_text_encoder_stops_at_a_step_or_after_an_epoch_and_not_both():
     assert code not in codes(stop_text_encoder_training=9) + codes(stop_text_encoder_epochs=3)
 
 
+@pytest.mark.parametrize("stop", ["stop_text_encoder_training", "stop_text_encoder_epochs"])
+def test_a_text_encoder_that_trains_alone_does_not_stop(stop):
+    def refused(**groups):
+        problems = training_problems(
+            build(TrainJob, {"method": {stop: 9}, "network": {"train_text_encoder": True}} | groups)
+        )
+        return [each.level for each in problems if each.code == "method.text-encoder-stops-alone"] == ["error"]
+
+    assert refused(network={"train_text_encoder": True, "train_unet": False}) and refused(optimizer={"unet_lr": 0.0})
+    assert refused(method={"kind": "dreambooth", stop: 9}, optimizer={"unet_lr": 0.0})
+    assert not refused() and not refused(method={}, optimizer={"unet_lr": 0.0})
+    assert not refused(network={"train_text_encoder": False}) and not refused(method={"kind": "embedding", stop: 9})
+
+
 @pytest.mark.parametrize(
     ("name", "path"),
     [

@@ -289,6 +289,20 @@ BLOCKS = "block_dims block_alphas conv_block_dims conv_block_alphas down_lr_weig
 
 
 @pytest.mark.parametrize(
+    ("values", "grayed"),
+    [
+        (TUNE | ADAFACTOR, "method.block_lr"),
+        ({"method__kind": "controlnet"} | ADAFACTOR, "controlnet.control_net_lr"),
+        ({"network__train_unet": False, "network__conv_rank": 4}, "network.conv_alpha"),
+        ({"network__kind": "lokr", "lokr__full_matrix": True}, "lokr.decompose_both"),
+        ({"network__kind": "ia3"}, "network.conv_rank"),
+    ],
+)
+def test_what_nothing_reads_is_grayed(values, grayed):
+    assert grayed in ineffective(job(**values))
+
+
+@pytest.mark.parametrize(
     ("base", "values", "grayed", "freed"),
     [
         ("lora", {"captions__shuffle_caption": True}, "", CAPTION_TAGS),
@@ -340,6 +354,7 @@ BLOCKS = "block_dims block_alphas conv_block_dims conv_block_alphas down_lr_weig
          "network.initialization " + " ".join(f"network.{name}" for name in FROM_FILE if name != "conv_alpha"),
          "network.dim_from_weights"),
         ("lora", {"optimizer__unet_lr": 1e-4}, "optimizer.learning_rate", ""),
+        ("lora", {"optimizer__loraplus_unet_lr_ratio": 2}, "optimizer.loraplus_lr_ratio", ""),
         ("lora", ADAFACTOR,
          "optimizer.learning_rate optimizer.unet_lr optimizer.scale_lr optimizer.loraplus_lr_ratio"
          " optimizer.loraplus_unet_lr_ratio network.down_lr_weight network.mid_lr_weight network.up_lr_weight"
@@ -386,7 +401,12 @@ BLOCKS = "block_dims block_alphas conv_block_dims conv_block_alphas down_lr_weig
         ("words", {"method__prior": "model"}, "", ""),
         ("tune", {"method__prior": "model"}, "", "method.class_caption dataset.prior_loss_weight"),
         ("tune", {"memory__fp8_base": True}, "", "memory.fp8_base memory.lowram"),
-        ("tune", {"method__block_lr": [1e-6] * 25}, "optimizer.unet_lr", ""),
+        ("tune", {"method__block_lr": [1e-6] * 25}, "optimizer.unet_lr optimizer.learning_rate", ""),
+        ("tune", {"method__block_lr": [1e-6] * 25, "method__train_text_encoder": "yes"}, "optimizer.unet_lr memory.text_cache_bytes",
+         "optimizer.text_encoder_lr method.stop_text_encoder_training method.stop_text_encoder_epochs"),
+        ("tune", {"method__stop_text_encoder_training": 0}, "", ""),
+        ("tune", {"method__train_text_encoder": "yes", "method__stop_text_encoder_training": 0}, "",
+         "method.stop_text_encoder_training method.stop_text_encoder_epochs"),
         ("tune", {"sharding__deepspeed": True, "sharding__zero_stage": 2}, "",
          "sharding.zero_stage sharding.offload_optimizer_device sharding.offload_param_device"
          " sharding.fp16_master_weights_and_gradients"),

@@ -45,6 +45,17 @@ def test_what_does_not_train_can_count_in_the_norm_and_stays_where_it_is():
     assert trains.grad is None and rests.grad is None, "nothing of it is left for the next update"
 
 
+@pytest.mark.parametrize("dtype", [None, torch.float32])
+def test_a_step_whose_layers_were_all_dropped_out_moves_nothing_and_ends_no_run(dtype):
+    trained = nn.Parameter(torch.ones(1))
+    own = stepper([trained], scaler=make_scaler("cpu", dtype) if dtype else None)
+    losses = own.backward(lambda: torch.ones(2), 2, True)
+    assert losses.tolist() == [1, 1] and float(own.step(losses.mean())) == 0 and trained.item() == 1
+    own.backward(lambda: trained.expand(2), 2, True)
+    own.step(losses.mean())
+    assert trained.item() < 1
+
+
 @pytest.mark.parametrize("processes", [1, 2])
 def test_gradients_that_nothing_clears_add_up_over_steps_and_a_state(tmp_path, processes):
     """sd-scripts: G(k+1) = c(k) G(k) + g, where c(k) = 1 / (|trains, G(k)| + 1e-6) is what clipping to 1 leaves."""

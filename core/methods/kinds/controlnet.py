@@ -20,6 +20,7 @@ from core.settings.control import (
     kohya_unused,
 )
 from core.settings.methods import MethodSpec, Needs, Parts, Usual, register
+from core.settings.optimization.optimizer import relative_steps
 
 if TYPE_CHECKING:
     from core.methods import Method, MethodInputs
@@ -81,6 +82,8 @@ def unused(job: TrainJob) -> Iterator[tuple[str, str]]:
     """Yield (setting, reason) of settings without effect for methods with control images."""
     yield "method.prior", "ignored: the model is frozen, so the class is preserved anyway"
     yield "method.class_caption", "ignored: the model is frozen, so the class is preserved anyway"
+    if relative_steps(job.optimizer):
+        yield RATE, "ignored: AdaFactor sets the learning rate (relative_step)"
     yield from kohya_unused(job)
 
 

@@ -167,7 +167,7 @@ register(
                 {"A1111": OTHER, "InvokeAI": UNREAD},
                 "scaled outputs of convolutions",
                 lambda options, conv: options.all_layers and not options.train_on_input,
-                lambda tensors: len(tensors[WEIGHT].shape) > 2 and not tensors[ON_INPUT],
+                lambda tensors: len(tensors[WEIGHT].shape) > 2 and not float(tensors[ON_INPUT]),
             ),
         ),
     )

@@ -58,7 +58,7 @@ def base_rates(job: TrainJob) -> dict[str, float]:
     parts: dict[str, float] = {}
     if trains_text(job):
         parts["text_encoder"] = first
-        if second != first:
+        if second != first and (job.model.traits is None or job.model.traits.two_encoders):
             parts["text_encoder_2"] = second
     if job.method.traits.base_trains and job.method.block_lr:
         parts |= _block_rates(job.method.block_lr)

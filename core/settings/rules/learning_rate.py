@@ -123,7 +123,12 @@ def _adaptive_problems(job: TrainJob, rates: dict[str, float]) -> Iterator[Probl
 def without_effect(job: TrainJob) -> Iterator[tuple[str, str]]:
     """Yield (dotted path, reason) for learning rates of parts that do not train, or whose rate is set elsewhere."""
     rates, unet, text = job.optimizer, trains_unet(job), trains_text(job)
-    part_rates = [rate for trained, rate in ((unet, rates.unet_lr), (text, rates.text_encoder_lr)) if trained]
+    by_block = job.method.block_lr if job.method.traits.base_trains else None
+    part_rates = [
+        rate for trained, rate in ((unet, by_block or rates.unet_lr), (text, rates.text_encoder_lr)) if trained
+    ]
+    ratios = ((unet, rates.loraplus_unet_lr_ratio), (text, rates.loraplus_text_encoder_lr_ratio))
+    part_ratios = [ratio for trained, ratio in ratios if trained]
     by_adafactor = f"optimizer.learning_rate unet_lr text_encoder_lr scale_lr {' '.join(LORA_PLUS)}"
     yield from job.model.traits.unused if job.model.traits else ()
     yield from ignored(
@@ -131,12 +136,18 @@ def without_effect(job: TrainJob) -> Iterator[tuple[str, str]]:
         (not job.network.trains_conv, "network.conv_alpha", "3x3 convolutions are not trained"),
         (not text, "optimizer.text_encoder_lr loraplus_text_encoder_lr_ratio", "the text encoder is not trained"),
         (not unet, "optimizer.unet_lr loraplus_unet_lr_ratio", "the U-Net is not trained"),
-        (not unet, "network.conv_rank", "the U-Net is not trained"),
+        (not unet, "network.conv_rank conv_alpha", "the U-Net is not trained"),
         (
             relative_steps(rates),
             by_adafactor,
             "AdaFactor sets the learning rate (relative_step); 0 still freezes a part",
         ),
+        (
+            relative_steps(rates),
+            "method.block_lr",
+            "AdaFactor sets the learning rate (relative_step); 0 still freezes a block",
+        ),
         (part_rates and None not in part_rates, "optimizer.learning_rate", "every part has its own learning rate"),
+        (part_ratios and None not in part_ratios, "optimizer.loraplus_lr_ratio", "every part has its own ratio"),
         (text, "memory.text_cache_bytes", "the text encoder is trained, so its outputs are not cached"),
     )

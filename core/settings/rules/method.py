@@ -9,7 +9,7 @@ from core.settings.methods import methods, spec_of
 from core.settings.needs import ignored
 from core.settings.optimization.optimizer import LORA_PLUS
 from core.settings.optimization.optimizers import averages
-from core.settings.optimization.rates import trains_text
+from core.settings.optimization.rates import base_rates, trains_text
 
 
 def problems(job: TrainJob) -> Iterator[Problem]:
@@ -24,6 +24,11 @@ def problems(job: TrainJob) -> Iterator[Problem]:
         what = "The text encoder stops both at a step and after an epoch"
         where = "method.stop_text_encoder_training, stop_text_encoder_epochs"
         yield Problem(what, where, "empty one of them", code="method.text-encoder-stops-twice")
+    text_alone = base_rates(job) and all(part.startswith("text") for part in base_rates(job))
+    if job.method.stops_text_encoder and text_alone and not spec.traits.new_words:
+        what = "Only the text encoder is trained, so nothing would be trained once it stops"
+        where = "method.stop_text_encoder_training, stop_text_encoder_epochs"
+        yield Problem(what, where, "empty it, or train the U-Net too", code="method.text-encoder-stops-alone")
     if job.method.ema and averages(job.optimizer.optimizer_type):
         what = "The optimizer is schedule-free and already averages the weights"
         fix = "turn EMA off, or choose another optimizer"
@@ -39,13 +44,15 @@ def without_effect(job: TrainJob) -> Iterator[tuple[str, str]]:
         if entry.group in owners:
             yield entry.path, f"ignored: only for {owners[entry.group]}"
     network, full = spec.traits.uses_network, spec.traits.base_trains
-    stops = (full or network) and trains_text(job)
+    stops = ("stop_text_encoder_training", "stop_text_encoder_epochs")  # 0 stops the text encoder before the first step
+    without_stop = job.model_copy(update={"method": method.model_copy(update=dict.fromkeys(stops))})
+    stoppable = (full or network) and trains_text(without_stop)
     yield from ignored(
         (not network, "dataset.network_multiplier", "no network is trained"),
         (not spec.traits.new_words, "captions.caption_template", "only for textual inversion"),
         (not network, f"optimizer.{' '.join(LORA_PLUS)}", "LoRA+ is for networks"),
         (not full, "method.train_text_encoder block_lr", "it applies to full models only"),
-        (not stops, "method.stop_text_encoder_training stop_text_encoder_epochs", "the text encoder is not trained"),
+        (not stoppable, f"method.{' '.join(stops)}", "the text encoder is not trained"),
         (
             not spec.traits.full_size,
             "memory.fused_backward_pass fused_optimizer_groups",

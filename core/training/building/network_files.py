@@ -40,7 +40,7 @@ def network_problems(job: TrainJob, workspace: Workspace) -> list[Problem]:
     problems: list[Problem] = []
     network, blocks_fit = job.network, not any(block_problems(job.network, family_name))
     if blocks_fit and not network.dim_from_weights:
-        if network.chooses_layers:
+        if network.chooses_layers or network.block_dims or network.has_block_rates:
             problems += collected(problems, _layer_problems, job, workspace, family_name) or []
         if kind_named(network.kind).fits is not None and not errors(problems):
             collected(problems, _refuse_unfit_layers, job, workspace, family_name)

@@ -87,7 +87,8 @@ class Stepper:
         loss = losses_B.sum() / images
         if self._fused is not None:
             self._fused.begin(loss)
-        (self._scaler.scale(loss) if self._scaler is not None else loss).backward()
+        if loss.requires_grad:  # not where module dropout leaves out every layer
+            (self._scaler.scale(loss) if self._scaler is not None else loss).backward()
         return losses_B.detach()
 
     def step(self, loss: Tensor) -> Tensor:
@@ -120,6 +121,8 @@ class Stepper:
         """Clip the gradients and update the weights; return the gradient norm before clipping, 0-d."""
         if self._fused is not None:  # the backward pass has updated the weights
             return self._fused.end()
+        if all(weight.grad is None for weight in self._parameters):
+            return torch.zeros_like(loss)
         if self._scaler is None:
             norm = clip_grad_norm(self._clipped, self._max_grad_norm)
             self._guard.watch(loss, norm)
