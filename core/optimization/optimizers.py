@@ -100,7 +100,8 @@ def _add_momenta(optimizer: Optimizer, *_arguments: Any) -> None:
         # With dampening, torch's own first step has none.
         if not group["dampening"] or any("momentum_buffer" in optimizer.state[weight] for weight in weights):
             for weight in weights:
-                optimizer.state[weight].setdefault("momentum_buffer", torch.zeros_like(weight))
+                if "momentum_buffer" not in optimizer.state[weight]:
+                    optimizer.state[weight]["momentum_buffer"] = torch.zeros_like(weight)
 
 
 def resolve(name: str) -> Entry:
