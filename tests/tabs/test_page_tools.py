@@ -34,6 +34,11 @@ def test_a_tool_is_found_by_its_index_and_opens_in_its_card_which_shows_the_page
     for word, tool in (("smaller", "Resize a LoRA"), ("dim", "Resize a LoRA"), ("thumbnail", "Resize")):
         search.fill(word)
         expect(listed.filter(has_text=re.compile(f"^{tool}$"))).to_have_count(1)
+    search.fill("hashes")
+    tab.evaluate("addEventListener('keypress', (event) => { window.acts = !event.defaultPrevented; })")
+    search.press("Enter")
+    expect(tab.locator("#tools-models").get_by_label("Tool", exact=True)).to_be_focused()
+    assert not tab.evaluate("window.acts"), "the same Enter presses nothing in the tool"
     search.fill("norms")
     expect(listed).to_have_text(["Check weights"])
     search.press("Enter")
