@@ -487,7 +487,7 @@
     let name = "";
     if (control && !event.altKey && !event.shiftKey && event.key.toLowerCase() === "s") name = "save";
     else if (arrow && event.altKey && (busy || !sideways) && !control && !event.shiftKey) name = arrow;  // else Alt+Left is Back
-    else if (sideways && !busy && !event.altKey && !control && !event.shiftKey && !event.target.closest(".chips")) name = arrow;
+    else if (sideways && !busy && event.target.matches("body, #cap-main *") && !event.altKey && !control && !event.shiftKey && !event.target.closest(".chips")) name = arrow;
     else if (control && !event.altKey && !busy && ["z", "y"].includes(event.key.toLowerCase())) name = event.key.toLowerCase() === "y" || event.shiftKey ? "redo" : "undo";
     if (!name) return;
     event.preventDefault();

@@ -171,7 +171,7 @@
   };
   own.quick = (arg) => toggle(arg);
   document.addEventListener("keydown", (event) => {
-    const n = "123456789".indexOf(event.key), free = !event.target.closest("input, textarea, select, [contenteditable=true], dialog");
+    const n = "123456789".indexOf(event.key), free = event.target.matches("body, #cap-main *") && !event.target.closest("input, textarea, select, [contenteditable=true]");
     const seen = byId("cap-main") && byId("cap-main").offsetParent !== null && !document.querySelector("dialog[open]");
     if (!seen || !free || event.ctrlKey || event.altKey || event.metaKey || event.isComposing) return;
     if (event.key === "?") { event.preventDefault(); return own.keys(); }
@@ -358,7 +358,7 @@
     first.focus({preventScroll: true});
   };
 
-  const KEYS = [["Left, Right", "previous and next image; with Alt while typing"], ["Ctrl + S", "save"], ["Ctrl + Z, Ctrl + Y", "undo and redo the last saved change, outside of the text box"], ["1 to 9", "quick tags, outside of the text box"],
+  const KEYS = [["Left, Right", "previous and next image; with Alt while typing"], ["Ctrl + S", "save"], ["Ctrl + Z, Ctrl + Y", "undo and redo the last saved change, outside of the text box"], ["1 to 9", "quick tags, in the list and the editor, outside of the text box"],
     ["Enter or comma", "add the tag that was typed; Down and Up choose a known one"], ["Backspace", "in the empty tag field: to the last tag"], ["Left, Right on a tag", "the next tag; with Ctrl the tag moves"], ["Enter on a tag", "edit it"], ["Delete on a tag", "remove it"], ["Up, Down in the list", "the next image of the list; Enter opens it"], ["Ctrl or Shift + click, x", "select images of the list; a change of many captions is for these"], ["o", "control images beside, over or without their images"], ["?", "this list"]];
   own.keys = () => {
     const dialog = h("dialog", {class: "atelier-dialog", "aria-label": "Keys of the Captions tab"}, h("h2", {}, "Keys"),

@@ -95,6 +95,8 @@ def test_tags_are_added_moved_edited_and_removed_by_keyboard_and_are_the_text(ta
         if tab.locator("#cap-chips .tag").first.inner_text() == "blue sky":
             break
     has(tab, ["blue sky", "an old one"])
+    tab.get_by_role("tab", name="Captions").focus()
+    tab.keyboard.press("1")  # only in the list and the editor
     tab.locator("#cap-stage").click()
     tab.keyboard.press("1")
     has(tab, ["blue sky", "an old one", "red fox"])
