@@ -225,6 +225,7 @@
     else if (key === "a" && !plain && inGrid) { names.forEach((each) => chosen.add(each)); draw(); drawLine(); }
     else if (key === "Escape" && chosen.size) clear();
     else if (key === "Delete") remove(inGrid ? meant(name) : [name]);
+    else if (key.toLowerCase() === "z" && !plain && !event.shiftKey) undoLast();
     else if (plain && /^[0-5]$/.test(key)) star(inGrid ? meant(name) : [name], Number(key));
     else return;
     event.preventDefault();
@@ -264,7 +265,13 @@
     drawStrip(strip.filter((name) => !gone.has(name)));
     if (inGrid) goTo(names[Math.min(Math.max(at, 0), names.length - 1)]);
     else if (wasStrip && strip.length) stripTo(strip[Math.min(Math.max(inStrip, 0), strip.length - 1)]);
+    toUndo();
     return true;
+  };
+  /** Where the only image was deleted, the keyboard goes on at its Undo. */
+  const toUndo = () => {
+    const undo = document.querySelector("#shelf-undo button");
+    if (undo && document.activeElement === document.body) undo.focus();
   };
   const read = new Set(JSON.parse(atelier.recall("atelier-trash-read", true) || "[]"));
   let undoTimer = 0;
@@ -296,14 +303,16 @@
     const home = viewer ? viewer.box : document.body;
     if (bar.parentElement !== home) home.append(bar);
   };
+  const undoLast = () => { const last = deleted.pop(); if (last) putBack(last); };
   const putBack = async (last) => {
+    const inStrip = byId("shelf-strip").contains(document.activeElement);
     const found = await ask({act: "back", token: last.token});
     if (!found) return;
     [undos, deleted] = [undos, deleted].map((list) => list.filter((each) => each.token !== last.token));
     drawUndo();
     if (viewer) viewer.restored(last, found.names);
     await load(true);
-    if (!viewer && found.names.length) goTo(found.names[0]);
+    if (!viewer && found.names.length) (inStrip && strip.includes(found.names[0]) ? stripTo : goTo)(found.names[0]);
   };
   const train = async () => {
     const many = chosen.size || names.length, taken = Math.min(many, MOST_COPIED);
@@ -333,16 +342,13 @@
   const openViewer = (name, list, back, marked = "") => {
     if (viewer) return;
     viewer = atelier.imageViewer({name, marked, list: list.includes(name) ? [...list] : [name], thumb: (of) => (tiles.get(of) || {}).thumb, ask, star, remove,
-      undo: () => { const last = deleted.pop(); if (last) putBack(last); },
+      undo: undoLast,
       closed: (last) => {
         viewer = null;
         drawUndo();
         if (waiting && calm()) put(waiting);
         if (back) back(last);
-        setTimeout(() => {  // where the only image was deleted, at its Undo
-          const undo = document.querySelector("#shelf-undo button");
-          if (undo && document.activeElement === document.body) undo.focus();
-        });
+        setTimeout(toUndo);
       },
       send: atelier.useImage});
     drawUndo();
