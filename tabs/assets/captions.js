@@ -503,6 +503,13 @@
   const begin = () => { if (!begun) { begun = true; takeDrafts(); } };
   /** The tab is opened: the disk is read again, and the image that was chosen elsewhere is opened. */
   atelier.showCaptions = () => { if (!byId("captions")) return setTimeout(atelier.showCaptions, 30); begin(); shelf({act: "open", key: last}, true); };
+  /** An image that Dataset opens has its caption in view, and by keyboard the focus. */
+  atelier.on("click", "#ds-grid [data-act=open]", async ({ariaLabel}, {detail}) => {
+    const field = await atelier.whenFound(() => visible() && ariaLabel.endsWith(byId("cap-label").textContent.replace(/^C/, "c")) && box());
+    if (!field) return;
+    field.scrollIntoView({block: "center"});
+    if (!detail) setTimeout(() => box().focus({preventScroll: true}), 100);  // the tab's heading has it first
+  });
   atelier.parts.captions = (data) => {
     if (!byId("captions")) { delete atelier.have.captions; return; }  // the tab is being built
     begin();
