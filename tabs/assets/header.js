@@ -22,12 +22,13 @@
     text(stop, !stop.disabled ? "Stop" : job.task === "train" ? "Saving ..." : "Stopping ...");
   };
 
-  /* "Back to form" is for the open tab. */
-  document.addEventListener("click", (event) => {
-    const prompt = event.target.closest && event.target.closest("#atelier-header .skip") && atelier.openTab() === "Generate" && byId("gen-prompt");
-    if (!prompt) return;
+  /* "Skip to content" is for the open tab. */
+  atelier.on("click", "#atelier-header .skip", (_, event) => {
+    const open = [...document.querySelectorAll("#tabs > [role=tabpanel]")].find((each) => each.checkVisibility());
+    const goal = (atelier.openTab() === "Generate" && byId("gen-prompt")) || (open && atelier.firstStop(open));
+    if (!goal) return;
     event.preventDefault();
-    prompt.focus();
+    goal.focus();
   });
 
   /** The last training that has ended, until Monitor was opened. */
