@@ -120,9 +120,10 @@
   addEventListener("pointerdown", ({target}) => { pointed = target.closest && target.closest("[role=tab]"); }, {capture: true, passive: true});
   const isSeen = () => { const {top, bottom} = parts.stage.getBoundingClientRect(); return parts.stage.checkVisibility() && bottom > 0 && top < innerHeight; };
   addEventListener("keydown", (event) => {
-    const at = document.activeElement, taken = at === document.body ? ["ArrowUp", "ArrowDown", " "] : at === pointed ? [] : ["ArrowLeft", "ArrowRight", " "];
+    const at = document.activeElement, taken = at === document.body ? ["ArrowUp", "ArrowDown", " "] : [];
     if (event.key === "Tab") pointed = null;
-    if (!parts || !at.matches("body, [role=tab]") || taken.includes(event.key) || !isSeen() || document.querySelector("dialog[open]")) return;
+    const tabbed = at !== document.body && at !== pointed;  // by keyboard: down alone leads there
+    if (!parts || !at.matches("body, [role=tab]") || taken.includes(event.key) || (tabbed ? event.key !== "ArrowDown" || !parts.stage.checkVisibility() : !isSeen()) || document.querySelector("dialog[open]")) return;
     press(event, parts.stage);
     if (!event.defaultPrevented) return;
     event.stopPropagation();
