@@ -151,8 +151,9 @@ def _axis(
     axis_text = axes.get(name, "").strip().casefold()
     unclear = entry is not None and axis_text not in (entry.title.casefold(), title_in_group(entry).casefold())
     hint = f'<span class="hint replaces">{esc(entry.title)}</span>' if entry is not None and unclear else ""
+    label = "Strength" if title else "Values"
     values_box = (
-        f'<label class="own"><span>{"Strength" if title else "Values"}</span><textarea rows="1" id="grid-{letter}-values" '
+        f'<label class="own"><span>{label}</span><textarea rows="1" id="grid-{letter}-values" aria-label="{label} of {upper}" '
         f'data-act="field" data-arg="{values}" data-live placeholder="such as {esc(_example(letter, axes.get(name, "")))}" '
         f'spellcheck="false"{mark[values]}>'
         f"{esc(axes.get(values, ''))}</textarea></label>{drop_field(letter)}"
