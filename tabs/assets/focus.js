@@ -5,7 +5,7 @@
   const STOPS = "a[href], button, input, select, textarea, [tabindex='0']";
   const stopsIn = (node) => [...node.querySelectorAll(STOPS)].filter((each) => !each.disabled && each.checkVisibility());
   /** The first stop: on a phone no text field, which would open its keyboard. */
-  const firstStop = (node) => stopsIn(node).find((each) => !each.matches("textarea, [type=text], [type=search], [type=number]") || !matchMedia("(hover: none)").matches);
+  const firstStop = atelier.firstStop = (node) => stopsIn(node).find((each) => !each.matches("textarea, [type=text], [type=search], [type=number]") || !matchMedia("(hover: none)").matches);
 
   /* Each open dialog is an entry of the browser's history: Back closes it, as Escape would, and its own buttons go back over it. */
   const open = [], RETURN = 1000;  // from the bottom up; milliseconds that a way back takes at most
@@ -50,6 +50,7 @@
     });
     document.body.append(box);
     box.showModal();
+    if (box.scrollTop) { box.tabIndex = -1; box.focus(); box.scrollTop = 0; }  // its first stop is below the window: it is read from its title
     open.push(box);
     level();
   };
@@ -66,14 +67,16 @@
   const again = ({name, id, act, arg}, holder) => [...(holder || document).querySelectorAll(CONTROLS)].filter(holds(holder))
     .find((node) => nameOf(node) === name || (id ? node.id === id : act && node.dataset.act === act && node.dataset.arg === arg));
 
+  const actsLike = (node, board = node.closest(".board")) => board && node.dataset.act ? [...board.querySelectorAll(`button[data-act="${node.dataset.act}"]:enabled`)] : [];
+
   addEventListener("click", ({target, detail}) => {
     const node = target.closest && target.closest("button"), {act, arg} = node ? node.dataset : {};
     if (node && node.matches("[role=tab]")) press = null;  // answered by the tab itself, also when the address has opened it
-    else if (node) press = {node, name: nameOf(node), id: node.id, act, arg, board: node.closest(".board"), keys: !detail, lands: landsNow().map((each) => each.dataset.land), until: Date.now() + PRESSED};
+    else if (node) press = {node, name: nameOf(node), id: node.id, act, arg, board: node.closest(".board"), at: actsLike(node).indexOf(node), keys: !detail, lands: landsNow().map((each) => each.dataset.land), until: Date.now() + PRESSED};
   }, true);
   addEventListener("focusin", ({target}) => {
     const inside = target.matches(CONTROLS) && target.parentElement.closest("[id]");
-    focused = inside ? {node: target, name: nameOf(target), inside: inside.id} : null;
+    focused = inside ? {node: target, name: nameOf(target), inside: inside.id, path: pathOf(target)} : null;
     if (target.matches(":focus-visible")) showWhole(target);
   }, true);
   /** Scroll the rows around a control until it is seen whole: browsers leave one alone whose edge is in sight. */
@@ -84,7 +87,28 @@
       row.scrollLeft += Math.max(0, inner.right - outer.right) || Math.min(0, inner.left - outer.left);
     }
   };
-  addEventListener("pointerdown", ({target}) => { if (!target.closest || !target.closest(CONTROLS)) focused = null; }, {capture: true, passive: true});
+  addEventListener("pointerdown", ({target}) => { byKeys = false; if (!target.closest || !target.closest(CONTROLS)) focused = null; }, {capture: true, passive: true});
+  addEventListener("keydown", () => { byKeys ||= document.activeElement !== document.body; }, true);
+
+  /* What a key has disabled, hidden or removed leaves the keyboard at the heading above it, and goes on there as soon as it can be
+     pressed again, or another button that has its place (data-place). In a board `goOn` does this. */
+  let byKeys = false, waits = null;  // {heading, left: as of `focused`}
+  const pathOf = (node) => { const path = []; for (let each = node.parentElement; each; each = each.parentElement) path.push(each); return path; };
+  const isSeen = (node) => node.checkVisibility({visibilityProperty: true});
+  const headingIn = (path) => path.filter((each) => each.isConnected).flatMap((each) => [...each.querySelectorAll("h2:not(.unseen), h3, h4")]).find(isSeen);
+  setInterval(() => {
+    const active = document.activeElement || document.body;
+    if (waits && active !== waits.heading) waits = null;
+    const lost = waits ? waits.left : focused && byKeys && [document.body, focused.node].includes(active) ? focused : null;
+    if (!lost || (active === lost.node && isSeen(active) && !active.disabled) || lost.path.some((each) => each.matches(".board"))) return;
+    const {place} = lost.node.dataset, [row] = lost.path, field = lost.path.find((each) => each.matches(".field"));
+    const others = place ? row.querySelectorAll(`[data-place="${place}"]`) : field ? field.querySelectorAll("input, select, textarea") : [];
+    const next = again({name: lost.name}, document.getElementById(lost.inside)) || [lost.node, ...others].find((each) => each.isConnected && !each.disabled && isSeen(each));
+    const heading = !next && !waits && headingIn(lost.path);
+    if (heading) heading.tabIndex = -1;
+    if (next || heading) (next || heading).focus({preventScroll: true});
+    if (heading) waits = {heading, left: lost};
+  }, 100);
 
   /** A list that is drawn anew keeps the keyboard where it was. */
   new MutationObserver(() => {
@@ -110,7 +134,9 @@
       let next = again(press, press.board);
       if (next) press.node = next;  // what it opens may come with the answer of another board
       while (!next && openers.length) { const opener = openers.pop(); next = (opener.board && again(opener, opener.board)) || again(opener); }
-      const stop = next || firstStop(board);
+      const rest = actsLike(press.node, board), first = firstStop(board), heading = first && first.matches(".danger") && headingIn([board]);
+      if (heading) heading.tabIndex = -1;
+      const stop = next || rest[Math.min(press.at, rest.length - 1)] || heading || first;
       if (stop) stop.focus({preventScroll: !next || !press.keys});  // the page stays where a mouse has pressed
     }
   };

@@ -103,7 +103,7 @@
 
   /* Every action has its place, whether the run's state has it or not. */
   const drawActions = () => {
-    const row = byId("run-actions"), here = ROWS[run.state] || ENDED, held = row.contains(document.activeElement);
+    const row = byId("run-actions"), here = ROWS[run.state] || ENDED;
     const main = run.state === "paused" ? "resume" : here !== ENDED ? "" : run.next ? run.next.name : "generate";
     if (!row.children.length) row.append(...Object.keys(ACTIONS).map(actionButton));
     for (const button of row.children) {
@@ -118,7 +118,6 @@
       const others = name === "continue" && run.next && run.next.name === name;  // the run could, so its user may not
       attr(button, "title", offered ? next && next.about : others ? `The run of ${run.person || "the owner"}` : WHY_NOT[name]);
     }
-    if (held && !row.querySelector(":focus:not(.off)")) row.focus();  // the keyboard stays here, and its next Enter presses nothing
     const board = byId("run-tensorboard");
     show(board, run.actions.includes("tensorboard"));
     if (board.dataset.entry !== run.run) { board.disabled = false; board.dataset.entry = run.run; }

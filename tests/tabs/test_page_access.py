@@ -44,3 +44,42 @@ def test_arrows_go_through_the_tabs_and_a_tab_opened_by_something_else_takes_the
     expect(tab.locator(".tab-heading h2", has_text="Monitor")).to_be_focused()
     for entry in served.engine.queue():
         served.engine.cancel(entry.id)
+
+
+@pytest.mark.slow
+def test_the_keyboard_stays_at_what_takes_the_place_of_a_button_that_goes(window, served):
+    tab = window.open("Train")
+    rank = tab.locator("#field-network-rank input").first
+    rank.fill("7")
+    rank.press("Tab")
+    restore = tab.locator("#field-network-rank").get_by_role("button", name="Restore")
+    restore.focus()
+    tab.keyboard.press("Enter")
+    expect(rank).to_be_focused()
+    undo = tab.locator("#preset-bar [data-do=undo]")
+    undo.press("Enter")
+    expect(undo).to_be_focused()
+    tab.locator("#preset-bar [data-do=redo]:enabled").press("Enter")  # there is nothing more to redo
+    expect(undo).to_be_focused()
+    served.engine.step_seconds = 0.5
+    tab.locator("#start").press("Enter")
+    expect(tab.locator("#run-state")).to_have_text("training")
+    for name, next_name in (("Pause", "Resume"), ("Resume", "Pause")):
+        tab.get_by_role("button", name=name, exact=True).press("Enter")
+        expect(tab.get_by_role("button", name=next_name, exact=True)).to_be_focused()
+    tab.locator("#header-stop").press("Enter")
+    expect(tab.locator("#run-state")).not_to_have_text("training")
+    expect(tab.locator("body")).not_to_be_focused()
+
+
+@pytest.mark.slow
+def test_a_low_window_shows_where_the_keyboard_is_led(window):
+    tab = window.open("Dataset")
+    tab.set_viewport_size({"width": 683, "height": 450})
+    tab.locator("#atelier-header .skip").press("Enter")
+    expect(tab.locator("#ds-choose :focus")).to_be_visible()
+    tab.get_by_role("button", name="Edit the caption of banana.png").press("Enter")
+    expect(tab.locator("#cap-text")).to_be_focused()
+    expect(tab.locator("#cap-text")).to_be_in_viewport()
+    tab.get_by_role("button", name="Keys", exact=True).press("Enter")
+    expect(tab.locator("dialog h2")).to_be_in_viewport()
