@@ -59,8 +59,9 @@
   }, true);
   /* Nor is a key for what has got the focus since it went down: Enter in a search opens what it finds, and presses nothing there. */
   let down = "";
-  addEventListener("keydown", ({isTrusted, repeat, target}) => { if (isTrusted && !repeat) down = nameOf(target); }, true);
-  addEventListener("keypress", (event) => { if (event.isTrusted && ["Enter", " "].includes(event.key) && nameOf(event.target) !== down) event.preventDefault(); }, true);
+  const controlName = (node) => (node.matches && node.matches(CONTROLS) ? nameOf(node) : "");
+  addEventListener("keydown", ({isTrusted, repeat, target}) => { if (isTrusted && !repeat) down = controlName(target); }, true);
+  addEventListener("keypress", (event) => { if (event.isTrusted && ["Enter", " "].includes(event.key) && controlName(event.target) !== down) event.preventDefault(); }, true);
   for (const kind of ["mousedown", "click"]) addEventListener(kind, (event) => {
     if (!early || !event.isTrusted || !event.detail || !event.target.closest || !event.target.closest(CONTROLS)) return;
     event.preventDefault();
