@@ -11,7 +11,7 @@ from page_server import Visit, all_settings
 from playwright.sync_api import expect
 
 NARROW = (Path(__file__).parent / "narrow.js").read_text("utf-8")
-WIDTHS = (390, 800, 911, 1400, 2560)
+WIDTHS = (390, 683, 740, 800, 911, 1400, 2560)
 PLACES = {"Monitor": f"Monitor/{DONE}"}
 # The browser's own measure: [how much, when, what].
 SHIFTS = """window.shifts = [];
