@@ -168,8 +168,8 @@ def _end_of(entry: QueueEntry) -> str:
 
 def status(page: Page) -> dict[str, Any]:
     """Return `Engine.status` with numbers rounded so that it changes only when the display does, and {"waits": `_waiting`, "trained":
-    `_newest_finished`, "ended": `_ended`, "tool": title of a running job that is not on the device or "", "busy"}. Its "job" has "own": whether this
-    user may manage it.
+    `_newest_finished`, "ended": `_ended`, "tool": title of a running job that is not on the device or "", "busy"}. Its "job" has "own":
+    whether this user may manage it.
     """
     facts, entries = dict(page.engine.status()), page.engine.queue()
     facts["memory_used"] = int(facts.get("memory_used") or 0) // MEMORY_STEP * MEMORY_STEP

@@ -110,7 +110,8 @@ def test_a_result_below_a_low_window_leaves_the_pressed_button_in_view(window):
     press = tab.locator("#tools-loras [data-act=go]").first
     press.click()
     tab.evaluate(
-        "work => atelier.parts.works([work])", WORK | {"lines": [f"line {number}" for number in range(60)], "card": "loras"}
+        "work => atelier.parts.works([work])",
+        WORK | {"lines": [f"line {number}" for number in range(60)], "card": "loras"},
     )
     expect(tab.locator("#tools-loras-tasks .tool-task")).to_be_visible()
     expect(press).to_be_in_viewport()

@@ -272,7 +272,13 @@ def test_a_job_of_somebody_else_is_not_offered_to_be_stopped(page):
 
 
 def test_the_end_of_a_job_is_a_sentence_for_its_user(page):
-    states = [("train", "done"), ("train", "failed"), ("generate", "done"), ("inspect", "stopped"), ("train", "running")]
+    states = [
+        ("train", "done"),
+        ("train", "failed"),
+        ("generate", "done"),
+        ("inspect", "stopped"),
+        ("train", "running"),
+    ]
     page.engine.queue = lambda: [
         QueueEntry(f"e{n}", task, "fox", {}, state, message="Out of memory" if state == "failed" else "", guest="one")
         for n, (task, state) in enumerate(states)
