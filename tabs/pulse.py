@@ -26,6 +26,7 @@ from tabs.train.starts import START
 from tabs.wire import json_object, to_json, with_signature
 
 COMMANDS = "pulse"  # scope of the commands, which discard earlier pulses; ticks of tabs too
+ENDS = {"done": "finished", "failed": "failed", "stopped": "stopped", "cancelled": "was cancelled"}
 MEMORY_STEP = 1 << 26  # 64 MB: smaller moves of the memory bar are not worth a message
 
 
@@ -152,15 +153,29 @@ def _newest_finished(page: Page, entries: Sequence[QueueEntry]) -> dict[str, str
     return {"run": last.run, "title": last.title}
 
 
+def _ended(entries: Sequence[QueueEntry]) -> dict[str, str]:
+    """Return {id: a sentence for screen readers} of this user's jobs that have ended."""
+    ended = (entry for entry in entries if entry.state not in ("waiting", "running") and may_manage(entry))
+    return {entry.id: _end_of(entry) for entry in ended}
+
+
+def _end_of(entry: QueueEntry) -> str:
+    """Return how a job ended. A generation's title is its prompt, which would be long to hear."""
+    name = {"train": f"Training {entry.title}", "generate": "Generation"}.get(entry.task, entry.title)
+    reason = f": {entry.message}" if entry.state == "failed" and entry.message else ""
+    return f"{name} {ENDS.get(entry.state, 'was interrupted')}{reason}"
+
+
 def status(page: Page) -> dict[str, Any]:
     """Return `Engine.status` with numbers rounded so that it changes only when the display does, and {"waits": `_waiting`, "trained":
-    `_newest_finished`, "tool": title of a running job that is not on the device or "", "busy"}. Its "job" has "own": whether this
-    user may manage it.
+    `_newest_finished`, "ended": `_ended`, "tool": title of a running job that is not on the device or "", "busy"}. Its "job" has "own":
+    whether this user may manage it.
     """
     facts, entries = dict(page.engine.status()), page.engine.queue()
     facts["memory_used"] = int(facts.get("memory_used") or 0) // MEMORY_STEP * MEMORY_STEP
     facts["waits"] = _waiting(page, entries)
     facts["trained"] = _newest_finished(page, entries)
+    facts["ended"] = _ended(entries)
     device_entry = (facts.get("job") or {}).get("entry")
     facts["tool"] = next((each.title for each in entries if each.state == "running" and each.id != device_entry), "")
     facts["busy"] = bool(facts.get("job")) or bool(getattr(page.engine, "works", False))

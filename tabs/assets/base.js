@@ -111,14 +111,21 @@
     }
   };
 
+  /** Let screen readers say a text, on whichever tab; nothing is seen. */
+  atelier.hear = (words) => {
+    const line = h("p", {}, words);
+    atelier.byId("heard").append(line);
+    setTimeout(() => line.remove(), 5000);
+  };
   /* Buttons that copy their text say so for a moment, to screen readers too. */
   const copying = new WeakSet();
   atelier.on("click", "[data-copy]", async (button) => {
     if (copying.has(button)) return;
     copying.add(button);
-    const words = button.textContent, heard = atelier.byId("heard");
-    button.textContent = heard.textContent = await atelier.copy(button.dataset.copy) ? "Copied" : "Cannot copy";
-    setTimeout(() => { button.textContent = words; heard.textContent = ""; copying.delete(button); }, 1200);
+    const words = button.textContent;
+    button.textContent = await atelier.copy(button.dataset.copy) ? "Copied" : "Cannot copy";
+    atelier.hear(button.textContent);
+    setTimeout(() => { button.textContent = words; copying.delete(button); }, 1200);
   });
 
   /** Save a text or Blob as a file of the browser's machine. */
@@ -484,9 +491,8 @@
     const place = said.go && !here && askedOn !== atelier.openTab() ? [`#${said.go}`, `Open ${said.go}`] : said.open;
     const undo = said.undo ? () => atelier.act("undo") : said.undo_by ? () => atelier.command(said.undo_by, {ask: atelier.ask()}) : null;
     panel.className = `said ${kind}`;
-    panel.setAttribute("role", kind === "error" ? "alert" : "status");
     panel.replaceChildren(
-      h("div", {class: "words"}, said.title ? h("strong", {}, said.title) : null, said.text ? h("span", {}, said.text) : null,
+      h("div", {class: "words", role: kind === "error" ? "alert" : null}, said.title ? h("strong", {}, said.title) : null, said.text ? h("span", {}, said.text) : null,
         said.notes && said.notes.length ? h("ul", {class: "notes"}, said.notes.map((note) => h("li", {}, note))) : null,
         listed ? [atelier.problems(said.problems), ...atelier.remedies(said.problems)] : null),
       ...(said.link ? [h("a", {class: "btn primary", href: said.link[0], download: said.link[1]}, `Download ${said.link[1]}`)] : []),
@@ -495,6 +501,7 @@
       h("button", {type: "button", class: "btn quiet", "aria-label": "Close this message", onclick: () => { panel.hidden = true; }}, "Close"));
     panel.dataset.undo = said.undo || "";
     panel.hidden = false;
+    if (kind !== "error") atelier.hear(panel.firstChild.innerText);  // without its buttons
     atelier.byId("said-place").removeAttribute("style");  // the place of the message before
     if (said.go && !place && atelier.goTo(said.go)) { if (said.go === "Monitor" && atelier.chooseRun) atelier.chooseRun(""); scrollTo(0, 0); }
     aside();

@@ -13,7 +13,7 @@
   /** The answer of a key, undefined for other keys. */
   const outcomeOf = ({key}) => OUTCOMES[key.length === 1 ? key.toLowerCase() : key];
   /** The row of buttons that answer, below `above`. */
-  const answers = (answer, end, ...above) => h("div", {class: "verdict-answers", role: "group", "aria-label": "Which image is better?"}, h("div", {}, ...above),
+  const answers = (answer, end, ...above) => h("div", {class: "verdict-answers", role: "group", "aria-label": "Which image is better?"}, h("div", {role: "status"}, ...above),
     ...BUTTONS.map(([label, outcome]) => button(label, () => answer(outcome), ["left", "right"].includes(outcome) ? "primary" : "", {"data-outcome": outcome, "data-again": ""})),
     h("span", {class: "grow"}), button("End", end));
   const isReady = (images) => images.every((image) => !image.classList.contains("waits"));
@@ -61,7 +61,7 @@
     const images = panes.map(({image}) => image);
     const stage = h("div", {class: "verdict-stage"}, ...panes.map(({node}) => node)), problems = h("div", {}), found = h("div", {class: "verdict-choices"}), title = h("h3", {});
     const axes = h("select", {class: "text", "aria-label": "What to choose between", onchange: ({target}) => { axis = target.value; over = false; box.focus(); ask(); }});
-    const question = h("div", {}), count = h("div", {role: "status"}), none = h("p", {class: "hint", role: "status"});
+    const question = h("div", {}), count = h("div", {}), none = h("p", {class: "hint", role: "status"});
     const end = (on) => { over = on; draw(); box.focus(); };
     const row = answers((outcome) => answer(outcome), () => end(true), question, count), keys = h("p", {class: "hint"}, KEYS);
     const go = button("Continue", () => end(false)), close = h("div", {class: "strip"}, go, h("span", {class: "grow"}), button("Close", () => box.close()));

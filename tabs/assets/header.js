@@ -3,6 +3,7 @@
 (() => {
   const atelier = window.atelier, {h, text, show, attr, byId} = atelier;
 
+  let ended = null;  // the jobs that had ended at the last look
   let job = null, trained = null, stopped = "";  // what runs, and the job for which Stop was pressed last
 
   /** What a job does, in parts; on a phone those in a list are left out. */
@@ -55,6 +56,8 @@
     job = status.job;
     trained = job ? null : status.trained;
     drawTrained();
+    for (const id in ended && status.ended) if (!(id in ended)) atelier.hear(status.ended[id]);
+    ended = status.ended;
     const waiting = byId("header-waiting");
     show(waiting, status.waits.length > 0);
     text(waiting, status.waits.length ? `${status.waits.length} waiting` : "");

@@ -32,18 +32,19 @@
       ...(answer.offer ? [h("button", {type: "button", class: "btn primary", id: "cap-use-masks"}, "Train with these masks")] : []));
   };
 
-  const paint = async (of) => {
+  const paint = async (of, said = "") => {
     const found = await ask({act: "open", key: of});
     if (found.problems) return atelier.complain(found.problems);
-    let over = found.version, always = false;
+    let over = found.version, always = false, saved = "";
     const next = async () => {
       atelier.captions.next();
-      if (await atelier.whenFound(() => key !== of)) paint(key);
+      if (await atelier.whenFound(() => key !== of)) paint(key, saved);
     };
-    atelier.paint({...found, next, save: async (png) => {
+    const note = [said, found.note].filter(Boolean).join(". ");  // a message would be behind the painter
+    atelier.paint({...found, note, next, save: async (png) => {
       const answer = await ask({act: "save", key: of, png, over, always});
       if (answer.problems) { always = answer.problems.some((problem) => problem.code === "mask.changed-meanwhile"); return answer.problems; }
-      atelier.say({kind: "success", text: answer.said});
+      atelier.say({kind: "success", text: saved = answer.said});
       draw(of, answer);
       return [];
     }});

@@ -35,6 +35,12 @@
     }
     get whole() { return [0, 0, this.width, this.height]; }
     get dirty() { return (this.done.length ? this.done[this.done.length - 1].step : 0) !== this.saved; }
+    /** Whether nothing is white. */
+    get black() {
+      const {data} = this.context.getImageData(...this.whole), full = this.whites ? 0 : 255;
+      for (let n = 3; n < data.length; n += 4) if (data[n] !== full) return false;
+      return true;
+    }
     get busy() { return !!this.stroke; }
     cover(how) { this.context.globalCompositeOperation = how; this.context.fillStyle = COLOR; this.context.fillRect(...this.whole); }
 
@@ -247,13 +253,13 @@
   const ARROWS = {ArrowLeft: [MOVE, 0], ArrowRight: [-MOVE, 0], ArrowUp: [0, MOVE], ArrowDown: [0, -MOVE]};
 
   const TRAINS = {brush: "B: paints what counts", fill: "F: all white", invert: "I: white becomes black", clear: "C: all black",
-    hint: "Clear parts train (white in the mask), red parts do not (black).", save: "Save mask"};
+    hint: "Clear parts train (white in the mask), red parts do not (black).", save: "Save mask", black: "All black: nothing of this image would train."};
 
   /** Paint a mask over an image, or regions.
       image   {url, name, width, height}: shown at any size; the mask has this one
       mask    the address of a gray mask or of regions to begin with, "" for none
       colors  of regions: [{color: "#rrggbb", name}]; none: a mask
-      title   of the dialog        note   what to know before painting        words   {brush, fill, invert, clear, hint, save} in place of those for training
+      title   of the dialog        note   what to know before painting        words   {brush, fill, invert, clear, hint, save, black: of a mask without white} in place of those for training
       whites  the painted, white part covers the image, not the black one
       save    (PNG in base64) -> the problems that kept it from being saved, [] when it was; then the painter closes
       next    opens the next image's mask, for a button that saves what has changed first */
@@ -270,7 +276,7 @@
     const ring = h("div", {class: "painter-ring", hidden: true});
     const shown = h("img", {alt: "", draggable: "false", width: image.width, height: image.height});
     const layer = h("div", {class: "painter-layer", style: `width: ${image.width}px; height: ${image.height}px`}, shown, mask.canvas);
-    const frame = h("div", {class: "painter-frame", tabindex: 0, role: "application", "aria-label": `Mask over ${image.name}. Arrow keys move the view.`}, layer, ring);
+    const frame = h("div", {class: "painter-frame", tabindex: 0, role: "application", "aria-label": `Mask over ${image.name}. Arrow keys move the view; painting needs a mouse, pen or finger.`}, layer, ring);
     const zoomed = h("span", {class: "painter-zoom"});
     const group = (name, ...children) => h("div", {class: "painter-group", role: "group", "aria-label": name}, children);
     const brushes = colors ? colors.map(({color, name}, n) => button(`color${n}`, [h("i", {class: "painter-color", style: `background: ${color}`}), name], `${n + 1}: paints this region`, {"aria-pressed": "false"}))
@@ -283,13 +289,17 @@
         group("Steps", button("undo", "Undo", "Ctrl + Z"), button("redo", "Redo", "Ctrl + Shift + Z")),
         group("Zoom", button("farther", "−", "-, or the wheel", {"aria-label": "Zoom out"}), zoomed, button("closer", "+", "+, or the wheel", {"aria-label": "Zoom in"}), button("fit", "Fit", "0"))),
       frame,
-      h("div", {class: "buttons"}, h("span", {class: "hint"}, `${words.hint} ${matchMedia("(pointer: coarse)").matches ? "Two fingers move and zoom" : "Space or the middle button moves"} the view.`),
+      h("div", {class: "buttons"}, h("span", {class: "hint"}, `${words.hint} ${matchMedia("(pointer: coarse)").matches ? "Two fingers move and zoom" : "Space or the middle button moves"} the view. Painting needs a mouse, pen or finger.`),
         button("leave", "Cancel", "Escape"), next ? button("next", "Next image", "Ctrl + Enter: saves what has changed") : null, button("save", words.save, "Ctrl + S", {class: "btn primary"})));
     const view = new View(frame, layer, image.width, image.height);
-    let saving = false, at = null;
+    let saving = false, at = null, seen = "0 0 0";
 
     const brushed = () => colors ? colors.map((_, n) => [`color${n}`, !tool.erases && tool.chosen === n]) : [["brush", !tool.erases]];
+    const isBlack = () => Boolean(words.black) && !mask.blank && mask.black;
+    const tell = () => atelier.text(says, isBlack() ? words.black : mask.dirty ? "Not saved yet." : note || "");
     const draw = (event) => {
+      const now = `${mask.steps} ${mask.done.length} ${mask.undone.length}`;
+      if (now !== seen) { seen = now; tell(); }
       if (event !== undefined) at = event;
       mask.canvas.style.opacity = overlay.value / 100;
       atelier.text(overlaySaid, `${overlay.value}%`);
@@ -326,6 +336,7 @@
       },
       save: async () => {
         if (buttons.save.disabled || mask.busy) return false;
+        if (isBlack() && !await atelier.dialog({title: "Save a black mask?", text: words.black, ok: "Save", danger: true})) return false;
         saving = true;
         says.replaceChildren("Saving ...");
         draw();
@@ -365,6 +376,7 @@
     try {
       shown.src = image.url;
       if (url) await mask.load(url);
+      tell();
       await shown.decode();
       tool.ready = true;
       box.dataset.ready = "yes";

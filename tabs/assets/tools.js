@@ -46,14 +46,17 @@
   };
 
   /* What a person has started comes into view, which may lie below the window; not if it took so long that they look elsewhere. */
-  let started = {card: "", when: 0};
+  let started = {card: "", act: "", when: 0};
   atelier.on("click", "[data-act=go], [data-act=preview]", (button) => {
     const form = button.closest("[id^=tools-]");
-    if (form) started = {card: form.id.slice("tools-".length), when: performance.now()};
+    if (form) started = {card: form.id.slice("tools-".length), act: button.dataset.act, when: performance.now()};
   });
-  atelier.on("click", "[data-act=report-card]", () => { started = {card: "models", when: performance.now()}; });
+  atelier.on("click", "[data-act=report-card]", () => { started = {card: "models", act: "", when: performance.now()}; });
+  const ABOVE = 60;  // pixels that stay above the pressed button
   const bringIntoView = (holder) => {
-    if (holder.dataset.tasks === started.card && performance.now() - started.when < 5000 && holder.firstElementChild) holder.firstElementChild.scrollIntoView({block: "nearest"});
+    if (holder.dataset.tasks !== started.card || performance.now() - started.when >= 5000 || !holder.firstElementChild) return;
+    const {top, bottom} = holder.firstElementChild.getBoundingClientRect(), pressed = document.querySelector(`#tools-${started.card} [data-act=${started.act}]`);
+    scrollBy(0, Math.max(0, Math.min(bottom + 8 - innerHeight, (pressed ? pressed.getBoundingClientRect().top : top) - ABOVE)));  // the button stays in view
   };
 
   /* What had ended before this visit is folded away; an error stays until it is closed. */

@@ -41,7 +41,7 @@ from tabs.dataset.reading import once_per_report
 
 IMAGE_SIZE = 2048  # longer side of the image below the mask
 ORIGINS = {
-    "painted": "",
+    "painted": "Starts from your painted mask.",
     "folder": "Starts from the image's mask in the mask folder, which stays as it is.",
     "beside": "Starts from the mask file next to the image, which stays as it is.",
     "alpha": "Starts from the image's transparency, which stays as it is.",

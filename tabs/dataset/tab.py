@@ -52,6 +52,17 @@ AREAS = ("summary", "setup", "sources", "questions", "checks", "doctor", "plots"
 OF_CARDS = ("own", "clear", "remove", "propose", "word", "more", "class")  # acts whose arg begins with a card's number
 OF_IMAGES = ("open", "hold")  # and those with an image's
 
+# The line below the field describes it and is announced when it changes.
+ANNOUNCED = """
+let before = "";
+new MutationObserver(() => {
+  const words = element.textContent.trim(), field = document.querySelector("#ds-folder :is(input, textarea)");
+  if (field) field.setAttribute("aria-describedby", "ds-folder-state");
+  if (before && words && words !== before) atelier.hear(words);
+  before = words || before;
+}).observe(element, {childList: true, subtree: true, characterData: true});
+"""
+
 # Opens the folder browser for one of the hidden fields of `_chosen_folders`.
 BROWSES = "() => {{ document.querySelector('#ds-browser [data-act={}] + button').click(); return []; }}"
 
@@ -64,6 +75,7 @@ def build(page: Page) -> None:
             folder = gr.Textbox(
                 label="Image folder", info=ABOUT_FOLDER, placeholder=FOLDER_HINT, max_lines=1, elem_id="ds-folder"
             )
+            state = board("ds-state", script=ANNOUNCED)
             with gr.Row(elem_classes="tight"):
                 browse = gr.Button("Browse", size="sm", elem_id="ds-browse")
                 add = gr.Button("Add folder", size="sm", elem_id="ds-add")
@@ -88,7 +100,7 @@ def build(page: Page) -> None:
         with gr.Column(scale=3, min_width=420):
             boards["grid"] = board("ds-grid")
     client = client_state()
-    outputs = {"client": client, "folder": folder, "intake": intake, "browser": browser, **boards}
+    outputs = {"client": client, "folder": folder, "state": state, "intake": intake, "browser": browser, **boards}
     page.on_show(TAB, handlers.show, None, outputs)
     page.on_change(TAB, handlers, outputs)
     page.on_input([folder.blur, folder.submit], handlers.choose, folder, outputs)
@@ -138,11 +150,12 @@ class DatasetHandlers(BoardView):
         return f"{jobs} {self.reading.stamp} | {self.page.project.revision} | {self.page.project.tab_state(TAB)} | {intake}"
 
     def boards(self) -> dict[str, Any]:
-        """Return {component: HTML or value} of everything the tab shows: "folder", "intake", "browser", "summary", "setup", "sources",
-        "questions", "checks", "doctor", "plots" and "grid"."""
+        """Return {component: HTML or value} of everything the tab shows: "folder", "state", "intake", "browser", "summary", "setup",
+        "sources", "questions", "checks", "doctor", "plots" and "grid"."""
         reading, job, state = self.reading, self.page.project.job, self.page.project.tab_state(TAB)
         show, page_index = str(state.get("show", "all")), int(state.get("page", 0))
         entries = entries_of(job)
+        names = [printable(resolve_path(entry.folder).name or entry.folder) for entry in entries]
         contents = folder_contents(entries, reading.report)
         folders = concept_cards.cards(
             job,
@@ -159,6 +172,7 @@ class DatasetHandlers(BoardView):
         states = dataset_grid.validation_states(entries)
         return {
             "folder": self.page.project.shown("dataset.folder"),
+            "state": dataset_view.state(reading.report, reading.problems + reading.failure, reading.busy, names),
             "intake": self._intake_html(),
             "browser": self._chosen_folders(),
             "summary": dataset_view.summary(reading.report, reading.layout, reading.doing),

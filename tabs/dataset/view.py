@@ -40,6 +40,16 @@ def summary(report: Report | None, layout: str, doing: tuple[str, float]) -> str
     return f'<div class="summary">{"".join(parts)}</div>'
 
 
+def state(report: Report | None, problems: Sequence[Problem], busy: bool, folders: Sequence[str]) -> str:
+    """Return the HTML of the line below the folder's field: the first error, else how many images were found. folders: their names"""
+    error = next((problem.what for problem in problems if problem.level == "error"), "")
+    if not error and report is None:
+        error = "Reading the folder ..." if busy else "No folder selected."
+    place = folders[0] if len(folders) == 1 else count(len(folders), "folder")
+    found = f"{count(len(report.rows) if report else 0, 'image')} found in {place}."
+    return f'<p class="hint" id="ds-folder-state">{esc(error or found)}</p>'
+
+
 # -- checks
 
 

@@ -43,6 +43,7 @@ MASK_WORDS = {
         "invert": "I: swaps what stays and what is generated again",
         "clear": "C: nothing is painted",
         "save": "Save mask",
+        "black": "Nothing is painted: nothing would be generated again.",
     },
 }
 REGION_WORDS = {

@@ -69,6 +69,14 @@ def test_a_chosen_folder_is_the_same_field_as_in_train(desk, tmp_path):
     assert told["folder"] == "models/starter/images" and client_stamp(told["client"])
 
 
+def test_the_line_below_the_field_says_what_is_wrong_or_where_images_are_used_from(desk, tmp_path):
+    image(tmp_path / "foxes" / "a.png", caption="a fox")
+    choose(desk, tmp_path / "foxes")
+    wait_until(lambda: "1 image found in foxes." in desk.boards()["state"])
+    desk.choose(str(tmp_path / "nowhere"))
+    wait_until(lambda: "The image folder does not exist" in desk.boards()["state"])
+
+
 def test_what_was_shown_is_not_sent_again_and_typing_is_not_disturbed(desk, tmp_path):
     image(tmp_path / "foxes" / "a.png")
     choose(desk, tmp_path / "foxes")

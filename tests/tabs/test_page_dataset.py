@@ -234,3 +234,18 @@ def test_a_guest_logs_in_on_a_shared_page_and_browses_only_open_folders(chromium
         if window:
             window.close()
         page.close()
+
+
+@pytest.mark.slow
+def test_what_a_folder_contains_describes_its_field_and_is_announced(window, served, folder):
+    tab = window.open("Dataset")
+    field, state, heard = (
+        tab.locator("#ds-folder").get_by_role("textbox"),
+        tab.locator("#ds-state"),
+        tab.locator("#heard"),
+    )
+    expect(state).to_have_text("5 images found in set.")
+    field.fill(str(folder / "nowhere"))
+    field.press("Enter")
+    expect(heard).to_contain_text("The image folder does not exist")
+    expect(field).to_have_accessible_description("The image folder does not exist")

@@ -11,7 +11,7 @@ from page_server import Visit, all_settings
 from playwright.sync_api import expect
 
 NARROW = (Path(__file__).parent / "narrow.js").read_text("utf-8")
-WIDTHS = (390, 800, 911, 1400, 2560)
+WIDTHS = (390, 683, 740, 800, 911, 1400, 2560)
 PLACES = {"Monitor": f"Monitor/{DONE}"}
 # The browser's own measure: [how much, when, what].
 SHIFTS = """window.shifts = [];
@@ -154,9 +154,10 @@ def test_generate_fits_a_window_of_1400_by_900_and_cuts_no_words_at_any_width(wi
         ".gen-groups summary, .gen-card > details > summary, .loras:not(.model-offers) details > summary"
     ).all():
         summary.click()
-    for width in (390, 800, 1400, 1920):
+    for width in (390, 683, 800, 1400, 1920):
         tab.set_viewport_size({"width": width, "height": 900})
         found[width] = tab.evaluate(CUT)
+        assert tab.locator("#gen-prompt").bounding_box()["width"] > 220, width
     assert not any(found.values()), found
 
 

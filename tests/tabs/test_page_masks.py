@@ -227,3 +227,27 @@ def test_a_mask_that_another_window_has_saved_is_replaced_only_when_asked_twice(
     button(tab, "Save mask").click()
     expect(tab.locator(".painter")).to_have_count(0)
     assert file.read_bytes() != theirs
+
+
+@pytest.mark.slow
+def test_the_painter_says_what_a_black_mask_means_asks_before_it_is_saved_and_shows_its_title_at_340_px(opened):
+    tab = opened
+    paint(tab)
+    says = tab.locator(".painter-says")
+    expect(tab.locator(".painter .buttons .hint")).to_contain_text("needs a mouse, pen or finger")
+    expect(says).to_contain_text("No mask yet")
+    button(tab, "Clear").click()
+    expect(says).to_have_text("All black: nothing of this image would train.")
+    button(tab, "Save mask").click()
+    tab.locator("dialog", has_text="Save a black mask?").get_by_role("button", name="Cancel").click()
+    expect(tab.locator(".painter")).to_have_count(1)
+    button(tab, "Fill").click()
+    expect(says).to_have_text("Not saved yet.")
+    tab.set_viewport_size({"width": 340, "height": 450})
+    assert tab.locator(".painter h2").bounding_box()["height"] > 15 and says.bounding_box()["height"] >= 20
+    tab.keyboard.press("Control+Enter")
+    expect(says).to_contain_text("Mask saved")  # in the painter of the next image
+    tab.keyboard.press("Escape")
+    tab.locator("#cap-list .pick").first.click()
+    paint(tab)
+    expect(says).to_have_text("Starts from your painted mask.")

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from core.engine.queue import QueueEntry
 from core.record.problems import Problem, ProblemsError
 from core.record.workspace import PROJECT
 from core.settings.job import GenerateJob, TrainJob
@@ -271,7 +272,7 @@ def test_the_queue_says_that_the_program_ended_and_offers_to_continue_the_traini
 
 
 def test_the_header_names_a_tool_that_runs_next_to_the_trainings(page, monkeypatch):
-    entries = [SimpleNamespace(id=title, title=title, state=state, task="", lane="light", run="", added=0)
+    entries = [QueueEntry(title, "", title, {}, state, lane="light")
                for title, state in (("Hashes", "done"), ("Merge LoRAs", "running"), ("Resize", "waiting"))]  # fmt: skip
     assert status(page)["tool"] == ""
     monkeypatch.setattr(page.engine, "queue", lambda: entries)

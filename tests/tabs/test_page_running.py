@@ -290,3 +290,21 @@ def test_a_stopped_run_that_could_not_be_saved_is_told_of_as_failed(page, monkey
     said = browser.message
     assert said["kind"] == "error" and [each["code"] for each in said["problems"]] == ["runs.stop-failed"]
     assert said["open"][0] == "#Monitor/a_run" and browser.stopping == []
+
+
+@pytest.mark.slow
+def test_the_end_of_a_training_is_announced_once_on_any_tab_and_a_message_without_its_buttons(window, served):
+    engine = served.engine
+    engine.step_seconds = 0.01
+    tab = window.open("Captions")
+    heard = tab.locator("#heard")
+    tab.evaluate("""() => { window.spoken = []; new MutationObserver((all) => all.forEach(({addedNodes}) =>
+        addedNodes.forEach((node) => spoken.push(node.textContent)))).observe(document.querySelector('#heard'), {childList: true}); }""")
+    start(engine, served.page, "heard_fox")
+    expect(heard).to_contain_text("Training heard_fox finished", timeout=30_000)
+    tab.evaluate("atelier.say({kind: 'success', text: 'Saved.', open: ['#Runs', 'Open Runs']})")
+    expect(heard).to_contain_text("Saved.")
+    tab.wait_for_timeout(2500)
+    spoken = tab.evaluate("spoken")
+    assert [each for each in spoken if "heard_fox" in each] == ["Training heard_fox finished"] and "Saved." in spoken
+    assert tab.locator("#said-place[aria-live], #said[role]").count() == 0  # else it is read twice

@@ -105,3 +105,18 @@ def test_results_stand_in_the_card_of_their_tool_are_drawn_saved_as_png_and_scro
     tab.locator("#tool-index").get_by_role("button", name="Check weights").click()
     expect(tab.locator("#tools-loras-tasks summary")).to_have_text("Earlier result: Check weights: fox")
     expect(tab.locator("#tools-loras-tasks").get_by_text("a line")).to_be_hidden()
+
+
+@pytest.mark.slow
+def test_a_result_below_a_low_window_leaves_the_pressed_button_in_view(window):
+    tab = window.open("Tools")
+    tab.locator("#tool-index").get_by_role("button", name="Check weights").click()
+    tab.set_viewport_size({"width": 683, "height": 450})
+    press = tab.locator("#tools-loras [data-act=go]").first
+    press.click()
+    tab.evaluate(
+        "work => atelier.parts.works([work])",
+        WORK | {"lines": [f"line {number}" for number in range(60)], "card": "loras"},
+    )
+    expect(tab.locator("#tools-loras-tasks .tool-task")).to_be_visible()
+    expect(press).to_be_in_viewport()

@@ -91,6 +91,9 @@ def test_a_checkpoint_is_found_compared_chosen_blindly_and_kept_by_keyboard_alon
     expect(card.locator(".verdict-film")).to_be_hidden()
     assert "step" not in card.locator(".verdict-body").inner_text().lower(), "no image has a name"
     expect(card.locator(".verdict-answers")).to_have_attribute("data-number", "1")  # both images are seen
+    spoken = card.locator(".verdict-answers").get_by_role("status")
+    expect(spoken).to_contain_text("Which is better for")
+    expect(spoken).to_contain_text("to a result")
     for number, key in enumerate(["ArrowLeft", "ArrowRight", "ArrowDown", "s", "Backspace", *["ArrowLeft"] * 8]):
         tab.keyboard.press(key)
         expect(card.locator(".verdict-answers")).to_have_attribute(

@@ -269,3 +269,27 @@ def test_a_job_of_somebody_else_is_not_offered_to_be_stopped(page):
         assert pulse.status(page)["job"]["own"] is own, guest
         assert ("stop" in monitor.actions(page, "running", page.engine.queue()[0], {})) is own, guest
         GUEST.reset(asking)
+
+
+def test_the_end_of_a_job_is_a_sentence_for_its_user(page):
+    states = [
+        ("train", "done"),
+        ("train", "failed"),
+        ("generate", "done"),
+        ("inspect", "stopped"),
+        ("train", "running"),
+    ]
+    page.engine.queue = lambda: [
+        QueueEntry(f"e{n}", task, "fox", {}, state, message="Out of memory" if state == "failed" else "", guest="one")
+        for n, (task, state) in enumerate(states)
+    ]
+    page.engine.status = lambda: {"device": "CPU", "memory_used": 0, "memory_total": 0, "job": None}
+    assert list(pulse.status(page)["ended"].values()) == [
+        "Training fox finished",
+        "Training fox failed: Out of memory",
+        "Generation finished",
+        "fox stopped",
+    ]
+    asking = GUEST.set("two")
+    assert pulse.status(page)["ended"] == {}
+    GUEST.reset(asking)
