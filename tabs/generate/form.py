@@ -181,7 +181,7 @@ def job_of(values: dict[str, Any], project: TrainJob) -> GenerateJob:
     for name in FIELDS:
         groups.setdefault(OF_JOB[name].group, {})[OF_JOB[name].name] = values.get(name)
     generate = groups["generate"]
-    generate["loras"] = [use for use in values.get("loras", []) if LoraUse.model_validate(use).used]
+    generate["loras"] = [values["loras"][index] for index in placed_loras(values)]
     generate["embeddings"] = list(values.get("embeddings", []))
     groups["controls"]["nets"] = [use for use in values.get("nets", []) if ControlUse.model_validate(use).used]
     groups["prompts"]["styles"] = list(values.get("styles", []))
@@ -193,6 +193,13 @@ def job_of(values: dict[str, Any], project: TrainJob) -> GenerateJob:
         model = stored if stored.get("base_model") == name else {"base_model": name}
     model |= {name: values[name] for name in MODEL if values.get(name) != ENTRIES[name].default}
     return build(GenerateJob, groups | {"model": model, "memory": to_values(project.memory)})
+
+
+def placed_loras(values: Mapping[str, Any]) -> list[int]:
+    """Return the indexes of form `values`' LoRAs that a job gets: the used ones, and with a region map also those of strength 0,
+    which keep their region."""
+    uses = [LoraUse.model_validate(use) for use in values.get("loras", [])]
+    return [index for index, use in enumerate(uses) if use.used or (use.enabled and values.get("region_map"))]
 
 
 def new_seed() -> int:

@@ -110,15 +110,14 @@ def areas_of(values: Mapping[str, Any]) -> dict[int, str]:
 
     The n-th active LoRA acts in the region of the n-th prompt; further ones act on the whole image.
     """
-    parts = parts_of(str(values["prompt"]))
+    parts, placed = parts_of(str(values["prompt"])), form.placed_loras(values)
     if not values.get("region_map") or len(parts) < 2:
         return {}
-    acting = [index for index, use in enumerate(values["loras"]) if LoraUse.model_validate(use).used]
     if values.get("network_regional_mask_max_color_codes"):  # with colors of its own
         areas = [f"prompt {position}" for position in range(1, len(parts) + 1)]
     else:
         areas = [f"prompt {position}, {color}" for position, color in enumerate(REGION_COLORS, 1)][: len(parts)]
-    return dict(zip(acting, [*areas, *["whole image"] * len(acting)], strict=False))
+    return dict(zip(placed, [*areas, *["whole image"] * len(placed)], strict=False))
 
 
 def _card(index: int, use: dict[str, Any], total: int, family: str, prompt: str, page: Page, area: str = "") -> str:

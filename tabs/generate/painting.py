@@ -19,7 +19,6 @@ from core.record import atomic
 from core.record.problems import ProblemsError, raise_if_errors, unwritten
 from core.record.units import size_words
 from core.record.workspace import display_path, resolve_path
-from core.settings.generation.generate import LoraUse
 from core.settings.generation.regions import color_code
 from core.settings.names import bad_name
 from tabs.captions.mask_painting import png_bytes, png_url, to_png
@@ -148,8 +147,9 @@ class Painting:
         # Up to three regions are the channels of sd-scripts' masks, more are its color codes.
         codes = (1, 2, 4)[:number] if number <= MIN_REGIONS else range(1, number + 1)
         names += [f"prompt {index + 1}" for index in range(len(names), number)]
-        acting = [use["file"] for use in self._values()["loras"] if LoraUse.model_validate(use).used]
-        titles = [title_of_name(file, self.page.workspace) for file in acting]
+        values = self._values() | {"region_map": True}
+        files = [values["loras"][index]["file"] for index in form.placed_loras(values)]
+        titles = [title_of_name(file, self.page.workspace) for file in files]
         names = [
             f"{name} \u00b7 {titles[position]}" if position < len(titles) else name
             for position, name in enumerate(names)

@@ -17,6 +17,7 @@ from work_parts import HOSTILE, event, make_page
 from core.generation.model.index import facts_of_file, preview_of
 from core.record.problems import ProblemsError
 from core.record.workspace import PROJECT
+from core.settings.job import TrainJob
 from tabs.form import picker
 from tabs.generate import form, loras
 from tabs.generate.tab import GenerateHandlers
@@ -184,6 +185,14 @@ def test_a_card_says_in_which_region_its_lora_acts(desk, prompt, more, areas):
     desk.presets.put(values)
     shown = re.findall(r'<span class="hint" title="(prompt \d[^·"]*|whole image)', desk._form()["loras"])
     assert [each.strip() for each in shown] == list(areas.values())
+
+
+@pytest.mark.parametrize(("more", "kept"), [({}, ["b"]), ({"region_map": "map.png"}, ["a", "b"])])
+def test_a_lora_of_strength_0_keeps_its_region_as_on_the_command_line(desk, more, kept):
+    uses = [{"file": "a", "strength": 0.0}, {"file": "off", "enabled": False}, {"file": "b"}]
+    values = desk._values() | {"prompt": "a fox AND a dog", "loras": uses} | more
+    assert [use.file for use in form.job_of(values, TrainJob()).generate.loras] == kept
+    assert loras.areas_of(values).get(2) == ("prompt 2, green" if more else None)
 
 
 def test_a_saved_preset_is_as_saved_with_its_loras(desk):

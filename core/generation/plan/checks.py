@@ -87,6 +87,9 @@ def _large_image_problems(job: GenerateJob) -> Iterator[Problem]:
     if hires.hires_steps and hires.highres_fix_steps:
         what, fix = "Hires steps and the steps of the first stage are both set", "empty one of them"
         yield Problem(what, "hires.hires_steps", fix, code="generate.hires-steps")
+    if scale is not None and hires.highres_fix_strength is not None and not job.image_to_image.image_path:
+        what, fix = "The first denoising strength has no effect: there is no initial image", "empty the field"
+        yield Problem(what, "hires.highres_fix_strength", fix, "advice", code="generate.first-strength")
     if hires.highres_fix_latents_upscaling and (
         hires.highres_fix_upscaler_file or hires.highres_fix_upscaler != "lanczos"
     ):

@@ -65,6 +65,8 @@ NET = {"nets": [{"file": "n", "image": "i.png"}]}
         ({"generate": {"prompt": "a AND b"}, **MAP}, []),
         (MAP, ["generate.no-regions"]),
         ({"hires": {"highres_fix_scale": 1.01}}, []),
+        ({"hires": {"highres_fix_scale": 2, "highres_fix_strength": 0.5}}, ["generate.first-strength"]),
+        ({"hires": {"highres_fix_scale": 2, "highres_fix_strength": 0.5}, "image_to_image": {"image_path": "a"}}, []),
         ({"hires": {"highres_fix_latents_upscaling": True}}, []),
         ({"hires": {"highres_fix_latents_upscaling": True, "highres_fix_upscaler": "nearest"}}, ["generate.two-upscalers"]),
         ({"hires": {"highres_fix_latents_upscaling": True, "highres_fix_upscaler_file": "a"}}, ["generate.two-upscalers"]),
