@@ -307,7 +307,7 @@ class Engine:
     def _read_inbox(self) -> None:
         """The inbox thread: queue jobs handed in by other processes until the engine closes."""
         while not self._closing:
-            with suppress(OSError):  # a disk that fails for now must not end the thread: it is tried again
+            with suppress(OSError, ProblemsError):  # a disk that fails for now ends no thread: it is tried again
                 read_inbox(self.workspace, self._queue_handed_in)
             with self._wake:
                 self._wake.wait(INBOX_SECONDS)

@@ -13,7 +13,7 @@ from typing import Any, Self
 from core import tasks
 from core.record import atomic
 from core.record.bounded_json import read_json_object
-from core.record.problems import ProblemsError
+from core.record.problems import ProblemsError, unwritten
 from core.record.regular import MissingFile
 from core.settings.base import Settings
 from core.settings.job import TrainJob
@@ -238,7 +238,7 @@ class Queue:
             current.cut_off,
         )
         if current is not stored:
-            self._write()
+            self._write_if_possible()
 
     def _write(self) -> None:
         """Drop ended jobs beyond the newest MAX_ENDED and write the queue. Raises OSError."""
@@ -246,6 +246,11 @@ class Queue:
         dropped = {entry.id for entry in ended[:-MAX_ENDED]}
         self._entries = [entry for entry in self._entries if entry.id not in dropped]
         atomic.write_json(self._path, asdict(self.stored()))
+
+    def _write_if_possible(self) -> None:
+        """`_write`; what a full disk does not take is written with the next change."""
+        with suppress(OSError):
+            self._write()
 
     def stored(self) -> StoredQueue:
         """Return the queue as it is written to its file."""
@@ -276,7 +281,7 @@ class Queue:
         identity: str = "",
         people: Collection[str] = (),
     ) -> QueueEntry:
-        """Add a job and return its entry once it is on disk. Raises OSError and leaves the queue unchanged if it cannot be written.
+        """Add a job and return its entry once it is on disk. Raises ProblemsError and leaves the queue unchanged if it cannot be written.
 
         Arguments as in `QueueEntry`. identity: its id, unless it is taken; "" for a new one; people: logins with a page each.
         """
@@ -289,9 +294,9 @@ class Queue:
             self._entries = [*before, entry]
             try:
                 self._write()
-            except OSError:
+            except OSError as error:
                 self._entries = before
-                raise
+                raise unwritten(error, "The queue cannot be written", str(self._path)) from None
         return entry
 
     def change(self, identity: str, **changes: Any) -> QueueEntry:
@@ -300,8 +305,7 @@ class Queue:
         with self.lock:
             entry = replace(self.get(identity), **changes)
             self._entries = [entry if old.id == identity else old for old in self._entries]
-            with suppress(OSError):
-                self._write()
+            self._write_if_possible()
         return entry
 
     def cancel_waiting(self, identity: str) -> bool:
@@ -320,7 +324,7 @@ class Queue:
             ]
             if len(remaining) < len(self._entries):
                 self._entries = remaining
-                self._write()
+                self._write_if_possible()
 
     def move(self, identity: str, position: int) -> None:
         """Move a waiting job to `position` (from 0) among those that wait for the same lane; does nothing if it does not wait.
@@ -340,7 +344,7 @@ class Queue:
                 guests = iter([each for each in moved if each.guest == guest])
                 moved = [next(guests) if each.guest == guest else each for each in waiting]
             self._entries = others + moved
-            self._write()
+            self._write_if_possible()
 
     def next(self) -> QueueEntry | None:
         """Return the next job that waits for the device; None if there is none or the queue is paused."""
@@ -377,7 +381,7 @@ class Queue:
         with self.lock:
             if may_resume(self.paused_by):
                 self.paused, self.paused_by, self.cut_off = paused, GUEST.get() if paused else None, ()
-                self._write()
+                self._write_if_possible()
 
     def resume(self) -> None:
         """Resume the queue. Raises ProblemsError for a guest if the owner has paused it."""

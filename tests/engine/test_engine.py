@@ -716,12 +716,33 @@ def test_the_queue_goes_on_after_the_disk_was_full_for_a_while(engine, monkeypat
     engine.submit("train", job("b"))
     engine.start()
     until(lambda: states(engine) == ["done", "done"])
-    with pytest.raises(OSError):
+    with refused("disk.full"):
         engine.submit("train", job("c"))
+    hand_in(engine.workspace, "train", "e", to_values(job("e")))
+    with refused("disk.full"):
+        engine_module.read_inbox(engine.workspace, engine._queue_handed_in)
     assert len(engine.queue()) == 2, "a job that was refused is not done all the same"
     full.clear()
     engine.submit("train", job("d"))
-    until(lambda: states(engine) == ["done", "done", "done"])
+    until(lambda: states(engine) == ["done"] * 4)
+
+
+def test_a_full_disk_keeps_no_one_from_changing_the_queue_and_no_engine_from_its_start(workspace, monkeypatch):
+    queue = Queue(workspace.private / "queue.json")
+    first, second, third = (queue.add("train", name, to_values(job(name))).id for name in "abc")
+    queue.take()
+    with monkeypatch.context() as full:
+        full.setattr(
+            atomic, "write_json", lambda path, value: (_ for _ in ()).throw(OSError(28, "No space left on device"))
+        )
+        queue.pause(True)
+        queue.cancel_waiting(second)
+        queue.forget([second])
+        queue.move(third, 0)
+        assert queue.paused and [entry.id for entry in queue.entries()] == [first, third]
+        assert Queue(workspace.private / "queue.json").get(first).state == "interrupted"
+    queue.resume()
+    assert [entry.id for entry in Queue(workspace.private / "queue.json").entries()] == [first, third]
 
 
 def test_a_job_that_is_still_being_handed_in_is_left_alone(engine, workspace, monkeypatch):
