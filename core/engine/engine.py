@@ -553,7 +553,6 @@ class Engine:
             raise ProblemsError.one(what, run_name, "stop it first", "runs.delete-running")
         require_unused(run_name, self.queue(), self.workspace)
         target = self.workspace.trash / name_in_trash(folder.name, time.time())
-        target.parent.mkdir(parents=True, exist_ok=True)
         self._runs.move_away(folder, target)
         return target.name
 

@@ -505,6 +505,16 @@ def test_a_run_is_deleted_into_the_trash_but_not_while_it_runs(engine, workspace
     with pytest.raises(ProblemsError, match="is running"):
         engine.delete_run(folder.name)
     folder.unlock()
+    entry = engine.continue_run(folder.name)
+    engine._queue.take()  # its folder is locked only once the device is ready
+    with refused("run.in-use"):
+        engine.delete_run(folder.name)
+    engine._queue.change(entry, state="stopped")
+    workspace.trash.parent.mkdir(exist_ok=True)
+    workspace.trash.write_bytes(b"a file in the place of the trash")
+    with refused("file.unwritable", "nothing was changed"):
+        engine.delete_run(folder.name)
+    workspace.trash.unlink()
     engine.delete_run(folder.name)
     assert engine.runs() == [] and len(list(workspace.trash.iterdir())) == 1
 
