@@ -349,7 +349,7 @@ class Engine:
         """Run a job to its end. An error outside of the job (no folder, invalid settings) makes it "failed" with that message."""
         try:
             self._run(entry)
-        except Exception as error:  # outside the job's own guard: no folder can be made, settings do not fit
+        except BaseException as error:  # no folder, wrong settings, or a library's panic, which is no Exception
             self._queue.change(entry.id, state="failed", message=explain(error).what)
         finally:
             self._tokens.pop(entry.id, None)

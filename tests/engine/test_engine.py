@@ -98,6 +98,23 @@ def test_jobs_run_one_after_the_other_and_a_failure_does_not_stop_the_next(engin
     assert (failed.folder / "logs" / "error.txt").is_file()
 
 
+@pytest.mark.parametrize("task", ["train", "inspect"])
+def test_a_panic_of_a_library_fails_its_job_and_the_next_one_runs(engine, monkeypatch, task):
+    class Panic(BaseException):
+        """As PyO3 raises it for a panic in safetensors or tokenizers."""
+
+    def run(job, context):
+        if context.folder.name.endswith("_0"):
+            raise Panic("called `Option::unwrap()` on a `None` value")
+        return "done"
+
+    stand_in(monkeypatch, task, run)
+    ids = [engine.submit(task, build(JOBS[task], {}), str(number)) for number in range(2)]
+    engine.start()
+    until(lambda: not engine.works)
+    assert states(engine) == ["failed", "done"] and "Option::unwrap" in engine._queue.get(ids[0]).message
+
+
 @pytest.mark.slow
 def test_a_run_remembers_the_preset_it_was_started_from_also_when_it_is_made_longer(engine, workspace, monkeypatch):
     stand_in(monkeypatch, "train", stepper())
