@@ -283,12 +283,15 @@ class Queue:
     ) -> QueueEntry:
         """Add a job and return its entry once it is on disk. Raises ProblemsError and leaves the queue unchanged if it cannot be written.
 
-        Arguments as in `QueueEntry`. identity: its id, unless it is taken; "" for a new one; people: logins with a page each.
+        Arguments as in `QueueEntry`. identity: its id, "" for a new one; people: logins with a page each. If a job has this id, that one is
+        returned: it is read from the inbox again if the program ended before its file there was deleted.
         """
-        if not identity or any(entry.id == identity for entry in self.entries()):
-            identity = new_identity()
+        if same := [entry for entry in self.entries() if entry.id == identity]:
+            return same[0]
         guest, person = GUEST.get(), person_in(people)
-        entry = QueueEntry(identity, task, title, job, state, run, time.time(), message, preset, guest, person=person)
+        entry = QueueEntry(
+            identity or new_identity(), task, title, job, state, run, time.time(), message, preset, guest, person=person
+        )
         with self.lock:
             before = self._entries
             self._entries = [*before, entry]
