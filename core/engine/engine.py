@@ -15,7 +15,7 @@ from core.engine.child import run_in_child
 from core.engine.deleted import name_in_trash
 from core.engine.execute import execute
 from core.engine.explain import Explanation, explain
-from core.engine.extend import check_not_queued, extend, job_of, job_to_resume
+from core.engine.extend import check_not_queued, extend, extended, job_of, job_to_resume
 from core.engine.in_use import require_unused
 from core.engine.launch import is_launched, supervise
 from core.engine.light import CLOSE_SECONDS, LANES, LightLane, LightTask, with_limits
@@ -291,8 +291,9 @@ class Engine:
         folder = self.editable_run(run_name)
         with self._queue.lock:
             check_not_queued(folder, self.queue())
-            job = extend(folder, changes, self._request_limits) if changes else job_to_resume(folder)
-            self._admit_new(job)
+            job = job_to_resume(folder)
+            self._admit_new(extended(job, changes, folder) if changes else job)
+            job = extend(folder, changes, self._request_limits) if changes else job
             title, values = title_of("train", job), to_values(job)
             entry = self._queue.add("train", title, values, run=run_name, identity=identity, people=self.people)
         self._notify()

@@ -213,6 +213,15 @@ def test_a_shared_page_queues_a_few_jobs_only(engine, workspace):
     assert engine.submit("train", job())
 
 
+def test_a_run_that_a_full_queue_refuses_keeps_its_settings(engine, workspace, monkeypatch):
+    monkeypatch.setattr("core.engine.queue.MOST_WAITING", 0)
+    engine.limits, run = Limits.of(workspace), killed_run(workspace)
+    before = run.job_file.read_bytes()
+    with refused("queue.full"):
+        engine.continue_run(run.name, {"schedule": {"max_train_steps": 9000}})
+    assert run.job_file.read_bytes() == before
+
+
 def test_one_guest_of_a_shared_page_leaves_room_for_others(engine, workspace):
     """Also of presses at the same moment, and of runs that go on."""
     engine.limits = Limits.of(workspace)
