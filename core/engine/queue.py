@@ -39,6 +39,7 @@ class QueueEntry:
     guest     user of a shared page who added it; "" for the owner
     person    the same if guests had a page each; stays when the login is removed
     lane      lane that it runs in; "" for its task's
+    ended     when it ended, in seconds since 1970; 0 before
     tries     how often the program ended during it, since step `tried_at` of its newest training state (-1: none)
     """
 
@@ -56,6 +57,7 @@ class QueueEntry:
     tries: int = 0
     tried_at: int = -1
     person: str = ""
+    ended: float = 0.0
 
     def visible(self, people: Collection[str]) -> Self:
         """Return this job as the user of the current request may see it: for a generation of another person, the title, which is a prompt,
@@ -74,10 +76,11 @@ def _entry(values: Any) -> QueueEntry:
         raise TypeError("an entry's field is not text")
     if not (isinstance(entry.tries, int) and isinstance(entry.tried_at, int)):
         raise TypeError("an entry's field is not a number")
-    if not (isinstance(entry.added, (int, float)) and 0 <= entry.added < 2**53):  # nan could never be written again
-        raise TypeError("an entry's time is none")
+    for moment in (entry.added, entry.ended):
+        if not (isinstance(moment, (int, float)) and 0 <= moment < 2**53):  # nan could never be written again
+            raise TypeError("an entry's time is none")
     task, job = to_version_2(entry.task, entry.job)
-    return replace(entry, task=task, job=job, added=float(entry.added))
+    return replace(entry, task=task, job=job, added=float(entry.added), ended=float(entry.ended))
 
 
 def new_identity() -> str:
@@ -192,7 +195,8 @@ class StoredQueue:
         running = [entry for entry in self.entries if entry.state == "running"]
         if not running:
             return self
-        entries = [replace(entry, state="interrupted") if entry in running else entry for entry in self.entries]
+        now = time.time()
+        entries = [replace(each, state="interrupted", ended=now) if each in running else each for each in self.entries]
         paused = self.paused_by is not None or any(entry.state == "waiting" for entry in entries)
         cut_off = (*self.cut_off, *(entry.id for entry in running))
         return replace(self, entries=entries, paused=paused, cut_off=cut_off)
@@ -241,8 +245,9 @@ class Queue:
             self._write_if_possible()
 
     def _write(self) -> None:
-        """Drop ended jobs beyond the newest MAX_ENDED and write the queue. Raises OSError."""
+        """Drop ended jobs beyond the MAX_ENDED that ended last and write the queue. Raises OSError."""
         ended = [entry for entry in self._entries if entry.state not in ("waiting", "running")]
+        ended.sort(key=lambda entry: entry.ended or entry.added)
         dropped = {entry.id for entry in ended[:-MAX_ENDED]}
         self._entries = [entry for entry in self._entries if entry.id not in dropped]
         atomic.write_json(self._path, asdict(self.stored()))
@@ -305,6 +310,8 @@ class Queue:
     def change(self, identity: str, **changes: Any) -> QueueEntry:
         """Replace fields of an entry and return the new entry. If the disk is full, queue.json gets the change only with the next one.
         Raises ProblemsError for an unknown id. changes: fields of `QueueEntry`"""
+        if "state" in changes:
+            changes["ended"] = 0.0 if changes["state"] in ("waiting", "running") else time.time()
         with self.lock:
             entry = replace(self.get(identity), **changes)
             self._entries = [entry if old.id == identity else old for old in self._entries]

@@ -16,7 +16,7 @@ from core.engine.engine import Engine
 from core.engine.explain import explain
 from core.engine.extend import extend
 from core.engine.owner import DeviceLock, hand_in
-from core.engine.queue import GUEST, MOST_OF_ONE, MOST_WAITING, Queue, QueueEntry
+from core.engine.queue import GUEST, MAX_ENDED, MOST_OF_ONE, MOST_WAITING, Queue, QueueEntry
 from core.engine.view import RunView, thin
 from core.record import atomic
 from core.record.cancel import Cancelled, CancelToken
@@ -318,6 +318,20 @@ def test_only_jobs_that_have_ended_are_taken_out_of_the_list(engine, workspace):
     engine.forget([ended, waiting, "made up"])
     assert [entry.id for entry in engine.queue()] == [waiting]
     assert [entry.id for entry in Queue(workspace.private / "queue.json").entries()] == [waiting]
+
+
+def test_the_jobs_that_ended_last_stay_in_the_list_however_long_they_ran(workspace):
+    path = workspace.private / "queue.json"
+    queue = Queue(path)
+    long, cut_off = (queue.add("train", name, {}).id for name in ("long", "cut off"))
+    for _ in range(2):
+        queue.take()
+    for number in range(MAX_ENDED + 5):
+        queue.change(queue.add("inspect", str(number), {}).id, state="done")
+    queue.change(long, state="failed", message="why")
+    kept = {entry.title for entry in Queue(path).entries()}
+    assert len(kept) == MAX_ENDED and {"long", "cut off", str(MAX_ENDED + 4)} <= kept
+    assert Queue(path).get(cut_off).state == "interrupted", "so that it can be continued"
 
 
 def test_the_queue_survives_a_kill_and_comes_up_paused(workspace):
