@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, get_args
 
 from core import tasks
 from core.record import atomic
@@ -65,7 +65,8 @@ class QueueEntry:
         people: logins with a page each"""
         if may_change(self.guest, people) or "prompt" not in self.job.get("generate", {}):
             return self
-        return replace(self, title=tasks.named(self.task).title)
+        task = tasks.tasks().get(self.task)  # None if an extension was removed
+        return replace(self, title=task.title if task else self.task)
 
 
 def _entry(values: Any) -> QueueEntry:
@@ -74,6 +75,11 @@ def _entry(values: Any) -> QueueEntry:
     texts = [getattr(entry, each.name) for each in fields(entry) if each.type is str]
     if not (all(isinstance(text, str) for text in texts) and isinstance(entry.job, dict)):
         raise TypeError("an entry's field is not text")
+    if not all(isinstance(group, dict) for group in entry.job.values()) or entry.lane not in (
+        "",
+        *get_args(tasks.Lane),
+    ):
+        raise TypeError("an entry's job is not in groups, or its lane is unknown")
     if not (isinstance(entry.tries, int) and isinstance(entry.tried_at, int)):
         raise TypeError("an entry's field is not a number")
     for moment in (entry.added, entry.ended):

@@ -16,7 +16,7 @@ from core.engine.engine import Engine
 from core.engine.explain import explain
 from core.engine.extend import extend
 from core.engine.owner import DeviceLock, hand_in
-from core.engine.queue import GUEST, MAX_ENDED, MOST_OF_ONE, MOST_WAITING, Queue, QueueEntry
+from core.engine.queue import GUEST, MAX_ENDED, MOST_OF_ONE, MOST_WAITING, Queue, QueueEntry, as_guest
 from core.engine.view import RunView, thin
 from core.record import atomic
 from core.record.cancel import Cancelled, CancelToken
@@ -310,6 +310,19 @@ def test_a_queue_file_with_a_time_that_is_none_does_not_keep_jobs_from_being_add
     path.write_text(json.dumps({"entries": [{"id": "a", "task": "train", "title": "t", "job": {}, "added": added}]}))
     queue = Queue(path)
     assert queue.set_aside and queue.add("train", "b", {})
+
+
+@pytest.mark.parametrize("damage", [{"lane": "cloud"}, {"job": {"generate": None}}])
+def test_a_queue_file_of_another_version_does_not_keep_the_page_from_starting(workspace, damage):
+    entry = {"id": "a", "task": "inspect", "title": "t", "job": {}} | damage
+    atomic.write_json(workspace.private / "queue.json", {"entries": [entry]})
+    assert "moved to queue.broken" in Queue(workspace.private / "queue.json").set_aside
+
+
+def test_a_generation_of_a_removed_extension_is_listed_for_other_people():
+    entry = QueueEntry("a", "removed", "a prompt", {"generate": {"prompt": "a prompt"}})
+    with as_guest("anna"):
+        assert entry.visible({"anna"}).title == "removed"
 
 
 def test_only_jobs_that_have_ended_are_taken_out_of_the_list(engine, workspace):
