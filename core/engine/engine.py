@@ -117,7 +117,7 @@ class Engine:
         wait_seconds: limit for each thread; None: none while a training saves, else CLOSE_SECONDS."""
         self._closing = True
         started = time.monotonic()
-        running = [entry for entry in self._queue.entries() if entry.state == "running"]
+        running = self._queue.close()
         self._queue.cut_off += tuple(entry.id for entry in running if not self._token_of(entry.id).wanted)
         for entry in running:
             self._token_of(entry.id).cancel()

@@ -229,6 +229,7 @@ class Queue:
         self.paused_by: str | None = None  # these as in StoredQueue
         self.cut_off: tuple[str, ...] = ()
         self.set_aside = ""  # a message about a damaged file
+        self._closed = False  # no further job begins
         self._read()
 
     def _read(self) -> None:
@@ -363,9 +364,9 @@ class Queue:
             self._write_if_possible()
 
     def next(self) -> QueueEntry | None:
-        """Return the next job that waits for the device; None if there is none or the queue is paused."""
+        """Return the next job that waits for the device; None if there is none or the queue is paused or closed."""
         waiting = (entry for entry in self.entries() if entry.state == "waiting" and lane_of(entry) == "device")
-        return None if self.paused else next(waiting, None)
+        return None if self.paused or self._closed else next(waiting, None)
 
     def take(self) -> QueueEntry | None:
         """Mark the `next` job as running and return it; None if there is none."""
@@ -387,10 +388,16 @@ class Queue:
             return self.change(identity, lane="process") if waits else None
 
     def begin(self, identity: str) -> QueueEntry | None:
-        """Mark a waiting job as running and return it; None if it does not wait."""
+        """Mark a waiting job as running and return it; None if it does not wait, or after `close`."""
         with self.lock:
-            waits = self.get(identity).state == "waiting"
+            waits = self.get(identity).state == "waiting" and not self._closed
             return self.change(identity, state="running") if waits else None
+
+    def close(self) -> list[QueueEntry]:
+        """Let no further job begin, and return the running ones."""
+        with self.lock:
+            self._closed = True
+            return [entry for entry in self._entries if entry.state == "running"]
 
     def pause(self, paused: bool) -> None:
         """Pause or resume the queue; does nothing for a guest if the owner has paused it."""

@@ -312,6 +312,15 @@ def test_a_queue_file_with_a_time_that_is_none_does_not_keep_jobs_from_being_add
     assert queue.set_aside and queue.add("train", "b", {})
 
 
+def test_no_job_begins_once_the_running_ones_are_stopped_for_the_end(workspace):
+    queue = Queue(workspace.private / "queue.json")
+    first, _, light = (queue.add(task, "x", {}).id for task in ("train", "train", "inspect"))
+    queue.take()
+    assert [entry.id for entry in queue.close()] == [first]
+    assert queue.take() is None and queue.begin(light) is None
+    assert [entry.state for entry in Queue(workspace.private / "queue.json").entries()][1:] == ["waiting"] * 2
+
+
 @pytest.mark.parametrize("damage", [{"lane": "cloud"}, {"job": {"generate": None}}])
 def test_a_queue_file_of_another_version_does_not_keep_the_page_from_starting(workspace, damage):
     entry = {"id": "a", "task": "inspect", "title": "t", "job": {}} | damage
