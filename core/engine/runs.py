@@ -56,7 +56,8 @@ class Runs:
 
         Later lines arrive by the listener of a job that runs in this process; for others call `refresh`.
         """
-        folder = self.folder(name)
+        known = self._views.get(name)  # of a running job it is shown also if its folder was deleted by hand
+        folder = known.folder if known is not None and self._running(name) else self.folder(name)
         with self._views_lock:
             view = self._views.setdefault(name, RunView(folder))
             self._views.move_to_end(name)

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import shutil
 import threading
 import time
 from contextlib import suppress
@@ -310,6 +311,23 @@ def test_a_queue_file_with_a_time_that_is_none_does_not_keep_jobs_from_being_add
     path.write_text(json.dumps({"entries": [{"id": "a", "task": "train", "title": "t", "job": {}, "added": added}]}))
     queue = Queue(path)
     assert queue.set_aside and queue.add("train", "b", {})
+
+
+def test_a_running_job_whose_folder_was_deleted_by_hand_is_still_shown(engine, workspace, monkeypatch):
+    shown = []
+
+    def run(job, context):
+        shutil.rmtree(context.folder.path)
+        (entry,) = engine.queue()
+        shown.append((engine.status()["job"]["title"], engine.progress(entry.id)["state"], engine.waits()))
+        shown.append(engine.snapshot(entry.run)["run"] == entry.run)
+        return "done"
+
+    stand_in(monkeypatch, "train", run)
+    engine.submit("train", job("a"))
+    engine.start()
+    until(lambda: states(engine) == ["done"])
+    assert shown == [("a", "running", {}), True]
 
 
 def test_no_job_begins_once_the_running_ones_are_stopped_for_the_end(workspace):
