@@ -85,9 +85,10 @@ class Runs:
 
     def time_left(self, entry: QueueEntry) -> tuple[float, bool]:
         """Return (estimated seconds left of a running job, 0 if unknown; whether it is paused)."""
-        if not entry.run:
+        try:
+            view = self.view(entry.run)
+        except ProblemsError:  # it has no folder yet, or was deleted by hand
             return 0.0, False
-        view = self.view(entry.run)
         planned = entry.task != "train" or view.total > 0  # before that it counts what it encodes
         return view.seconds_left if planned else 0.0, view.state == "paused"
 

@@ -18,6 +18,7 @@ from core.engine.explain import explain
 from core.engine.extend import extend
 from core.engine.owner import DeviceLock, hand_in
 from core.engine.queue import GUEST, MAX_ENDED, MOST_OF_ONE, MOST_WAITING, Queue, QueueEntry, as_guest
+from core.engine.runs import Runs
 from core.engine.view import RunView, thin
 from core.record import atomic
 from core.record.cancel import Cancelled, CancelToken
@@ -321,13 +322,14 @@ def test_a_running_job_whose_folder_was_deleted_by_hand_is_still_shown(engine, w
         (entry,) = engine.queue()
         shown.append((engine.status()["job"]["title"], engine.progress(entry.id)["state"], engine.waits()))
         shown.append(engine.snapshot(entry.run)["run"] == entry.run)
+        shown.append(Runs(workspace, lambda _: False).time_left(entry))  # as the command `runs` has it
         return "done"
 
     stand_in(monkeypatch, "train", run)
     engine.submit("train", job("a"))
     engine.start()
     until(lambda: states(engine) == ["done"])
-    assert shown == [("a", "running", {}), True]
+    assert shown == [("a", "running", {}), True, (0.0, False)]
 
 
 def test_no_job_begins_once_the_running_ones_are_stopped_for_the_end(workspace):
