@@ -594,6 +594,6 @@ class Engine:
             "state": "running",
             "stopping": token is not None and token.wanted,
         }
-        if job.run:
+        with suppress(ProblemsError):  # it has no folder yet, or its run was deleted while it waited
             facts |= self._runs.view(job.run).status(job.task)
         return facts

@@ -332,6 +332,17 @@ def test_a_running_job_whose_folder_was_deleted_by_hand_is_still_shown(engine, w
     assert shown == [("a", "running", {}), True, (0.0, False)]
 
 
+def test_a_run_that_was_deleted_while_it_waited_fails_and_the_status_is_shown_meanwhile(engine, workspace, monkeypatch):
+    shown = []
+    run = killed_run(workspace)
+    engine.continue_run(run.name)
+    engine.delete_run(run.name)
+    monkeypatch.setattr(engine, "_ready_device", lambda: shown.append(engine.status()["job"]["run"]) or "cpu")
+    engine.start()
+    until(lambda: states(engine) == ["failed"])
+    assert shown == [run.name] and "no such run" in engine.queue()[0].message
+
+
 def test_no_job_begins_once_the_running_ones_are_stopped_for_the_end(workspace):
     queue = Queue(workspace.private / "queue.json")
     first, _, light = (queue.add(task, "x", {}).id for task in ("train", "train", "inspect"))
