@@ -86,6 +86,8 @@ def resume(options: Options) -> int:
     if "queue" in options.values:
         workspace = options.workspace()
         check_not_queued(folder, [*stored_queue(workspace).entries, *inbox_entries(workspace)])
+    elif changes and not is_follower():  # a folder in use is refused before the run's settings change
+        Ownership(options.workspace(), f"train --continue {folder.name}").release()
     job = extend(folder, changes) if changes and not is_follower() else before
     print_advice(jump_advice(folder, before, job))
     return run_job("train", job, job.saving.output_name, options, resume=folder)

@@ -15,7 +15,7 @@ from core.engine.child import run_in_child
 from core.engine.deleted import name_in_trash
 from core.engine.execute import execute
 from core.engine.explain import Explanation, explain
-from core.engine.extend import check_not_queued, extend, job_of, job_to_resume
+from core.engine.extend import check_not_queued, extend, extended, job_of, job_to_resume
 from core.engine.in_use import require_unused
 from core.engine.launch import is_launched, supervise
 from core.engine.light import CLOSE_SECONDS, LANES, LightLane, LightTask, with_limits
@@ -117,7 +117,7 @@ class Engine:
         wait_seconds: limit for each thread; None: none while a training saves, else CLOSE_SECONDS."""
         self._closing = True
         started = time.monotonic()
-        running = [entry for entry in self._queue.entries() if entry.state == "running"]
+        running = self._queue.close()
         self._queue.cut_off += tuple(entry.id for entry in running if not self._token_of(entry.id).wanted)
         for entry in running:
             self._token_of(entry.id).cancel()
@@ -291,8 +291,9 @@ class Engine:
         folder = self.editable_run(run_name)
         with self._queue.lock:
             check_not_queued(folder, self.queue())
-            job = extend(folder, changes, self._request_limits) if changes else job_to_resume(folder)
-            self._admit_new(job)
+            job = job_to_resume(folder)
+            self._admit_new(extended(job, changes, folder) if changes else job)
+            job = extend(folder, changes, self._request_limits) if changes else job
             title, values = title_of("train", job), to_values(job)
             entry = self._queue.add("train", title, values, run=run_name, identity=identity, people=self.people)
         self._notify()
@@ -307,7 +308,7 @@ class Engine:
     def _read_inbox(self) -> None:
         """The inbox thread: queue jobs handed in by other processes until the engine closes."""
         while not self._closing:
-            with suppress(OSError):  # a disk that fails for now must not end the thread: it is tried again
+            with suppress(OSError, ProblemsError):  # a disk that fails for now ends no thread: it is tried again
                 read_inbox(self.workspace, self._queue_handed_in)
             with self._wake:
                 self._wake.wait(INBOX_SECONDS)
@@ -349,7 +350,7 @@ class Engine:
         """Run a job to its end. An error outside of the job (no folder, invalid settings) makes it "failed" with that message."""
         try:
             self._run(entry)
-        except Exception as error:  # outside the job's own guard: no folder can be made, settings do not fit
+        except BaseException as error:  # no folder, wrong settings, or a library's panic, which is no Exception
             self._queue.change(entry.id, state="failed", message=explain(error).what)
         finally:
             self._tokens.pop(entry.id, None)
@@ -553,7 +554,6 @@ class Engine:
             raise ProblemsError.one(what, run_name, "stop it first", "runs.delete-running")
         require_unused(run_name, self.queue(), self.workspace)
         target = self.workspace.trash / name_in_trash(folder.name, time.time())
-        target.parent.mkdir(parents=True, exist_ok=True)
         self._runs.move_away(folder, target)
         return target.name
 
@@ -594,6 +594,6 @@ class Engine:
             "state": "running",
             "stopping": token is not None and token.wanted,
         }
-        if job.run:
+        with suppress(ProblemsError):  # it has no folder yet, or its run was deleted while it waited
             facts |= self._runs.view(job.run).status(job.task)
         return facts

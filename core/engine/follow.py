@@ -13,6 +13,7 @@ from core.record import commands
 from core.record.cancel import CancelToken
 from core.record.events import StateChanged
 from core.record.journal import Journal, Line, Tail, read_lines
+from core.record.problems import ProblemsError
 from core.record.run_folder import RunFolder
 from core.record.worker import kill
 
@@ -86,7 +87,7 @@ def _send_stop(folder: RunFolder) -> bool:
     """Send a stop to the run; return False if it cannot be written now, as on a full disk."""
     try:
         commands.send(folder.path, "stop")
-    except OSError:
+    except (OSError, ProblemsError):
         return False
     return True
 

@@ -15,13 +15,13 @@ from core.settings.presets.files import to_values
 
 
 def require_unused(run: str, entries: Iterable[QueueEntry], workspace: Workspace) -> None:
-    """Raise ProblemsError if a running job reads the run's checkpoints: an assessment, a grid, a generation, a tool.
+    """Raise ProblemsError if a running job trains the run or reads its checkpoints: an assessment, a grid, a generation, a tool.
 
-    Trainings are not considered: they read checkpoints only at their start.
+    Other trainings are not considered: they read checkpoints only at their start.
     """
-    for entry in entries:
-        reads_files = entry.state == "running" and entry.task != "train"
-        if reads_files and any(_names_run(run, setting, text) for setting, text in _texts(entry, workspace)):
+    for entry in (entry for entry in entries if entry.state == "running"):
+        texts = _texts(entry, workspace) if entry.task != "train" else ()
+        if entry.run == run or any(_names_run(run, setting, text) for setting, text in texts):
             what, fix = f"'{entry.title}' is using the files of this run", "wait until it has ended, or cancel it"
             raise ProblemsError.one(what, run, fix, "run.in-use")
 

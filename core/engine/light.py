@@ -60,7 +60,7 @@ class LightTask:
             self.result = work(*arguments, task=self)
         except ProblemsError as error:
             self.error = error
-        except Exception as error:
+        except BaseException as error:  # the panic of a library in Rust is no Exception; it must not end the thread
             explanation = explain(error) if not self.token.wanted else None
             what, fix, code = (
                 (explanation.what, explanation.fix, "jobs.failed")

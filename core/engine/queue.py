@@ -8,12 +8,12 @@ from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, get_args
 
 from core import tasks
 from core.record import atomic
 from core.record.bounded_json import read_json_object
-from core.record.problems import ProblemsError
+from core.record.problems import ProblemsError, unwritten
 from core.record.regular import MissingFile
 from core.settings.base import Settings
 from core.settings.job import TrainJob
@@ -39,6 +39,7 @@ class QueueEntry:
     guest     user of a shared page who added it; "" for the owner
     person    the same if guests had a page each; stays when the login is removed
     lane      lane that it runs in; "" for its task's
+    ended     when it ended, in seconds since 1970; 0 before
     tries     how often the program ended during it, since step `tried_at` of its newest training state (-1: none)
     """
 
@@ -56,6 +57,7 @@ class QueueEntry:
     tries: int = 0
     tried_at: int = -1
     person: str = ""
+    ended: float = 0.0
 
     def visible(self, people: Collection[str]) -> Self:
         """Return this job as the user of the current request may see it: for a generation of another person, the title, which is a prompt,
@@ -63,7 +65,8 @@ class QueueEntry:
         people: logins with a page each"""
         if may_change(self.guest, people) or "prompt" not in self.job.get("generate", {}):
             return self
-        return replace(self, title=tasks.named(self.task).title)
+        task = tasks.tasks().get(self.task)  # None if an extension was removed
+        return replace(self, title=task.title if task else self.task)
 
 
 def _entry(values: Any) -> QueueEntry:
@@ -72,12 +75,18 @@ def _entry(values: Any) -> QueueEntry:
     texts = [getattr(entry, each.name) for each in fields(entry) if each.type is str]
     if not (all(isinstance(text, str) for text in texts) and isinstance(entry.job, dict)):
         raise TypeError("an entry's field is not text")
+    if not all(isinstance(group, dict) for group in entry.job.values()) or entry.lane not in (
+        "",
+        *get_args(tasks.Lane),
+    ):
+        raise TypeError("an entry's job is not in groups, or its lane is unknown")
     if not (isinstance(entry.tries, int) and isinstance(entry.tried_at, int)):
         raise TypeError("an entry's field is not a number")
-    if not (isinstance(entry.added, (int, float)) and 0 <= entry.added < 2**53):  # nan could never be written again
-        raise TypeError("an entry's time is none")
+    for moment in (entry.added, entry.ended):
+        if not (isinstance(moment, (int, float)) and 0 <= moment < 2**53):  # nan could never be written again
+            raise TypeError("an entry's time is none")
     task, job = to_version_2(entry.task, entry.job)
-    return replace(entry, task=task, job=job, added=float(entry.added))
+    return replace(entry, task=task, job=job, added=float(entry.added), ended=float(entry.ended))
 
 
 def new_identity() -> str:
@@ -192,7 +201,8 @@ class StoredQueue:
         running = [entry for entry in self.entries if entry.state == "running"]
         if not running:
             return self
-        entries = [replace(entry, state="interrupted") if entry in running else entry for entry in self.entries]
+        now = time.time()
+        entries = [replace(each, state="interrupted", ended=now) if each in running else each for each in self.entries]
         paused = self.paused_by is not None or any(entry.state == "waiting" for entry in entries)
         cut_off = (*self.cut_off, *(entry.id for entry in running))
         return replace(self, entries=entries, paused=paused, cut_off=cut_off)
@@ -219,6 +229,7 @@ class Queue:
         self.paused_by: str | None = None  # these as in StoredQueue
         self.cut_off: tuple[str, ...] = ()
         self.set_aside = ""  # a message about a damaged file
+        self._closed = False  # no further job begins
         self._read()
 
     def _read(self) -> None:
@@ -238,14 +249,20 @@ class Queue:
             current.cut_off,
         )
         if current is not stored:
-            self._write()
+            self._write_if_possible()
 
     def _write(self) -> None:
-        """Drop ended jobs beyond the newest MAX_ENDED and write the queue. Raises OSError."""
+        """Drop ended jobs beyond the MAX_ENDED that ended last and write the queue. Raises OSError."""
         ended = [entry for entry in self._entries if entry.state not in ("waiting", "running")]
+        ended.sort(key=lambda entry: entry.ended or entry.added)
         dropped = {entry.id for entry in ended[:-MAX_ENDED]}
         self._entries = [entry for entry in self._entries if entry.id not in dropped]
         atomic.write_json(self._path, asdict(self.stored()))
+
+    def _write_if_possible(self) -> None:
+        """`_write`; what a full disk does not take is written with the next change."""
+        with suppress(OSError):
+            self._write()
 
     def stored(self) -> StoredQueue:
         """Return the queue as it is written to its file."""
@@ -276,32 +293,36 @@ class Queue:
         identity: str = "",
         people: Collection[str] = (),
     ) -> QueueEntry:
-        """Add a job and return its entry once it is on disk. Raises OSError and leaves the queue unchanged if it cannot be written.
+        """Add a job and return its entry once it is on disk. Raises ProblemsError and leaves the queue unchanged if it cannot be written.
 
-        Arguments as in `QueueEntry`. identity: its id, unless it is taken; "" for a new one; people: logins with a page each.
+        Arguments as in `QueueEntry`. identity: its id, "" for a new one; people: logins with a page each. If a job has this id, that one is
+        returned: it is read from the inbox again if the program ended before its file there was deleted.
         """
-        if not identity or any(entry.id == identity for entry in self.entries()):
-            identity = new_identity()
+        if same := [entry for entry in self.entries() if entry.id == identity]:
+            return same[0]
         guest, person = GUEST.get(), person_in(people)
-        entry = QueueEntry(identity, task, title, job, state, run, time.time(), message, preset, guest, person=person)
+        entry = QueueEntry(
+            identity or new_identity(), task, title, job, state, run, time.time(), message, preset, guest, person=person
+        )
         with self.lock:
             before = self._entries
             self._entries = [*before, entry]
             try:
                 self._write()
-            except OSError:
+            except OSError as error:
                 self._entries = before
-                raise
+                raise unwritten(error, "The queue cannot be written", str(self._path)) from None
         return entry
 
     def change(self, identity: str, **changes: Any) -> QueueEntry:
         """Replace fields of an entry and return the new entry. If the disk is full, queue.json gets the change only with the next one.
         Raises ProblemsError for an unknown id. changes: fields of `QueueEntry`"""
+        if "state" in changes:
+            changes["ended"] = 0.0 if changes["state"] in ("waiting", "running") else time.time()
         with self.lock:
             entry = replace(self.get(identity), **changes)
             self._entries = [entry if old.id == identity else old for old in self._entries]
-            with suppress(OSError):
-                self._write()
+            self._write_if_possible()
         return entry
 
     def cancel_waiting(self, identity: str) -> bool:
@@ -320,7 +341,7 @@ class Queue:
             ]
             if len(remaining) < len(self._entries):
                 self._entries = remaining
-                self._write()
+                self._write_if_possible()
 
     def move(self, identity: str, position: int) -> None:
         """Move a waiting job to `position` (from 0) among those that wait for the same lane; does nothing if it does not wait.
@@ -340,12 +361,12 @@ class Queue:
                 guests = iter([each for each in moved if each.guest == guest])
                 moved = [next(guests) if each.guest == guest else each for each in waiting]
             self._entries = others + moved
-            self._write()
+            self._write_if_possible()
 
     def next(self) -> QueueEntry | None:
-        """Return the next job that waits for the device; None if there is none or the queue is paused."""
+        """Return the next job that waits for the device; None if there is none or the queue is paused or closed."""
         waiting = (entry for entry in self.entries() if entry.state == "waiting" and lane_of(entry) == "device")
-        return None if self.paused else next(waiting, None)
+        return None if self.paused or self._closed else next(waiting, None)
 
     def take(self) -> QueueEntry | None:
         """Mark the `next` job as running and return it; None if there is none."""
@@ -367,17 +388,23 @@ class Queue:
             return self.change(identity, lane="process") if waits else None
 
     def begin(self, identity: str) -> QueueEntry | None:
-        """Mark a waiting job as running and return it; None if it does not wait."""
+        """Mark a waiting job as running and return it; None if it does not wait, or after `close`."""
         with self.lock:
-            waits = self.get(identity).state == "waiting"
+            waits = self.get(identity).state == "waiting" and not self._closed
             return self.change(identity, state="running") if waits else None
+
+    def close(self) -> list[QueueEntry]:
+        """Let no further job begin, and return the running ones."""
+        with self.lock:
+            self._closed = True
+            return [entry for entry in self._entries if entry.state == "running"]
 
     def pause(self, paused: bool) -> None:
         """Pause or resume the queue; does nothing for a guest if the owner has paused it."""
         with self.lock:
             if may_resume(self.paused_by):
                 self.paused, self.paused_by, self.cut_off = paused, GUEST.get() if paused else None, ()
-                self._write()
+                self._write_if_possible()
 
     def resume(self) -> None:
         """Resume the queue. Raises ProblemsError for a guest if the owner has paused it."""

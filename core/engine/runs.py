@@ -15,7 +15,7 @@ from core.engine.run_summary import RunState, RunSummary, newest_state_name, sum
 from core.engine.view import ENDED, RunView, facts_of
 from core.record import atomic
 from core.record.journal import last_of_kind
-from core.record.problems import ProblemsError
+from core.record.problems import ProblemsError, unwritten
 from core.record.regular import LONGEST_NAME
 from core.record.run_about import title_of
 from core.record.run_folder import RunFolder, list_runs, newest_runs
@@ -56,7 +56,8 @@ class Runs:
 
         Later lines arrive by the listener of a job that runs in this process; for others call `refresh`.
         """
-        folder = self.folder(name)
+        known = self._views.get(name)  # of a running job it is shown also if its folder was deleted by hand
+        folder = known.folder if known is not None and self._running(name) else self.folder(name)
         with self._views_lock:
             view = self._views.setdefault(name, RunView(folder))
             self._views.move_to_end(name)
@@ -84,9 +85,10 @@ class Runs:
 
     def time_left(self, entry: QueueEntry) -> tuple[float, bool]:
         """Return (estimated seconds left of a running job, 0 if unknown; whether it is paused)."""
-        if not entry.run:
+        try:
+            view = self.view(entry.run)
+        except ProblemsError:  # it has no folder yet, or was deleted by hand
             return 0.0, False
-        view = self.view(entry.run)
         planned = entry.task != "train" or view.total > 0  # before that it counts what it encodes
         return view.seconds_left if planned else 0.0, view.state == "paused"
 
@@ -111,9 +113,13 @@ class Runs:
                     self.forget(folder.name)
 
     def move_away(self, folder: RunFolder, target: Path) -> None:
-        """Rename a run's folder to `target` and drop its view. Raises OSError."""
-        with self._writing:
-            atomic.replace(folder.path, target)
+        """Rename a run's folder to `target` and drop its view. Raises ProblemsError."""
+        try:
+            atomic.make_folders(target.parent)
+            with self._writing:
+                atomic.replace(folder.path, target)
+        except OSError as error:
+            raise unwritten(error, "The run cannot be moved", folder.name, "nothing was changed") from None
         self.forget(folder.name)
 
     # -- the list

@@ -5,21 +5,24 @@ import time
 import uuid
 from pathlib import Path
 
-from core.record.problems import ProblemsError
+from core.record.problems import ProblemsError, unwritten
 from core.record.regular import open_regular
 
 NAMES = ("pause", "resume", "stop", "save", "sample")
 
 
 def send(folder: Path, name: str) -> str:
-    """Append the command `name`, one of NAMES, to commands.jsonl in the run folder; return the command's id. Raises ValueError for another
-    name."""
+    """Append the command `name`, one of NAMES, to commands.jsonl in the run folder; return the command's id. Raises ProblemsError if it
+    cannot be written, ValueError for another name."""
     if name not in NAMES:
         raise ValueError(f"unknown command {name!r}")
     identity = uuid.uuid4().hex
     line = json.dumps({"id": identity, "time": round(time.time(), 3), "name": name})
-    with open(folder / "commands.jsonl", "a", encoding="utf-8", newline="\n") as handle:
-        handle.write(line + "\n")
+    try:
+        with open(folder / "commands.jsonl", "a", encoding="utf-8", newline="\n") as handle:
+            handle.write(line + "\n")
+    except OSError as error:
+        raise unwritten(error, "The command cannot be written", str(folder)) from None
     return identity
 
 

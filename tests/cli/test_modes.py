@@ -8,9 +8,11 @@ import pytest
 from core.cli import train
 from core.cli.main import BAD_INPUT, DONE, main
 from core.cli.options import COMMON, DATASET, JOB, MODES, commands, job_from, split_options
+from core.engine.owner import Ownership
 from core.record.run_folder import RunFolder
-from core.record.workspace import PROJECT
+from core.record.workspace import PROJECT, Workspace
 from core.settings.presets.files import dump
+from tests.refusals import refused
 
 PLAIN = {*COMMON, *DATASET, "prompt", "from-file", "lora", "embedding"}  # which say what with, not what to do
 TOGETHER = [
@@ -59,11 +61,21 @@ def test_a_checked_or_probed_continue_trains_nothing_and_leaves_the_run_as_it_is
     assert main([*words, *longer, "--probe"]) == DONE
     ((task, job, more),) = ran
     assert (task, job.schedule.max_train_steps, more) == ("probe", 12, {})
-    for refused in (["--prove", "2"], ["--queue", "--check"], ["--check=1"]):
-        assert main([*words, *longer, *refused]) == BAD_INPUT and len(ran) == 1
+    for more in (["--prove", "2"], ["--queue", "--check"], ["--check=1"]):
+        assert main([*words, *longer, *more]) == BAD_INPUT and len(ran) == 1
     assert {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()} == before
     assert main([*words, *longer]) == DONE and ran[-1][0] == "train"
     assert json.loads(run.job_file.read_text())["schedule"]["max_train_steps"] == 12
+
+
+def test_a_run_keeps_its_settings_if_a_page_holds_the_outputs_folder(run, tmp_path, monkeypatch):
+    monkeypatch.setattr("core.record.lock.LOOK_SECONDS", 0.1)
+    page, before = Ownership(Workspace(tmp_path, tmp_path, tmp_path), "a page", page=True), run.job_file.read_bytes()
+    words = ["--continue", run.name, "--outputs", str(tmp_path), "--schedule.max_train_steps", "12"]
+    with refused("outputs.held"):
+        train.run([*words, "--schedule.max_train_epochs", "null"])
+    page.release()
+    assert run.job_file.read_bytes() == before
 
 
 def test_a_process_that_follows_checks_and_queues_nothing(monkeypatch):

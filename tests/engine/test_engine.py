@@ -2,6 +2,7 @@
 
 import errno
 import json
+import shutil
 import threading
 import time
 from contextlib import suppress
@@ -16,7 +17,8 @@ from core.engine.engine import Engine
 from core.engine.explain import explain
 from core.engine.extend import extend
 from core.engine.owner import DeviceLock, hand_in
-from core.engine.queue import GUEST, MOST_OF_ONE, MOST_WAITING, Queue, QueueEntry
+from core.engine.queue import GUEST, MAX_ENDED, MOST_OF_ONE, MOST_WAITING, Queue, QueueEntry, as_guest
+from core.engine.runs import Runs
 from core.engine.view import RunView, thin
 from core.record import atomic
 from core.record.cancel import Cancelled, CancelToken
@@ -96,6 +98,23 @@ def test_jobs_run_one_after_the_other_and_a_failure_does_not_stop_the_next(engin
     snapshot = engine.snapshot(failed.name)
     assert "gradient checkpointing" in snapshot["fix"] and snapshot["log"][-1]["level"] == "error"
     assert (failed.folder / "logs" / "error.txt").is_file()
+
+
+@pytest.mark.parametrize("task", ["train", "inspect"])
+def test_a_panic_of_a_library_fails_its_job_and_the_next_one_runs(engine, monkeypatch, task):
+    class Panic(BaseException):
+        """As PyO3 raises it for a panic in safetensors or tokenizers."""
+
+    def run(job, context):
+        if context.folder.name.endswith("_0"):
+            raise Panic("called `Option::unwrap()` on a `None` value")
+        return "done"
+
+    stand_in(monkeypatch, task, run)
+    ids = [engine.submit(task, build(JOBS[task], {}), str(number)) for number in range(2)]
+    engine.start()
+    until(lambda: not engine.works)
+    assert states(engine) == ["failed", "done"] and "Option::unwrap" in engine._queue.get(ids[0]).message
 
 
 @pytest.mark.slow
@@ -196,6 +215,15 @@ def test_a_shared_page_queues_a_few_jobs_only(engine, workspace):
     assert engine.submit("train", job())
 
 
+def test_a_run_that_a_full_queue_refuses_keeps_its_settings(engine, workspace, monkeypatch):
+    monkeypatch.setattr("core.engine.queue.MOST_WAITING", 0)
+    engine.limits, run = Limits.of(workspace), killed_run(workspace)
+    before = run.job_file.read_bytes()
+    with refused("queue.full"):
+        engine.continue_run(run.name, {"schedule": {"max_train_steps": 9000}})
+    assert run.job_file.read_bytes() == before
+
+
 def test_one_guest_of_a_shared_page_leaves_room_for_others(engine, workspace):
     """Also of presses at the same moment, and of runs that go on."""
     engine.limits = Limits.of(workspace)
@@ -286,12 +314,77 @@ def test_a_queue_file_with_a_time_that_is_none_does_not_keep_jobs_from_being_add
     assert queue.set_aside and queue.add("train", "b", {})
 
 
+def test_a_running_job_whose_folder_was_deleted_by_hand_is_still_shown(engine, workspace, monkeypatch):
+    shown = []
+
+    def run(job, context):
+        shutil.rmtree(context.folder.path)
+        (entry,) = engine.queue()
+        shown.append((engine.status()["job"]["title"], engine.progress(entry.id)["state"], engine.waits()))
+        shown.append(engine.snapshot(entry.run)["run"] == entry.run)
+        shown.append(Runs(workspace, lambda _: False).time_left(entry))  # as the command `runs` has it
+        return "done"
+
+    stand_in(monkeypatch, "train", run)
+    engine.submit("train", job("a"))
+    engine.start()
+    until(lambda: states(engine) == ["done"])
+    assert shown == [("a", "running", {}), True, (0.0, False)]
+
+
+def test_a_run_that_was_deleted_while_it_waited_fails_and_the_status_is_shown_meanwhile(engine, workspace, monkeypatch):
+    shown = []
+    run = killed_run(workspace)
+    engine.continue_run(run.name)
+    engine.delete_run(run.name)
+    monkeypatch.setattr(engine, "_ready_device", lambda: shown.append(engine.status()["job"]["run"]) or "cpu")
+    engine.start()
+    until(lambda: states(engine) == ["failed"])
+    assert shown == [run.name] and "no such run" in engine.queue()[0].message
+
+
+def test_no_job_begins_once_the_running_ones_are_stopped_for_the_end(workspace):
+    queue = Queue(workspace.private / "queue.json")
+    first, _, light = (queue.add(task, "x", {}).id for task in ("train", "train", "inspect"))
+    queue.take()
+    assert [entry.id for entry in queue.close()] == [first]
+    assert queue.take() is None and queue.begin(light) is None
+    assert [entry.state for entry in Queue(workspace.private / "queue.json").entries()][1:] == ["waiting"] * 2
+
+
+@pytest.mark.parametrize("damage", [{"lane": "cloud"}, {"job": {"generate": None}}])
+def test_a_queue_file_of_another_version_does_not_keep_the_page_from_starting(workspace, damage):
+    entry = {"id": "a", "task": "inspect", "title": "t", "job": {}} | damage
+    atomic.write_json(workspace.private / "queue.json", {"entries": [entry]})
+    assert "moved to queue.broken" in Queue(workspace.private / "queue.json").set_aside
+
+
+def test_a_generation_of_a_removed_extension_is_listed_for_other_people():
+    entry = QueueEntry("a", "removed", "a prompt", {"generate": {"prompt": "a prompt"}})
+    with as_guest("anna"):
+        assert entry.visible({"anna"}).title == "removed"
+
+
 def test_only_jobs_that_have_ended_are_taken_out_of_the_list(engine, workspace):
     ended, waiting = engine.submit("train", job("a")), engine.submit("train", job("b"))
     engine.cancel(ended)
     engine.forget([ended, waiting, "made up"])
     assert [entry.id for entry in engine.queue()] == [waiting]
     assert [entry.id for entry in Queue(workspace.private / "queue.json").entries()] == [waiting]
+
+
+def test_the_jobs_that_ended_last_stay_in_the_list_however_long_they_ran(workspace):
+    path = workspace.private / "queue.json"
+    queue = Queue(path)
+    long, cut_off = (queue.add("train", name, {}).id for name in ("long", "cut off"))
+    for _ in range(2):
+        queue.take()
+    for number in range(MAX_ENDED + 5):
+        queue.change(queue.add("inspect", str(number), {}).id, state="done")
+    queue.change(long, state="failed", message="why")
+    kept = {entry.title for entry in Queue(path).entries()}
+    assert len(kept) == MAX_ENDED and {"long", "cut off", str(MAX_ENDED + 4)} <= kept
+    assert Queue(path).get(cut_off).state == "interrupted", "so that it can be continued"
 
 
 def test_the_queue_survives_a_kill_and_comes_up_paused(workspace):
@@ -505,6 +598,16 @@ def test_a_run_is_deleted_into_the_trash_but_not_while_it_runs(engine, workspace
     with pytest.raises(ProblemsError, match="is running"):
         engine.delete_run(folder.name)
     folder.unlock()
+    entry = engine.continue_run(folder.name)
+    engine._queue.take()  # its folder is locked only once the device is ready
+    with refused("run.in-use"):
+        engine.delete_run(folder.name)
+    engine._queue.change(entry, state="stopped")
+    workspace.trash.parent.mkdir(exist_ok=True)
+    workspace.trash.write_bytes(b"a file in the place of the trash")
+    with refused("file.unwritable", "nothing was changed"):
+        engine.delete_run(folder.name)
+    workspace.trash.unlink()
     engine.delete_run(folder.name)
     assert engine.runs() == [] and len(list(workspace.trash.iterdir())) == 1
 
@@ -716,12 +819,33 @@ def test_the_queue_goes_on_after_the_disk_was_full_for_a_while(engine, monkeypat
     engine.submit("train", job("b"))
     engine.start()
     until(lambda: states(engine) == ["done", "done"])
-    with pytest.raises(OSError):
+    with refused("disk.full"):
         engine.submit("train", job("c"))
+    hand_in(engine.workspace, "train", "e", to_values(job("e")))
+    with refused("disk.full"):
+        engine_module.read_inbox(engine.workspace, engine._queue_handed_in)
     assert len(engine.queue()) == 2, "a job that was refused is not done all the same"
     full.clear()
     engine.submit("train", job("d"))
-    until(lambda: states(engine) == ["done", "done", "done"])
+    until(lambda: states(engine) == ["done"] * 4)
+
+
+def test_a_full_disk_keeps_no_one_from_changing_the_queue_and_no_engine_from_its_start(workspace, monkeypatch):
+    queue = Queue(workspace.private / "queue.json")
+    first, second, third = (queue.add("train", name, to_values(job(name))).id for name in "abc")
+    queue.take()
+    with monkeypatch.context() as full:
+        full.setattr(
+            atomic, "write_json", lambda path, value: (_ for _ in ()).throw(OSError(28, "No space left on device"))
+        )
+        queue.pause(True)
+        queue.cancel_waiting(second)
+        queue.forget([second])
+        queue.move(third, 0)
+        assert queue.paused and [entry.id for entry in queue.entries()] == [first, third]
+        assert Queue(workspace.private / "queue.json").get(first).state == "interrupted"
+    queue.resume()
+    assert [entry.id for entry in Queue(workspace.private / "queue.json").entries()] == [first, third]
 
 
 def test_a_job_that_is_still_being_handed_in_is_left_alone(engine, workspace, monkeypatch):

@@ -11,6 +11,7 @@ from core.engine.engine import POISONED
 from core.engine.explain import Explanation
 from core.engine.owner import hand_in
 from core.engine.queue import GUEST
+from core.record import atomic
 from core.record.cancel import CancelToken
 from core.record.events import LogMessage, Planned, Stage, StateChanged, Steps
 from core.record.problems import Problem, ProblemsError, with_fixes
@@ -314,8 +315,16 @@ def test_the_id_of_a_job_that_is_handed_in_is_known_before_it_is_taken_in(engine
     ids.append(hand_in(workspace, "train", "c", {"network": {"rank": 0}}))
     engine_module.read_inbox(workspace, engine._queue_handed_in)
     assert [entry.id for entry in engine.queue()] == ids and states(engine) == ["waiting", "waiting", "failed"]
-    engine._queue_handed_in({"id": ids[0], "task": "train", "job": values})
-    assert len({entry.id for entry in engine.queue()}) == 4, "no id twice"
+
+
+def test_a_job_that_was_handed_in_is_queued_once_even_if_its_file_stays(engine, workspace, monkeypatch):
+    folder = killed_run(workspace)
+    for title, run in (("a", ""), ("b", folder.name)):
+        hand_in(workspace, "train", title, to_values(job(title)), run=run)
+    monkeypatch.setattr(atomic, "remove", lambda path: None)  # the program was killed, or the folder is read-only
+    for _ in range(3):
+        engine_module.read_inbox(workspace, engine._queue_handed_in)
+    assert [(entry.state, entry.run) for entry in engine.queue()] == [("waiting", ""), ("waiting", folder.name)]
 
 
 def _code(engine, run):

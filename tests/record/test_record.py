@@ -127,6 +127,12 @@ def test_a_journal_outlasts_a_full_disk(tmp_path, monkeypatch):
     assert [line["state"] for line in read_lines(tmp_path / "events.jsonl")] == ["running", "done"]
 
 
+def test_a_command_that_cannot_be_written_is_refused(tmp_path):
+    (tmp_path / "commands.jsonl").mkdir()
+    with refused("file.unwritable", "The command cannot be written"):
+        commands.send(tmp_path, "save")
+
+
 def test_commands_are_read_once_and_old_ones_belong_to_an_earlier_life(tmp_path):
     commands.send(tmp_path, "stop")
     reader = commands.CommandReader(tmp_path)
