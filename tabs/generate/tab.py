@@ -50,7 +50,7 @@ document.addEventListener('keydown', (event) => {
   event.preventDefault();
   const field = document.activeElement;
   if (field && field.dataset.act) field.dispatchEvent(new Event('change', {bubbles: true}));
-  document.querySelector('#gen-draw').click();
+  document.querySelector('#gen-draw')?.click();
 });
 """
 

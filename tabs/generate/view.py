@@ -13,7 +13,7 @@ IN_REACH = """
   const first = document.querySelector('#gen-prompts'), again = document.createElement('div'), says = document.createElement('div');
   const press = Object.assign(document.createElement('button'), {type: 'button', className: 'btn primary', textContent: 'Generate'});
   Object.assign(again, {id: 'gen-again', className: 'off', ariaHidden: 'true'});  // keys have Ctrl+Enter, readers the first one
-  Object.assign(press, {title: 'Ctrl+Enter', tabIndex: -1, onclick: () => first.querySelector('#gen-draw').click()});
+  Object.assign(press, {title: 'Ctrl+Enter', tabIndex: -1, onclick: () => first.querySelector('#gen-draw')?.click()});
   says.addEventListener('click', ({target}) => {
     if (target.closest('[data-act=cancel]')) element.querySelector('.gen-now [data-act=cancel]')?.click();
   });

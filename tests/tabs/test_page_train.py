@@ -146,8 +146,9 @@ def test_a_changed_field_is_marked_counted_and_put_back(visit, served):
     expect(tab.locator("#group-network .group-count")).to_have_text("1 changed")
     tab.locator("#preset-bar").get_by_role("button", name="Undo").click()
     expect(tab.locator("#group-network .group-count")).to_have_text("")
-    field(tab, "network.rank").get_by_role("button", name=f"Restore {preset_rank}").click()
+    field(tab, "network.rank").get_by_role("button", name=f"Restore {preset_rank}").press("Enter")
     expect(box(tab, "network.rank")).to_have_value(str(preset_rank))
+    expect(box(tab, "network.rank")).to_be_focused()
     expect(field(tab, "network.rank").get_by_text("Changed")).to_have_count(0)
     assert server_value(served, "network.rank") == preset_rank
     tab.locator("#preset-bar").get_by_role("button", name="Undo").click()

@@ -321,6 +321,10 @@ def test_generate_stays_in_reach_while_the_settings_are_scrolled(window, work):
     assert tab.evaluate("window.stopped") == 1, "its Cancel is that of the line"
     tab.evaluate("scrollTo(0, 0)")
     expect(again).to_be_hidden()
+    tab.evaluate("document.querySelector('#gen-draw').remove()")  # as before the prompts have come
+    tab.keyboard.press("Control+Enter")
+    tab.evaluate("document.querySelector('#gen-again button').click()")
+    assert not window.errors
 
 
 @pytest.mark.slow
