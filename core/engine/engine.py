@@ -277,8 +277,8 @@ class Engine:
         """Queue an interrupted, stopped or failed run to be resumed, or a finished one with a greater length; return the job's id.
 
         changes   {group: {setting: value}} that may change when a run resumes (core/engine/extend.py)
-        A queue that a user has paused is resumed only if no other job waits in it; in one that the end of the program has paused, the run
-        is the first. Raises ProblemsError for a run that is running, queued or unknown, and for changes that are not possible.
+        A queue that a user has paused is resumed only if no other job waits in it. The run is the first if the end of the program paused
+        the queue or interrupted it (`resume_with`). Raises ProblemsError for a run that is active or unknown, and for impossible changes.
         """
         entry_id = self._queue_run(run_name, changes)
         wait = self.waits().get(entry_id)

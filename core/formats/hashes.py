@@ -33,21 +33,31 @@ class HashMemo:
             with suppress(ProblemsError):
                 self._values = read_json_object(self.path)
 
+    def cached(self, purpose: str, files: Sequence[Path]) -> str | None:
+        """Return the cached value if none of the files has changed, else None. Arguments as in `get`."""
+        entry = self._values.get(_key(purpose, files))
+        stamps = [list(stamp(file)) for file in files]
+        valid = isinstance(entry, dict) and entry.get("stamps") == stamps and isinstance(entry.get("value"), str)
+        return entry["value"] if entry is not None and valid else None
+
     def get(self, purpose: str, files: Sequence[Path], compute: Callable[[], str]) -> str:
         """Return the cached value if none of the files has changed, else compute and cache it.
         purpose: what is computed ("sha256"), a part of the cache key"""
-        key = f"{purpose}|" + "|".join(str(real_path(file)) for file in files)
         stamps = [list(stamp(file)) for file in files]
-        entry = self._values.get(key)
-        if isinstance(entry, dict) and entry.get("stamps") == stamps and isinstance(entry.get("value"), str):
-            return entry["value"]
+        if (value := self.cached(purpose, files)) is not None:
+            return value
         value = compute()
         with self._lock:
-            self._values[key] = {"stamps": stamps, "value": value}
+            self._values[_key(purpose, files)] = {"stamps": stamps, "value": value}
             if self.path is not None:
                 with suppress(OSError):  # a memo that cannot be saved only costs time
                     atomic.write_json(self.path, self._values)
         return value
+
+
+def _key(purpose: str, files: Sequence[Path]) -> str:
+    """Return the cache key of what is computed from files."""
+    return f"{purpose}|" + "|".join(str(real_path(file)) for file in files)
 
 
 def file_sha256(path: Path | str, cancel: CancelToken | None = None, start: int = 0) -> str:

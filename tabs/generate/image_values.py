@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from core.formats.hashes import HashMemo
-from core.generation.model.embeddings import find_embeddings
+from core.generation.model.embeddings import Embedding, find_embeddings, split_token
 from core.generation.model.index import facts_of_file
-from core.generation.model.library import Scan, find, find_file, portable_name
+from core.generation.model.library import Scan, find, find_file, portable_name, tokens_of_file, trained_token
 from core.generation.model.other_files import NETS, find_refiner, net_of_image
-from core.generation.model.sources import Hashes, has_hash, model_hash
+from core.generation.model.sources import Hashes, file_of_image, has_hash, model_hash
 from core.generation.prompt.changes import with_settings
 from core.generation.prompt.wildcards import has_variants
 from core.record.file_titles import file_stem
@@ -62,15 +62,18 @@ def values_of(
     memo = HashMemo(workspace.private / "hashes.json")
     for use in job.generate.loras:
         missing: list[Problem] = []
-        if path := collected(missing, find, "lora", use.file, workspace):
-            use_here = use.model_copy(update={"file": portable_name(path, workspace)})
+        digest = hashes.loras.get(use.file, "")
+        if result := collected(missing, file_of_image, "lora", use.file, digest, workspace, memo):
+            use_here = use.model_copy(update={"file": portable_name(result[0], workspace)})
             values["loras"].append(use_here.model_dump(exclude_none=True))
-            if not has_hash(path, hashes.loras.get(use.file, ""), memo):
-                notes.append(_other_hash("LoRA", path.name, "generate.loras"))
+            notes += _file_notes("LoRA", use.file, digest, *result, "generate.loras", workspace)
         strength = strengths(use.strength, use.text_encoder_strength)
         notes += [replace(each, what=f"{each.what} (strength {strength})") for each in missing]
     values["nets"] = [net for use in job.controls.nets if (net := _located_net(use, hashes.controls, workspace, notes))]
-    embeddings = [collected(notes, find_embeddings, text, workspace) or () for text in job.generate.embeddings]
+    embeddings = [
+        collected(notes, _embeddings_here, text, hashes.embeddings, workspace, memo, notes) or ()
+        for text in job.generate.embeddings
+    ]
     values["embeddings"] = [word.setting(workspace) for each in embeddings for word in each]
     for word in (word for each in embeddings for word in each):
         if not has_hash(word.path, hashes.embeddings.get(word.name, ""), memo):
@@ -188,20 +191,54 @@ def _located_net(
     hashes: {name of a ControlNet in the image: its hash}; notes: list to which advice is appended
     """
     missing: list[Problem] = []
-    result = collected(missing, net_of_image, use.file, hashes.get(use.file, ""), workspace)
+    digest = hashes.get(use.file, "")
+    result = collected(missing, net_of_image, use.file, digest, workspace)
     if result is None:
         notes += [replace(each, what=f"{each.what} (weight {use.weight:g})") for each in missing]
         return None
     net, fits = result
     paths: dict[str, Any] = {"file": portable_name(net, workspace)}
-    if not fits:
-        notes.append(_other_hash("ControlNet", net.name, NETS))
+    notes += _file_notes("ControlNet", use.file, digest, net, fits, NETS, workspace)
     if use.image:
         path = find_file(use.image, workspace)
         paths["image"] = display_path(path) if path is not None else None
         if path is None:
             notes.append(_not_found("Control image", use.image, NETS))
     return use.model_copy(update=paths).model_dump(exclude_defaults=True)
+
+
+def _embeddings_here(
+    text: str, hashes: Mapping[str, str], workspace: Workspace, memo: HashMemo, notes: list[Problem]
+) -> list[Embedding]:
+    """Return the embeddings of an image's "FILE" or "TOKEN=FILE", found as in `file_of_image`; notes: list to which advice is appended."""
+    token, file = split_token(text)
+    stem = file_stem(Path(file).name)
+    digest = hashes.get(token or stem, "")
+    path, fits = file_of_image("embedding", file, digest, workspace, memo)
+    if fits:  # `values_of` compares the hash of each token
+        notes += _file_notes("embedding", file, digest, path, fits, "generate.embeddings", workspace)
+    if not token and path.stem != stem and tokens_of_file(path) == [""] and not trained_token(path):
+        token = stem  # as the image's prompt names it
+    name = file if find_file(file, workspace) == path else portable_name(path, workspace)
+    return find_embeddings(f"{token}={name}" if token else name, workspace)
+
+
+def _file_notes(
+    kind: str, name: str, digest: str, path: Path, fits: bool, where: str, workspace: Workspace
+) -> list[Problem]:
+    """Return advice about the file that is used for one of an image, if it is elsewhere or has another name or hash.
+
+    kind           "LoRA", "embedding" ...
+    name, digest   in the image
+    path, fits     the file; whether it has the hash
+    """
+    if not fits:
+        return [_other_hash(kind, path.name, where)]
+    here = portable_name(path, workspace)
+    if name in here or find_file(name, workspace) == path:
+        return []
+    what = f"The {kind} {here} is used for '{name}', found by its {'hash' if digest else 'name'}"
+    return [Problem(what, where, "compare, or choose another file", "advice", code="generate.file-elsewhere")]
 
 
 def _other_hash(kind: str, name: str, where: str) -> Problem:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from core.imports.dataset_export import dataset_text, without_passed
 from core.imports.projects.export import export_project, with_prediction
-from core.imports.projects.importers import adapted_to_machine, import_project, main_file
+from core.imports.projects.importers import adapted_to_machine, import_project, is_config, main_file
 from core.imports.projects.kohya_export import export_preset
 from core.imports.projects.missing import SOURCES, missing_paths, nearby, nearby_folders
 from core.imports.projects.report import FOLDED, IMPORTED, TITLES, ChoiceNeeded, Entry, Import
@@ -85,9 +85,25 @@ def _open(page: Page, data: dict[str, Any], browser: Browser, token: str) -> Non
         with _stored(page, texts) as files:
             result, unused = _import_text(page, name, text, str(data.get("choice") or ""), token, files)
     if result:
-        fix = f"rename each as {name} names it, and open all together again"
-        notes = [Problem("Not used", ", ".join(unused), fix, "warning", code="import.unused-file")] if unused else []
+        fixes: dict[str, list[str]] = {}
+        for each in unused:
+            fixes.setdefault(_unused_fix(each, texts[each], name), []).append(each)
+        notes = [
+            Problem("Not used", ", ".join(each), fix, "warning", code="import.unused-file")
+            for fix, each in fixes.items()
+        ]
         page.browsers.say(browser, "done", result.text, problems=[*result.problems, *notes], undo=result.undo)
+
+
+def _unused_fix(name: str, text: str, main: str) -> str:
+    """Return what to do with a file that the imported file `main` does not name."""
+    if "\0" in text:
+        return "leave it out: settings are read from text files only"
+    # Of texts of prompts and lists, which settings name, some look like a command or a config.
+    is_named = name.lower().endswith(".txt") or isinstance(json_or_none(text), list)
+    if _is_preset(text) or (not is_named and is_config(name, text)):
+        return f"open each alone: it has settings of its own, and those of {main} were imported"
+    return f"rename each as {main} names it, and open all together again"
 
 
 def _named_text(sent: dict[str, Any]) -> tuple[str, str]:

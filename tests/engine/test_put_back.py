@@ -119,6 +119,20 @@ def test_a_run_that_is_resumed_after_the_end_of_the_program_goes_before_what_its
     assert ["fox" if entry.id == resumed else entry.title for entry in waiting] == order
 
 
+def test_a_run_that_the_end_of_the_program_interrupted_is_resumed_first_in_a_queue_that_somebody_paused(
+    workspace, begun
+):
+    ended(workspace, run := killed_run(workspace), paused=True)
+    engine = begun()
+    resumed = engine.continue_run(run.name)
+    waiting = [entry for entry in engine.queue() if entry.state == "waiting"]
+    assert engine.queue_paused and [entry.id == resumed for entry in waiting] == [True, False]
+    engine._queue.change(resumed, state="done")
+    longer = engine._queue.add("train", "fox", to_values(job("fox")), run=run.name)
+    engine._queue.resume_with(longer.id, alone=False)
+    assert engine.queue()[-1].id == longer.id, "one that was stopped or has finished since goes to the end"
+
+
 def test_a_supervised_server_puts_the_training_back_and_resumes_unless_somebody_paused(workspace, begun, capsys):
     ended(workspace)
     engine = begun(resume=True)

@@ -9,12 +9,15 @@ from generate_parts import embedding, lora, made, make_desk, said_codes
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from core.formats.hashes import file_sha256
+from core.formats.hashes import HashMemo, file_sha256
 from core.generation.images.record import ImageRecord
-from core.generation.model.sources import tensors_sha256
+from core.generation.model import sources
+from core.generation.model.sources import Hashes, tensors_sha256
+from core.record.workspace import Workspace
 from core.settings.check import build
 from core.settings.job import TrainJob
-from tabs.generate import form
+from tabs.generate import form, image_values
+from tests.refusals import refused
 
 A1111 = "a fox\nSteps: 20, Sampler: Euler a, CFG scale: 7, Seed: 5, Size: 64x64"
 GRAPH = {
@@ -128,3 +131,42 @@ def test_a_lora_or_embedding_of_the_name_but_another_hash_is_noted(desk, tmp_pat
         assert said_codes(desk) == codes and [each["file"] for each in desk._values()["loras"]] == [
             "outputs/runs/r/checkpoints/ink.safetensors"
         ]
+
+
+@pytest.mark.parametrize("named", ["moved", "renamed", "moved, without a hash", "with another in its place"])
+def test_a_lora_and_an_embedding_of_an_image_are_found_where_they_are_now(desk, tmp_path, named):
+    workspace = Workspace(tmp_path / "out", tmp_path / "models")
+    name = "bear" if "moved" in named else "renamed"
+    files = (
+        lora(workspace.models / f"loras/sub/{name}.safetensors"),
+        embedding(workspace.models / f"embeddings/sub/{name}.pt"),
+    )
+    if named == "with another in its place":
+        others = lora(workspace.models / "loras/bear.safetensors"), embedding(workspace.models / "embeddings/bear.pt")
+        for each in others:
+            each.write_bytes(each.read_bytes()[:-1] + b"1")
+    stored = {"loras": [{"file": "models/loras/bear.safetensors"}], "embeddings": ["models/embeddings/bear.pt"]}
+    hashes = Hashes(
+        loras={stored["loras"][0]["file"]: tensors_sha256(files[0])}, embeddings={"bear": file_sha256(files[1])}
+    )
+    hashes = Hashes() if "without" in named else hashes
+    values, notes = image_values.values_of(
+        made(**stored), form.start_values(), workspace, desk.page.project.job.model, hashes
+    )
+    assert [each["file"] for each in values["loras"]] == [f"models/loras/sub/{name}.safetensors"]
+    token = "" if name == "bear" else "bear="
+    assert values["embeddings"] == [f"{token}models/embeddings/sub/{name}.pt"]
+    found = [note.what for note in notes if note.code == "generate.file-elsewhere"]
+    assert len(found) == 2 and all(f"sub/{name}" in each for each in found)
+    assert "generate.other-hash" not in [note.code for note in notes]
+
+
+def test_a_file_is_searched_by_its_hash_within_a_limit(desk, tmp_path, monkeypatch):
+    workspace = Workspace(tmp_path / "out", tmp_path / "models")
+    path, memo = lora(workspace.models / "loras" / "fox.safetensors"), HashMemo()
+    digest = tensors_sha256(path)
+    monkeypatch.setattr(sources, "MAX_SEARCHED_BYTES", 10)
+    with refused("lora.not-found", "1 file not compared"):
+        sources.file_of_image("lora", "bear", digest, workspace, memo)
+    sources.lora_hash(path, memo)
+    assert sources.file_of_image("lora", "bear", digest, workspace, memo) == (path, True), "its hash is known"

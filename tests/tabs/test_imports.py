@@ -273,6 +273,18 @@ def test_files_that_settings_name_are_opened_with_them_in_any_order_also_on_a_sh
     assert not list(page.workspace.personal_private.glob("import-*")), "they are deleted"
 
 
+def test_a_second_config_and_an_image_among_the_files_are_not_asked_to_be_renamed(page):
+    sent = {"owl.json": ONETRAINER, "old.json": [], "more.json": []}
+    more = [{"file": name, "text": json.dumps(content)} for name, content in sent.items()]
+    more += [
+        {"file": "a.png", "text": "\ufffdPNG\r\n\x1a\n\0\0\0\rIHDR"},
+        {"file": "own.json", "text": '{"schema_version": 4}'},
+    ]
+    problems = opened(page, json.dumps(ONETRAINER), "train_config.json", more=more).message["problems"]
+    fixes = {each["where"]: each["fix"].partition(" ")[0] for each in problems if each["code"] == "import.unused-file"}
+    assert fixes == {"owl.json, own.json": "open", "old.json, more.json": "rename", "a.png": "leave"}
+
+
 def test_what_is_wrong_in_a_sent_file_names_it_and_a_missing_one_is_asked_for_by_name(page):
     (name, content), _ = SENT["sd-scripts"]
     opened(

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from core.generation.images.comfyui import is_graph, settings_of
-from core.generation.images.foreign_weights import from_invokeai, from_novelai
+from core.generation.images.foreign_weights import INVOKEAI_FUNCTIONS, from_invokeai, from_novelai
 from core.generation.images.record import ForeignSettings
 from core.record.bounded_json import parse_json
 from core.record.problems import ProblemsError
@@ -120,7 +120,7 @@ INVOKEAI = Program(
     frozenset({"loras", "app_version", "generation_mode", "canvas_v2_metadata"}),
     values={"Clip skip": _clip_skip},
     weights=from_invokeai,
-    functions=r"\.(?:and|attend|blend|swap)\(\)?|\b(?:use|with)Lora\([^()]*\)",
+    functions=INVOKEAI_FUNCTIONS,
 )  # fmt: skip
 INVOKEAI_2 = Program(
     "InvokeAI",
@@ -130,6 +130,7 @@ INVOKEAI_2 = Program(
     },
     frozenset({"type", "rand_device"}),
     weights=from_invokeai,
+    functions=INVOKEAI_FUNCTIONS,
 )  # fmt: skip
 NOVELAI = Program(
     "NovelAI",

@@ -1,21 +1,26 @@
 """The files of a generation after they are found and detected, and their hashes."""
 
 import struct
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
 from core.families import family
 from core.families.locate import REFINER
 from core.formats.hashes import HashMemo, file_sha256, legacy_hash
-from core.formats.tensors.header import sniff
+from core.formats.tensors.header import read_header, sniff
+from core.formats.tensors.writer import WEIGHTS_HASH
 from core.generation.model.embeddings import Embedding
-from core.generation.model.library import portable_name
+from core.generation.model.library import KINDS, find_all, portable_name
 from core.generation.model.other_files import ControlFile
 from core.record.cancel import CancelToken
-from core.record.problems import Problem
+from core.record.problems import Problem, ProblemsError, collected
 from core.record.regular import open_regular
+from core.record.units import count
 from core.record.workspace import Workspace
+
+MAX_SEARCHED_BYTES = 2 << 30  # of files that are hashed to find one by its hash
 
 
 @dataclass(frozen=True)
@@ -114,3 +119,56 @@ def has_hash(path: Path, digest: str, memo: HashMemo) -> bool:
     digest = digest.lower()
     whole = partial(file_sha256, path)
     return lora_hash(path, memo).startswith(digest) or memo.get("sha256", [path], whole).startswith(digest)
+
+
+def file_of_image(kind: str, name: str, digest: str, workspace: Workspace, memo: HashMemo) -> tuple[Path, bool]:
+    """Find the LoRA or embedding that an image's metadata names; return (its file, whether it is the one used for the image).
+
+    That is the file of this name, or of this file name in another folder. If none of them has the hash `digest`, any file in the lists with
+    this hash is used, and otherwise the file of this name with False. Raises ProblemsError if there is neither.
+
+    kind     "lora" or "embedding"
+    digest   as in `has_hash`
+    memo     of hashes; of files that are not in it, at most MAX_SEARCHED_BYTES are hashed
+    """
+    missing: list[Problem] = []
+    named = collected(missing, find_all, kind, name, workspace) or []
+    if named and has_hash(named[0], digest, memo):
+        return named[0], True
+    listed = KINDS[kind].listed(workspace)
+    with suppress(ProblemsError):
+        named += find_all(kind, Path(name).name, workspace, listed)
+    if len(digest) >= 10:
+        by_hash, unread = _by_hash([*named, *(path for _, path in listed)], digest, memo)
+        if by_hash is not None:
+            return by_hash, True
+        more = f" ({count(unread, 'file')} not compared with its hash: they are too large)" if unread else ""
+        missing = [replace(each, fix=f"{each.fix}{more}") for each in missing]
+    if not named:
+        raise ProblemsError(missing)
+    return named[0], len(digest) < 10
+
+
+def _by_hash(files: list[Path], digest: str, memo: HashMemo) -> tuple[Path | None, int]:
+    """Return (the first of the files with a hash, None if there is none; the number of files that were too large to be hashed).
+
+    Those whose metadata states the hash are compared first."""
+    stated = [path for path in files if _stated_hash(path).startswith(digest.lower())]
+    budget, unread = MAX_SEARCHED_BYTES, 0
+    for path in dict.fromkeys([*stated, *files]):
+        with suppress(OSError, ProblemsError):
+            if memo.cached("tensors sha256", [path]) is None and path not in stated:
+                if path.stat().st_size > budget:
+                    unread += 1
+                    continue
+                budget -= path.stat().st_size
+            if has_hash(path, digest, memo):
+                return path, 0
+    return None, unread
+
+
+def _stated_hash(path: Path) -> str:
+    """Return the `tensors_sha256` that a file's metadata states; "" for none."""
+    with suppress(OSError, ProblemsError):
+        return read_header(path)[1].get(WEIGHTS_HASH, "")
+    return ""

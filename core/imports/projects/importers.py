@@ -104,12 +104,17 @@ def main_file(texts: Mapping[str, str]) -> str:
     """Return the name of the file, of {name: text}, that names most of the others, of those with settings that can be imported."""
 
     def rank(name: str) -> tuple[bool, int]:
-        text, suffix = texts[name], Path(name).suffix.lower()
-        source = Source(text if len(text) <= MAX_BYTES else "", suffix=suffix)
-        known = suffix == lora_file.SUFFIX or any(each.recognizes(source) for each in PROJECT_IMPORTERS.values())
-        return known or '"schema_version"' in text, sum(each.lower() in text.lower() for each in texts if each != name)
+        text = texts[name]
+        known = is_config(name, text) or '"schema_version"' in text
+        return known, sum(each.lower() in text.lower() for each in texts if each != name)
 
     return max(texts, key=rank)
+
+
+def is_config(name: str, text: str) -> bool:
+    """Return whether a file has settings that can be imported."""
+    source = Source(text if len(text) <= MAX_BYTES else "", suffix=Path(name).suffix.lower())
+    return source.suffix == lora_file.SUFFIX or any(each.recognizes(source) for each in PROJECT_IMPORTERS.values())
 
 
 def adapted_to_machine(imported: Import) -> Import:

@@ -7,7 +7,9 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from core.formats.hashes import HashMemo
 from core.formats.tensors.header import header_with, read_header, sniff
+from core.generation.model.sources import lora_hash
 from core.record import atomic
 from core.record.bounded_json import MAX_BYTES, json_or_none
 from core.record.cancel import CancelToken
@@ -53,7 +55,8 @@ def write_copy(path: Path, header: bytes, target: Path, cancel: CancelToken) -> 
 
 def replace_header(path: Path, header: bytes, workspace: Workspace, cancel: CancelToken) -> None:
     """Replace the header in the file, and store the old one for `restore_header`. header: without its length"""
-    before = _undo_folder(path, workspace) / f"{len(_saved_headers(path, workspace)) + 1:04}.header"
+    digest, number = _tensors_hash(path, workspace, cancel), len(_saved_headers(path, workspace)) + 1
+    before = _undo_folder(path, workspace) / f"{number:04}-{digest}.header"
     atomic.write_bytes(before, _header(path))
     try:
         write_copy(path, header, path, cancel)
@@ -83,14 +86,22 @@ def is_last_change(path: Path, keys: Collection[str], workspace: Workspace) -> b
 
 
 def check_can_restore(path: Path, workspace: Workspace, where: str) -> None:
-    """Raise ProblemsError if no header is stored, or if the file's tensors have changed since."""
+    """Raise ProblemsError if no header is stored, or if the file's tensors have changed since; of headers stored by earlier versions,
+    which lack the hash, only names, types and shapes are compared."""
     saved = _saved_headers(path, workspace)
     if not saved:
         what, fix = f"No change of {display_path(path)} is recorded", "Undo works for changes of the file itself"
         raise ProblemsError.one(what, where, fix, "tools.nothing-to-undo")
-    if _tensors_of(saved[-1].read_bytes()) != _tensors_of(_header(path)):
+    digest = saved[-1].stem.partition("-")[2]
+    same = _tensors_of(saved[-1].read_bytes()) == _tensors_of(_header(path))
+    if not same or (digest and digest != _tensors_hash(path, workspace)):
         what = f"{display_path(path)} was replaced by another file since its metadata was changed"
         raise ProblemsError.one(what, where, "undo only the file that was changed", "tools.undo-other-file")
+
+
+def _tensors_hash(path: Path, workspace: Workspace, cancel: CancelToken | None = None) -> str:
+    """Return the SHA-256 of a file's tensors, cached until the file changes."""
+    return lora_hash(path, HashMemo(workspace.private / "hashes.json"), cancel)
 
 
 def _tensors_of(header: bytes) -> Any:
@@ -123,4 +134,5 @@ def _undo_folder(path: Path, workspace: Workspace) -> Path:
 
 def _saved_headers(path: Path, workspace: Workspace) -> list[Path]:
     """Return the stored headers of a file, oldest first."""
-    return sorted(each for each in _undo_folder(path, workspace).glob("*.header") if re.fullmatch(r"\d{4,}", each.stem))
+    files = _undo_folder(path, workspace).glob("*.header")  # NUMBER-HASH
+    return sorted(each for each in files if re.fullmatch(r"\d{4,}(-[0-9a-f]{64})?", each.stem))

@@ -327,6 +327,17 @@ def test_what_other_programs_wrote_and_is_not_read_is_named(tmp_path):
         ),
         (from_invokeai, "(a (b)+)0.5, (plain)", [("a ", 0.5), ("b", 0.55), (", plain", 1)]),
         (from_invokeai, "(a \\(b\\) [c] :)", [("a (b) [c] :", 1)]),
+        (
+            from_invokeai,
+            '(("a (red)+ fox", "a hat").blend(0.7,0.3) (red)+)0.5',
+            [('("a (red)+ fox", "a hat").blend(0.7,0.3) ', 0.5), ("red", 0.55)],
+        ),
+        (
+            from_invokeai,
+            '"a cat".swap(dog), ("a", b++).and() c-d.attend(1), withLora(ink,0.5)',
+            [('"a cat".swap(dog), ("a", b++).and() c-d.attend(1), withLora(ink,0.5)', 1)],
+        ),
+        (from_invokeai, "(a.swap(b, \3c", [("(a.swap(b, c", 1)]),
         (from_invokeai, "(a, b - x", [("(a, b - x", 1)]),
         (from_invokeai, '"red, hat"1.3 "plain" "a-b+"--', [("red, hat", 1.3), (" plain ", 1), ("a-b", 0.891)]),
         (

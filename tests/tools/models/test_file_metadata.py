@@ -100,6 +100,24 @@ def test_a_change_of_the_file_itself_is_undone_to_the_last_byte(tmp_path):
     assert refusals(workspace=workspace, name="edit_metadata", file=str(path), undo=True) == ["tools.undo-other-file"]
 
 
+@pytest.mark.parametrize("hashed", [True, False], ids=["", "stored by an earlier version"])
+def test_old_metadata_are_not_restored_into_other_weights_of_the_same_shapes(tmp_path, hashed):
+    workspace = Workspace(tmp_path / "outputs", tmp_path / "models")
+    path, other = lora(tmp_path / "fox.safetensors"), lora(tmp_path / "owl.safetensors")
+    content = bytearray(other.read_bytes())
+    content[-1] ^= 1
+    use(workspace, name="edit_metadata", file=str(path), in_place=True, metadata_title="fox")
+    path.write_bytes(content)
+    undo = {"workspace": workspace, "name": "edit_metadata", "file": str(path), "undo": True}
+    if hashed:
+        assert refusals(**undo) == ["tools.undo-other-file"] and path.read_bytes() == content
+    else:
+        (stored,) = workspace.private.glob("headers/*/*.header")
+        stored.rename(stored.with_name("0001.header"))
+        use(**undo)
+        assert tensors_of(path) in content
+
+
 def test_a_change_that_was_cancelled_leaves_nothing_to_undo(tmp_path):
     workspace, path, cancel = (
         Workspace(tmp_path / "outputs", tmp_path / "models"),
