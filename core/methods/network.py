@@ -185,10 +185,11 @@ class NetworkMethod(Method):
                     metadata[f"ss_{name}"] = json.dumps(lines, ensure_ascii=False)
         if self._settings.starts_by_pissa:
             metadata["ss_pissa"] = "difference to the unchanged base model, at twice the trained rank"
-        if self._settings.dim_from_weights:
+        sizes_of_file = self._settings.dim_from_weights
+        if sizes_of_file or any(each.code == "network.start-alpha" for each in self.advice):
             adapters = [each for each in self._built.adapters.values() if not isinstance(each, NormAdapter)]
-            metadata["ss_network_dim"] = one_or_dynamic({adapter.rank for adapter in adapters})
             metadata["ss_network_alpha"] = one_or_dynamic({adapter.alpha for adapter in adapters})
+            metadata |= {"ss_network_dim": one_or_dynamic({each.rank for each in adapters})} if sizes_of_file else {}
         return metadata
 
     def write(

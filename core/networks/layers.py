@@ -8,7 +8,7 @@ from typing import Any
 
 from core.families import family
 from core.families.targets import Target, is_norm
-from core.networks.layer_sizes import kind_sizes, trains_part_of
+from core.networks.layer_sizes import kind_sizes, layer_sizes, trains_part_of
 from core.networks.sizes import layer_of
 from core.record.problems import Problem
 from core.settings.base import Settings
@@ -18,15 +18,17 @@ from core.settings.network import NetworkSettings
 
 @dataclass(frozen=True)
 class LayerCounts:
-    """How many layers the settings choose.
+    """How many layers the settings choose, without norm layers.
 
     total       number of all layers of the trained parts that a network can change
+    norms       whether norm layers are trained
     unmatched   (setting, expression) of expressions that match no layer
     """
 
     chosen: int
     total: int
     unmatched: tuple[tuple[str, str], ...] = ()
+    norms: bool = False
 
     def __str__(self) -> str:
         return f"{self.chosen} of {self.total} layers"
@@ -73,7 +75,9 @@ def count_layers(settings: NetworkSettings, kind_settings: Settings | None, targ
     entries += [("network.exclude_layers", entry) for entry in choice.excluded]
     entries += [("network.layer_dims", entry) for entry, _ in choice.ranked]
     unmatched = tuple((where, each.text) for where, each in entries if not any(map(each.matches, (*trained, *norms))))
-    return LayerCounts(sum(size_of(layer) is not None for layer in trained), len(trained), unmatched)
+    of_norms = layer_sizes(settings, [*layers, *norms])
+    trains_norms = settings.train_norm and any(of_norms(norm) is not None for norm in norms)
+    return LayerCounts(sum(size_of(layer) is not None for layer in trained), len(trained), unmatched, trains_norms)
 
 
 def layer_count_problems(settings: NetworkSettings, hits: LayerCounts) -> Iterable[Problem]:
@@ -90,6 +94,7 @@ def layer_count_problems(settings: NetworkSettings, hits: LayerCounts) -> Iterab
         yield Problem(what, where, fix, code="network.no-layers")
     elif not hits.chosen:
         what = f"No layer would be trained: none of {hits.total} is chosen"
+        what = "Only norm layers would be trained, and LoRAs need others too" if hits.norms else what
         fix = "choose others, or exclude fewer"
         yield Problem(what, "network.layers, exclude_layers, layer_dims", fix, code="network.no-layers")
     elif settings.chooses_layers:

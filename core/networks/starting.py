@@ -1,7 +1,7 @@
 """Starts a network from the weights of a file (network_weights), with advice about what does not match."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from torch import Tensor, nn
 
@@ -76,7 +76,9 @@ def _load_file(
             ranks[name] = (size.rank, adapter.rank, _rank_setting(name, adapter.module, settings))
         else:
             shapes.append(name)
-    _raise_differences(loaded, ranks, shapes, [] if loaded else _kinds_in_file(network, kind, modules))
+    layers = [name for name in loaded if not isinstance(network.adapters[name], NormAdapter)]
+    kinds = [] if layers else _kinds_in_file(kind, modules, settings)
+    _raise_differences(layers if settings.dim_from_weights else loaded, ranks, shapes, kinds)
     for name, tensors in loaded.items():
         adapter = network.adapters[name]
         if settings.weights_scale == "kohya" and not settings.dim_from_weights:
@@ -91,22 +93,23 @@ def _layer(name: str, module: nn.Module) -> Target:
 
 
 def _kinds_in_file(
-    network: Network, kind: NetworkKind, modules: Mapping[str, Mapping[str, Tensor]]
+    kind: NetworkKind, modules: Mapping[str, Mapping[str, Tensor]], settings: NetworkSettings
 ) -> list[NetworkKind]:
-    """Return the kinds that the file has for the network's layers, if `kind` is not one of them; else []."""
-    in_file = {each.name: each for name in network.adapters if (each := kind_of_keys(modules.get(name, {}), name))}
+    """Return the kinds that the file has for layers of trained parts, if `kind` is not one of them; else []."""
+    in_parts = {name: tensors for name, tensors in modules.items() if trains_part_of(settings, name)}
+    in_file = {each.name: each for name, tensors in in_parts.items() if (each := kind_of_keys(tensors, name))}
     return [] if kind.name in in_file else list(in_file.values())
 
 
 def _raise_differences(
-    loaded: Mapping,
+    loaded: Collection[str],
     ranks: Mapping[str, tuple[int, int, str]],
     shapes: Sequence[str],
     kinds: Sequence[NetworkKind],
 ) -> None:
     """Raise ProblemsError if layers differ in rank or shape, or none could be loaded.
 
-    loaded   {layer: its tensors} that fit
+    loaded   names of layers that fit
     ranks    {layer: (rank in the file, rank of the settings, name of that setting)}
     shapes   names of layers of other shapes
     kinds    kinds in the file, if they differ from the settings'

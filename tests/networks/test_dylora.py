@@ -143,6 +143,7 @@ def test_lora_plus_holds_for_the_up_parts(model):
         ({"conv_rank": 4}, "network.dylora-conv-rank"),
         ({"block_dims": ",".join(["8"] * 24 + ["3"])}, "network.dylora-unit"),
         ({"layer_dims": ["attn=5"]}, "network.dylora-unit"),
+        ({"rank": 7, "conv_rank": None, "block_dims": ",".join(["8"] * 25), "train_text_encoder": False}, None),
         ({}, None),
     ],
 )

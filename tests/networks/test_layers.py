@@ -209,6 +209,8 @@ def test_the_check_counts_by_the_models_own_header():
     assert "expression" in problems[1].fix
     (problem,) = network_problems(job_with({"layers": ["attn2", "norm2"], "train_norm": True}), Workspace())
     assert problem.code == "network.layers-chosen"
+    (problem,) = network_problems(job_with({"layers": ["norm"], "train_norm": True}), Workspace())
+    assert problem.code == "network.no-layers" and problem.what.startswith("Only norm layers")
     (problem,) = network_problems(job_with({"layers": ["atn2"]}), Workspace())
     assert (problem.level, problem.code) == ("error", "network.layers-not-found")
 

@@ -107,6 +107,17 @@ def test_a_file_of_another_network_type_is_refused_with_the_type_to_set(model):
             for name in ("w1_a", "w1_b", "w2_a", "w2_b")}  # fmt: skip
     with refused("network.start-kind", "network.kind to loha"):
         started(model, loha, kind="lora")
+    with refused("network.start-kind", "network.kind to loha"):
+        started(model, loha, kind="lora", dim_from_weights=True)
+
+
+@mark.parametrize("by_file", [True, False])
+def test_norm_layers_alone_do_not_make_a_file_of_another_network_type_one_of_this(model, by_file):
+    norm = SimpleNamespace(name=f"{Q[:-22]}_norm1", path="", parent=model, module=nn.LayerNorm(8))
+    norms = {f"{norm.name}.w_norm": torch.ones(8), f"{norm.name}.b_norm": torch.ones(8)}
+    settings = NetworkSettings(**BOTH, kind="full", train_norm=True, dim_from_weights=by_file)
+    with refused("network.start-kind", "network.kind to lora"):
+        start_network([*targets_of(model), norm], settings, 1, LoraFile(trained(model) | norms))
 
 
 def test_where_no_one_rank_is_that_of_all_layers_the_ranks_of_the_file_are_advised(model):

@@ -302,6 +302,12 @@ def test_what_nothing_reads_is_grayed(values, grayed):
     assert grayed in ineffective(job(**values))
 
 
+@pytest.mark.parametrize("values", [{"train_text_encoder": True}, {"kind": "oft"}, {"train_unet": False}])
+def test_the_rank_counts_where_layers_outside_the_block_lists_train(values):
+    groups = {"network": {"block_dims": TWENTY_FIVE, **values}, "oft": {"enable_conv": True}}
+    assert "network.rank" not in ineffective(build(TrainJob, groups))
+
+
 @pytest.mark.parametrize(
     ("base", "values", "grayed", "freed"),
     [
@@ -339,6 +345,13 @@ def test_what_nothing_reads_is_grayed(values, grayed):
         ("lora", {"network__conv_rank": 4}, "", "network.conv_alpha"),
         ("lora", {"network__conv_block_dims": TWENTY_FIVE}, "network.conv_rank", "network.conv_alpha"),
         ("lora", {"network__conv_rank": 4, "network__conv_block_alphas": TWENTY_FIVE}, "", ""),
+        ("lora", {"network__block_dims": TWENTY_FIVE, "network__block_alphas": TWENTY_FIVE},
+         "network.rank network.alpha", ""),
+        ("lora", {"network__block_alphas": TWENTY_FIVE, "network__layer_dims": ["attn=2"]}, "", ""),
+        ("words", {"captions__caption_template": "style", "dataset__sources": [{"folder": "a"}]},
+         "captions.caption_prefix captions.caption_suffix", "captions.caption_separator"),
+        ("words", {"captions__caption_template": "style", "embedding__token_string": "zkw, zkx",
+                   "dataset__sources": [{"folder": "a"}]}, "", ""),
         ("lora", {"network__up_lr_weight": "1"}, "", "network.block_lr_zero_threshold"),
         ("lora", {"network__train_text_encoder": True}, "memory.text_cache_bytes",
          "optimizer.text_encoder_lr optimizer.loraplus_text_encoder_lr_ratio method.stop_text_encoder_training"

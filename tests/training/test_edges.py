@@ -10,6 +10,7 @@ import pytest
 
 from core.record.problems import ProblemsError
 from core.settings.check import build
+from core.settings.dataset.captions import CaptionSettings
 from core.settings.job import TrainJob
 from core.settings.methods import spec_of
 from core.settings.sharding import ShardingSettings
@@ -442,7 +443,7 @@ def test_the_vectors_of_an_embedding_to_start_from(monkeypatch, shapes, family, 
 
 
 def placed(number, key, source="a", *, bucket=(64, 64), size=(64, 64), variant="", text="x", role="train", repeats=1):
-    concept = SimpleNamespace(number=number, role=role)
+    concept = SimpleNamespace(number=number, role=role, captions=CaptionSettings())
     image = SimpleNamespace(source=source, width=size[0], height=size[1])
     place = SimpleNamespace(bucket=bucket)
     return SimpleNamespace(

@@ -32,6 +32,20 @@ def test_images_repeats_and_tags_are_counted_by_folder_and_regularization_apart(
     assert tags_of(both) == {"f0": {"fox": 2, "snow": 2}, "f1": {"dog": 1}}
 
 
+@pytest.mark.parametrize(
+    ("settings", "tags"),
+    [
+        ({}, {"fox", "snow"}),
+        ({"caption_lines": "all"}, {"fox", "snow", "a fox in snow"}),
+        ({"caption_lines": "random"}, {"fox", "snow", "a fox in snow"}),
+        ({"enable_wildcard": True}, {"fox", "snow", "a fox in snow"}),
+    ],
+)
+def test_tags_are_those_of_the_caption_lines_that_are_trained(monkeypatch, settings, tags):
+    monkeypatch.setitem(CAPTIONS, "f1", "fox, snow\nA fox in snow")
+    assert tags_of(placed({}, settings))["f1"].keys() == tags
+
+
 def test_an_image_at_two_sizes_counts_once():
     twice = placed({}, {})
     doubled = [*twice, replace(twice[0], variant="256x256")]

@@ -114,7 +114,8 @@ def test_a_training_goes_on_from_another_ones_file(train):
     first.start()
     start = {"network_weights": str(first.file())}
     still = {"learning_rate": 1e-12}
-    same = train(network={"train_norm": True, **start}, optimizer=still, schedule={"max_train_steps": 1})
+    # The file's alpha counts, in training and in the metadata.
+    same = train(network={"train_norm": True, "alpha": 2.0, **start}, optimizer=still, schedule={"max_train_steps": 1})
     by_file = train(
         network={"rank": 16, "dim_from_weights": True, **start}, optimizer=still, schedule={"max_train_steps": 1}
     )
@@ -122,6 +123,7 @@ def test_a_training_goes_on_from_another_ones_file(train):
         assert training.start() == "done"
         assert_same(first, training, rtol=0, atol=1e-9)
         assert json.loads(metadata_of(training)["ss_network_weights"])["name"] == "t.safetensors"
+        assert metadata_of(training)["ss_network_alpha"] == "4.0"
     assert metadata_of(by_file)["ss_network_dim"] == "4"
     other = train(network={"rank": 8, **start}, schedule={"max_train_steps": 1})
     with refused("network.start-rank", "have rank 4", "rank 8"):

@@ -128,8 +128,9 @@ def _fresh(target: Target, size: BlockSize, options: Settings | None, seed: int)
 
 
 def _ranks(network: NetworkSettings) -> Iterator[tuple[str, list[int]]]:
-    """Yield (setting's name, its ranks) of each setting that contains ranks. Ends at an invalid text, which other rules report."""
-    yield "rank", [network.rank]
+    """Yield (setting's name, its ranks) of each setting with ranks of layers. Ends at an invalid text, which other rules report."""
+    if not network.block_dims or not network.train_unet or network.train_text_encoder:
+        yield "rank", [network.rank]
     try:
         for name in ("block_dims", "conv_block_dims"):
             if text := getattr(network, name):

@@ -32,11 +32,16 @@ def without_effect(job: TrainJob) -> Iterator[tuple[str, str]]:
         joins = captions.sidecars == "joined" or bool(each.source.metadata_file)
         return joins or bool(captions.secondary_separator or captions.trigger_word or captions.keep_tokens_separator)
 
+    def is_written(each: Concept) -> bool:
+        """Return whether images of the folder may keep their caption, with prefix and suffix, instead of a template."""
+        return each.captions.caption_template == "none" or not (each.captions.trigger_word or "").strip()
+
     fixed, reason = not any_folder(job, changes_tags), "tags are neither shuffled nor dropped"
     yield from ignored(
         (fixed, "captions.keep_tokens", reason),
         (fixed and not any_folder(job, uses_separator), "captions.caption_separator", reason),
         (not any_folder(job, lambda each: each.captions.caption_tag_dropout_rate > 0), "captions.tag_dropout_mode", "no tags are dropped"),
         (not any_folder(job, lambda each: each.captions.token_warmup_step > 0), "captions.token_warmup_min", "token warmup is off"),
+        (not any_folder(job, is_written), "captions.caption_prefix caption_suffix", "caption templates replace captions"),
         (not any_folder(job, lambda each: each.captions.sidecars == "drawn"), "captions.sentence_share", "no folder picks a caption file at random"),
     )  # fmt: skip

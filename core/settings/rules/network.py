@@ -169,6 +169,9 @@ def without_effect(job: TrainJob) -> Iterator[tuple[str, str]]:
     others, sides = sorted((OWN | {"initialization"}) - uses), f"network.{' '.join(SIDES)}"
     by_adafactor = "AdaFactor sets the learning rate (relative_step); 0 still skips a block"
     from_file = network.network_weights is not None and network.dim_from_weights
+    by_block = (
+        network.train_unet and not network.train_text_encoder and not (network.kind == "oft" and job.oft.enable_conv)
+    )
     yield from ignored((True, f"network.{' '.join(others)}", f"{kind} has none"))
     if isinstance(kind_settings := getattr(job, network.kind, None), KindSettings):
         yield from ((path, f"ignored: {why}") for path, why in kind_settings.without_effect())
@@ -180,6 +183,8 @@ def without_effect(job: TrainJob) -> Iterator[tuple[str, str]]:
         (not network.train_unet, f"network.{' '.join((*LISTS, *SIDES))}", "the U-Net is not trained"),
         (network.train_unet and relative_steps(job.optimizer), sides, by_adafactor),
         (not network.has_block_rates, "network.block_lr_zero_threshold", "no block LR weights are set"),
+        (by_block and network.block_dims, "network.rank", "block ranks are set"),
+        (by_block and network.block_alphas and not network.layer_dims, "network.alpha", "block alphas are set"),
         (network.conv_block_dims, "network.conv_rank", "conv block ranks are set"),
         (network.conv_block_alphas, "network.conv_alpha", "conv block alphas are set"),
         (from_file, f"network.{' '.join(FROM_FILE)}", "taken from the initial LoRA"),

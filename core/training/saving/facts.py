@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from core.dataset.captions.files import lines_of
 from core.families.components import Components
 from core.formats.hashes import HashMemo, model_hashes
 from core.formats.lora.metadata import SaveFacts, lora_metadata
@@ -193,10 +194,13 @@ def folders_of(placed: Iterable[Placed], *, regularization: bool | None = None) 
 
 
 def tags_of(placed: Iterable[Placed]) -> dict[str, dict[str, int]]:
-    """Return {folder: {tag: number of images}}; tags are the comma-separated parts of captions, in lower case."""
+    """Return {folder: {tag: number of images}}; tags are the comma-separated parts, in lower case, of the lines of captions that are
+    trained."""
     by_folder: defaultdict[str, Counter[str]] = defaultdict(Counter)
     for each in _one_per_image(placed):
-        tags = {tag.strip().lower() for tag in each.caption.text.split(",")}
+        captions, lines = each.concept.captions, lines_of(each.caption.text)
+        trained = lines[:1] if captions.caption_lines == "first" and not captions.enable_wildcard else lines
+        tags = {tag.strip().lower() for line in trained for tag in line.split(",")}
         by_folder[each.image.source].update(tags - {""})
     return {folder: dict(counts) for folder, counts in by_folder.items()}
 
