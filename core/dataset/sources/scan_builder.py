@@ -3,6 +3,7 @@
 import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from core.dataset.images.opening import BrokenImage, problem_of
@@ -27,7 +28,7 @@ from core.dataset.sources.folders import Root, folder_of, roots_of, whole_root
 from core.dataset.sources.image_info import Broken, Folder, ImageInfo, Scan, about, names_of
 from core.dataset.sources.memo import Memo
 from core.dataset.sources.metadata import CACHE_LIST, Entry, Finder, Metadata, match_problems, read_metadata
-from core.dataset.sources.painted import is_painted, replaced_folders
+from core.dataset.sources.painted import other_masks
 from core.dataset.sources.walk import File, Walk, headers, image_of, unused_files, unused_repeats, walk
 from core.record.cancel import CancelToken
 from core.record.problems import Problem
@@ -217,16 +218,15 @@ class ScanBuilder:
 
     def _split_sidecars(self, files: list[File], concept: Concept) -> tuple[list[File], list[File], list[File]]:
         """Split files by name: (images, their masks or control images, OneTrainer's masks and control images that are not used)."""
-        folder = conditioning_folder(concept.images.conditioning_data_dir)
-        painted = folder is not None and is_painted(folder)  # it contains copies of the masks next to the images
+        folder = other_masks(conditioning_folder(concept.images.conditioning_data_dir))
         partners: list[File] = []
-        if concept.images.conditioning_suffix and (folder is None or (painted and not replaced_folders(folder))):
+        if concept.images.conditioning_suffix and folder is None:
             files, partners = without_suffix(files, concept.images.conditioning_suffix)
         images, masks = without_suffix(files, MASK_LABEL)
         images, controls = without_suffix(images, CONTROL_LABEL)
         if masks and not partners and folder is None and not concept.control and concept.images.masked_loss:
             partners, masks = masks, []
-        return images, partners, controls if painted else masks + controls
+        return images, partners, masks + controls
 
     # ---- files to images
 
@@ -297,9 +297,10 @@ class ScanBuilder:
             paired = pair(images, partners, kind, memo=self.memo, cancel=self.cancel, level=self.level, alpha=alpha)
             if concept.reads_partners:
                 self.problems += paired.problems
-                files, matches = self._partners_of.setdefault((kind, partners.where), ([], []))
-                files += partners.files
-                matches += paired.matches
+                for each in filter(None, (partners, partners.others)):
+                    files, matches = self._partners_of.setdefault((kind, each.where), ([], []))
+                    files += each.files
+                    matches += map(each.find, images)
                 self.left_out += [(each, why) for each in images if (why := paired.unusable.get(each.key))]
                 images = paired.images
             else:  # only a start for painted masks
@@ -321,17 +322,23 @@ class ScanBuilder:
     ) -> Partners | None:
         """Return the files to pair a folder's images with; None if nothing is paired.
         subfolders, sidecars: as in `finish`"""
-        folder = conditioning_folder(concept.images.conditioning_data_dir)
+        chosen = conditioning_folder(concept.images.conditioning_data_dir)
+        folder = other_masks(chosen) if kind is MASK else chosen
+        others: Partners | Problem | None
         if folder is None:
             images = concept.images
             masked = kind is MASK and images.masked_loss and not images.alpha_mask
             wanted = masked or images.conditioning_suffix
-            return sidecars if wanted or (sidecars and sidecars.files) else None
-        partners = folder_partners(folder, subfolders, kind, concept.images.conditioning_suffix, self.cancel)
-        if isinstance(partners, Problem):
-            self.problems += [partners] if concept.reads_partners else []
-            return None
-        return partners
+            others = sidecars if wanted or (sidecars and sidecars.files) else None
+        else:
+            others = folder_partners(folder, subfolders, kind, concept.images.conditioning_suffix, self.cancel)
+        if isinstance(others, Problem):
+            if chosen != folder:
+                others = replace(others, level="advice", fix="put it back, or paint the masks of these images")
+            self.problems += [others] if concept.reads_partners else []
+            others = None
+        painted = folder_partners(chosen, subfolders, kind, None, self.cancel) if chosen and chosen != folder else None
+        return replace(painted, others=others) if isinstance(painted, Partners) else others
 
 
 def caption_endings(concept: Concept) -> tuple[str, ...]:
