@@ -112,7 +112,7 @@ class ScanBuilder:
         """Scan the folders of one source: itself, or each `<repeats>_<words>` folder in it."""
         roots, problems = roots_of(concept.source, path)
         self.problems += problems
-        excluded = self._excluded_folders(concept, path)
+        excluded = excluded_folders(concept, path)
         walks: list[tuple[str, Walk]] = []
         labels: list[File] = []
         images_read: list[ImageInfo] = []
@@ -124,7 +124,7 @@ class ScanBuilder:
             )
             self.problems += walked.problems
             walks.append((root.subfolder, walked))
-            images, sidecars, unused = self._split_sidecars(walked.files, concept)
+            images, sidecars, unused = split_sidecars(walked.files, concept)
             labels += unused
             if not images:
                 continue
@@ -162,11 +162,11 @@ class ScanBuilder:
         """
         metadata = read_metadata(reachable(resolve_path(file_setting.strip().strip("\"'"))))
         root = whole_root(concept.source, path)
-        excluded = self._excluded_folders(concept, path)
+        excluded = excluded_folders(concept, path)
         walked = walk(
             path, self.cancel, endings=caption_endings(concept), excluded=excluded, recursive=concept.source.recursive
         )
-        files, partners, labels = self._split_sidecars(walked.files, concept)
+        files, partners, labels = split_sidecars(walked.files, concept)
         self.problems += walked.problems
         self.problems += [*unused_files(path, [("", walked)]), *unused_labels(labels, concept, path)]
         files_of_entries, entries = self._matched(metadata, files, path)
@@ -211,22 +211,6 @@ class ScanBuilder:
         what = "{n} {is} listed in two metadata files; the later one is used: {names}"
         where, fix = printable(concept.source.metadata_file or ""), "remove them from one of the files"
         self.problems += about(earlier, what, fix, "metadata.duplicate-images", where=where)
-
-    def _excluded_folders(self, concept: Concept, path: Path) -> list[Path]:
-        """Return folders inside `path` to skip: those of the masks or control images, if they are other folders."""
-        return [each for each in mask_folders(concept) if os.path.realpath(each) != os.path.realpath(path)]
-
-    def _split_sidecars(self, files: list[File], concept: Concept) -> tuple[list[File], list[File], list[File]]:
-        """Split files by name: (images, their masks or control images, OneTrainer's masks and control images that are not used)."""
-        folder = other_masks(conditioning_folder(concept.images.conditioning_data_dir))
-        partners: list[File] = []
-        if concept.images.conditioning_suffix and folder is None:
-            files, partners = without_suffix(files, concept.images.conditioning_suffix)
-        images, masks = without_suffix(files, MASK_LABEL)
-        images, controls = without_suffix(images, CONTROL_LABEL)
-        if masks and not partners and folder is None and not concept.control and concept.images.masked_loss:
-            partners, masks = masks, []
-        return images, partners, masks + controls
 
     # ---- files to images
 
@@ -339,6 +323,24 @@ class ScanBuilder:
             others = None
         painted = folder_partners(chosen, subfolders, kind, None, self.cancel) if chosen and chosen != folder else None
         return replace(painted, others=others) if isinstance(painted, Partners) else others
+
+
+def excluded_folders(concept: Concept, path: Path) -> list[Path]:
+    """Return folders inside `path` to skip: those of the masks or control images, if they are other folders."""
+    return [each for each in mask_folders(concept) if os.path.realpath(each) != os.path.realpath(path)]
+
+
+def split_sidecars(files: list[File], concept: Concept) -> tuple[list[File], list[File], list[File]]:
+    """Split files by name: (images, their masks or control images, OneTrainer's masks and control images that are not used)."""
+    folder = other_masks(conditioning_folder(concept.images.conditioning_data_dir))
+    partners: list[File] = []
+    if concept.images.conditioning_suffix and folder is None:
+        files, partners = without_suffix(files, concept.images.conditioning_suffix)
+    images, masks = without_suffix(files, MASK_LABEL)
+    images, controls = without_suffix(images, CONTROL_LABEL)
+    if masks and not partners and folder is None and not concept.control and concept.images.masked_loss:
+        partners, masks = masks, []
+    return images, partners, masks + controls
 
 
 def caption_endings(concept: Concept) -> tuple[str, ...]:
