@@ -166,8 +166,9 @@ def _report(
 
 
 def _buckets(placed: Sequence[Placed], epochs: Epochs) -> dict[Size, tuple[int, int]]:
-    """Return {bucket size: (images, views in the first epoch)}, sorted."""
-    images = Counter(each.placement.bucket for each in placed)
+    """Return {bucket size: (images, views in the first epoch)} of the images that any epoch uses, sorted."""
+    unused = {each.key for each in (*epochs.never_used(), *epochs.unneeded())}
+    images = Counter(each.placement.bucket for each in placed if each.key not in unused)
     views = Counter(each.placement.bucket for each, _ in epochs.views_of(0))
     return {size: (images[size], views[size]) for size in sorted(images)}
 

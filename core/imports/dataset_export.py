@@ -18,6 +18,7 @@ from core.dataset.sources.conditioning import mask_folders
 from core.dataset.sources.files import CAPTION_EXTENSIONS, as_words, extension, repeats_and_words
 from core.dataset.sources.folders import class_tokens_for, folder_of, roots_of
 from core.dataset.sources.image_info import listed
+from core.dataset.sources.painted import is_painted
 from core.dataset.sources.walk import walk
 from core.imports.dataset_options import (
     CONDITIONED,
@@ -479,6 +480,8 @@ def _folder_advice(concept: Concept, token: str | None) -> Iterator[Problem]:
          "pass --masked_loss to sd-scripts"),
         (token and captions.trigger_word == token and captions.caption_template == "none", "token-in-captions",
          "sd-scripts trains the token only with captions that contain it", "write it into the captions, or choose a caption template"),
+        (masks and is_painted(resolve_path(masks)), "painted-masks",
+         "Only painted masks are in the mask folder, and sd-scripts reads no others", "copy the masks of the other images into it"),
         (masks and images.random_crop, "random-crop-with-masks", "sd-scripts refuses random crop with a mask folder", "turn it off"),
     )  # fmt: skip
     yield from (_lost_advice(name, source.folder, fix) for applies, name, fix in lost if applies)

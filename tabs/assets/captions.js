@@ -251,6 +251,7 @@
     if (fresh.fixed !== undefined) item.fixed = fresh.fixed;
     if (fresh.words !== undefined) item.words = fresh.words;
     if (fresh.stage !== undefined && fresh.stage !== item.stage) Object.assign(item, {stage: fresh.stage, node: null});
+    if (item.conflict !== undefined && item.touched <= then && item.conflict !== fresh.disk) { item.conflict = fresh.disk; if (key === open) paintState(); }
     if (item.touched > then || dirty(item) || item.sending || (composing && key === open)) return;
     if (fresh.disk !== plain(item.text)) {
       Object.assign(item, {text: fresh.disk, saved: fresh.disk, meter: "", notes: ""});

@@ -6,7 +6,6 @@ Painting starts from the image's existing mask, which stays unchanged. Painted m
 
 import base64
 import binascii
-import filecmp
 import os
 import threading
 from collections import defaultdict
@@ -26,7 +25,7 @@ from core.dataset.sources.conditioning import conditioning_folder
 from core.dataset.sources.files import plain_form, printable
 from core.dataset.sources.folders import folder_of
 from core.dataset.sources.image_info import ImageInfo
-from core.dataset.sources.painted import existing_masks, painted_folder, refusal, sidecar_mask, stem_below
+from core.dataset.sources.painted import painted_folder, refusal, replaced_folders, stem_below
 from core.record.problems import Problem, ProblemsError
 from core.record.stamps import version
 from core.record.workspace import display_path
@@ -108,15 +107,15 @@ class Masks:
         by_alpha = concept.images.alpha_mask and self._may_be_transparent(placed)
         default_text = "transparent areas do not train" if by_alpha else "the whole image trains"
         current, painted = placed.image.conditioning, painting.mask_in(spot.folder, spot.stem)
-        if painted and not is_used and self._is_copy(painted, current or sidecar_mask(placed.image)):
-            painted = None
+        if current is not None and current.is_relative_to(spot.folder):
+            current = None  # of the settings or files at the last check
         if painted and is_used:
             line = "Painted mask, used for training."
-        elif not is_used and current not in (None, painted) and concept.images.masked_loss:
+        elif current is not None and concept.images.masked_loss:
             line = f"Mask from {printable(current.parent.name)}, used for training{', not the painted one' if painted else ''}."
         elif painted:
             line = "Painted mask, not used for training."
-        elif is_used or current is None:
+        elif current is None:
             line = f"No {'painted ' if by_alpha else ''}mask: {default_text}."
         else:
             line = f"Mask not used, as masked loss is off: {default_text}."
@@ -156,7 +155,7 @@ class Masks:
                 fix = "save again to replace it, or close this one to keep it"
                 raise ProblemsError.one(what, printable(spot.image.relative), fix, "mask.changed-meanwhile")
             if not spot.folder.exists():
-                painting.begin_folder(spot.folder, spot.images, self._existing_masks(spot))
+                painting.begin_folder(spot.folder, spot.images)
             painting.write_mask(self._history, spot.folder, spot.stem, mask)
         state = self.mask_state(placed, spot)
         if not state["offer"]:
@@ -175,7 +174,7 @@ class Masks:
             what, fix = "The mask folder of these images holds their control images", "choose another training method"
             raise ProblemsError.one(what, printable(spot.images), fix, "mask.control-images")
         with self._lock:
-            painting.add_missing(spot.folder, self._existing_masks(spot), self._other_mask_folders(spot))
+            painting.record_replaced(spot.folder, self._replaced_folders(spot))
         changes = {"conditioning_data_dir": display_path(spot.folder), "masked_loss": True}
         entries = [
             to_values(entry) | changes if _reads_folder(entry, spot.images) else entry
@@ -205,12 +204,6 @@ class Masks:
         self.page.roots.check_written(spot.path, "Captions")
         return spot
 
-    def _is_copy(self, painted: Path, mask: Path | None) -> bool:
-        """Return whether the file in the folder of painted masks is a copy of this mask of the image."""
-        if mask is None or mask == painted or not mask.is_file() or not self.page.roots.holds(mask):
-            return False
-        return filecmp.cmp(painted, mask, shallow=False)
-
     def _may_be_transparent(self, placed: Placed) -> bool:
         """Return whether an image has transparency; True if that is unknown because not all images are decoded."""
         report = self.page.reading.report
@@ -226,22 +219,12 @@ class Masks:
             self._same_stems = (report, paths)
         return self._same_stems[1].get(_stem(path), set())
 
-    def _existing_masks(self, spot: Spot) -> dict[str, Path]:
-        """Return {stem: file} of the existing, not painted masks of the folder's images. Raises ProblemsError if the folder is not read."""
-        report = self.page.reading.report
-        placed = (*report.placed, *report.validation) if report else ()
-        images = {each.image.path: each.image for each in placed if _reads_folder(each.concept.source, spot.images)}
-        if not images:
-            what, fix = "The folder is being read, or no longer chosen", "wait a moment, then save again"
-            raise ProblemsError.one(what, printable(spot.images), fix, "mask.folder-not-read")
-        masks = existing_masks(images.values(), spot.images)
-        return {name: path for name, path in masks.items() if self.page.roots.holds(path)}
-
-    def _other_mask_folders(self, spot: Spot) -> list[Path]:
-        """Return the mask folders of the entries with the image's folder, without that of its painted masks."""
+    def _replaced_folders(self, spot: Spot) -> list[Path]:
+        """Return the mask folders that the folder of painted masks replaces: those of the entries with the image's folder."""
         concepts = [each for each in concepts_of(self.page.project.job) if _reads_folder(each.source, spot.images)]
-        folders = [conditioning_folder(each.images.conditioning_data_dir) for each in concepts]
-        return [folder for folder in folders if folder and not _same(folder, spot.folder)]
+        folders = [folder for each in concepts if (folder := conditioning_folder(each.images.conditioning_data_dir))]
+        others = [folder for folder in folders if not _same(folder, spot.folder)]
+        return others if others == folders else [*others, *replaced_folders(spot.folder)]
 
     def _current_concept(self, placed: Placed) -> Concept:
         """Return the current settings of the image's folder, which can be newer than the report's."""

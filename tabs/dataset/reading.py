@@ -27,6 +27,7 @@ from core.families.token_count import count_tokens
 from core.record.problems import Problem, ProblemsError
 from core.record.units import count
 from core.record.workspace import Workspace, last_part
+from core.settings.dataset.concepts import PLAIN, concepts_of
 from core.settings.job import TrainJob
 from core.settings.presets.files import to_values
 from tabs.form.project import Project
@@ -347,6 +348,7 @@ def _folders(job: TrainJob) -> list[str]:
 
 def _layout(job: TrainJob) -> str:
     """Return a sentence on how the training folder is organized, or on which folders there are, and on folders of other roles."""
+    settings = {concept.source.folder: concept for concept in concepts_of(job)}
     folders: dict[str, list[str]] = {}
     for source in job.dataset.all_sources():
         folders.setdefault(source.role, []).append(source.folder)
@@ -354,7 +356,9 @@ def _layout(job: TrainJob) -> str:
         list(dict.fromkeys(folders.get(role, ()))) for role in ("train", "regularization", "validation")
     )
     folders_text = f"{count(len(training), 'folder')}: {listed([last_part(folder) for folder in training], 6)}"
-    parts = [describe_layout(training[0]).rstrip(".") if len(training) == 1 else folders_text] if training else []
+    parts = [folders_text] if training else []
+    if len(training) == 1:
+        parts = [describe_layout(training[0], settings.get(training[0], PLAIN)).rstrip(".")]
     roles = zip(others, ("regularization", "validation"), strict=True)
     parts += [f"{count(len(each), 'folder')} of {role} images" for each, role in roles if each]
     text = ", and ".join(parts)

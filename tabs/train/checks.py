@@ -60,6 +60,7 @@ class Checks:
         self._lock = threading.Lock()
         self._task: Any = None
         self._started: tuple[TrainJob, float] | None = None  # job and time of the last preflight
+        self._asked = 0  # times that Check again was pressed
         self._facts: dict[str, Any] = {}
         self._facts_of: TrainJob | None = None  # the job of the facts; None after Check again
         self._facts_folders: list[str] = []  # folders of the job of the facts
@@ -131,9 +132,11 @@ class Checks:
         "checking"   whether the facts are of an earlier job with the same folders
         "undecoded"  number of images and masks of which only the header was read
         "read"       (decoded, all) images of the running preflight
+        "asked"      times that it ran `again`: the page shows "Checking images ..." until it receives other data
         """
+        self._asked += again
         if refused := self._roots.refused(job):
-            return {"checking": False, "problems": [problem.to_dict() for problem in refused]}
+            return {"checking": False, "asked": self._asked, "problems": [problem.to_dict() for problem in refused]}
         with self._lock:
             now = time.monotonic()
             active, self._last_request = now - self._last_request < IDLE_AFTER_SECONDS, now
@@ -147,7 +150,7 @@ class Checks:
                 self._task = self._engine.light(self._preflight, job, title="preflight")
                 self._facts_of = None if again else self._facts_of
             facts = self._current_facts(job) if self._facts_folders == _folders(job) else {}
-            answer = {"checking": self._facts_of != job, **facts}
+            answer = {"checking": self._facts_of != job, "asked": self._asked, **facts}
             if failed := self._failed():
                 return answer | {"checking": False, "problems": [*failed, *facts.get("problems", ())]}
             return answer | ({"read": self._decoded} if facts.get("undecoded") else {})

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from dataclasses import replace
 
 import pytest
 
@@ -9,8 +10,9 @@ from core.dataset.sources.files import as_words, repeats_and_words
 from core.dataset.sources.scan import describe_layout, scan, scan_dataset
 from core.record.cancel import Cancelled, CancelToken
 from core.settings.dataset.captions import CaptionSettings
-from core.settings.dataset.concepts import concepts
+from core.settings.dataset.concepts import PLAIN, concepts
 from core.settings.dataset.dataset import DatasetSettings
+from core.settings.dataset.images import ImageSettings
 from core.settings.dataset.validation import ValidationSettings
 from tests.threads import no_thread_left
 
@@ -35,6 +37,16 @@ def test_a_plain_folder_trains_with_all_below_it(tmp_path, add):
     assert first.bytes == first.path.stat().st_size and first.mtime_ns == first.path.stat().st_mtime_ns
     assert not found.problems
     assert describe_layout(tmp_path / "my_fox-photos") == "2 images in 2 folders"
+
+
+@pytest.mark.parametrize("images", [{"conditioning_data_dir": "masks"}, {"conditioning_suffix": "_mask"}, {}])
+def test_the_layout_counts_no_masks(tmp_path, add, images):
+    masks = "masks/a" if "conditioning_data_dir" in images else f"a{images.get('conditioning_suffix', '-masklabel')}"
+    for name in ("a", "b", masks):
+        add(f"set/{name}.png")
+    images = {name: str(tmp_path / "set" / text) if text == "masks" else text for name, text in images.items()}
+    concept = replace(PLAIN, images=ImageSettings(**images, masked_loss=True))
+    assert describe_layout(tmp_path / "set", concept) == "2 images in one folder"
 
 
 def test_a_repeats_folder_given_itself_is_understood(tmp_path, add):

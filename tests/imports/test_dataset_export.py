@@ -6,6 +6,7 @@ import pytest
 import toml
 from PIL import Image
 
+from core.dataset.images.painting import begin_folder
 from core.imports.dataset_config import apply_dataset_config
 from core.imports.dataset_export import dataset_config, dataset_text, dataset_toml, write_dataset_config
 from core.record.problems import ProblemsError
@@ -250,6 +251,12 @@ def test_masks_need_an_option_on_the_command_line():
     _, problems = dataset_config(job_of(plain(conditioning_data_dir="/m", masked_loss=True)))
     (problem,) = problems
     assert problem.code == "dataset-config.masks-need-option" and "--masked_loss" in problem.fix
+
+
+def test_masks_that_sd_scripts_would_not_find_are_named(tmp_path):
+    begin_folder(tmp_path / "painted", tmp_path)
+    _, problems = dataset_config(job_of(plain(conditioning_data_dir=str(tmp_path / "painted"), masked_loss=True)))
+    assert "dataset-config.painted-masks" in [problem.code for problem in problems]
 
 
 def test_a_bucket_step_and_files_that_sd_scripts_refuses_are_told(tmp_path):

@@ -64,6 +64,14 @@ def test_nothing_is_called_fine_before_every_image_was_decoded_and_a_start_decod
     assert looked(page, lambda found: not found["checking"])["undecoded"] == 0 and len(slow.opened) == IMAGES
 
 
+def test_check_again_answers_also_where_nothing_has_changed(page, tmp_path):
+    page.project.edit("dataset.folder", str(images(tmp_path / "set", 2)))
+    before = looked(page, lambda found: not found["checking"] and not found.get("undecoded"))
+    page.checks.latest(page.project.job, again=True)
+    again = looked(page, lambda found: not found["checking"] and not found.get("undecoded"))
+    assert again["trained"] == before["trained"] and again != before
+
+
 def errors_of(found):
     return [problem for problem in found["problems"] if "png" in problem["where"]]
 

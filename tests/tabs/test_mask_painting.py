@@ -8,7 +8,6 @@ import zlib
 from dataclasses import replace
 from io import BytesIO
 
-import numpy as np
 import pytest
 from PIL import Image
 from work_parts import answered, image, make_page, wait_until
@@ -217,27 +216,6 @@ def test_two_images_of_one_stem_would_share_a_mask_and_are_refused(folder):
     assert "said" in painter.save("b.png", left_half((64, 48)))
 
 
-def test_a_new_folder_begins_with_copies_of_the_persons_masks_which_stay_as_they_are(folder, tmp_path):
-    own = tmp_path / "own masks"
-    image(own / "a.jpg", (64, 48), "white")
-    image(own / "sub" / "a.png", (16, 16), "black")
-    image(folder / "b-masklabel.png", (64, 48), "gray")
-    image(folder / "c.png", (64, 48))
-    before = files(own), files(folder)
-    painter = Painter(folder, conditioning_data_dir=str(own), masked_loss=True)
-    assert np.asarray(shown(painter.ask("open", "sub/a.png"))).shape == (32, 32)
-    assert shown(painter.ask("open", "b.png")).getpixel((0, 0)) == 128
-    painter.save("a.png", left_half((64, 48)))
-    kept = {name: data for name, data in files(painter.folder).items() if not name.startswith(".")}
-    assert set(kept) == {"a.png", "b.png", "sub/a.png"}, "the copy of a.jpg gives way to what was painted"
-    assert kept["sub/a.png"] == before[0]["sub/a.png"] and (files(own), files(folder)) == before
-    image(own / "c.png", (64, 48))
-    painter.read()
-    painter.ask("use", "a.png")
-    assert painter.conditioning()["sub/a.png"] == painter.folder / "sub" / "a.png"
-    assert painter.conditioning()["c.png"] == painter.folder / "c.png", "added when it is chosen"
-
-
 @pytest.mark.parametrize("suffix", [None, "-masklabel", "_mask"])
 @pytest.mark.parametrize("layout", ["none", "beside", "folder", "inside", "alpha"])
 def test_painting_one_mask_keeps_all_others_whatever_their_names_and_places(tmp_path, suffix, layout):
@@ -258,21 +236,35 @@ def test_painting_one_mask_keeps_all_others_whatever_their_names_and_places(tmp_
     painter.save("a.png", left_half((64, 48)))
     painter.ask("use", "a.png")
     after = painter.conditioning()
-    copied = before["b.png"] and painter.folder / "b.png"
-    assert after == {"a.png": painter.folder / "a.png", "b.png": copied, "c.png": before["c.png"]}
+    assert after == before | {"a.png": painter.folder / "a.png"}
     painter.read()
     assert set(painter.keys) == {"a.png", "b.png", "c.png"}
-    assert all("used for training" in painter.ask("look", name)["line"] for name, path in after.items() if path)
+    lines = {name: painter.ask("look", name)["line"] for name, path in after.items() if path}
+    assert lines.pop("a.png") == "Painted mask, used for training."
+    assert all(line == f"Mask from {after[name].parent.name}, used for training." for name, line in lines.items())
+    if layout in ("beside", "folder", "inside"):  # another program replaces a mask and adds one
+        place = tmp_path / "set" if layout == "beside" else own
+        image(tmp_path / "set" / "d.png", (64, 48))
+        image(place / f"b{label}.png", (64, 48), "gray")
+        added = image(place / f"d{label}.png", (64, 48))
+        assert painter.conditioning() == after | {"d.png": added}
 
 
 @pytest.mark.parametrize("masked", [True, False])
-def test_a_mask_that_was_only_copied_is_not_called_painted(folder, masked):
+def test_a_mask_that_was_not_painted_is_not_called_painted(folder, masked):
     image(folder / "b-masklabel.png", (64, 48), "gray")
     painter = Painter(folder, masked_loss=masked)
     before = painter.ask("look", "b.png")["line"]
     painter.save("a.png", left_half((64, 48)))
-    assert (painter.folder / "b.png").is_file() and painter.ask("look", "b.png")["line"] == before
+    assert (
+        painter.ask("look", "b.png")["line"] == before and shown(painter.ask("open", "b.png")).getpixel((0, 0)) == 128
+    )
     assert painter.ask("look", "a.png")["line"] == "Painted mask, not used for training."
+    painter.ask("use", "a.png")
+    painter.read()
+    assert painter.ask("look", "b.png")["line"] == "Mask from set, used for training."
+    painter.page.project.undo()
+    painter.read()
     painter.save("b.png", left_half((64, 48)), over=painter.ask("open", "b.png")["version"])
     used = "Mask from set, used for training, not the painted one."
     assert painter.ask("look", "b.png")["line"] == (used if masked else "Painted mask, not used for training.")
@@ -280,11 +272,17 @@ def test_a_mask_that_was_only_copied_is_not_called_painted(folder, masked):
     assert painter.ask("look", "b.png")["line"] == "Painted mask, used for training."
 
 
-def test_no_folder_begins_without_the_persons_masks_because_its_images_are_not_known(folder):
+def test_the_mask_folder_chosen_last_is_the_one_that_painting_keeps(folder, tmp_path):
+    masks = [image(tmp_path / name / "b.png", (64, 48)) for name in ("first", "second")]
     painter = Painter(folder)
-    painter.page.reading.report = None
-    assert codes(painter.save("a.png", left_half((64, 48)))) == ["mask.folder-not-read"]
-    assert not painter.folder.exists()
+    painter.save("a.png", left_half((64, 48)))
+    for mask in (*masks, None):
+        chosen = {"folder": str(folder), "conditioning_data_dir": mask and str(mask.parent), "masked_loss": True}
+        painter.page.project.replace(with_entries(painter.page.project.job, [Source(**chosen)]))
+        painter.read()
+        for _ in range(2):
+            painter.ask("use", "a.png")
+            assert painter.conditioning()["b.png"] == mask
 
 
 def test_images_that_lie_in_no_folder_of_the_dataset_are_refused(folder):

@@ -218,7 +218,7 @@ def test_a_mask_that_another_window_has_saved_is_replaced_only_when_asked_twice(
     tab, file = opened, served.workspace.datasets / "set_masks" / "a.png"
     paint(tab)
     drag(tab, (100, 150), (200, 150))
-    begin_folder(file.parent, tmp_path / "set", {})
+    begin_folder(file.parent, tmp_path / "set")
     write_mask(History(file.parent.parent / "history"), file.parent, "a", Image.new("L", (400, 300), 255))
     theirs = file.read_bytes()
     button(tab, "Save mask").click()

@@ -11,7 +11,7 @@ from core.dataset.sources.painted import painted_folder
 @pytest.mark.slow
 def test_two_steps_with_painted_masks_train_what_is_white(train, images, workspace):
     painted = painted_folder(workspace.datasets, images)
-    begin_folder(painted, images, {})
+    begin_folder(painted, images)
     for path in images.glob("*.png"):
         mask = Image.new("L", Image.open(path).size, 0)
         mask.paste(255, (0, 0, mask.width // 2, mask.height))

@@ -127,18 +127,30 @@ class Epochs:
     # -- building
 
     def views_of(self, epoch: int) -> list[View]:
-        """Return the views (image, number of the repeat) of an epoch, unordered: without those of buckets that do not fill a batch, if
-        incomplete ones are dropped. Every count of images and views that is shown or saved comes from here."""
-        views = [view for part in self.parts for view in part.of_epoch(epoch)]
+        """Return as many views (image, number of the repeat) as an epoch trains, unordered. Every count of images and views that is shown
+        or saved comes from here.
+
+        If incomplete batches are dropped, `batches` draws which views these are; here they are left out of a bucket's largest folders.
+        """
+        views = self._all_views(epoch)
         if self._short != "drop":
             return views
-        counts = Counter(each.bucket for each, _ in views)
-        return [view for view in views if counts[view[0].bucket] >= self._sizes[view[0].bucket]]
+        by_folder: defaultdict[Bucket, defaultdict[int, list[View]]] = defaultdict(lambda: defaultdict(list))
+        for view in views:
+            by_folder[view[0].bucket][view[0].concept.number].append(view)
+        for bucket, folders in by_folder.items():
+            for _ in range(sum(map(len, folders.values())) % self._sizes[bucket]):
+                max(folders.values(), key=len).pop()
+        return [view for folders in by_folder.values() for members in folders.values() for view in members]
+
+    def _all_views(self, epoch: int) -> list[View]:
+        """Return the views (image, number of the repeat) of which an epoch's batches are made, unordered."""
+        return [view for part in self.parts for view in part.of_epoch(epoch)]
 
     def batches(self, seed: int, epoch: int) -> list[PlannedBatch]:
         """Return all batches of an epoch, shuffled by `seed`. Takes time proportional to the number of views."""
         buckets: defaultdict[Bucket, list[View]] = defaultdict(list)
-        for view in self.views_of(epoch):
+        for view in self._all_views(epoch):
             buckets[view[0].bucket].append(view)
         batches: list[PlannedBatch] = []
         for bucket in sorted(buckets, key=lambda each: self._shuffle_keys[each]):

@@ -1,8 +1,7 @@
 """Painted masks: the mask that painting starts from, checks of an uploaded mask, and the folder of masks."""
 
 import os
-import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -14,8 +13,7 @@ from core.dataset.images.colors import BLACK, composite, to_srgb
 from core.dataset.images.opening import LARGE_PIXELS, BrokenImage, open_decoded
 from core.dataset.sources.files import is_image_name, is_label, printable, reachable
 from core.dataset.sources.image_info import ImageInfo
-from core.dataset.sources.painted import MARK, images_of, replaced_folders, sidecar_mask
-from core.dataset.sources.walk import walk
+from core.dataset.sources.painted import MARK, images_of, sidecar_mask
 from core.record import atomic
 from core.record.problems import Problem, ProblemsError, unwritten
 from core.record.units import size_words
@@ -102,44 +100,27 @@ def decoded_png(data: bytes, size: tuple[int, int], where: str) -> Image.Image:
     raise ProblemsError.one(what, where, "reload the page and paint it again", "mask.other-size")
 
 
-def begin_folder(folder: Path, images: Path, copies: Mapping[str, Path]) -> None:
-    """Create a folder for painted masks of the images below `images`, atomically. Raises ProblemsError.
-    copies: name in the new folder -> mask file to copy"""
+def begin_folder(folder: Path, images: Path) -> None:
+    """Create a folder for painted masks of the images below `images`, atomically. Raises ProblemsError."""
     try:
         with atomic.folder_atomic(folder) as temporary:
             atomic.write_json(temporary / MARK, {"images": os.path.realpath(images)})
-            for name, path in copies.items():
-                target = reachable(temporary / name)
-                target.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(path, target)
     except OSError as error:
         raise unwritten(error, "The mask folder cannot be created", printable(folder)) from error
 
 
-def add_missing(folder: Path, copies: Mapping[str, Path], replaced: Iterable[Path] = ()) -> None:
-    """Copy masks into a folder of painted masks, for images without a mask in it. Raises ProblemsError.
-
-    copies     name in the folder -> mask file
-    replaced   mask folders that the folder replaces in the settings; it records them
-    """
-    paths = sorted({str(path) for path in (*replaced_folders(folder), *replaced)})
+def record_replaced(folder: Path, replaced: Iterable[Path]) -> None:
+    """Record in a folder of painted masks which mask folders it replaces in the settings, that of the other images first. Raises
+    ProblemsError."""
+    paths = list(dict.fromkeys(map(str, replaced)))
     try:
         atomic.write_json(folder / MARK, {"images": images_of(folder), "replaced": paths})
     except OSError as error:
         raise unwritten(error, "The mask folder cannot be changed", printable(folder)) from error
-    existing = {os.path.splitext(file.relative)[0].casefold() for file in walk(folder).files}
-    for name, path in copies.items():
-        if os.path.splitext(name)[0].casefold() in existing:
-            continue
-        try:
-            with atomic.open_atomic(reachable(folder / name)) as temporary:
-                shutil.copyfile(path, temporary)
-        except OSError as error:
-            raise unwritten(error, "A mask cannot be copied", printable(path)) from error
 
 
 def mask_in(folder: Path, stem: str) -> Path | None:
-    """Return an image's mask in a folder of painted masks, painted or copied, or None.
+    """Return an image's mask in a folder of painted masks, or None.
     stem: the image's path below the image folder without its extension"""
     target = reachable(folder / f"{stem}.png")
     if target.is_file():
@@ -150,7 +131,7 @@ def mask_in(folder: Path, stem: str) -> Path | None:
 def write_mask(history: History, folder: Path, stem: str, mask: Image.Image) -> Path:
     """Save a painted mask as PNG and return its path. Raises ProblemsError.
 
-    A copied mask in another format is deleted; undo restores it.
+    A mask in another format is deleted; undo restores it.
 
     stem   the image's path below the image folder without its extension
     """

@@ -55,13 +55,11 @@ class Paired:
 
     images     usable images, with their partner if they have one
     unusable   image key -> why the image cannot be used
-    matches    for each image, the partner files with its name
     """
 
     images: list[ImageInfo]
     unusable: dict[tuple[str, str], str]
     problems: list[Problem]
-    matches: list[Sequence[File]]
 
 
 def conditioning_folder(setting: str | None) -> Path | None:
@@ -83,12 +81,14 @@ class Partners:
     where   their folder, for messages
     files   all of them
     find    (image) -> the files with its name, of which the first is used
+    others  those of images without one of these
     """
 
     where: str
     files: Sequence[File]
     find: Callable[[ImageInfo], Sequence[File]]
     problems: Sequence[Problem] = ()
+    others: Partners | None = None
 
 
 def folder_partners(
@@ -196,11 +196,12 @@ def pair(
     A mask of another size is resized with its image, a control image of the same aspect ratio too. (sd-scripts refuses both;
     reference 7.2.)
     """
-    matches = {image.key: partners.find(image) for image in images}
+    others = partners.others
+    matches = {image.key: partners.find(image) or (others.find(image) if others else ()) for image in images}
     used = list({files[0].path: files[0] for files in matches.values() if files}.values())
     header_of = {file.path: header for file, header in headers(used, memo, cancel)}
     unusable: dict[tuple[str, str], str] = {}
-    problems = [*partners.problems]
+    problems = [*partners.problems, *(others.problems if others else ())]
     paired: list[ImageInfo] = []
     for image in images:
         if not matches[image.key]:
@@ -222,7 +223,7 @@ def pair(
     problems += _size_problems(kind, partners.where, paired, header_of, level)
     problems += _animated(kind, partners.where, used, header_of)
     problems += _exchanged_problem(partners.where, images, used) if kind.needed else []
-    return Paired(paired, unusable, problems, list(matches.values()))
+    return Paired(paired, unusable, problems)
 
 
 def _by_stem(files: Sequence[File], suffix: str | None, kind: PartnerKind | None = None) -> dict[str, list[File]]:

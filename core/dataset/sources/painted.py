@@ -1,12 +1,13 @@
-"""Folders of painted masks, one for each image folder: outputs/datasets/<name>_masks."""
+"""Folders of painted masks, one for each image folder: outputs/datasets/<name>_masks. Images without one keep their other masks."""
 
 import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from core.dataset.sources.files import MASK_LABEL, extension, plain_form, printable
+from core.dataset.sources.files import MASK_LABEL, plain_form, printable
 from core.dataset.sources.image_info import ImageInfo
+from core.record.allowed import may_reach
 from core.record.atomic import numbered
 from core.record.bounded_json import read_json_object
 from core.record.problems import Problem, ProblemsError
@@ -30,6 +31,14 @@ def replaced_folders(folder: Path) -> list[Path]:
     """Return the mask folders that a folder of painted masks replaced in the settings; [] for any other folder."""
     paths = _mark(folder).get("replaced")
     return [Path(path) for path in paths if isinstance(path, str)] if isinstance(paths, list) else []
+
+
+def other_masks(folder: Path | None) -> Path | None:
+    """Return the mask folder of images without a painted mask: the one that a folder of painted masks replaced, None for the masks next
+    to the images. Any other folder is returned."""
+    if folder is None or not is_painted(folder):
+        return folder
+    return next(filter(may_reach, replaced_folders(folder)), None)
 
 
 def _mark(folder: Path) -> dict[str, Any]:
@@ -62,12 +71,6 @@ def sidecar_mask(image: ImageInfo) -> Path | None:
     """Return OneTrainer's mask next to the image, or None."""
     paths = (image.path.with_name(image.path.stem + MASK_LABEL + ending) for ending in MASK_EXTENSIONS)
     return next((path for path in paths if path.is_file()), None)
-
-
-def existing_masks(images: Iterable[ImageInfo], folder: Path) -> dict[str, Path]:
-    """Return {name in the folder of painted masks: file} of the images' existing masks, to copy into a new folder."""
-    masks = ((image, image.conditioning or sidecar_mask(image)) for image in images)
-    return {stem_below(image, folder) + extension(path.name): path for image, path in masks if path is not None}
 
 
 def refusal(image: ImageInfo, others: Iterable[Path], folder: Path, datasets: Path) -> Problem | None:

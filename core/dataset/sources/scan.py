@@ -10,17 +10,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from core.dataset.sources.custom import scan_class
-from core.dataset.sources.files import is_label, printable
+from core.dataset.sources.files import printable
 from core.dataset.sources.folders import folder_of, roots_of
 from core.dataset.sources.image_info import Scan
 from core.dataset.sources.memo import Memo
-from core.dataset.sources.scan_builder import ScanBuilder
+from core.dataset.sources.scan_builder import ScanBuilder, excluded_folders, split_sidecars
 from core.dataset.sources.walk import walk
 from core.record.cancel import CancelToken
 from core.record.problems import Problem
 from core.record.units import count, first_of
 from core.settings.dataset.captions import CaptionSettings
-from core.settings.dataset.concepts import Concept
+from core.settings.dataset.concepts import PLAIN, Concept
 from core.settings.dataset.concepts import concepts as concepts_in
 from core.settings.dataset.dataset import DatasetSettings
 from core.settings.dataset.source import Source
@@ -62,8 +62,9 @@ def scan(
     return builder.result()
 
 
-def describe_layout(folder: str | os.PathLike) -> str:
-    """Describe how a folder is organized: "24 images in one folder", "2 folders with repeats: 10_fox, 5_style (24 images)"."""
+def describe_layout(folder: str | os.PathLike, concept: Concept = PLAIN) -> str:
+    """Describe how a folder is organized: "24 images in one folder", "2 folders with repeats: 10_fox, 5_style (24 images)".
+    concept: its settings, by which masks and control images are not counted"""
     source = Source(folder=os.fspath(folder))
     path, problem = folder_of(source)
     if path is None:
@@ -71,8 +72,9 @@ def describe_layout(folder: str | os.PathLike) -> str:
     roots, problems = roots_of(source, path)
     if not roots:
         return problems[0].what if problems else "no images found"
-    walks = [(root, walk(root.path, left_out=root.left_out)) for root in roots]
-    counted = [(root, walked, sum(not is_label(file.path.name) for file in walked.files)) for root, walked in walks]
+    excluded, recursive = excluded_folders(concept, path), concept.source.recursive
+    walks = [(root, walk(root.path, left_out=root.left_out, excluded=excluded, recursive=recursive)) for root in roots]
+    counted = [(root, walked, len(split_sidecars(walked.files, concept)[0])) for root, walked in walks]
     with_repeats = [each for each in counted if each[0].named and each[2]]
     without_repeats = [each for each in counted if not each[0].named and each[2]]
     if not with_repeats and not without_repeats:

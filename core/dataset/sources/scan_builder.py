@@ -3,6 +3,7 @@
 import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from core.dataset.images.opening import BrokenImage, problem_of
@@ -27,7 +28,7 @@ from core.dataset.sources.folders import Root, folder_of, roots_of, whole_root
 from core.dataset.sources.image_info import Broken, Folder, ImageInfo, Scan, about, names_of
 from core.dataset.sources.memo import Memo
 from core.dataset.sources.metadata import CACHE_LIST, Entry, Finder, Metadata, match_problems, read_metadata
-from core.dataset.sources.painted import is_painted, replaced_folders
+from core.dataset.sources.painted import other_masks
 from core.dataset.sources.walk import File, Walk, headers, image_of, unused_files, unused_repeats, walk
 from core.record.cancel import CancelToken
 from core.record.problems import Problem
@@ -111,7 +112,7 @@ class ScanBuilder:
         """Scan the folders of one source: itself, or each `<repeats>_<words>` folder in it."""
         roots, problems = roots_of(concept.source, path)
         self.problems += problems
-        excluded = self._excluded_folders(concept, path)
+        excluded = excluded_folders(concept, path)
         walks: list[tuple[str, Walk]] = []
         labels: list[File] = []
         images_read: list[ImageInfo] = []
@@ -123,7 +124,7 @@ class ScanBuilder:
             )
             self.problems += walked.problems
             walks.append((root.subfolder, walked))
-            images, sidecars, unused = self._split_sidecars(walked.files, concept)
+            images, sidecars, unused = split_sidecars(walked.files, concept)
             labels += unused
             if not images:
                 continue
@@ -161,11 +162,11 @@ class ScanBuilder:
         """
         metadata = read_metadata(reachable(resolve_path(file_setting.strip().strip("\"'"))))
         root = whole_root(concept.source, path)
-        excluded = self._excluded_folders(concept, path)
+        excluded = excluded_folders(concept, path)
         walked = walk(
             path, self.cancel, endings=caption_endings(concept), excluded=excluded, recursive=concept.source.recursive
         )
-        files, partners, labels = self._split_sidecars(walked.files, concept)
+        files, partners, labels = split_sidecars(walked.files, concept)
         self.problems += walked.problems
         self.problems += [*unused_files(path, [("", walked)]), *unused_labels(labels, concept, path)]
         files_of_entries, entries = self._matched(metadata, files, path)
@@ -210,23 +211,6 @@ class ScanBuilder:
         what = "{n} {is} listed in two metadata files; the later one is used: {names}"
         where, fix = printable(concept.source.metadata_file or ""), "remove them from one of the files"
         self.problems += about(earlier, what, fix, "metadata.duplicate-images", where=where)
-
-    def _excluded_folders(self, concept: Concept, path: Path) -> list[Path]:
-        """Return folders inside `path` to skip: those of the masks or control images, if they are other folders."""
-        return [each for each in mask_folders(concept) if os.path.realpath(each) != os.path.realpath(path)]
-
-    def _split_sidecars(self, files: list[File], concept: Concept) -> tuple[list[File], list[File], list[File]]:
-        """Split files by name: (images, their masks or control images, OneTrainer's masks and control images that are not used)."""
-        folder = conditioning_folder(concept.images.conditioning_data_dir)
-        painted = folder is not None and is_painted(folder)  # it contains copies of the masks next to the images
-        partners: list[File] = []
-        if concept.images.conditioning_suffix and (folder is None or (painted and not replaced_folders(folder))):
-            files, partners = without_suffix(files, concept.images.conditioning_suffix)
-        images, masks = without_suffix(files, MASK_LABEL)
-        images, controls = without_suffix(images, CONTROL_LABEL)
-        if masks and not partners and folder is None and not concept.control and concept.images.masked_loss:
-            partners, masks = masks, []
-        return images, partners, controls if painted else masks + controls
 
     # ---- files to images
 
@@ -297,9 +281,10 @@ class ScanBuilder:
             paired = pair(images, partners, kind, memo=self.memo, cancel=self.cancel, level=self.level, alpha=alpha)
             if concept.reads_partners:
                 self.problems += paired.problems
-                files, matches = self._partners_of.setdefault((kind, partners.where), ([], []))
-                files += partners.files
-                matches += paired.matches
+                for each in filter(None, (partners, partners.others)):
+                    files, matches = self._partners_of.setdefault((kind, each.where), ([], []))
+                    files += each.files
+                    matches += map(each.find, images)
                 self.left_out += [(each, why) for each in images if (why := paired.unusable.get(each.key))]
                 images = paired.images
             else:  # only a start for painted masks
@@ -321,17 +306,41 @@ class ScanBuilder:
     ) -> Partners | None:
         """Return the files to pair a folder's images with; None if nothing is paired.
         subfolders, sidecars: as in `finish`"""
-        folder = conditioning_folder(concept.images.conditioning_data_dir)
+        chosen = conditioning_folder(concept.images.conditioning_data_dir)
+        folder = other_masks(chosen) if kind is MASK else chosen
+        others: Partners | Problem | None
         if folder is None:
             images = concept.images
             masked = kind is MASK and images.masked_loss and not images.alpha_mask
             wanted = masked or images.conditioning_suffix
-            return sidecars if wanted or (sidecars and sidecars.files) else None
-        partners = folder_partners(folder, subfolders, kind, concept.images.conditioning_suffix, self.cancel)
-        if isinstance(partners, Problem):
-            self.problems += [partners] if concept.reads_partners else []
-            return None
-        return partners
+            others = sidecars if wanted or (sidecars and sidecars.files) else None
+        else:
+            others = folder_partners(folder, subfolders, kind, concept.images.conditioning_suffix, self.cancel)
+        if isinstance(others, Problem):
+            if chosen != folder:
+                others = replace(others, level="advice", fix="put it back, or paint the masks of these images")
+            self.problems += [others] if concept.reads_partners else []
+            others = None
+        painted = folder_partners(chosen, subfolders, kind, None, self.cancel) if chosen and chosen != folder else None
+        return replace(painted, others=others) if isinstance(painted, Partners) else others
+
+
+def excluded_folders(concept: Concept, path: Path) -> list[Path]:
+    """Return folders inside `path` to skip: those of the masks or control images, if they are other folders."""
+    return [each for each in mask_folders(concept) if os.path.realpath(each) != os.path.realpath(path)]
+
+
+def split_sidecars(files: list[File], concept: Concept) -> tuple[list[File], list[File], list[File]]:
+    """Split files by name: (images, their masks or control images, OneTrainer's masks and control images that are not used)."""
+    folder = other_masks(conditioning_folder(concept.images.conditioning_data_dir))
+    partners: list[File] = []
+    if concept.images.conditioning_suffix and folder is None:
+        files, partners = without_suffix(files, concept.images.conditioning_suffix)
+    images, masks = without_suffix(files, MASK_LABEL)
+    images, controls = without_suffix(images, CONTROL_LABEL)
+    if masks and not partners and folder is None and not concept.control and concept.images.masked_loss:
+        partners, masks = masks, []
+    return images, partners, masks + controls
 
 
 def caption_endings(concept: Concept) -> tuple[str, ...]:
