@@ -138,7 +138,7 @@ def _act(jobs: queues.Queue, draw: Random) -> Any:
             case "add":
                 task = draw.choice(("train", "train", "resize", "download", "tag", "nonsense", "hashes"))
                 state = draw.choice(("waiting", "waiting", "done", "failed"))
-                return jobs.add(task, f"job {len(entries)}", {"a": 1}, state=state).title
+                return jobs.add(task, f"job {len(entries)}", {"a": {}}, state=state).title
             case "end" if some:
                 return jobs.change(some, state=draw.choice(("done", "stopped", "failed"))).state
             case "move" if some:
