@@ -164,7 +164,7 @@ def _act(jobs: queues.Queue, draw: Random) -> Any:
 
 def _reread(changes: dict[str, Any]) -> Any:
     entry = {"id": "a", "task": "train", "title": "t", "job": {"model": {}}, "state": "waiting"} | changes
-    with folder() as place:
+    with folder() as place, patch.object(queues.time, "time", lambda: 100.0):
         file = place / "queue.json"
         file.write_text(json.dumps({"entries": [entry, {**entry, "id": "b", "state": "waiting"}], "paused": False}))
         found = queues.Queue(file)
