@@ -130,7 +130,7 @@ def test_findings_of_another_folder_are_not_shown_as_those_of_this_one(page, tmp
     assert checks.latest(page.project.job)["checking"] and checks.latest(page.project.job)["trained"] == 1
     page.project.edit("dataset.folder", str(tmp_path / "two"))
     seen = [checks.latest(page.project.job)]
-    assert seen[0] == {"checking": True}
+    assert seen[0] == {"checking": True, "asked": 0}
     wait_until(lambda: seen.append(checks.latest(page.project.job)) or not seen[-1]["checking"])
     assert seen[-1]["trained"] == 2 and all("trained" not in each for each in seen[:-1])
 

@@ -236,7 +236,7 @@ def test_files_that_do_not_fit_are_told_before_anything_loads(train, tmp_path):
         assert problem.code == "lora.not-found" and "'gone'" in problem.what
     with refused("network.block-count", 25):
         train(network={"block_dims": ",".join(["4"] * 23)}).start()
-    with refused("training.nothing-to-train"):
+    with refused("network.no-layers"):
         train(network={"block_dims": "4" + ",0" * 24}).start()
 
 
