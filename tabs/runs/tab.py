@@ -69,8 +69,9 @@ def build(page: Page) -> None:
     page.pulse_parts.append(Comparisons(page).parts)
     page.commands["look"] = lambda data, browser: None  # only requests the current parts
     client, state = client_state(), gr.State({})
-    outputs = {"client": client, "state": state, "main": main, "copy": copy, "tabs": page.tabs}
-    page.on_show(TAB, handlers.show, state, outputs)
+    shown = {"client": client, "main": main, "copy": copy}
+    outputs = {"state": state, "tabs": page.tabs, **shown}
+    page.on_show(TAB, handlers.show, state, shown)
     page.on_tick(TAB, handlers.tick, [client, state], {"client": client, "main": main}, seconds=SECONDS)
     page.on_act(main, handlers.act, state, outputs)
     page.on_act(copy, handlers.copy_act, state, outputs)
@@ -92,12 +93,9 @@ class RunHandlers:
     # -- showing
 
     def show(self, state: dict[str, Any]):
-        """Return `_outputs` for a browser with this state."""
-        return self._outputs(state)
-
-    def _outputs(self, state: dict[str, Any]) -> dict[str, Any]:
-        """Return {"state": `state`, "copy": HTML of the copy panel, "main": HTML, "client"} for a browser with this state (see `act`)."""
-        return {"state": state, "copy": self.copies.panel(state), **with_client({"main": self._main(state)})}
+        """Return {"copy": HTML of the copy panel, "main": HTML, "client"} for a browser with this state (see `act`), which stays: an answer
+        that comes late must not undo what was pressed meanwhile."""
+        return {"copy": self.copies.panel(state), **with_client({"main": self._main(state)})}
 
     def tick(self, client: str, state: dict[str, Any]):
         """Return the main component's HTML if it has changed since the `client` state of a browser, else gr.skip()."""
@@ -214,7 +212,10 @@ class RunHandlers:
             state |= {"open": "", "asking": False, "copy": ""}
         elif act == "delete-picked" and state.get("asking"):
             state |= {"picked": self._delete(state.get("picked", ())), "asking": False}
-        return self._outputs(state) | {"tabs": gr.Tabs(selected=LEADS_TO[act]) if act in LEADS_TO else gr.skip()}
+        return self.show(state) | {
+            "state": state,
+            "tabs": gr.Tabs(selected=LEADS_TO[act]) if act in LEADS_TO else gr.skip(),
+        }
 
     def _delete(self, names: Sequence[str]) -> list[str]:
         """Move the named runs to the trash; return those that could not be moved. Shows a message with the problems."""
@@ -262,7 +263,8 @@ class RunHandlers:
         act, _, value = board_event(event)
         if act == "into":
             self.copies.start(str(state.get("open", "")), str(state.get("copy", "")), value)
-        return self._outputs({**state, "copy": ""})
+        state = {**state, "copy": ""}
+        return self.show(state) | {"state": state}
 
     def _longer(self, name: str, text: str, after: str) -> dict[str, Any]:
         """Return the changes that give the run a new length `text`, in epochs, or in steps if these are set.
