@@ -104,7 +104,7 @@ def test_samples_as_in_sd_scripts_are_512_wide_weigh_with_the_mean_kept_and_chan
         return denoise(model, states, small, loop.noises_of(model, small, [7], sampling), sampling, **how)
 
     denoise = loop.denoise
-    monkeypatch.setattr(loop, "denoise", watched)
+    monkeypatch.setattr("core.training.loop.samples.denoise", watched)
     files = []
     for prompt, which in (("a (fox:1.5)", "none"), ("a (fox:1.5)", "sd-scripts-0.10"), ("a fox", "sd-scripts-0.10")):
         samples = {"sample_prompts": [f"{prompt} --s 1"], "sample_at_first": False}
