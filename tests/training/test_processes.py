@@ -233,7 +233,7 @@ def in_float64(monkeypatch):
         training = build(*given)
         for weight in training.run.stepper._parameters:
             weight.data = weight.data.double()
-        if frozen := getattr(training.inputs.method, "_frozen", None):  # packed for float32
+        if frozen := getattr(training.inputs.method, "_untrained_unet", None):  # packed for float32
             uninstall(frozen)
             frozen.double()
         return training
