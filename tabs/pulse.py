@@ -83,12 +83,13 @@ def answer(page: Page, body: dict[str, Any], browser: Browser) -> str:
 
 
 def all_parts(page: Page, body: dict[str, Any], browser: Browser) -> dict[str, Any]:
-    """Return {part: data} for the browser's open tab: "status", "names" and "said" on every tab, "form" and "checks" on Train, "queue" on
-    Runs, those of `monitor.parts` on Monitor, those that other modules have registered, and "due" if a tab shows an old state.
+    """Return {part: data} for the browser's open tab: "status", "ended", "names" and "said" on every tab, "form" and "checks" on Train,
+    "queue" on Runs, those of `monitor.parts` on Monitor, those that other modules have registered, and "due" if a tab shows an old state.
     body: {"tab", "run": on Monitor, "shown": digests, and what the registered parts need}"""
     tab = body.get("tab")
     monitor.report_stopped(page, browser, body)
-    parts: dict[str, Any] = {"status": status(page), "names": names(page), "said": browser.message}
+    ends = {"sentences": _ended(page.engine.queue())}
+    parts: dict[str, Any] = {"status": status(page), "ended": ends, "names": names(page), "said": browser.message}
     if tab in ("Train", "", None):
         parts["form"] = form_part(page, browser)
         parts["checks"] = _checks(page)
@@ -168,14 +169,13 @@ def _end_of(entry: QueueEntry) -> str:
 
 def status(page: Page) -> dict[str, Any]:
     """Return `Engine.status` with numbers rounded so that it changes only when the display does, and {"waits": `_waiting`, "trained":
-    `_newest_finished`, "ended": `_ended`, "tool": title of a running job that is not on the device or "", "busy"}. Its "job" has "own":
-    whether this user may manage it.
+    `_newest_finished`, "tool": title of a running job that is not on the device or "", "busy"}. Its "job" has "own": whether this user
+    may manage it.
     """
     facts, entries = dict(page.engine.status()), page.engine.queue()
     facts["memory_used"] = int(facts.get("memory_used") or 0) // MEMORY_STEP * MEMORY_STEP
     facts["waits"] = _waiting(page, entries)
     facts["trained"] = _newest_finished(page, entries)
-    facts["ended"] = _ended(entries)
     device_entry = (facts.get("job") or {}).get("entry")
     facts["tool"] = next((each.title for each in entries if each.state == "running" and each.id != device_entry), "")
     facts["busy"] = bool(facts.get("job")) or bool(getattr(page.engine, "works", False))

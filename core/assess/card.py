@@ -257,7 +257,7 @@ class Source:
         path = find_file(self.job.model.base_model, self.workspace) if self.job else None
         if path is None or not path.is_file() or path.stat().st_size not in {each.size for each in ENTRIES}:
             return "", None
-        digest = model_hashes(path, HashMemo(self.workspace.private / "hashes.json"), self.cancel)[1]
+        digest = model_hashes(path, HashMemo.of(self.workspace), self.cancel)[1]
         return digest, of_sha256(digest)
 
     @property

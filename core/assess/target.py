@@ -148,7 +148,7 @@ class Target:
         """Return a value that changes with the weights of a file but not with its metadata, which keeping a checkpoint rewrites."""
         if path.is_dir():
             return fingerprint(path)
-        return lora_hash(path, HashMemo(self.workspace.private / "hashes.json"))
+        return lora_hash(path, HashMemo.of(self.workspace))
 
     @cached_property
     def _state(self) -> list[Any]:

@@ -13,7 +13,7 @@ from core.record.cancel import CancelToken
 from core.record.problems import ProblemsError
 from core.record.regular import open_regular
 from core.record.stamps import stamp
-from core.record.workspace import display_path, real_path
+from core.record.workspace import Workspace, display_path, real_path
 
 CHUNK_BYTES = 1 << 22
 HOLLOW = 20  # claimed size over size on disk
@@ -32,6 +32,11 @@ class HashMemo:
         if self.path is not None:
             with suppress(ProblemsError):
                 self._values = read_json_object(self.path)
+
+    @classmethod
+    def of(cls, workspace: Workspace) -> "HashMemo":
+        """Return the cache stored in the workspace, in private/hashes.json."""
+        return cls(workspace.private / "hashes.json")
 
     def cached(self, purpose: str, files: Sequence[Path]) -> str | None:
         """Return the cached value if none of the files has changed, else None. Arguments as in `get`."""

@@ -171,7 +171,7 @@ def _vae_hash(sources: Sources, workspace: Workspace, cancel: CancelToken | None
     """Return the SHA-256 of a separate VAE; None if the model's own is used."""
     if sources.vae is None:
         return None
-    memo, path = HashMemo(workspace.private / "hashes.json"), sources.vae
+    memo, path = HashMemo.of(workspace), sources.vae
     if path.is_dir():
         return family(sources.family).digest(sources.model, "vae", vae=path, memo=memo, cancel=cancel)
     return memo.get("sha256", [path], lambda: file_sha256(path, cancel))

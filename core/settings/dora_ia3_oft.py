@@ -75,6 +75,11 @@ class OftSettings(KindSettings):
         help="Rotates the residual and resampling blocks too, with their 3x3 convolutions.",
     )
 
+    @property
+    def conv_has_rank(self) -> bool:
+        """Whether 3x3 convolutions train, with the network's rank and alpha."""
+        return self.enable_conv
+
     def summary(self) -> str:
         """Return the options that are on in one line."""
         on = {"all transformer layers": self.enable_all_linear, "convolutions": self.enable_conv}

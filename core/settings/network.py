@@ -89,6 +89,11 @@ UNKNOWN = KindTraits(name="", title="", forms=(), module_name="", misread=())
 class KindSettings(Settings):
     """Base model of a group of settings for a single network kind, with the rules on them."""
 
+    @property
+    def conv_has_rank(self) -> bool:
+        """Whether 3x3 convolutions train with the rank and alpha of the network instead of those of convolutions."""
+        return False
+
     def problems(self, network: NetworkSettings) -> Iterator[Problem]:
         """Yield errors and advice on the settings of this kind in combination with those of the network."""
         yield from ()
@@ -351,6 +356,11 @@ class NetworkSettings(Settings):
     def trains_conv(self) -> bool:
         """Whether 3x3 convolutions, in residual and resampling blocks, are trained too."""
         return self.conv_rank is not None or bool(self.conv_block_dims)
+
+    @property
+    def sized_by_blocks(self) -> bool:
+        """Whether every trained layer is in a block of the U-Net, so that block ranks and alphas apply to all of them."""
+        return self.train_unet and not self.train_text_encoder
 
     @property
     def hooks_residual(self) -> bool:

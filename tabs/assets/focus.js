@@ -115,9 +115,7 @@
     if (!focused || ![document.body, focused.node].includes(document.activeElement)) return;
     if (focused.node.isConnected && nameOf(focused.node) === focused.name) return;
     const holder = document.getElementById(focused.inside), twin = holder && again({name: focused.name}, holder);
-    const field = holder && !twin && press && press.keys && press.node === focused.node && !press.node.isConnected && holder.closest(".field");
-    const next = twin || (field && stopsIn(field).find((each) => !each.matches("button")));  // below a field: what a key has pressed away, such as Restore
-    if (next) next.focus({preventScroll: true});
+    if (twin) twin.focus({preventScroll: true});
     else focused.name = nameOf(focused.node);  // another one now, or the same one with other words
   }).observe(document, {childList: true, subtree: true});
 

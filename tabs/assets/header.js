@@ -56,8 +56,6 @@
     job = status.job;
     trained = job ? null : status.trained;
     drawTrained();
-    for (const id in ended && status.ended) if (!(id in ended)) atelier.hear(status.ended[id]);
-    ended = status.ended;
     const waiting = byId("header-waiting");
     show(waiting, status.waits.length > 0);
     text(waiting, status.waits.length ? `${status.waits.length} waiting` : "");
@@ -87,6 +85,11 @@
     }
   };
   new MutationObserver(() => { if (document.querySelector("[data-waits]:empty")) atelier.tellWaits(); }).observe(document.documentElement, {childList: true, subtree: true});
+
+  atelier.parts.ended = ({sentences}) => {
+    for (const id in ended && sentences) if (!(id in ended)) atelier.hear(sentences[id]);
+    ended = sentences;
+  };
 
   atelier.parts.names = (names) => {
     text(byId("header-project"), names.project);

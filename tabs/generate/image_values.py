@@ -59,7 +59,7 @@ def values_of(
         notes.append(Problem(what, "prompts.dynamic_prompts", fix, "advice", code="generate.dynamic-off"))
     values |= _located_paths(values, workspace, notes)
     values["loras"], values["styles"] = [], list(job.prompts.styles)
-    memo = HashMemo(workspace.private / "hashes.json")
+    memo = HashMemo.of(workspace)
     for use in job.generate.loras:
         missing: list[Problem] = []
         digest = hashes.loras.get(use.file, "")
@@ -118,7 +118,7 @@ def with_chosen_model(job: GenerateJob, digest: str, models: Iterable[str], work
 def _is_model_hash(path: Path, digest: str, workspace: Workspace) -> bool:
     """Return whether the model's hash begins with `digest`; True for "", False if the file's family is unknown."""
     family = facts_of_file(path).family if digest else None
-    memo = HashMemo(workspace.private / "hashes.json")
+    memo = HashMemo.of(workspace)
     return not digest or (bool(family) and model_hash(path, family or "", memo, None).startswith(digest.lower()))
 
 

@@ -284,12 +284,16 @@ def test_the_end_of_a_job_is_a_sentence_for_its_user(page):
         for n, (task, state) in enumerate(states)
     ]
     page.engine.status = lambda: {"device": "CPU", "memory_used": 0, "memory_total": 0, "job": None}
-    assert list(pulse.status(page)["ended"].values()) == [
+
+    def ends():
+        return pulse.all_parts(page, {"tab": "Tools"}, page.browsers.of("b"))["ended"]["sentences"]
+
+    assert list(ends().values()) == [
         "Training fox finished",
         "Training fox failed: Out of memory",
         "Generation finished",
         "fox stopped",
     ]
     asking = GUEST.set("two")
-    assert pulse.status(page)["ended"] == {}
+    assert ends() == {}
     GUEST.reset(asking)

@@ -153,7 +153,7 @@ def text_cache(
     """Return the cache of text encoder states for the job's model with its embeddings and LoRAs; sets the cache's size limit."""
     kind, memory = family(sources.family), job.memory
     store.texts.max_bytes = memory.text_cache_bytes
-    encoders = kind.digest(sources.model, "text_encoders", memo=HashMemo(workspace.private / "hashes.json"))
+    encoders = kind.digest(sources.model, "text_encoders", memo=HashMemo.of(workspace))
     embeddings = tuple((embedding.name, fingerprint(embedding.path)) for embedding in sources.embeddings)
     files = sources.model.glob("tokenizer*") if sources.model.is_dir() else ()
     tokenizers = tuple(map(fingerprint, sorted(files)))

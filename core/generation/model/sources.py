@@ -72,7 +72,7 @@ class Hashes:
 
 def file_hashes(sources: Sources, workspace: Workspace, cancel: CancelToken | None) -> Hashes:
     """Return the hashes by which other programs identify the files of a job, cached until a file changes."""
-    memo = HashMemo(workspace.private / "hashes.json")
+    memo = HashMemo.of(workspace)
     model = model_hash(sources.model, sources.family, memo, cancel)
     loras = {portable_name(path, workspace): lora_hash(path, memo, cancel) for path in sources.loras.values()}
     refiners = {

@@ -129,7 +129,7 @@ def _fresh(target: Target, size: BlockSize, options: Settings | None, seed: int)
 
 def _ranks(network: NetworkSettings) -> Iterator[tuple[str, list[int]]]:
     """Yield (setting's name, its ranks) of each setting with ranks of layers. Ends at an invalid text, which other rules report."""
-    if not network.block_dims or not network.train_unet or network.train_text_encoder:
+    if not (network.block_dims and network.sized_by_blocks):
         yield "rank", [network.rank]
     try:
         for name in ("block_dims", "conv_block_dims"):

@@ -169,11 +169,10 @@ def without_effect(job: TrainJob) -> Iterator[tuple[str, str]]:
     others, sides = sorted((OWN | {"initialization"}) - uses), f"network.{' '.join(SIDES)}"
     by_adafactor = "AdaFactor sets the learning rate (relative_step); 0 still skips a block"
     from_file = network.network_weights is not None and network.dim_from_weights
-    by_block = (
-        network.train_unet and not network.train_text_encoder and not (network.kind == "oft" and job.oft.enable_conv)
-    )
+    kind_settings, by_block = getattr(job, network.kind, None), network.sized_by_blocks
     yield from ignored((True, f"network.{' '.join(others)}", f"{kind} has none"))
-    if isinstance(kind_settings := getattr(job, network.kind, None), KindSettings):
+    if isinstance(kind_settings, KindSettings):
+        by_block = by_block and not kind_settings.conv_has_rank
         yield from ((path, f"ignored: {why}") for path, why in kind_settings.without_effect())
     yield from ignored(
         (not network.traits.loraplus, f"optimizer.{' '.join(LORA_PLUS)}", f"{kind} has no matrices of two rates"),

@@ -268,7 +268,7 @@ def _metadata(settings: ExtractLoraSettings, plan: Plan, context: JobContext) ->
         metadata["ss_network_args"] = json.dumps(args)
     if settings.no_metadata:
         return metadata
-    memo = HashMemo(context.workspace.private / "hashes.json")
+    memo = HashMemo.of(context.workspace)
     for model in (plan.original, plan.tuned):
         context.stage(f"hashing {model.path.name}")
         hashes = model_hashes(model.path, memo, context.cancel)

@@ -101,7 +101,7 @@ def check_can_restore(path: Path, workspace: Workspace, where: str) -> None:
 
 def _tensors_hash(path: Path, workspace: Workspace, cancel: CancelToken | None = None) -> str:
     """Return the SHA-256 of a file's tensors, cached until the file changes."""
-    return lora_hash(path, HashMemo(workspace.private / "hashes.json"), cancel)
+    return lora_hash(path, HashMemo.of(workspace), cancel)
 
 
 def _tensors_of(header: bytes) -> Any:

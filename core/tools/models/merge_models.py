@@ -83,7 +83,7 @@ def do(settings: MergeModelsSettings, plan: Plan, context: JobContext) -> Outcom
     """Merge the models and write the file with metadata on its inputs."""
     for problem in without_effect(settings, GROUP):
         context.warn(problem)
-    memo = HashMemo(context.workspace.private / "hashes.json")
+    memo = HashMemo.of(context.workspace)
     with plan.files:
         metadata = _metadata(settings, plan, memo, context)
         tensors = _merged(plan, PRECISIONS.get(settings.saving_precision or ""))

@@ -78,7 +78,7 @@ def read_inputs(job: TrainJob, context: JobContext, select: Select = lambda repo
     vae = model_path(job.model.vae, workspace, "model.vae") if job.model.vae else None
     family_name = family_of(model, job.model.family)
     job, model_family = in_force(job, family_name), family(family_name)
-    memo = HashMemo(workspace.private / "hashes.json")
+    memo = HashMemo.of(workspace)
     plan = Plan(report.placed, job, seed, report.total_steps)
     if not job.resume.skip_until_initial_step:
         plan.begin = first_step(job, plan) or 0
