@@ -241,6 +241,14 @@ def remove_leftovers(folder: Path | str, *patterns: str, files_only: bool = Fals
                 remove_any(path)
 
 
+def put_back(folder: Path) -> None:
+    """Rename the folders in `folder` that a killed process moved aside to their earlier names, or delete them if they were replaced."""
+    for aside in folder.glob(".old-*-*"):
+        target = aside.with_name(aside.name.removeprefix(".old-").rpartition("-")[0])
+        with suppress(OSError):
+            remove_folder(aside) if target.exists() else replace(aside, target)
+
+
 def _put_in_place(temporary: Path, target: Path) -> None:
     """Rename folder `temporary` to `target`. An existing `target` is moved aside first and then deleted; it is moved back if the rename
     fails."""
