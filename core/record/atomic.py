@@ -103,6 +103,16 @@ def remove_any(path: Path) -> None:
     (remove_folder if path.is_dir() and not path.is_symlink() else remove)(path)
 
 
+def discard(path: Path) -> None:
+    """Delete a file or folder of a run, of which a killed process leaves nothing under its name; it may be missing."""
+    if path.is_dir() and not path.is_symlink():
+        temporary = path.with_name(f".tmp-removed-{path.name}")
+        remove_folder(temporary)
+        replace(path, temporary)
+        path = temporary
+    remove_any(path)
+
+
 def sync_file(path: Path | str) -> None:
     """Flush a file to disk (fsync). Errors of drives that do not support fsync are ignored."""
     with open(path, "rb+") as handle:
