@@ -29,7 +29,9 @@ from core.families.part_shapes import (
     stored_shapes,
     tensor_problems,
 )
+from core.families.tokenizer import tokenizer_folder
 from core.families.vae import overflows, safe_type
+from core.families.vocabulary import unusual_digests
 from core.formats.detect import FAMILY_NAMES
 from core.formats.hashes import HashMemo
 from core.formats.models.checkpoint import (
@@ -232,6 +234,10 @@ def _fill_buffers(module: Any, config: Mapping[str, Any], kind: PartKind) -> Non
         setattr(module.get_submodule(owner), attribute, value.to(device))
 
 
+# Config values that change what a VAE or text encoder computes, but no tensor of it.
+FORMULA = ("act_fn", "norm_num_groups", "hidden_act", "layer_norm_eps")
+
+
 def digest(
     layout: Layout,
     path: Path | str,
@@ -246,14 +252,36 @@ def digest(
 
     part   "denoiser", "vae" or "text_encoders"
     vae    a file or folder whose VAE replaces the model's
-    Raises ProblemsError for a missing part.
+    A VAE or text encoder that computes otherwise with the same weights than the published one has another key, and so have text
+    encoders with another vocabulary. Raises ProblemsError for a missing part.
     """
     assert part in ("denoiser", "vae", "text_encoders"), part
     if part == "vae" and vae is not None:
-        return part_digest(open_vae(vae), memo, cancel)
+        vae_part = open_vae(vae)
+        return _joined([part_digest(vae_part, memo, cancel), *_unpublished(layout, vae_part)])
     checkpoint = open_checkpoint(path, layout.family, kohya_projection=kohya_projection)
-    digests = [part_digest(each, memo, cancel) for each in _chosen_parts(layout, checkpoint, None, {part})]
+    parts = _chosen_parts(layout, checkpoint, None, {part})
+    digests = [part_digest(each, memo, cancel) for each in parts]
+    if part != "denoiser":
+        digests += [line for each in parts for line in _unpublished(layout, each)]
+    if part == "text_encoders":
+        digests += unusual_digests(tokenizer_folder(checkpoint.path))
+    return _joined(digests)
+
+
+def _joined(digests: list[str]) -> str:
+    """Return the only digest, or the SHA-256 of several."""
     return digests[0] if len(digests) == 1 else hashlib.sha256(" ".join(digests).encode()).hexdigest()
+
+
+def _unpublished(layout: Layout, part: Part) -> list[str]:
+    """Return "part.name=value" of each config value of FORMULA that is not the published one."""
+    config, published = config_of(layout, part), layout.config(part.name)
+    return [
+        f"{part.name}.{name}={config[name]}"
+        for name in FORMULA
+        if name in config and config[name] != published.get(name)
+    ]
 
 
 def weight_bytes(layout: Layout, path: Path | str, item_bytes: int | None = None) -> dict[str, int]:

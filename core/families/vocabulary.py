@@ -6,6 +6,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from core.families.token_count import VOCABULARY
 from core.record.bounded_json import read_json_object
 from core.record.problems import ProblemsError
 from core.record.regular import read_regular
@@ -50,6 +51,12 @@ def read_vocabulary(folder: Path) -> Vocabulary:
     Cached by the files' content: reading 49,408 tokens takes a second, and most models have the same ones.
     """
     return _read(_Files(folder, tuple(_digest(folder / name) for name in FILES)))
+
+
+def unusual_digests(folder: Path) -> list[str]:
+    """Return the digests of a tokenizer folder's files; [] if its vocabulary is CLIP's. Raises ProblemsError for damaged files."""
+    usual = folder == VOCABULARY.parent or read_vocabulary(folder) == read_vocabulary(VOCABULARY.parent)
+    return [] if usual else [_digest(folder / name) for name in FILES]
 
 
 @dataclass(frozen=True)

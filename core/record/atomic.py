@@ -103,6 +103,16 @@ def remove_any(path: Path) -> None:
     (remove_folder if path.is_dir() and not path.is_symlink() else remove)(path)
 
 
+def discard(path: Path) -> None:
+    """Delete a file or folder of a run, of which a killed process leaves nothing under its name; it may be missing."""
+    if path.is_dir() and not path.is_symlink():
+        temporary = path.with_name(f".tmp-removed-{path.name}")
+        remove_folder(temporary)
+        replace(path, temporary)
+        path = temporary
+    remove_any(path)
+
+
 def sync_file(path: Path | str) -> None:
     """Flush a file to disk (fsync). Errors of drives that do not support fsync are ignored."""
     with open(path, "rb+") as handle:
@@ -239,6 +249,14 @@ def remove_leftovers(folder: Path | str, *patterns: str, files_only: bool = Fals
             newest = max(each.stat().st_mtime for each in [path, *path.rglob("*")])
             if time.time() - newest > LEFTOVER_SECONDS and not (files_only and path.is_dir()):
                 remove_any(path)
+
+
+def put_back(folder: Path) -> None:
+    """Rename the folders in `folder` that a killed process moved aside to their earlier names, or delete them if they were replaced."""
+    for aside in folder.glob(".old-*-*"):
+        target = aside.with_name(aside.name.removeprefix(".old-").rpartition("-")[0])
+        with suppress(OSError):
+            remove_folder(aside) if target.exists() else replace(aside, target)
 
 
 def _put_in_place(temporary: Path, target: Path) -> None:

@@ -118,11 +118,14 @@ class RunFolder:
             self._lock = None
 
     def remove_half_written(self) -> None:
-        """Delete temporary checkpoints, states and samples that a killed process left. Only for the process that holds the lock."""
+        """Delete temporary files of checkpoints, states, samples and the run itself that a killed process left; put back a folder that it
+        had only moved aside. Only for the process that holds the lock."""
         for folder in (self.checkpoints, self.states, self.samples):
+            atomic.put_back(folder)
             for leftover in folder.glob(".tmp-*"):
                 with suppress(OSError):
                     atomic.remove_any(leftover)
+        atomic.remove_leftovers(self.path, files_only=True)  # by age: the page writes here too
 
     @property
     def held(self) -> bool:

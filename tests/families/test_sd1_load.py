@@ -347,3 +347,27 @@ def test_a_part_whose_config_names_no_class_is_of_the_usual_one(copy, stated):
     content = json.loads(config.read_text())
     config.write_text(json.dumps(content | {"architectures": stated}))
     assert sd1.problems(copy) == []
+
+
+def swapped_words(content):
+    words = content["model"]["vocab"]
+    words["fox</w>"], words["cat</w>"] = words["cat</w>"], words["fox</w>"]
+
+
+@pytest.mark.parametrize(
+    ("part", "file", "change"),
+    [
+        ("text_encoders", "text_encoder/config.json", lambda config: config.update(hidden_act="gelu")),
+        ("text_encoders", "text_encoder/config.json", lambda config: config.update(layer_norm_eps=0.1)),
+        ("text_encoders", "tokenizer/tokenizer.json", swapped_words),
+        ("vae", "vae/config.json", lambda config: config.update(norm_num_groups=1)),
+    ],
+)
+def test_the_same_weights_that_compute_otherwise_have_another_digest(tiny, copy, part, file, change):
+    assert sd1.digest(copy, part) == sd1.digest(tiny, part)
+    content = json.loads((copy / file).read_text())
+    change(content)
+    (copy / file).write_text(json.dumps(content))
+    assert sd1.digest(copy, part) != sd1.digest(tiny, part)
+    if part == "vae":
+        assert sd1.digest(tiny, part, vae=copy / "vae") == sd1.digest(copy, part)

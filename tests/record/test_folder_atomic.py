@@ -6,6 +6,7 @@ import time
 import pytest
 
 from core.record import atomic
+from core.record.run_folder import RunFolder
 
 
 def filled(folder, name="a.txt", text="new"):
@@ -84,3 +85,18 @@ def test_what_a_killed_process_left_is_taken_away_after_an_hour_and_nothing_else
         "m",
     ]
     atomic.remove_leftovers(tmp_path / "missing")
+
+
+def test_a_run_resumed_after_a_kill_has_its_folders_back_and_nothing_half_written(tmp_path):
+    run = RunFolder.create(tmp_path, "x", {})
+    aside = [run.checkpoints / name for name in (".old-my-model-abc_12", ".old-t-step00000002-def_34")]
+    for folder in (*aside, run.checkpoints / "t-step00000002", run.checkpoints / ".tmp-gone_567"):
+        folder.mkdir(parents=True)
+        filled(folder, text="old" if folder in aside else "new")
+    for name in (".tmp-dead_1ab.json", ".tmp-live_2cd.json"):
+        (run.path / name).touch()
+    os.utime(run.path / ".tmp-dead_1ab.json", (0, 0))
+    run.remove_half_written()
+    texts = {path.name: (path / "inside" / "a.txt").read_text() for path in run.checkpoints.iterdir()}
+    assert texts == {"my-model": "old", "t-step00000002": "new"}
+    assert [path.name for path in run.path.glob(".tmp-*")] == [".tmp-live_2cd.json"]

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from core.formats.hub.upload import Uploads, path_in_repo
 from core.record.kept import keep
-from core.record.run_folder import state_step
+from core.record.run_folder import state_step, states_in
 from core.settings.check import build
 from core.settings.hub import HubSettings
 from core.settings.job import TrainJob
@@ -98,6 +98,29 @@ def test_one_that_a_person_keeps_and_those_of_later_steps_stay(tmp_path):
     assert [each.step for each in run.intermediate()] == [1, 2, 3, 4, 5, 6]
     run.remove_old(6)
     assert [each.step for each in run.intermediate()] == [1, 5, 6]
+
+
+def test_a_kill_while_old_ones_are_removed_leaves_no_part_of_them_under_their_names(tmp_path, monkeypatch):
+    run = checkpoints(tmp_path, [])
+    run.context.folder.states = tmp_path / "state"
+    for step in (1, 2, 3):
+        (tmp_path / "checkpoints" / run.step_name(step)).mkdir(parents=True)
+        (tmp_path / "state" / f"step{step:08d}").mkdir(parents=True)
+    job = SimpleNamespace(saving=SavingSettings(), hub=HubSettings())
+    states = States(
+        SimpleNamespace(job=job, plan=run.plan, state=SimpleNamespace(step=3), context=run.context), run.uploads
+    )
+
+    def killed(path):
+        if path.exists():
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("shutil.rmtree", killed)
+    for remove_old in (lambda: run.remove_old(3), states.remove_old):
+        with pytest.raises(KeyboardInterrupt):
+            remove_old()
+    assert [each.step for each in run.intermediate()] == [2, 3]
+    assert [state_step(each) for each in states_in(tmp_path / "state")] == [3, 2]
 
 
 def test_checkpoints_are_named_and_removed_by_epoch_and_step_with_the_files_next_to_them(tmp_path):

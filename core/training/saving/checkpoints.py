@@ -171,7 +171,7 @@ class Checkpoints:
         if expired:
             self.uploads.finish()  # one of them may be in an upload
         for path in (path for old in expired for path in self._files_of(old.path)):
-            atomic.remove_any(path)
+            atomic.discard(path)
 
     def intermediate(self) -> list[Intermediate]:
         """Return the epoch and step files of this run, ascending by step."""

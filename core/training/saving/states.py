@@ -85,7 +85,7 @@ class States:
         if expired and self.run.job.hub.save_state_to_huggingface:
             self.uploads.finish()  # one of them may be in an upload
         for folder in expired:
-            atomic.remove_folder(folder)
+            atomic.discard(folder)
 
     def load(self) -> bool:
         """Load the newest complete training state; return whether one exists. Newer damaged states are renamed with a warning. Raises
