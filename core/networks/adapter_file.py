@@ -93,6 +93,9 @@ PEFT_METADATA = "lora_adapter_metadata"
 SECOND_ENCODER = re.compile(r"_layers_(1[2-9]|[2-9]\d)_")
 MOST_ALPHA = 1e9
 MODULE_PATH = re.compile(r"[\w.]+")
+# PEFT's initializations that also change the model's weights, by their beginnings ("pissa_niter_16"): without that change a file gives
+# another result.
+MODEL_CHANGING = ("pissa", "olora", "corda", "loftq", "lora_ga")
 
 
 @dataclass(frozen=True)
@@ -394,13 +397,14 @@ def _peft_config(names: Iterable[str], metadata: Mapping[str, str], path: Path) 
     """Return PEFT's LoraConfig from the metadata, else from adapter_config.json next to a PEFT file; {} without one.
 
     names   of the file's tensors
-    Raises ProblemsError for PEFT methods other than LoRA and LoHa.
+    Raises ProblemsError for PEFT methods other than LoRA and LoHa, and for initializations that change the model.
     """
     if text := metadata.get(PEFT_METADATA):
         config = parse_json(text, f"{path}, {PEFT_METADATA}", RELOAD)
         if not isinstance(config, dict):
             what = f"The LoRA's metadata ({PEFT_METADATA}) is invalid"
             raise ProblemsError.one(what, str(path), RELOAD, "lora.bad-metadata")
+        _refuse_model_changes(config, path)
         return config
     if not any(name.startswith("base_model.model.") for name in names):
         return {}
@@ -408,7 +412,17 @@ def _peft_config(names: Iterable[str], metadata: Mapping[str, str], path: Path) 
     if (kind := config.get("peft_type")) not in (None, "LORA", "LOHA"):
         what, fix = f"This is a {str(kind)[:20]} of PEFT, whose scale is not known", "choose a LoRA or LoHa"
         raise ProblemsError.one(what, str(path), fix, "lora.unsupported-variant")
+    _refuse_model_changes(config, path)
     return config
+
+
+def _refuse_model_changes(config: Mapping[str, Any], path: Path) -> None:
+    """Raise ProblemsError for a LoRA whose training began with a change of the model that its file does not contain."""
+    values = (str(value).lower() for key, value in config.items() if key.rpartition(".")[2] == "init_lora_weights")
+    if (start := next((value for value in values if value.startswith(MODEL_CHANGING)), None)) is not None:
+        what = f"The LoRA's initialization ({start[:20]}) also changed the model, and the file does not contain that change"
+        fix = "in PEFT, save it with path_initial_model_for_weight_conversion, which makes it a usual LoRA"
+        raise ProblemsError.one(what, str(path), fix, "lora.unsupported-variant")
 
 
 def _peft_alpha(config: Mapping[str, Any], part: str | None, path: str, rank: int, where: Path) -> float | None:

@@ -2,6 +2,7 @@
 
 import cProfile
 import json
+from contextlib import nullcontext
 from functools import cache
 
 import pytest
@@ -244,9 +245,22 @@ def test_what_a_config_of_peft_cannot_tell_is_refused(tmp_path):
         ({"r": 2, "lora_alpha": "two"}, "lora.bad-metadata"),
         ({"r": 2, "lora_alpha": 2, "alpha_pattern": {"mid.*|up": 1}}, "lora.alpha-by-regex"),
         ({"r": 2, "alpha": 2, "peft_type": "LOKR"}, "lora.unsupported-variant"),
+        ({"r": 2, "lora_alpha": 2, "init_lora_weights": "pissa_niter_4"}, "lora.unsupported-variant"),
     ):
         with refused(code):
             adapter(tmp_path / "some", config, **tensors)
+
+
+@pytest.mark.parametrize("start", ["olora", True])
+def test_an_initialization_of_diffusers_that_changes_the_model_is_refused(tmp_path, start):
+    names = [f"unet.mid_block.attentions.0.proj_in.lora_{side}.weight" for side in "AB"]
+    metadata = json.dumps({"unet.r": 2, "unet.lora_alpha": 2, "unet.init_lora_weights": start})
+    path = tmp_path / "a.safetensors"
+    save_file(
+        dict(zip(names, (torch.ones(2, 8), torch.ones(8, 2)), strict=True)), path, {"lora_adapter_metadata": metadata}
+    )
+    with refused("lora.unsupported-variant", "olora") if start == "olora" else nullcontext():
+        assert load_lora(path).tensors
 
 
 def test_a_dora_of_peft_gives_the_weights_that_peft_merges(tmp_path):
