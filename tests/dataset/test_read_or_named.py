@@ -75,7 +75,7 @@ def test_other_files_are_named_with_their_number(tmp_path, add):
     add("set/a.png")
     for name in ("b.psd", "c.cr2", "d.mp4", "e", "f.svg", "g.jpg.part"):
         (tmp_path / "set" / name).write_bytes(b"8BPS")
-    for name in ("meta.json", "a.npz", "Thumbs.db", ".DS_Store", "notes.md"):
+    for name in ("meta.json", "a.npz", "Thumbs.db", ".DS_Store", "notes.md", "a.txt"):
         (tmp_path / "set" / name).write_bytes(b"{}")
     (problem,) = look(tmp_path / "set").problems
     assert problem.code == "dataset.unread-files" and problem.level == "advice"
@@ -262,6 +262,16 @@ def test_what_ai_toolkit_makes_of_the_images_is_not_trained(tmp_path, add):
         add(f"set/{name}")
     found = look(tmp_path / "set")
     assert names(found) == ["a.png"] and "_controls" in named(found, "dataset.ignored-names")[0].what
+
+
+def test_files_in_which_other_programs_keep_captions_are_named_while_captions_are_missing(tmp_path, add):
+    add("set/a.png")
+    for name in ("metadata.jsonl", "a.json", "metadata.csv", "metadata_cache.json", "notes.md"):
+        (tmp_path / "set" / name).write_text("{}", "utf-8")
+    (problem,) = named(look(tmp_path / "set"), "caption.unread-list")
+    assert problem.what.startswith("3 files ") and "metadata_cache" not in problem.what and "notes" not in problem.what
+    (tmp_path / "set" / "a.txt").write_text("red hat", "utf-8")
+    assert not named(look(tmp_path / "set"), "caption.unread-list")
 
 
 def test_a_caption_of_no_image_is_named(tmp_path, add):

@@ -168,7 +168,7 @@ class ScanBuilder:
         )
         files, partners, labels = split_sidecars(walked.files, concept)
         self.problems += walked.problems
-        self.problems += [*unused_files(path, [("", walked)]), *unused_labels(labels, concept, path)]
+        self.problems += [*unused_files(path, [("", replace(walked, lists=[]))]), *unused_labels(labels, concept, path)]
         files_of_entries, entries = self._matched(metadata, files, path)
         id = self.new_id(printable(path.name) or "images")
         images = self.read(files_of_entries, id, root, concept, entries, metadata.buckets)

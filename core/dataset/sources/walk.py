@@ -21,8 +21,10 @@ from core.dataset.sources.files import (
     is_folder,
     is_image,
     is_junk,
+    is_label,
     is_quiet_junk,
     is_reported_unused,
+    may_list_captions,
     printable,
     reachable,
     repeats_and_words,
@@ -35,6 +37,7 @@ from core.record.problems import Problem, ProblemsError
 from core.record.regular import MissingFile, check_regular
 from core.record.stamps import stamp_of
 from core.record.workspace import is_closed
+from core.settings.dataset.source import Source
 
 HEADERS_PER_WRITE = 1024  # headers between two writes of the cache
 _KIND = "header 2"  # kind of entry in the memo; raised when `read_header` returns other facts
@@ -85,6 +88,7 @@ class Walk:
     unread    names of other files that users may expect to train
     ignored   names of system folders and hidden files
     orphans   names of caption files without an image
+    lists     names of data files that may list captions
     """
 
     files: list[File] = field(default_factory=list)
@@ -94,6 +98,7 @@ class Walk:
     unread: list[str] = field(default_factory=list)
     ignored: list[str] = field(default_factory=list)
     orphans: list[str] = field(default_factory=list)
+    lists: list[str] = field(default_factory=list)
 
 
 # What lies among the images and does not train: field of a walk, word, what is wrong, fix, code.
@@ -107,6 +112,14 @@ _UNUSED = (
         "name it like its image, or ignore this",
         "caption.without-image",
     ),
+    (
+        "lists",
+        "file",
+        "that may have the missing captions {is} not read",
+        f"choose a .json or .jsonl of all images as '{Source.title_of('metadata_file')}', or write caption files from one next to each "
+        "image with 'From sidecar JSON' on the Captions tab",
+        "caption.unread-list",
+    ),
 )
 
 
@@ -114,7 +127,10 @@ def unused_files(folder: Path, walks: Sequence[tuple[str, Walk]]) -> list[Proble
     """Return advice about files of a folder that do not train, one for each kind.
     walks: (path below the folder, result of its walk)"""
     problems: list[Problem] = []
+    captioned = all(file.sidecars or is_label(file.path.name) for _, each in walks for file in each.files)
     for field_, word, what, fix, code in _UNUSED:
+        if field_ == "lists" and captioned:
+            continue
         names = [
             f"{subfolder}/{name}" if subfolder else name for subfolder, each in walks for name in getattr(each, field_)
         ]
@@ -281,6 +297,7 @@ def _add_files(listing: _Listing, result: Walk) -> None:
             continue
         result.others[extension(name) or name] += 1
         result.unread += (listing.prefix + name,) if is_reported_unused(name) else ()
+        result.lists += (listing.prefix + name,) if may_list_captions(name) else ()
         if entry.is_symlink() and not os.path.exists(entry):
             result.problems.append(_dead_link(listing.folder / name))
     captions = [entry.name for files in listing.captions.values() for entry in files]
