@@ -1,6 +1,7 @@
 """What lies in a folder of images trains or is named: every format that can be read, what cannot, what systems leave there,
 OneTrainer's masks, captions of no image."""
 
+import json
 import zipfile
 from pathlib import Path
 
@@ -272,6 +273,24 @@ def test_files_in_which_other_programs_keep_captions_are_named_while_captions_ar
     assert problem.what.startswith("3 files ") and "metadata_cache" not in problem.what and "notes" not in problem.what
     (tmp_path / "set" / "a.txt").write_text("red hat", "utf-8")
     assert not named(look(tmp_path / "set"), "caption.unread-list")
+
+
+def test_names_match_however_their_accents_are_written(tmp_path, add):
+    """macOS writes an accent as a character of its own, other systems one character for both: two names that look alike."""
+    one, two = "caf\u00e9", "cafe\u0301"
+    add(f"set/{one}.png")
+    add(f"masks/{two}.png")
+    (tmp_path / "set" / f"{two}.txt").write_text("red hat", "utf-8")
+    found = look(tmp_path / "set", conditioning_data_dir=str(tmp_path / "masks"), masked_loss=True)
+    (image,) = found.images
+    assert read_caption(image, CaptionSettings()).text == "red hat" and image.conditioning is not None
+    assert caption_change(image.path, "blue hat").path.name == f"{two}.txt"
+    assert [path.name for path in companions([image.path])] == [f"{two}.txt"]
+    (tmp_path / "meta.json").write_text(json.dumps({two: {"caption": "green hat"}}), "utf-8")
+    (listed,) = scan_dataset(
+        DatasetSettings(sources=[{"folder": str(tmp_path / "set"), "metadata_file": str(tmp_path / "meta.json")}])
+    ).images
+    assert listed.path == image.path
 
 
 def test_a_caption_of_no_image_is_named(tmp_path, add):

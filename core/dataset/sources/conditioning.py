@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from core.dataset.images.look import Look, known_looks, look_at_all, looks
 from core.dataset.images.opening import BrokenImage, problem_of
-from core.dataset.sources.files import CONTROL_LABEL, MASK_LABEL, extension, printable, reachable, split_label
+from core.dataset.sources.files import CONTROL_LABEL, MASK_LABEL, extension, name_key, printable, reachable, split_label
 from core.dataset.sources.image_info import ImageInfo, about, listed
 from core.dataset.sources.memo import Memo
 from core.dataset.sources.painted import is_painted, replaced_folders
@@ -129,7 +129,7 @@ def sidecar_partners(files: Mapping[str, Sequence[File]], where: str) -> Partner
     by_name = {source: _by_stem(members, None) for source, members in files.items()}
 
     def find(image: ImageInfo) -> Sequence[File]:
-        return by_name.get(image.source, {}).get(os.path.splitext(image.relative)[0].casefold(), ())
+        return by_name.get(image.source, {}).get(name_key(os.path.splitext(image.relative)[0]), ())
 
     return Partners(where, [file for members in files.values() for file in members], find)
 
@@ -227,20 +227,20 @@ def pair(
 
 
 def _by_stem(files: Sequence[File], suffix: str | None, kind: PartnerKind | None = None) -> dict[str, list[File]]:
-    """Return {image's path without extension, in lower case: its partner files}.
+    """Return {image's path without extension, see `name_key`: its partner files}.
 
     Files are recognized by the suffix; without a suffix by OneTrainer's label (if `kind` is given), else by the plain name.
     """
     by_stem: dict[str, list[File]] = defaultdict(list)
     if kind and not suffix:
         unlabelled, labelled = without_suffix(files, kind.label)
-        labelled_stems = {os.path.splitext(file.relative)[0].casefold() for file in labelled}
+        labelled_stems = {name_key(os.path.splitext(file.relative)[0]) for file in labelled}
         files = [
             *labelled,
-            *(file for file in unlabelled if os.path.splitext(file.relative)[0].casefold() not in labelled_stems),
+            *(file for file in unlabelled if name_key(os.path.splitext(file.relative)[0]) not in labelled_stems),
         ]
     for file in without_suffix(files, suffix)[1] if suffix else files:
-        by_stem[os.path.splitext(file.relative)[0].casefold()].append(file)
+        by_stem[name_key(os.path.splitext(file.relative)[0])].append(file)
     return by_stem
 
 
@@ -354,7 +354,7 @@ def _partners_by_name(
     folder = subfolders.get(image.source, "")
     candidates = [f"{folder}/{stem}" if folder else stem, stem, stem.rpartition("/")[2]]
     for candidate in candidates[:1] if painted else dict.fromkeys(candidates):
-        files = by_stem.get(candidate.casefold())
+        files = by_stem.get(name_key(candidate))
         if files:
             ending = extension(image.relative)
             return sorted(files, key=lambda file: (extension(file.relative) != ending, file.relative))

@@ -25,6 +25,7 @@ from core.dataset.sources.files import (
     is_quiet_junk,
     is_reported_unused,
     may_list_captions,
+    name_key,
     printable,
     reachable,
     repeats_and_words,
@@ -214,7 +215,7 @@ class _Listing:
     """A folder's entries by kind.
 
     prefix       its path below the root, with "/" at the end
-    captions     image's stem in lower case -> its caption files
+    captions     image's stem, see `name_key` -> its caption files
     others       images, and files of other kinds
     subfolders   (path, prefix)
     ignored      names of system folders and hidden files
@@ -231,19 +232,19 @@ class _Listing:
         """Return an image with its caption files.
 
         used           the caption files' names are added to it
-        shared_stems   stems in lower case that several images have (a.png, a.jpg): a.png.txt is then preferred to a.txt
+        shared_stems   stems, see `name_key`, that several images have (a.png, a.jpg): a.png.txt is then preferred to a.txt
         """
         relative, path = self.prefix + entry.name, reachable(self.folder / entry.name)
         stem = os.path.splitext(entry.name)[0]
-        captions = self.captions.get(stem.casefold(), [])
+        captions = self.captions.get(name_key(stem), [])
         if len(captions) > 1:  # those of the same case first: on Linux a.txt and A.txt are two
             captions = [each for each in captions if each.name.startswith(stem + ".")] or captions
-        whole = self.captions.get(entry.name.casefold(), [])
-        first, second = (whole, captions) if stem.casefold() in shared_stems else (captions, whole)
+        whole = self.captions.get(name_key(entry.name), [])
+        first, second = (whole, captions) if name_key(stem) in shared_stems else (captions, whole)
         endings = {extension(each.name) for each in first}
         captions = first + [each for each in second if extension(each.name) not in endings]
         of_face = without_face(stem)
-        shared = self.captions.get(of_face.casefold(), []) if of_face else []
+        shared = self.captions.get(name_key(of_face), []) if of_face else []
         used.update(each.name for each in (*captions, *shared))
         names, states = tuple(each.name for each in captions), tuple(_state(each) for each in (*captions, *shared))
         status = _stat(entry)
@@ -277,18 +278,18 @@ def _listing(
         elif is_folder(entry):
             listing.subfolders.append((reachable(folder / name), f"{prefix}{name}/"))
         elif ending := _caption_ending(name, endings):
-            listing.captions[name[: -len(ending)].casefold()].append(entry)
+            listing.captions[name_key(name[: -len(ending)])].append(entry)
         else:
             listing.others.append(entry)
     return listing
 
 
 def _add_files(listing: _Listing, result: Walk) -> None:
-    """Add a folder's images and unused files to the walk. A caption's name may differ from its image's in case."""
+    """Add a folder's images and unused files to the walk. A caption's name may differ from its image's as in `name_key`."""
     result.ignored += listing.ignored
     used: set[str] = set()
     images = {entry.name for entry in listing.others if is_image(entry.path, entry.name)}
-    stems = Counter(os.path.splitext(name)[0].casefold() for name in images)
+    stems = Counter(name_key(os.path.splitext(name)[0]) for name in images)
     shared = {stem for stem, number in stems.items() if number > 1}
     for entry in listing.others:
         name = entry.name
