@@ -293,6 +293,26 @@ def test_names_match_however_their_accents_are_written(tmp_path, add):
     assert listed.path == image.path
 
 
+def test_images_named_like_masks_of_others_are_named(tmp_path, add):
+    alike = ["a_mask.png", "a-masklabel2.png", "b-Mask.jpg", "c.mask.png", "sub/masks/d.png", "mask/a.png"]
+    for name in (
+        "a.png",
+        "b.png",
+        "c.png",
+        "sub/d.png",
+        "e_mask.png",
+        "masks/e.png",
+        "gas mask.png",
+        "10_fox/e.png",
+        *alike,
+    ):
+        add(f"set/{name}")
+    (problem,) = named(look(tmp_path / "set"), "mask.trained")
+    assert problem.what.startswith("6 files ") and "a_mask.png" in problem.what
+    found = look(tmp_path / "set", conditioning_suffix="_mask", masked_loss=True)
+    assert named(found, "mask.trained")[0].what.startswith("5 files ")
+
+
 def test_a_caption_of_no_image_is_named(tmp_path, add):
     add("set/a.png")
     add("set/foo_0123_0200_0080_0080.png")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -22,6 +23,9 @@ from core.record.units import count
 from core.record.workspace import resolve_path
 from core.settings.dataset.concepts import Concept
 from core.settings.dataset.images import ImageSettings
+
+_MASK_NAME = re.compile(r"(.+)(?:[_.-]mask|-masklabel[1-9])", re.DOTALL)
+_IN_MASKS = re.compile(r"(.*/|)masks?/([^/]+)", re.DOTALL)
 
 if TYPE_CHECKING:
     from core.dataset.buckets.batches import Placed
@@ -166,6 +170,24 @@ def unused_labels(files: Sequence[File], concept: Concept, folder: Path) -> list
             what = f"{count(len(names), kind.word)} next to the images ({kind.label}) not used: {listed(names)}"
             problems.append(Problem(what, printable(folder), fix, "advice", field, code=f"{kind.code}.not-used"))
     return problems
+
+
+def like_masks(files: Sequence[File], folder: Path) -> list[Problem]:
+    """Return advice about images that are named like masks of others: a_mask.png, a-masklabel1.png or masks/a.png next to a.png.
+
+    files    the images that train
+    folder   the image folder, for messages
+    """
+    stems = {name_key(os.path.splitext(file.relative)[0]): file.relative for file in files}
+    names = []
+    for stem, name in stems.items():
+        beside, inside = _MASK_NAME.fullmatch(stem), _IN_MASKS.fullmatch(stem)
+        if (beside and beside[1] in stems) or (inside and inside[1] + inside[2] in stems):
+            names.append(printable(name))
+    suffix, masked = (ImageSettings.title_of(each) for each in ("conditioning_suffix", "masked_loss"))
+    fix = f"set '{suffix}' (_mask) or choose the mask folder, with '{masked}'; else move them out of the folder"
+    what = "{n} {is} trained as images and named like masks of others: {names}"
+    return about(names, what, fix, "mask.trained", where=printable(folder), noun="file")
 
 
 def metadata_partners(paths: Mapping[Path, Path], where: str) -> Partners:

@@ -16,6 +16,7 @@ from core.dataset.sources.conditioning import (
     conditioning_folder,
     extra_problems,
     folder_partners,
+    like_masks,
     mask_folders,
     metadata_partners,
     pair,
@@ -128,6 +129,7 @@ class ScanBuilder:
             labels += unused
             if not images:
                 continue
+            self.problems += like_masks(images, root.path)
             id = self.new_id(printable(root.path.name) or "images")
             subfolders[id] = root.subfolder
             partners[id] = sidecars
