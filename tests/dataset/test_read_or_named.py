@@ -271,6 +271,10 @@ def test_files_in_which_other_programs_keep_captions_are_named_while_captions_ar
         (tmp_path / "set" / name).write_text("{}", "utf-8")
     (problem,) = named(look(tmp_path / "set"), "caption.unread-list")
     assert problem.what.startswith("3 files ") and "metadata_cache" not in problem.what and "notes" not in problem.what
+    with zipfile.ZipFile(tmp_path / "set.zip", "w") as archive:
+        for name in ("a.png", "metadata.csv"):
+            archive.write(tmp_path / "set" / name, name)
+    assert named(look(unpack_zip(tmp_path / "set.zip", tmp_path / "unpacked")), "caption.unread-list")
     (tmp_path / "set" / "a.txt").write_text("red hat", "utf-8")
     assert not named(look(tmp_path / "set"), "caption.unread-list")
 

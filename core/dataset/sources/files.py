@@ -15,7 +15,7 @@ _COMPANIONS = frozenset(
     ".json .jsonl .npz .npy .toml .yaml .yml .csv .tsv .parquet .xml .xmp .html .htm .md .ini .cfg .log .py .sh .bat .ps1 .safetensors .pt"
     " .pth .ckpt .db .lnk .url .sha256 .md5 .identifier".split()
 )
-_LISTS = frozenset(".json .jsonl .csv .tsv .parquet".split())
+LISTS = frozenset(".json .jsonl .csv .tsv .parquet".split())
 _OWN_LISTS = ("metadata_cache.json",)  # sd-scripts' lists that a setting of their own reads
 _UNFINISHED = frozenset(".part .partial .crdownload .download .opdownload .tmp .temp .bak .old .orig".split())
 # The first bytes of images, by which those of unknown extensions ("photo.jpg_large") or none are known.
@@ -119,7 +119,7 @@ def is_reported_unused(name: str) -> bool:
 
 def may_list_captions(name: str) -> bool:
     """Return whether a file may be one in which other programs keep captions, such as Hugging Face's metadata.jsonl or a.json."""
-    return extension(name) in _LISTS and name.lower() not in _OWN_LISTS
+    return extension(name) in LISTS and name.lower() not in _OWN_LISTS
 
 
 def begins_like_image(start: bytes) -> bool:
