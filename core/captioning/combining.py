@@ -39,7 +39,15 @@ def cleaned(text: str, settings: CaptioningSettings, separator: str = "") -> str
         text = without_matches(pattern, text)
     lines = parts_of(text, separator) if "\n" in separator else [text]  # its line breaks are meant
     text = separator.join(line for each in lines if (line := " ".join(each.split()).strip(" ,")))
-    return separator.join(part for part in (settings.prefix, text, settings.suffix) if part) if text else ""
+    prefix, suffix = (without_separators(affix, separator) for affix in (settings.prefix, settings.suffix))
+    return separator.join(part for part in (prefix, text, suffix) if part) if text else ""
+
+
+def without_separators(affix: str, separator: str) -> str:
+    """Return a prefix or suffix without a separator at its ends, which joins it to the caption: "mira, " -> "mira"."""
+    mark = separator.strip()
+    affix = affix.strip()
+    return affix if not mark or mark.isalnum() else affix.removeprefix(mark).removesuffix(mark).strip()
 
 
 def without_matches(pattern: str, text: str) -> str:

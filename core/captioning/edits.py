@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Protocol
 
-from core.captioning.combining import parts_of, pattern_problems, tag_test
+from core.captioning.combining import parts_of, pattern_problems, tag_test, without_separators
 from core.dataset.captions.words import comparable, name_words, tag_words
 from core.record.patterns import Pattern
 from core.record.problems import Problem, ProblemsError
@@ -262,7 +262,7 @@ def _on_one_line(settings: CaptionEditSettings) -> Callable[[str], str]:
 
 def _with_affix(settings: CaptionEditSettings) -> Callable[[str], str]:
     """Return the edit that adds a prefix or suffix to each line without it. Whole words count: "foxglove" does not start with "fox"."""
-    affix, before = settings.tags.strip(), settings.edit == "prefix"
+    affix, before = without_separators(settings.tags, settings.separator), settings.edit == "prefix"
     pattern = re.compile(rf"{re.escape(affix)}{_BOUND}" if before else rf"{_BOUND}{re.escape(affix)}\Z")
     has_affix = pattern.match if before else pattern.search
 

@@ -1,6 +1,7 @@
 """Warnings about a dataset that do not block a start: captions, image sizes, regularization balance."""
 
 import os
+import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -22,11 +23,18 @@ ENLARGED_FROM = 1.05  # scale from which an image is reported as upscaled
 MOST_REMARKS = 20  # kinds of damage that are listed
 AREA_BELOW = 0.5  # fraction of the area left after the crop below which an image is reported
 
+# What captions that were prompts may contain and training reads as text: notation, what it is, the setting that reads it ("" none).
+_NOTATIONS = (
+    (re.compile(r"<(?:lora|lyco|hypernet):[^<>]*>", re.IGNORECASE), "a LoRA tag", ""),
+    (re.compile(r"\([^()]*:\d+(?:\.\d+)?\)"), "prompt weights", "weighted_captions"),
+    (re.compile(r"\{[^{}|]*\|[^{}]*\}"), "wildcards", "enable_wildcard"),
+)
+
 Key = tuple[str, str]
 
 
 def caption_advice(placed: Sequence[Placed], token_counts: Mapping[Key, int], limit: int) -> list[Problem]:
-    """Return advice about missing, unused, badly encoded, partly unreadable and too long captions.
+    """Return advice about missing, unused, badly encoded, partly unreadable and too long captions, and about notations read as text.
 
     token_counts   image key -> number of tokens in its caption
     limit          token limit of the text encoder
@@ -37,6 +45,7 @@ def caption_advice(placed: Sequence[Placed], token_counts: Mapping[Key, int], li
         *_encodings(placed),
         *(each.caption.problem for each in placed if each.caption.problem and each.caption.missing),
         *_too_long(placed, token_counts, limit),
+        *_read_as_text(placed),
     ]
 
 
@@ -134,6 +143,18 @@ def _too_long(placed: Sequence[Placed], token_counts: Mapping[Key, int], limit: 
     enough = next((length for length in LENGTHS if length >= longest), LENGTHS[-1])
     fix = f"shorten them, or raise the maximum caption length to {enough}" if enough > limit else "shorten them"
     return about(cut, what, fix, "dataset.long-captions", where="captions.max_token_length", noun="caption")
+
+
+def _read_as_text(placed: Sequence[Placed]) -> list[Problem]:
+    """Return advice about captions with notations of prompts that train as text, one problem for each of _NOTATIONS."""
+    problems = []
+    for pattern, words, setting in _NOTATIONS:
+        unread = [each for each in placed if not (setting and getattr(each.concept.captions, setting))]
+        images = [each.image for each in unread if pattern.search(each.caption.text)]
+        fix = f"remove them, or turn on '{CaptionSettings.title_of(setting)}'" if setting else "remove them"
+        what = f"{{n}} with {words}, trained as text: {{names}}"
+        problems += about(images, what, fix, "caption.read-as-text", noun="caption")
+    return problems
 
 
 def remark_advice(placed: Sequence[Placed], looks: Mapping[Key, Look]) -> list[Problem]:

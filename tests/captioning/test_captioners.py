@@ -286,6 +286,8 @@ def test_prefix_suffix_and_removed_phrases():
     )
     assert cleaned('a cat  with the word "hi" on it', settings) == "photo of mira, a cat, film grain"
     assert cleaned('with the word "hi"', settings) == ""
+    typed = CaptioningSettings(prefix="photo of mira, ", suffix=", film grain")
+    assert cleaned("a cat", typed) == "photo of mira, a cat, film grain"
 
 
 @pytest.mark.slow

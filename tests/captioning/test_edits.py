@@ -59,6 +59,8 @@ def edited(text=TEXT, name="fox_01.png", folder="10_arctic fox", **settings):
         ({"edit": "spaces"}, "red fox, long hair, snow, red fox"),
         ({"edit": "underscores"}, "red_fox, long_hair, snow, red_fox"),
         ({"edit": "prefix", "tags": "photo of mira"}, f"photo of mira, {TEXT}"),
+        ({"edit": "prefix", "tags": "photo of mira, "}, f"photo of mira, {TEXT}"),
+        ({"edit": "suffix", "tags": ", film grain"}, f"{TEXT}, film grain"),
         ({"edit": "suffix", "tags": "film grain"}, f"{TEXT}, film grain"),
         ({"edit": "prefix", "tags": "red"}, TEXT),
         ({"edit": "suffix", "tags": "fox"}, TEXT),

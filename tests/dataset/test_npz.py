@@ -1,5 +1,7 @@
 """Latent caches of sd-scripts: every layout that is about is read where it fits; what does not fit is named."""
 
+import os
+
 import numpy as np
 import pytest
 import torch
@@ -55,6 +57,21 @@ def test_every_layout_is_read_as_a_sample_without_spread(add, place, layout):
     used = layouts(placed)[layout][-1][0]
     assert "1 .npz files" in caches.log_lines()[0] and used in caches.log_lines()[0]
     assert list(caches.refused) == [name for name, _ in layouts(placed)[layout][:-1]]
+
+
+@pytest.mark.parametrize("seconds", [-1, 1])
+def test_a_file_that_is_older_than_its_image_is_named(add, place, seconds):
+    placed = place(add("fox/a.png", 100, 60))
+    path = placed.image.path.with_name("a.npz")
+    np.savez(path, **whole(placed))
+    written = placed.image.mtime_ns + seconds * 10**9
+    os.utime(path, ns=(written, written))
+    caches = NpzCaches([placed])
+    assert caches(Side(placed)) is not None
+    assert [line for line in caches.log_lines() if line.startswith("Older") and "a.npz" in line] == caches.log_lines()[
+        1:
+    ]
+    assert len(caches.log_lines()) == (2 if seconds < 0 else 1)
 
 
 def test_the_mirrored_side_is_read_from_its_key_or_file(add, place):

@@ -182,6 +182,25 @@ def test_captions_in_an_old_encoding_are_one_finding(check, add):
     assert "2 captions were read as utf-16" in problem.what and "a.png, b.png" in problem.what
 
 
+@pytest.mark.parametrize(
+    ("text", "setting"),
+    [
+        ("a fox, <lora:fox_v2:0.8>", ""),
+        ("a (red:1.2) fox", "weighted_captions"),
+        ("a {red|white} fox", "enable_wildcard"),
+        ("nana (one piece), fate: zero, {a}, (a) : 3", None),
+    ],
+)
+def test_notations_of_prompts_that_train_as_text_are_named(check, add, text, setting):
+    caption(add("fox/a.png", 256, 256), text)
+
+    def found(**captions):
+        return [each for each in check(captions=captions).problems if each.code == "caption.read-as-text"]
+
+    assert len(found()) == (setting is not None)
+    assert len(found(weighted_captions=True, enable_wildcard=True)) == (setting == "")
+
+
 def test_captions_beyond_the_mark_are_named(check, add):
     caption(add("fox/a.png", 256, 256), "word " * 80)
     report = check(count_tokens=lambda text: len(text.split()))

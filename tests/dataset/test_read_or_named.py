@@ -1,6 +1,7 @@
 """What lies in a folder of images trains or is named: every format that can be read, what cannot, what systems leave there,
 OneTrainer's masks, captions of no image."""
 
+import json
 import zipfile
 from pathlib import Path
 
@@ -75,7 +76,7 @@ def test_other_files_are_named_with_their_number(tmp_path, add):
     add("set/a.png")
     for name in ("b.psd", "c.cr2", "d.mp4", "e", "f.svg", "g.jpg.part"):
         (tmp_path / "set" / name).write_bytes(b"8BPS")
-    for name in ("meta.json", "a.npz", "Thumbs.db", ".DS_Store", "notes.md"):
+    for name in ("meta.json", "a.npz", "Thumbs.db", ".DS_Store", "notes.md", "a.txt"):
         (tmp_path / "set" / name).write_bytes(b"{}")
     (problem,) = look(tmp_path / "set").problems
     assert problem.code == "dataset.unread-files" and problem.level == "advice"
@@ -262,6 +263,58 @@ def test_what_ai_toolkit_makes_of_the_images_is_not_trained(tmp_path, add):
         add(f"set/{name}")
     found = look(tmp_path / "set")
     assert names(found) == ["a.png"] and "_controls" in named(found, "dataset.ignored-names")[0].what
+
+
+def test_files_in_which_other_programs_keep_captions_are_named_while_captions_are_missing(tmp_path, add):
+    add("set/a.png")
+    for name in ("metadata.jsonl", "a.json", "metadata.csv", "metadata_cache.json", "notes.md"):
+        (tmp_path / "set" / name).write_text("{}", "utf-8")
+    (problem,) = named(look(tmp_path / "set"), "caption.unread-list")
+    assert problem.what.startswith("3 files ") and "metadata_cache" not in problem.what and "notes" not in problem.what
+    with zipfile.ZipFile(tmp_path / "set.zip", "w") as archive:
+        for name in ("a.png", "metadata.csv"):
+            archive.write(tmp_path / "set" / name, name)
+    assert named(look(unpack_zip(tmp_path / "set.zip", tmp_path / "unpacked")), "caption.unread-list")
+    (tmp_path / "set" / "a.txt").write_text("red hat", "utf-8")
+    assert not named(look(tmp_path / "set"), "caption.unread-list")
+
+
+def test_names_match_however_their_accents_are_written(tmp_path, add):
+    """macOS writes an accent as a character of its own, other systems one character for both: two names that look alike."""
+    one, two = "caf\u00e9", "cafe\u0301"
+    add(f"set/{one}.png")
+    add(f"masks/{two}.png")
+    (tmp_path / "set" / f"{two}.txt").write_text("red hat", "utf-8")
+    found = look(tmp_path / "set", conditioning_data_dir=str(tmp_path / "masks"), masked_loss=True)
+    (image,) = found.images
+    assert read_caption(image, CaptionSettings()).text == "red hat" and image.conditioning is not None
+    assert caption_change(image.path, "blue hat").path.name == f"{two}.txt"
+    assert [path.name for path in companions([image.path])] == [f"{two}.txt"]
+    (tmp_path / "meta.json").write_text(json.dumps({two: {"caption": "green hat"}}), "utf-8")
+    (listed,) = scan_dataset(
+        DatasetSettings(sources=[{"folder": str(tmp_path / "set"), "metadata_file": str(tmp_path / "meta.json")}])
+    ).images
+    assert listed.path == image.path
+
+
+def test_images_named_like_masks_of_others_are_named(tmp_path, add):
+    alike = ["a_mask.png", "a-masklabel2.png", "b-Mask.jpg", "c.mask.png", "sub/masks/d.png", "mask/a.png"]
+    for name in (
+        "a.png",
+        "b.png",
+        "c.png",
+        "sub/d.png",
+        "e_mask.png",
+        "masks/e.png",
+        "gas mask.png",
+        "10_fox/e.png",
+        *alike,
+    ):
+        add(f"set/{name}")
+    (problem,) = named(look(tmp_path / "set"), "mask.trained")
+    assert problem.what.startswith("6 files ") and "a_mask.png" in problem.what
+    found = look(tmp_path / "set", conditioning_suffix="_mask", masked_loss=True)
+    assert named(found, "mask.trained")[0].what.startswith("5 files ")
 
 
 def test_a_caption_of_no_image_is_named(tmp_path, add):

@@ -54,6 +54,17 @@ def test_recorded_presets_become_the_options_that_kohya_ss_runs():
     assert not faults, "\n".join(map(str, faults))
 
 
+@pytest.mark.parametrize(
+    "text",
+    ["weight_decay=0.1 betas=(0.9, 0.99)", 'weight_decay=0.1, "betas=(0.9, 0.99)"', "weight_decay=0.1 betas=0.9,0.99"],
+)
+def test_optimizer_arguments_with_spaces_in_brackets_or_commas_between_them_are_whole(text):
+    found = imported({**LORA, "optimizer_args": text})
+    optimizer = found.job.optimizer
+    assert (optimizer.weight_decay, optimizer.betas, optimizer.optimizer_args) == (0.1, (0.9, 0.99), {})
+    assert not [entry for entry in found.entries("unavailable") if entry.key == "optimizer_args"]
+
+
 def test_words_of_additional_parameters_are_read_as_they_are_meant():
     extra = "--keep_tokens_sep=||| --caption_pre='a fox,'"
     found = imported({**LORA, "additional_parameters": extra})

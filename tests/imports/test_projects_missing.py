@@ -26,7 +26,8 @@ def test_paths_of_every_system_are_missing_and_names_of_hugging_face_are_not(tmp
     for number, model in enumerate(models):
         folder = ["img", "E:/img", "/gone/img"][number % 3]
         assert missing(folder, model) == {"model.base_model": model, "dataset.folder": folder}
-    job = build(TrainJob, {"dataset": {"sources": [{"folder": "F:\\a"}, {"folder": str(tmp_path)}]}})
+    folders = [{"folder": "F:\\a"}, {"folder": str(tmp_path)}, {"folder": "F:\\off", "enabled": False}]
+    job = build(TrainJob, {"dataset": {"sources": folders}})
     assert list(missing_paths(job)) == [(SOURCES, "F:\\a")]
 
 

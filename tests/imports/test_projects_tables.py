@@ -332,6 +332,14 @@ def test_datasets_are_folders():
             assert {name: getattr(source, name) for name in settings} == settings, backend
 
 
+def test_a_value_that_one_folder_cannot_have_leaves_its_other_settings():
+    folders = [{"folder_path": "/a", "caption_ext": ".json", "num_repeats": 3}, {"folder_path": "/b"}]
+    found = import_project(job(datasets=folders))
+    assert [(each.folder, each.num_repeats) for each in found.job.dataset.sources] == [("/a", 3), ("/b", 1)]
+    assert found.job.dataset.sources[0].caption_extension is None
+    assert kinds(found)["datasets.caption_ext"] == "changed" and kinds(found)["datasets.folder_path"] == "taken"
+
+
 def test_files_that_a_config_names_are_read_there_or_next_to_it(tmp_path):
     (tmp_path / "multidatabackend.json").write_text(
         json.dumps([{"id": "a", "instance_data_dir": "/a", "aws_secret_access_key": "0123456789"}])

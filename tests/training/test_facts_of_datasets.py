@@ -46,6 +46,19 @@ def test_tags_are_those_of_the_caption_lines_that_are_trained(monkeypatch, setti
     assert tags_of(placed({}, settings))["f1"].keys() == tags
 
 
+@pytest.mark.parametrize(
+    ("caption", "settings"),
+    [
+        ("fox ||| snow, hat", {"keep_tokens_separator": "|||"}),
+        ("fox, snow;;;hat", {"secondary_separator": ";;;"}),
+        ("fox; snow; hat", {"caption_separator": ";"}),
+    ],
+)
+def test_tags_are_divided_at_the_separators_of_the_folder(monkeypatch, caption, settings):
+    monkeypatch.setitem(CAPTIONS, "f1", caption)
+    assert tags_of(placed({}, settings))["f1"].keys() == {"fox", "snow", "hat"}
+
+
 def test_an_image_at_two_sizes_counts_once():
     twice = placed({}, {})
     doubled = [*twice, replace(twice[0], variant="256x256")]

@@ -27,6 +27,7 @@ from core.record.bounded_zip import DAMAGED, open_zip, read_member
 from core.record.lazy_torch import Tensor, torch
 from core.record.problems import ProblemsError
 from core.record.regular import open_regular
+from core.record.stamps import stamp_or_none
 from core.record.units import first_of
 
 if TYPE_CHECKING:
@@ -63,6 +64,7 @@ class NpzCaches:
         self._shared = {stem for stem, paths in owners.items() if len(paths) > 1}
         self._chosen: dict[tuple, Path | None] = {}
         self.refused: dict[str, str] = {}  # name of a file -> why
+        self._older: set[str] = set()  # names of used files that were written before their image
 
     def __call__(self, side: Side) -> Posterior | None:
         """Return a side's cached sample as a posterior without variance, or None without a usable file.
@@ -86,6 +88,9 @@ class NpzCaches:
             except Unfit as error:
                 self.refused[name] = str(error)
                 continue
+            stamp = stamp_or_none(path)
+            if stamp and stamp[1] < side.placed.image.mtime_ns:
+                self._older.add(name)
             return path
         return None
 
@@ -102,6 +107,9 @@ class NpzCaches:
         if used:
             names = [printable(path.name) for path in sorted(used)]
             lines.append(f"Using cached latents from {len(used)} .npz files: {first_of(names, SHOWN)}")
+        if self._older:
+            older = first_of(sorted(self._older), SHOWN)
+            lines.append(f"Older than their images, which may have changed since: {older}; delete them to encode again")
         if self.refused:
             reasons = [f"{name} {why}" for name, why in self.refused.items()]
             lines.append(f"Ignoring {len(reasons)} .npz files: {first_of(reasons, SHOWN, '; ')}")

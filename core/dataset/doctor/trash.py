@@ -25,6 +25,7 @@ from core.dataset.sources.files import (
     is_image,
     is_image_name,
     is_label,
+    name_key,
     printable,
     split_label,
 )
@@ -160,12 +161,12 @@ def companions(images: Sequence[Path]) -> list[Path]:
     for folder, names in leaving.items():
         entries = sorted(os.listdir(folder))
         staying = {
-            os.path.splitext(name)[0].casefold()
+            name_key(os.path.splitext(name)[0])
             for name in entries
             if is_image_name(name) and name not in names and not is_label(name)
         }
-        stems = {os.path.splitext(name)[0].casefold() for name in names}
-        leaving_stems = stems - staying | {name.casefold() for name in names}  # a.png.txt is a.png's caption
+        stems = {name_key(os.path.splitext(name)[0]) for name in names}
+        leaving_stems = stems - staying | {name_key(name) for name in names}  # a.png.txt is a.png's caption
         for name in entries:
             if name not in names and _belongs(name, leaving_stems, staying | stems):
                 files.append(folder / name)
@@ -176,7 +177,7 @@ def _belongs(name: str, stems: set[str], all_stems: set[str]) -> bool:
     """Return whether a caption, cache or label file belongs to an image with one of `stems`.
     all_stems: stems of all images in the folder: `a_b.npz` is a_b.png's if that exists, not a.png's"""
     stem, ending = os.path.splitext(name)
-    stem, ending = stem.casefold(), ending.lower()
+    stem, ending = name_key(stem), ending.lower()
     if ending in CAPTION_EXTENSIONS:
         return stem in stems
     if ending == ".npz":

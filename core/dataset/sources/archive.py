@@ -13,6 +13,7 @@ from core.dataset.captions.encodings import decode_text
 from core.dataset.images.opening import BrokenImage, read_header
 from core.dataset.sources.files import (
     CAPTION_EXTENSIONS,
+    LISTS,
     MARK_BYTES,
     begins_like_image,
     extension,
@@ -35,7 +36,7 @@ from core.record.space import require_space
 from core.record.units import size_words
 
 # Images that cannot be read are kept too: a scan of the folder names them.
-DATASET_EXTENSIONS = IMAGE_EXTENSIONS | UNREAD_IMAGES | set(CAPTION_EXTENSIONS) | {".json", ".jsonl", ".toml", ".npz"}
+DATASET_EXTENSIONS = IMAGE_EXTENSIONS | UNREAD_IMAGES | set(CAPTION_EXTENSIONS) | LISTS | {".toml", ".npz"}
 MAX_FILES = 200_000
 MAX_BYTES = 200 << 30
 MAX_LISTING_BYTES = 24_000_000  # of the central directory: 200,000 files with names of 60 letters

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from core.dataset.images.look import Look, known_looks, look_at_all, looks
 from core.dataset.images.opening import BrokenImage, problem_of
-from core.dataset.sources.files import CONTROL_LABEL, MASK_LABEL, extension, printable, reachable, split_label
+from core.dataset.sources.files import CONTROL_LABEL, MASK_LABEL, extension, name_key, printable, reachable, split_label
 from core.dataset.sources.image_info import ImageInfo, about, listed
 from core.dataset.sources.memo import Memo
 from core.dataset.sources.painted import is_painted, replaced_folders
@@ -22,6 +23,9 @@ from core.record.units import count
 from core.record.workspace import resolve_path
 from core.settings.dataset.concepts import Concept
 from core.settings.dataset.images import ImageSettings
+
+_MASK_NAME = re.compile(r"(.+)(?:[_.-]mask|-masklabel[1-9])", re.DOTALL)
+_IN_MASKS = re.compile(r"(.*/|)masks?/([^/]+)", re.DOTALL)
 
 if TYPE_CHECKING:
     from core.dataset.buckets.batches import Placed
@@ -129,7 +133,7 @@ def sidecar_partners(files: Mapping[str, Sequence[File]], where: str) -> Partner
     by_name = {source: _by_stem(members, None) for source, members in files.items()}
 
     def find(image: ImageInfo) -> Sequence[File]:
-        return by_name.get(image.source, {}).get(os.path.splitext(image.relative)[0].casefold(), ())
+        return by_name.get(image.source, {}).get(name_key(os.path.splitext(image.relative)[0]), ())
 
     return Partners(where, [file for members in files.values() for file in members], find)
 
@@ -166,6 +170,24 @@ def unused_labels(files: Sequence[File], concept: Concept, folder: Path) -> list
             what = f"{count(len(names), kind.word)} next to the images ({kind.label}) not used: {listed(names)}"
             problems.append(Problem(what, printable(folder), fix, "advice", field, code=f"{kind.code}.not-used"))
     return problems
+
+
+def like_masks(files: Sequence[File], folder: Path) -> list[Problem]:
+    """Return advice about images that are named like masks of others: a_mask.png, a-masklabel1.png or masks/a.png next to a.png.
+
+    files    the images that train
+    folder   the image folder, for messages
+    """
+    stems = {name_key(os.path.splitext(file.relative)[0]): file.relative for file in files}
+    names = []
+    for stem, name in stems.items():
+        beside, inside = _MASK_NAME.fullmatch(stem), _IN_MASKS.fullmatch(stem)
+        if (beside and beside[1] in stems) or (inside and inside[1] + inside[2] in stems):
+            names.append(printable(name))
+    suffix, masked = (ImageSettings.title_of(each) for each in ("conditioning_suffix", "masked_loss"))
+    fix = f"set '{suffix}' (_mask) or choose the mask folder, with '{masked}'; else move them out of the folder"
+    what = "{n} {is} trained as images and named like masks of others: {names}"
+    return about(names, what, fix, "mask.trained", where=printable(folder), noun="file")
 
 
 def metadata_partners(paths: Mapping[Path, Path], where: str) -> Partners:
@@ -227,20 +249,20 @@ def pair(
 
 
 def _by_stem(files: Sequence[File], suffix: str | None, kind: PartnerKind | None = None) -> dict[str, list[File]]:
-    """Return {image's path without extension, in lower case: its partner files}.
+    """Return {image's path without extension, see `name_key`: its partner files}.
 
     Files are recognized by the suffix; without a suffix by OneTrainer's label (if `kind` is given), else by the plain name.
     """
     by_stem: dict[str, list[File]] = defaultdict(list)
     if kind and not suffix:
         unlabelled, labelled = without_suffix(files, kind.label)
-        labelled_stems = {os.path.splitext(file.relative)[0].casefold() for file in labelled}
+        labelled_stems = {name_key(os.path.splitext(file.relative)[0]) for file in labelled}
         files = [
             *labelled,
-            *(file for file in unlabelled if os.path.splitext(file.relative)[0].casefold() not in labelled_stems),
+            *(file for file in unlabelled if name_key(os.path.splitext(file.relative)[0]) not in labelled_stems),
         ]
     for file in without_suffix(files, suffix)[1] if suffix else files:
-        by_stem[os.path.splitext(file.relative)[0].casefold()].append(file)
+        by_stem[name_key(os.path.splitext(file.relative)[0])].append(file)
     return by_stem
 
 
@@ -354,7 +376,7 @@ def _partners_by_name(
     folder = subfolders.get(image.source, "")
     candidates = [f"{folder}/{stem}" if folder else stem, stem, stem.rpartition("/")[2]]
     for candidate in candidates[:1] if painted else dict.fromkeys(candidates):
-        files = by_stem.get(candidate.casefold())
+        files = by_stem.get(name_key(candidate))
         if files:
             ending = extension(image.relative)
             return sorted(files, key=lambda file: (extension(file.relative) != ending, file.relative))

@@ -3,6 +3,7 @@
 import os
 import re
 import stat
+import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +15,8 @@ _COMPANIONS = frozenset(
     ".json .jsonl .npz .npy .toml .yaml .yml .csv .tsv .parquet .xml .xmp .html .htm .md .ini .cfg .log .py .sh .bat .ps1 .safetensors .pt"
     " .pth .ckpt .db .lnk .url .sha256 .md5 .identifier".split()
 )
+LISTS = frozenset(".json .jsonl .csv .tsv .parquet".split())
+_OWN_LISTS = ("metadata_cache.json",)  # sd-scripts' lists that a setting of their own reads
 _UNFINISHED = frozenset(".part .partial .crdownload .download .opdownload .tmp .temp .bak .old .orig".split())
 # The first bytes of images, by which those of unknown extensions ("photo.jpg_large") or none are known.
 _MARKS = re.compile(
@@ -50,6 +53,12 @@ MANY_REPEATS = 500  # from here the number is more likely a year
 def extension(name: str) -> str:
     """Return the extension in lower case with its dot, without trailing spaces: "A.PNG " -> ".png"."""
     return os.path.splitext(name.rstrip())[1].lower()
+
+
+def name_key(name: str) -> str:
+    """Return a form of a name that is equal for names that look alike: in either case, and with letters and accents as one character or
+    two (macOS writes two)."""
+    return unicodedata.normalize("NFC", name).casefold()
 
 
 def is_junk(name: str) -> bool:
@@ -106,6 +115,11 @@ def may_be_image(name: str) -> bool:
 def is_reported_unused(name: str) -> bool:
     """Return whether a file that is neither image nor caption is reported as unused: users may expect it to train."""
     return extension(name) not in _COMPANIONS
+
+
+def may_list_captions(name: str) -> bool:
+    """Return whether a file may be one in which other programs keep captions, such as Hugging Face's metadata.jsonl or a.json."""
+    return extension(name) in LISTS and name.lower() not in _OWN_LISTS
 
 
 def begins_like_image(start: bytes) -> bool:

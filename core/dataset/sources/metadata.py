@@ -15,7 +15,7 @@ from typing import Any
 
 from core.dataset.captions.encodings import decode_text
 from core.dataset.captions.files import join_texts
-from core.dataset.sources.files import extension, path_ends, printable
+from core.dataset.sources.files import extension, name_key, path_ends, printable
 from core.dataset.sources.image_info import about
 from core.dataset.sources.walk import File, file_at
 from core.record.allowed import may_reach
@@ -307,7 +307,7 @@ class Finder:
         self._stems: dict[str, list[File]] = defaultdict(list)
         self._names: dict[str, list[File]] = defaultdict(list)
         for file in files:
-            lower = file.relative.casefold()
+            lower = name_key(file.relative)
             stem = os.path.splitext(lower)[0]
             self._lower_case[lower].append(file)
             self._stems[stem].append(file)
@@ -350,7 +350,7 @@ class Finder:
                 continue
             if form in self._exact:
                 return [self._exact[form]]
-            for folded in dict.fromkeys((form.casefold(), _plain(form).casefold())):
+            for folded in dict.fromkeys((name_key(form), name_key(_plain(form)))):
                 files = self._lower_case.get(folded) or self._stems.get(folded)
                 if files:
                     return files
@@ -383,10 +383,10 @@ class Finder:
 
     def _by_file_name(self, key: str) -> list[File]:
         """Return the images with the key's file name if all have the same stem: for a path of another computer, or a subfolder."""
-        name = _plain(key).rpartition("/")[2].casefold()
+        name = name_key(_plain(key).rpartition("/")[2])
         bare = os.path.splitext(name)[0] if extension(name) in IMAGE_EXTENSIONS else name
         files = self._names.get(name) or self._names.get(bare) or []
-        stems = {os.path.splitext(file.relative)[0].casefold() for file in files}
+        stems = {name_key(os.path.splitext(file.relative)[0]) for file in files}
         return files if len(stems) == 1 else []
 
     def _has_latents(self, key: str) -> bool:
@@ -398,7 +398,7 @@ class Finder:
 
     def nearest(self, key: str) -> str | None:
         """Return an image with a name similar to the key's, among the first _MOST_NAMES images, or None."""
-        name = os.path.splitext(_plain(key).rpartition("/")[2])[0].casefold()
+        name = name_key(os.path.splitext(_plain(key).rpartition("/")[2])[0])
         stems = list(self._stems)[:_MOST_NAMES]
         near = difflib.get_close_matches(name, [stem.rpartition("/")[2] for stem in stems], 1)
         return self._names[near[0]][0].relative if near else None

@@ -16,6 +16,7 @@ from core.dataset.sources.conditioning import (
     conditioning_folder,
     extra_problems,
     folder_partners,
+    like_masks,
     mask_folders,
     metadata_partners,
     pair,
@@ -128,6 +129,7 @@ class ScanBuilder:
             labels += unused
             if not images:
                 continue
+            self.problems += like_masks(images, root.path)
             id = self.new_id(printable(root.path.name) or "images")
             subfolders[id] = root.subfolder
             partners[id] = sidecars
@@ -168,7 +170,7 @@ class ScanBuilder:
         )
         files, partners, labels = split_sidecars(walked.files, concept)
         self.problems += walked.problems
-        self.problems += [*unused_files(path, [("", walked)]), *unused_labels(labels, concept, path)]
+        self.problems += [*unused_files(path, [("", replace(walked, lists=[]))]), *unused_labels(labels, concept, path)]
         files_of_entries, entries = self._matched(metadata, files, path)
         id = self.new_id(printable(path.name) or "images")
         images = self.read(files_of_entries, id, root, concept, entries, metadata.buckets)

@@ -21,8 +21,11 @@ from core.dataset.sources.files import (
     is_folder,
     is_image,
     is_junk,
+    is_label,
     is_quiet_junk,
     is_reported_unused,
+    may_list_captions,
+    name_key,
     printable,
     reachable,
     repeats_and_words,
@@ -35,6 +38,7 @@ from core.record.problems import Problem, ProblemsError
 from core.record.regular import MissingFile, check_regular
 from core.record.stamps import stamp_of
 from core.record.workspace import is_closed
+from core.settings.dataset.source import Source
 
 HEADERS_PER_WRITE = 1024  # headers between two writes of the cache
 _KIND = "header 2"  # kind of entry in the memo; raised when `read_header` returns other facts
@@ -85,6 +89,7 @@ class Walk:
     unread    names of other files that users may expect to train
     ignored   names of system folders and hidden files
     orphans   names of caption files without an image
+    lists     names of data files that may list captions
     """
 
     files: list[File] = field(default_factory=list)
@@ -94,6 +99,7 @@ class Walk:
     unread: list[str] = field(default_factory=list)
     ignored: list[str] = field(default_factory=list)
     orphans: list[str] = field(default_factory=list)
+    lists: list[str] = field(default_factory=list)
 
 
 # What lies among the images and does not train: field of a walk, word, what is wrong, fix, code.
@@ -107,6 +113,14 @@ _UNUSED = (
         "name it like its image, or ignore this",
         "caption.without-image",
     ),
+    (
+        "lists",
+        "file",
+        "that may have the missing captions {is} not read",
+        f"choose a .json or .jsonl of all images as '{Source.title_of('metadata_file')}', or write caption files from one next to each "
+        "image with 'From sidecar JSON' on the Captions tab",
+        "caption.unread-list",
+    ),
 )
 
 
@@ -114,7 +128,10 @@ def unused_files(folder: Path, walks: Sequence[tuple[str, Walk]]) -> list[Proble
     """Return advice about files of a folder that do not train, one for each kind.
     walks: (path below the folder, result of its walk)"""
     problems: list[Problem] = []
+    captioned = all(file.sidecars or is_label(file.path.name) for _, each in walks for file in each.files)
     for field_, word, what, fix, code in _UNUSED:
+        if field_ == "lists" and captioned:
+            continue
         names = [
             f"{subfolder}/{name}" if subfolder else name for subfolder, each in walks for name in getattr(each, field_)
         ]
@@ -198,7 +215,7 @@ class _Listing:
     """A folder's entries by kind.
 
     prefix       its path below the root, with "/" at the end
-    captions     image's stem in lower case -> its caption files
+    captions     image's stem, see `name_key` -> its caption files
     others       images, and files of other kinds
     subfolders   (path, prefix)
     ignored      names of system folders and hidden files
@@ -215,19 +232,19 @@ class _Listing:
         """Return an image with its caption files.
 
         used           the caption files' names are added to it
-        shared_stems   stems in lower case that several images have (a.png, a.jpg): a.png.txt is then preferred to a.txt
+        shared_stems   stems, see `name_key`, that several images have (a.png, a.jpg): a.png.txt is then preferred to a.txt
         """
         relative, path = self.prefix + entry.name, reachable(self.folder / entry.name)
         stem = os.path.splitext(entry.name)[0]
-        captions = self.captions.get(stem.casefold(), [])
+        captions = self.captions.get(name_key(stem), [])
         if len(captions) > 1:  # those of the same case first: on Linux a.txt and A.txt are two
             captions = [each for each in captions if each.name.startswith(stem + ".")] or captions
-        whole = self.captions.get(entry.name.casefold(), [])
-        first, second = (whole, captions) if stem.casefold() in shared_stems else (captions, whole)
+        whole = self.captions.get(name_key(entry.name), [])
+        first, second = (whole, captions) if name_key(stem) in shared_stems else (captions, whole)
         endings = {extension(each.name) for each in first}
         captions = first + [each for each in second if extension(each.name) not in endings]
         of_face = without_face(stem)
-        shared = self.captions.get(of_face.casefold(), []) if of_face else []
+        shared = self.captions.get(name_key(of_face), []) if of_face else []
         used.update(each.name for each in (*captions, *shared))
         names, states = tuple(each.name for each in captions), tuple(_state(each) for each in (*captions, *shared))
         status = _stat(entry)
@@ -261,18 +278,18 @@ def _listing(
         elif is_folder(entry):
             listing.subfolders.append((reachable(folder / name), f"{prefix}{name}/"))
         elif ending := _caption_ending(name, endings):
-            listing.captions[name[: -len(ending)].casefold()].append(entry)
+            listing.captions[name_key(name[: -len(ending)])].append(entry)
         else:
             listing.others.append(entry)
     return listing
 
 
 def _add_files(listing: _Listing, result: Walk) -> None:
-    """Add a folder's images and unused files to the walk. A caption's name may differ from its image's in case."""
+    """Add a folder's images and unused files to the walk. A caption's name may differ from its image's as in `name_key`."""
     result.ignored += listing.ignored
     used: set[str] = set()
     images = {entry.name for entry in listing.others if is_image(entry.path, entry.name)}
-    stems = Counter(os.path.splitext(name)[0].casefold() for name in images)
+    stems = Counter(name_key(os.path.splitext(name)[0]) for name in images)
     shared = {stem for stem, number in stems.items() if number > 1}
     for entry in listing.others:
         name = entry.name
@@ -281,6 +298,7 @@ def _add_files(listing: _Listing, result: Walk) -> None:
             continue
         result.others[extension(name) or name] += 1
         result.unread += (listing.prefix + name,) if is_reported_unused(name) else ()
+        result.lists += (listing.prefix + name,) if may_list_captions(name) else ()
         if entry.is_symlink() and not os.path.exists(entry):
             result.problems.append(_dead_link(listing.folder / name))
     captions = [entry.name for files in listing.captions.values() for entry in files]

@@ -18,6 +18,8 @@ _NUMBER = re.compile(r"[+-]?(\d{1,20}\.?\d{0,20}|\.\d{1,20})")
 _SWITCH = re.compile(r"(\w+)(?:\s+(.*))?", re.DOTALL)
 _CUT = re.compile(r"\s--|^--")
 _NO_TEXT = re.compile(r"\w+(\s+[\d.,:+-]+)?")  # an unknown switch with a number or nothing after it
+# "-w 512" and, where an editor replaced two hyphens, "—w 512": meant as an option, read as text
+_ONE_DASH = re.compile(r"(?:^|\s)([-\u2013\u2014][whdsl]\s+-?\d[\d.]*)(?=\s|$)", re.IGNORECASE)
 _SEEDS = re.compile(r"(?:^|\s)--d\s+(-1|\d{1,40}(?:\s*,\s*\d{1,40})*)\s*(?=\s--|$)", re.IGNORECASE)
 
 
@@ -166,6 +168,9 @@ def read_line(line: str, notes: list[Problem], where: str) -> PromptLine:
             text += f" --{part.text}"
         elif part.of:
             values[part.of] += f" --{part.text}"
+    for words in dict.fromkeys(_ONE_DASH.findall(line)):
+        fix = f"begin options with two hyphens: --{words[1:]}"
+        notes.append(_note(f"'{words}' is text of the prompt, not an option", where, "one-dash", fix))
     return line_of(text.strip(), values, notes, where)
 
 

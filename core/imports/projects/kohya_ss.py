@@ -6,6 +6,7 @@ The rules are those of bmaltais/kohya_ss 45088f0: what a missing or empty field 
 
 import json
 import math
+import re
 import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -259,8 +260,9 @@ def _computed(resolved: Resolved, sdxl: bool) -> dict[str, Any]:
 
 
 def _words(value: Any) -> list[str]:
-    """Split a field at spaces into words, without double quotes."""
-    return str(value or "").replace('"', "").split()
+    """Split a field at spaces outside of brackets into words, without double quotes: betas=(0.9, 0.99) is one."""
+    words = re.findall(r"(?:\([^()]*\)|\[[^\[\]]*\]|\S)+", str(value or "").replace('"', ""))
+    return [word.rstrip(",") for word in words]
 
 
 def _network(resolved: Resolved) -> dict[str, Any]:

@@ -35,7 +35,7 @@ def missing_paths(job: TrainJob, exists: Callable[[Path], bool] = Path.exists) -
 
 def _paths_to_read(job: TrainJob, exists: Callable[[Path], bool]) -> Iterator[tuple[str, str, bool]]:
     """Yield (setting, path, whether it is on this machine) of the files and folders that the job reads."""
-    folders = [(SOURCES, each.folder) for each in job.dataset.sources]
+    folders = [(SOURCES, each.folder) for each in job.dataset.sources if each.enabled]
     for setting, text in (*((path, value_of(job, path)) for path in PATHS), *folders):
         if isinstance(text, str) and text and "\0" not in text and (setting not in MODELS or LOCAL.match(text)):
             try:

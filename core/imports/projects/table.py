@@ -364,7 +364,8 @@ def _entry(
     """Return the report entry of a key of the file that has a row in the table; arguments as in `_stated_entries`."""
     current = config.current_keys.get(key, key)
     settings = tuple(path for path in row.settings if path in job_settings)
-    wrong = next((f"{path} {corrected[path]}" for path in settings if path in corrected), "")
+    paths = (*settings, *row.target.removeprefix("=").split())
+    wrong = next((f"{path} {corrected[path]}" for path in paths if path in corrected), "")
     if row.target == SECRET:
         return Entry("secret", key, sentence=NO_SECRETS)
     if current in config.notes:

@@ -1,5 +1,6 @@
 """Convert sd-scripts' options to a job, with a report entry for each option."""
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -13,7 +14,7 @@ from core.imports.projects.rules import RULES, SECRETS, Reading, Values
 from core.record.problems import ProblemsError, errors
 from core.record.units import number_text
 from core.settings.base import Declared, value_of
-from core.settings.check import allowed, build
+from core.settings.check import allowed, build, shorten
 from core.settings.elsewhere import ELSEWHERE
 from core.settings.job import TrainJob
 
@@ -170,6 +171,7 @@ def by_group(settings: Mapping[str, Any]) -> dict[str, Values]:
 
 def built(nested: dict[str, Values]) -> tuple[TrainJob, dict[str, str]]:
     """Return (job, {path: sentence} of settings whose value is not allowed). These get the nearest allowed value, else the default.
+    The path of a setting of a folder is "sources.name".
 
     nested  {group: {name: value}}; changed in place
     Raises ProblemsError for problems that no such value causes.
@@ -180,6 +182,9 @@ def built(nested: dict[str, Values]) -> tuple[TrainJob, dict[str, str]]:
         try:
             return build(TrainJob, nested), corrected
         except ProblemsError as error:
+            if wrong_of_folders := _take_wrong_of_folders(nested, error):
+                corrected |= wrong_of_folders
+                continue
             wrong = {tuple(problem.where.split(".")[:2]) for problem in error.problems}
             wrong = {pair for pair in wrong if len(pair) == 2 and pair[1] in nested.get(pair[0], {})}
             if not wrong:
@@ -192,6 +197,17 @@ def built(nested: dict[str, Values]) -> tuple[TrainJob, dict[str, str]]:
                 instead = "Atelier's default" if near is None else number_text(near)
                 limits = allowed(known[path]) if path in known else "nothing"
                 corrected[path] = f"takes {limits}; {instead} is set"
+
+
+def _take_wrong_of_folders(nested: dict[str, Values], error: ProblemsError) -> dict[str, str]:
+    """Remove the settings of single folders that are not allowed, so that the other settings stay; return {"sources.name": sentence}."""
+    sentences: dict[str, str] = {}
+    for problem in error.problems:
+        if match := re.match(r"dataset\.sources\.(\d+)\.(\w+)", problem.where):
+            folder, name = nested["dataset"]["sources"][int(match[1])], match[2]
+            if name in folder:
+                sentences[f"sources.{name}"] = f"cannot be {shorten(folder.pop(name))}; Atelier's default is set"
+    return sentences
 
 
 def _near(entry: Declared, value: Any) -> Any:

@@ -194,13 +194,18 @@ def folders_of(placed: Iterable[Placed], *, regularization: bool | None = None) 
 
 
 def tags_of(placed: Iterable[Placed]) -> dict[str, dict[str, int]]:
-    """Return {folder: {tag: number of images}}; tags are the comma-separated parts, in lower case, of the lines of captions that are
-    trained."""
+    """Return {folder: {tag: number of images}}; tags are the parts, in lower case, of the lines of captions that are trained: between
+    the folder's separators, in sd-scripts' way between commas."""
     by_folder: defaultdict[str, Counter[str]] = defaultdict(Counter)
     for each in _one_per_image(placed):
         captions, lines = each.concept.captions, lines_of(each.caption.text)
         trained = lines[:1] if captions.caption_lines == "first" and not captions.enable_wildcard else lines
-        tags = {tag.strip().lower() for line in trained for tag in line.split(",")}
+        as_sd_scripts = captions.compatibility == "kohya"
+        between = "," if as_sd_scripts else captions.caption_separator
+        for mark in (captions.keep_tokens_separator, captions.secondary_separator):
+            if mark and not as_sd_scripts:
+                trained = [line.replace(mark, between) for line in trained]
+        tags = {tag.strip().lower() for line in trained for tag in line.split(between)}
         by_folder[each.image.source].update(tags - {""})
     return {folder: dict(counts) for folder, counts in by_folder.items()}
 

@@ -146,6 +146,21 @@ controlnet_image = "x.png"
     assert [note.code for note in notes] == ["prompts.unsupported-option"] and "ControlNet" in notes[0].what
 
 
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("a fox -w 512 -h 640", ["-w 512", "-h 640"]),
+        ("a fox --n blurry \u2014s 20", ["\u2014s 20"]),
+        ("a t-s 5, 2-w, -n, semi-w 5 --w 512 --d -1", []),
+    ],
+)
+def test_options_with_one_dash_are_named_as_text(line, words):
+    found, notes = parsed(line)
+    assert [note.code for note in notes] == ["prompts.one-dash"] * len(words)
+    assert all(f"'{each}'" in note.what for each, note in zip(words, notes, strict=True))
+    assert found.prompt.startswith(line.partition(" --")[0])
+
+
 def test_json_files_hold_texts_and_tables(tmp_path):
     entries = ["a --d 2", {"prompt": "b", "scale": 1.5, "height": 640, "mood": "x"}]
     found, notes = read(tmp_path / "p.json", json.dumps(entries))
