@@ -55,7 +55,6 @@ A_HANDFUL = [
     "torch.optim.Adafactor",
 ]
 OFFERED = [name for name, entry in catalog().items() if entry.offered and "cpu" in (entry.only_on or ("cpu",))]
-OFFERED.remove("pytorch_optimizer.Kron")  # half a minute: the list below tries it too
 QUICK = [*NAMES_OF_SD_SCRIPTS, *A_HANDFUL]
 TRIED = slow_unless(QUICK.__contains__, list(dict.fromkeys([*QUICK, *PATHS_OF_SD_SCRIPTS, *OFFERED])))
 
@@ -264,6 +263,11 @@ def kron():
     net = TrialNet()
     settings = OptimizerSettings(optimizer_type="pytorch_optimizer.DASH", learning_rate=1e-3)
     return net, settings
+
+
+def test_torch_orders_products_of_several_tensors_by_their_size():
+    """Kron multiplies a gradient by two large matrices, whose own product would have as many values as a hundred gradients squared."""
+    assert torch.backends.opt_einsum.is_available()
 
 
 def test_an_optimizer_that_draws_leaves_the_process_its_random_numbers_and_draws_by_seed(kron):
