@@ -4,9 +4,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from core.engine.queue import QueueEntry
+from core.optimization.jumps import planned_length, steps_of_job
 from core.record import atomic
 from core.record.problems import Problem, ProblemsError, unwritten
-from core.record.run_folder import RunFolder
+from core.record.run_folder import RunFolder, state_step, states_in
 from core.settings.base import declared, value_of
 from core.settings.check import build
 from core.settings.flags import merge
@@ -58,7 +59,7 @@ def extended(before: TrainJob, changes: Mapping[str, Any], folder: RunFolder, li
     """
     after = build(TrainJob, merge(to_values(before), dict(changes)), folder.name)
     admit(after, limits)
-    if wrong := list(_refused(before, after)):
+    if wrong := [*_refused(before, after), *_ended_before(before, after, folder)]:
         raise ProblemsError(wrong)
     return after
 
@@ -81,6 +82,16 @@ def extend(folder: RunFolder, changes: Mapping[str, Any], limits: Limits | None 
     except OSError as error:
         raise unwritten(error, "The run's settings cannot be written", str(folder.path)) from None
     return after
+
+
+def _ended_before(before: TrainJob, after: TrainJob, folder: RunFolder) -> Iterator[Problem]:
+    """Yield a problem if `after` sets fewer steps than the run's newest training state has trained."""
+    plan, states = planned_length(folder), states_in(folder.states)
+    changed = [path for path in LENGTH[:2] if value_of(before, path) != value_of(after, path)]
+    steps = steps_of_job(after, plan[1]) if plan and changed else None
+    if steps and states and steps < (trained := state_step(states[0])):
+        what = f"The run has trained {trained:,} steps, so it cannot end at step {steps:,}"
+        yield Problem(what, changed[0], "enter a later end, or leave it as it was", code="resume.ends-before")
 
 
 def _refused(before: TrainJob, after: TrainJob) -> Iterator[Problem]:

@@ -62,6 +62,15 @@ def test_a_finished_run_trains_further_as_if_it_had_been_longer_and_keeps_its_fi
     assert short.file("t-step00000002.safetensors").read_bytes() == first
 
 
+def test_a_resumed_run_cannot_end_before_what_it_has_trained(train):
+    training = train(**steps(4), saving={"save_state": True})
+    assert training.start() == "done"
+    for changes in ({"max_train_steps": 2}, {"max_train_steps": None, "max_train_epochs": 1}):
+        with refused("resume.ends-before", "4 steps"):
+            extend(training.folder, {"schedule": changes})
+    assert extend(training.folder, {"schedule": {"max_train_steps": 4}, "saving": {"training_comment": "same"}})
+
+
 def test_what_a_run_trains_cannot_change_while_it_goes_on(train):
     training = train(**steps(1))
     with pytest.raises(ProblemsError) as caught:
