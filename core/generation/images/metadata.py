@@ -134,7 +134,21 @@ def _texts(image: Any) -> dict[str, str]:
     if image.format == "PNG" and small and not {CHUNK, "parameters"} & image.info.keys():
         with suppress(Exception):  # truncated or damaged pixels raise a dozen kinds of errors
             image.load()
-    return {key: value for key, value in image.info.items() if isinstance(key, str) and isinstance(value, str)}
+    return png_texts(image)
+
+
+def png_texts(image: Any) -> dict[str, str]:
+    """Return {keyword: text} of all text in `image.info`."""
+    items = [item for item in image.info.items() if isinstance(item[0], str) and isinstance(item[1], str)]
+    return {key: as_utf8(value) if type(value) is str else value for key, value in items}  # other types: of iTXt
+
+
+def as_utf8(text: str) -> str:
+    """Return a text that was read as Latin-1, PNG's and EXIF's encoding, as UTF-8 where a program wrote that; else unchanged."""
+    try:
+        return text.encode("latin-1").decode("utf-8")
+    except UnicodeError:
+        return text
 
 
 def _exif_texts(image: Any) -> tuple[str, str, dict[str, str]]:
@@ -148,7 +162,7 @@ def _exif_texts(image: Any) -> tuple[str, str, dict[str, str]]:
         description = exif.get(EXIF_DESCRIPTION, "")
         of_camera = (str(exif.get(tag, "")).partition(":") for tag in EXIF_CAMERA)
         graphs = {name: text for name, _, text in of_camera if name in ("prompt", "workflow")}
-        return user_comment(exif) or comment, description if isinstance(description, str) else "", graphs
+        return user_comment(exif) or comment, as_utf8(description) if isinstance(description, str) else "", graphs
     except Exception:  # damaged EXIF raises a dozen kinds of errors
         return comment, "", {}
 

@@ -6,11 +6,13 @@ import html
 import json
 import math
 import time
+import zlib
 
 import pytest
 import torch
 from PIL import Image
 
+from core.captioning.source.metadata import ImageTexts
 from core.diffusion.noise_levels import LEVELS
 from core.generation.images.a1111 import a1111_text, from_a1111_text
 from core.generation.images.metadata import read_image_metadata
@@ -435,3 +437,17 @@ def test_a_size_that_no_node_says_is_the_images_unless_it_was_enlarged(tmp_path)
     assert settings(read(tmp_path, prompt=picker))[4] == "64x72"
     large = picker | nodes(n9=("ImageScaleBy", {}))
     assert settings(read(tmp_path, prompt=large | {"4": picker["4"]}))[4] == "NonexNone"
+
+
+def test_utf8_in_text_chunks_that_png_has_in_latin1_is_read_as_it_was_meant(tmp_path):
+    Image.new("RGB", (8, 8)).save(path := tmp_path / "a.png")
+    data = path.read_bytes()
+    block = f"テスト café\nNegative prompt: плохо\n{LINE}".encode()
+    kind = b"tEXtparameters\0" + block
+    chunk = (len(kind) - 4).to_bytes(4, "big") + kind + zlib.crc32(kind).to_bytes(4, "big")
+    path.write_bytes(data[:33] + chunk + data[33:])
+    assert settings(read_image_metadata(path))[:2] == ("テスト café", "плохо")
+    with Image.open(path) as image:
+        assert ImageTexts(image).png["parameters"] == block.decode()
+    latin = read(tmp_path, parameters=f"café\n{LINE}")  # as Pillow writes it, in Latin-1
+    assert settings(latin)[0] == "café"
