@@ -8,6 +8,7 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from math import ceil, prod, sqrt
 from pathlib import Path, PurePath
 from typing import Any, cast
 
@@ -337,6 +338,8 @@ def _read_hires(reader: SettingsReader) -> None:
         named = {each.title: name for name, each in UPSCALERS.items()} | UPSCALER_TITLES
         setting = "highres_fix_upscaler" if upscaler in named else "highres_fix_upscaler_file"
         hires[setting] = named.get(upscaler, upscaler)
+    if scale and resize == "0x0":
+        return
     if large := SIZE.fullmatch(resize):
         _resize(reader, int(large[1]), int(large[2]))
     elif resize:
@@ -510,11 +513,20 @@ def _rename_other_names(reader: SettingsReader) -> None:
         if name in reader.unread and current not in reader.pairs:
             reader.pairs[current] = reader.unread[current] = reader.take(name)
     if (first := reader.take("First pass size")) and SIZE.fullmatch(first):
-        reader.unread |= {"Hires resize": reader.unread.get("Size", ""), "Size": first} if first != "0x0" else {}
+        reader.unread |= {"Hires resize": reader.unread.get("Size", ""), "Size": _first_pass(first, reader.pairs)}
     if "VAE" not in reader.unread and "Module 2" not in reader.unread and "Module 1" in reader.unread:
         reader.unread["VAE"] = reader.take("Module 1")
     if reader.unread.get("Hires CFG Scale") == reader.unread.get("CFG scale"):
         reader.take("Hires CFG Scale")
+
+
+def _first_pass(text: str, pairs: Mapping[str, str]) -> str:
+    """Return the size before A1111's former hires fix. 0x0 is its automatic one: about 512 x 512 pixels, sides rounded up to 64."""
+    size = SIZE.fullmatch(pairs.get("Size", ""))
+    if text != "0x0" or size is None:
+        return text
+    sides = [max(int(side), 1) for side in size.groups()]
+    return "x".join(str(ceil(512 * side / sqrt(prod(sides)) / 64) * 64) for side in sides)
 
 
 def _note_unread(reader: SettingsReader) -> None:
