@@ -59,12 +59,13 @@ SILENT = frozenset({
     "App", "Backend", "Pipeline", "Operations", "Batch", "Raw prompt", "Raw negative prompt", "Metadata Scheme", "Base Model hash",
     "Lora weights", "Civitai resources",
 })  # fmt: skip
-# SD.Next's and Fooocus' names -> A1111's or ours.
+# SD.Next's, Fooocus' and Draw Things' names -> A1111's or ours.
 OTHER_NAMES = {
     "Base Model": "Model",
     "Scheduler": "Schedule type",
     "Variation strength": "Variation seed strength",
     "CFG rescale": "guidance_rescale",
+    "Guidance Scale": "CFG scale",
     "Hires scale": "Hires upscale",
     "Hires strength": "Denoising strength",
 }

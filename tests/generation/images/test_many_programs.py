@@ -11,6 +11,7 @@ import zlib
 import pytest
 import torch
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from core.captioning.source.metadata import ImageTexts
 from core.diffusion.noise_levels import LEVELS
@@ -451,3 +452,15 @@ def test_utf8_in_text_chunks_that_png_has_in_latin1_is_read_as_it_was_meant(tmp_
         assert ImageTexts(image).png["parameters"] == block.decode()
     latin = read(tmp_path, parameters=f"café\n{LINE}")  # as Pillow writes it, in Latin-1
     assert settings(latin)[0] == "café"
+
+
+@pytest.mark.parametrize("ending", ["png", "jpg", "webp"])
+def test_settings_in_the_description_of_xmp_are_read_without_its_markup(tmp_path, ending):
+    block = html.escape(f"a 'hat' <lora:ink:0.5>\nNegative prompt: blur\n{LINE}")
+    packet = f"<x:xmpmeta><dc:description><rdf:Alt><rdf:li xml:lang='x-default'>{block}</rdf:li></rdf:Alt></dc:description></x:xmpmeta>"
+    info = PngInfo()
+    info.add_itxt("XML:com.adobe.xmp", packet)
+    more = {"pnginfo": info} if ending == "png" else {"xmp": packet.encode()}
+    Image.new("RGB", (8, 8)).save(path := tmp_path / f"a.{ending}", **more)
+    record = read_image_metadata(path)
+    assert settings(record) == ("a 'hat'", "blur", 5, "dpmsolver++", "512x640") and loras(record) == [("ink", 0.5)]
