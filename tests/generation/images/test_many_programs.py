@@ -464,3 +464,8 @@ def test_settings_in_the_description_of_xmp_are_read_without_its_markup(tmp_path
     Image.new("RGB", (8, 8)).save(path := tmp_path / f"a.{ending}", **more)
     record = read_image_metadata(path)
     assert settings(record) == ("a 'hat'", "blur", 5, "dpmsolver++", "512x640") and loras(record) == [("ink", 0.5)]
+
+
+def test_hashes_belong_to_files_whose_names_contain_commas():
+    record = from_a1111_text(f'a\n{LINE}, Lora hashes: "ink, wet (v1): a1b2, b: 3c", TI hashes: "bad, x: f0"')
+    assert record.hashes.loras == {"ink, wet (v1)": "a1b2", "b": "3c"} and record.hashes.embeddings == {"bad, x": "f0"}
