@@ -18,7 +18,7 @@ from core.diffusion.noise_levels import LEVELS
 from core.generation.images.a1111 import a1111_text, from_a1111_text
 from core.generation.images.metadata import read_image_metadata
 from core.generation.model.sources import Hashes
-from tests.generation.images.test_foreign_metadata import notes_of, read
+from tests.generation.images.test_foreign_metadata import comfy, notes_of, read
 
 LINE = "Steps: 9, Sampler: DPM++ 2M, Schedule type: Karras, CFG scale: 7, Seed: 5, Size: 512x640"
 
@@ -469,3 +469,23 @@ def test_settings_in_the_description_of_xmp_are_read_without_its_markup(tmp_path
 def test_hashes_belong_to_files_whose_names_contain_commas():
     record = from_a1111_text(f'a\n{LINE}, Lora hashes: "ink, wet (v1): a1b2, b: 3c", TI hashes: "bad, x: f0"')
     assert record.hashes.loras == {"ink, wet (v1)": "a1b2", "b": "3c"} and record.hashes.embeddings == {"bad, x": "f0"}
+
+
+def test_a_batch_of_comfyui_is_named_since_only_its_first_image_has_the_seed(tmp_path):
+    alone = notes_of(read(tmp_path, prompt=comfy()))["not-read"]
+    graph = comfy()
+    graph["5"]["inputs"]["batch_size"] = 4
+    assert (
+        notes_of(read(tmp_path, prompt=graph))["not-read"]
+        == f"{alone}, a batch of 4 images, of which only the first has this seed"
+    )
+
+
+def test_the_batch_size_of_a_node_that_picks_a_size_is_not_a_side(tmp_path):
+    graph = {name: node for name, node in comfy().items() if name != "20"}
+    graph["5"]["inputs"] |= {"width": ["30", 0], "height": ["30", 1]}
+    graph["30"] = {
+        "class_type": "SDXLEmptyLatentSizePicker+",
+        "inputs": {"resolution": "64x72 (0.89)", "batch_size": 1},
+    }
+    assert settings(read(tmp_path, prompt=graph))[4] == "64x72"  # the image's
