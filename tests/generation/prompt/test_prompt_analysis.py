@@ -66,6 +66,12 @@ def told(text, **mode):
         ("(fox:1.2.3)", [("1.2.3", "prompt.bad-weight")]),
         ("(fox: 1.2)", [(": 1.2", "prompt.no-weight")]),
         ("(fox:high)", [(":high", "prompt.no-weight")]),
+        ("at noon (12:30), (fox:13), (fox:-1), (cat:5)", [("30", "prompt.high-weight"), ("13", "prompt.high-weight")]),
+        (
+            'a sign "ROCK AND ROLL" or MAN AND DOG',
+            [('"ROCK AND ROLL"', "prompt.split-text"), ("MAN AND DOG", "prompt.split-text")],
+        ),
+        ('"a fox" AND "a dog" --n LOW AND BAD', []),
         ("(fox:{1.1|1.2})", []),
         ("(a fox AND b)", [("(", "prompt.open-bracket"), (")", "prompt.extra-bracket")]),
         ("{red|blue} \\{ fox", []),
