@@ -114,6 +114,11 @@ def escape_brackets(text: str) -> str:
     return _LITERAL.sub(lambda match: match[1] or "\\" + match[0], text)
 
 
+def unescape_brackets(text: str) -> str:
+    r"""Return a text with plain brackets for escaped ones: fox_\(animal\) -> fox_(animal)."""
+    return re.sub(r"\\([()\[\]])", r"\1", text)
+
+
 def weight_error(text: str) -> str:
     """Return the first error in the text's weights, such as "the weight '1.2.3' is not a number"; "" if there is none."""
     try:
