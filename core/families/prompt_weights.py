@@ -10,6 +10,7 @@ from itertools import groupby
 from typing import Any
 
 MORE, LESS = 1.1, 1 / 1.1
+UNUSUAL = 5  # larger weights distort images
 MOST_OPEN, LARGEST = 100, 1000  # limits that keep weights finite and long texts fast to parse
 # An escaped bracket or backslash, any other backslash, an opening bracket, a number that closes, a closing one, text.
 _PARTS = re.compile(r"\\[()\[\]\\]|\\|\(|\[|:([+-]?[.\d]+)\)|\)|\]|[^\\()\[\]:]+|:")
@@ -28,7 +29,7 @@ class Fault:
     """A fault in a weight or bracket at [start, end) of a text.
 
     kind   errors: "weight" (not a number), "nested" (too deep); tolerated: "open" (not closed), "extra" (nothing to close), "text" (looks
-           like a weight, but is read as text)
+           like a weight, but is read as text), "high" (above UNUSUAL)
     """
 
     start: int
@@ -76,6 +77,10 @@ def read_weights(text: str) -> tuple[list[Run], list[Fault]]:
             except ValueError as error:
                 faults.append(Fault(match.start(1), match.end(1), "weight", str(error)))
                 factor = 1.0
+            if abs(factor) > UNUSUAL:
+                faults.append(
+                    Fault(match.start(1), match.end(1), "high", f"the weight {number} is far from the usual ones")
+                )
             weigh(round_open.pop()[0], factor)
         elif part == ")" and round_open:
             begin, start = round_open.pop()
@@ -107,6 +112,11 @@ def escape_brackets(text: str) -> str:
     Brackets that are already escaped stay.
     """
     return _LITERAL.sub(lambda match: match[1] or "\\" + match[0], text)
+
+
+def unescape_brackets(text: str) -> str:
+    r"""Return a text with plain brackets for escaped ones: fox_\(animal\) -> fox_(animal)."""
+    return re.sub(r"\\([()\[\]])", r"\1", text)
 
 
 def weight_error(text: str) -> str:

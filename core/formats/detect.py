@@ -19,7 +19,7 @@ from core.formats.tensors.entry import TensorEntry
 from core.formats.tensors.header import read_header
 from core.record.bounded_json import read_json_object
 from core.record.problems import Problem, ProblemsError
-from core.record.regular import MissingFile, check_regular
+from core.record.regular import MissingFile, check_regular, read_regular
 from core.settings.model import traits_of
 
 UNET = "model.diffusion_model."
@@ -36,6 +36,9 @@ FAMILY_NAMES = {
 TEXT_FAMILY = {768: "sd1", 1024: "sd2", 1280: "sdxl"}
 CONTEXT_FAMILY = {768: "sd1", 1024: "sd2", 2048: "sdxl", 1280: "sdxl_refiner"}
 PREDICTIONS = {"epsilon": "epsilon", "v": "v", "v_prediction": "v"}  # as files name them
+# A config of the original implementations (ldm, sgm), and what it has for v-prediction.
+LDM_CONFIG, MOST_CONFIG = re.compile(r"target:\s*(?:ldm|sgm)\.models\.diffusion\b"), 1_000_000  # bytes
+V_CONFIG = re.compile(r"""^\s*parameterization:\s*["']?v\b|denoiser_scaling\.VScaling""", re.MULTILINE)
 # Input channels of the U-Net: the latent's 4 plus what a variant adds.
 INPUT_VARIANTS = {9: "inpainting", 8: "instruct-pix2pix", 5: "depth", 7: "upscaler"}
 NUMBER = re.compile(r"\d+(?=\.)")
@@ -110,7 +113,9 @@ def identify(path: Path | str) -> ModelKind:
     facts = check_regular(path)
     result = _identify_file(os.path.abspath(path), facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns, facts.st_ino)
     if isinstance(result, ModelKind):
-        return result
+        if result.kind != "checkpoint" or (config := _config_prediction(path)) is None:
+            return result
+        return replace(result, prediction=config if config == "v" else result.prediction or config)
     raise ProblemsError([replace(each, where=each.where.replace(os.path.abspath(path), str(path))) for each in result])
 
 
@@ -127,6 +132,15 @@ def _identify_file(path: str, *state: int) -> ModelKind | tuple[Problem, ...]:
         if isinstance(error.__cause__, OSError):  # a drive may have been unavailable for a moment
             raise
         return tuple(error.problems)
+
+
+def _config_prediction(path: Path) -> str | None:
+    """Return the prediction type that A1111's config next to a checkpoint, NAME.yaml, states; None without a config of Stable Diffusion."""
+    try:
+        config = read_regular(path.with_suffix(".yaml"), MOST_CONFIG).decode(errors="replace")
+    except (ProblemsError, ValueError):  # ValueError: a path without a name
+        return None
+    return ("v" if V_CONFIG.search(config) else "epsilon") if LDM_CONFIG.search(config) else None
 
 
 def identify_header(tensors: Mapping[str, TensorEntry], metadata: Mapping[str, str]) -> ModelKind:
@@ -223,7 +237,7 @@ def _prediction(family: str | None, tensors: Mapping[str, TensorEntry], metadata
 
     By metadata, else the marker tensor, else for SD 2 the step counts of the published files, else the family's only type.
     """
-    stated = metadata.get("modelspec.prediction_type")
+    stated = metadata.get("modelspec.prediction_type") or metadata.get("prediction_type")
     # Merge tools write "v" into every SD 2 file because they cannot know, so it is ignored there.
     if stated in PREDICTIONS and not (family == "sd2" and "modelspec.merged_from" in metadata):
         return PREDICTIONS[stated]

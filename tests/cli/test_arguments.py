@@ -263,3 +263,14 @@ def test_a_working_directory_that_was_deleted_is_none(tmp_path, monkeypatch):
         job_of("convert_model", "fox", "--convert_model.output", "new.safetensors").convert_model.output
         == "new.safetensors"
     )
+
+
+def test_settings_of_a_generation_that_are_ignored_are_told():
+    from core.cli.generate import _without_effect  # private: generate needs a model
+
+    ignored = {"image_to_image.strength": "0.3", "hires.hires_steps": "3", "generate.variation_seed": "4"}
+    ignored |= {"refiner.refiner_switch_at": "0.5", "image_to_image.mask_blur": "5"}
+    told = _without_effect(job_of("generate", *(f"--{name}={value}" for name, value in ignored.items())))
+    assert {each.where for each in told} == set(ignored)
+    used = {"image_to_image.strength": "0.3", "hires.highres_fix_scale": "2", "hires.hires_steps": "3"}
+    assert not list(_without_effect(job_of("generate", *(f"--{name}={value}" for name, value in used.items()))))

@@ -214,7 +214,7 @@ def encoders(model: Any, space: Workspace) -> Facts:
     for number in range(4):
         with embeddings.embeddings_attached(components, chosen[:number]) as encoder:
             states = encoder.encode_each(["a FOX, cat lay", "a"], others=["b " * 80])
-            spelled = [encoder._with_tokens("a FOX, foxes cat lay", suffix) for suffix in ("", f"_{LAYERS[0]}")]
+            spelled = [encoder._with_tokens("a FOX, foxes cat lay", suffix, True) for suffix in ("", f"_{LAYERS[0]}")]
             missing = [
                 encoder.missing("a Fox"),
                 encoder.missing("cat", "lay"),

@@ -105,8 +105,8 @@ def test_a_weight_that_is_no_number_is_refused_where_a_bracket_is_open(number):
 @pytest.mark.parametrize(
     ("text", "runs", "faults"),
     [
-        ("a (b:1000)", [("a ", 1.0), ("b", 1000.0)], []),
-        ("(b:-1000)", [("b", -1000.0)], []),
+        ("a (b:1000)", [("a ", 1.0), ("b", 1000.0)], [(5, 9, "high")]),
+        ("(b:-1000)", [("b", -1000.0)], [(3, 8, "high")]),
         ("(b:1000.5)", [("b", 1.0)], [(3, 9, "weight")]),
         ("(b", [("b", 1.1)], [(0, 1, "open")]),
         ("a [b", [("a ", 1.0), ("b", 1 / 1.1)], [(2, 3, "open")]),

@@ -13,6 +13,7 @@ from core.families import family
 from core.families.locate import FAMILIES, check_family, family_of
 from core.formats.detect import identify, identify_header
 from core.formats.tensors.entry import TensorEntry
+from core.generation.model.store import fingerprint
 from core.record.problems import ProblemsError
 from tests.models import tiny_folder
 from tests.recorded_json import recorded_json
@@ -38,6 +39,7 @@ REFINER = {
     f"{U}label_emb.0.0.weight": (1536, 2560),
     "conditioner.embedders.0.model.transformer.resblocks.9.mlp.c_proj.bias": (1280,),
 }
+SGM = "model:\n  target: sgm.models.diffusion.DiffusionEngine\n"  # of a config
 VAE_LDM = {"encoder.conv_in.weight": (128, 3, 3, 3), "encoder.down.0.block.0.conv1.weight": (128, 128, 3, 3)}
 VAE_DIFFUSERS = {
     "encoder.conv_in.weight": (128, 3, 3, 3),
@@ -540,3 +542,26 @@ def test_a_file_is_read_again_only_after_it_changed(tmp_path, monkeypatch):
     path.unlink()
     with pytest.raises(ProblemsError):
         identify(path)
+
+
+@pytest.mark.parametrize(
+    ("model", "config", "prediction"),
+    [
+        (SD1, 'model:\n  target: ldm.models.diffusion.ddpm.LatentDiffusion\n  params:\n    parameterization: "v"\n', "v"),
+        (SD2, "model:\n  target: ldm.models.diffusion.ddpm.LatentDiffusion\n  params: {}\n", "epsilon"),
+        (SDXL, f"{SGM}  x: sgm.modules.diffusionmodules.denoiser_scaling.VScaling\n", "v"),
+        ({**SDXL, "v_pred": (0,)}, SGM, "v"),
+        (SDXL, "note: parameterization v\n", "epsilon"),
+    ],
+)  # fmt: skip
+def test_the_config_next_to_a_checkpoint_states_its_prediction_type(tmp_path, model, config, prediction):
+    path = tmp_path / "a.b.safetensors"
+    save_file({name: torch.zeros(shape, dtype=torch.float16) for name, shape in model.items()}, path)
+    before = fingerprint(path)
+    (tmp_path / "a.b.yaml").write_text(config)
+    assert identify(path).prediction == prediction
+    assert fingerprint(path) != before  # a loaded model is loaded again
+
+
+def test_metadata_may_state_the_prediction_type_without_modelspec():
+    assert known(SDXL, prediction_type="v_prediction").prediction == "v"

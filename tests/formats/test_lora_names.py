@@ -409,6 +409,7 @@ def test_each_beginning_of_lycoris_is_a_part(name, family, layer):
     [
         ("unet.mid_block.x", None, ("unet", "mid_block.x")),
         ("base_model.model.unet.conv_in", None, ("unet", "conv_in")),
+        ("unet.base_model.model.conv_in", None, ("unet", "conv_in")),
         ("model.diffusion_model.middle_block.1.proj_in", "sd1", ("unet", "mid_block.attentions.0.proj_in")),
         ("diffusion_model.out.2", "sdxl", ("unet", "conv_out")),
         ("text_encoder.text_model.x", None, ("text_encoder", "text_model.x")),

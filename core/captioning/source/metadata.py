@@ -20,7 +20,7 @@ from core.families.prompt_weights import runs_of
 from core.generation.images.a1111 import LONGEST_TEXT, a1111_parts
 from core.generation.images.comfyui import graph_of, positive_prompts
 from core.generation.images.foreign import read_foreign
-from core.generation.images.metadata import file_comment, user_comment
+from core.generation.images.metadata import as_utf8, file_comment, png_texts, user_comment
 from core.record.bounded_json import json_or_none, parse_json
 from core.record.context import JobContext
 from core.record.problems import Problem, ProblemsError, collected, raise_if_errors
@@ -60,7 +60,7 @@ class ImageTexts:
     @cached_property
     def png(self) -> dict[str, str]:
         """The text chunks of a PNG (in general all text in `image.info`), by keyword."""
-        return {str(key): str(text) for key, text in self.image.info.items() if isinstance(text, str)}
+        return png_texts(self.image)
 
     @cached_property
     def exif(self) -> Image.Exif:
@@ -93,8 +93,7 @@ class ImageTexts:
         text = _or_default("", lambda: self.exif.get(tag, ""))
         if not isinstance(text, str):
             return ""
-        with suppress(UnicodeError):
-            text = text.encode("latin-1").decode("utf-8")
+        text = as_utf8(text)
         return "" if _OF_CAMERAS.fullmatch(text.strip("\0 ")) else text.strip("\0 ")
 
     def xp_text(self, name: str) -> str:

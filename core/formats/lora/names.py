@@ -227,7 +227,7 @@ def part_and_path(layer: str, family: str | None) -> tuple[str | None, str]:
     """
     layer = layer.removeprefix("base_model.model.")
     beginning = next((each for each in PARTS if layer.startswith(each)), "")
-    path = layer.removeprefix(beginning)
+    path = layer.removeprefix(beginning).removeprefix("base_model.model.")
     root = path.partition(".")[0]
     part = PARTS.get(beginning) or ("unet" if root in UNET_ROOTS else "text_encoder" if root in TEXT_ROOTS else None)
     if part == "unet" and root in LDM_ROOTS:

@@ -60,7 +60,8 @@ def fitted_factors(family: Family, vae: Any) -> Tensor:
     parameter = next(vae.parameters())
     with torch.no_grad():
         pixels = family.decode_latents(vae, latents.to(parameter.device)).float().cpu()
-    pixels = interpolate(pixels, size=latents.shape[-2:], mode="area")
+    # A damaged VAE decodes to NaN, for which lstsq fails; the image is refused later, with the reason.
+    pixels = interpolate(pixels, size=latents.shape[-2:], mode="area").nan_to_num(0, 0, 0)
     return torch.linalg.lstsq(_with_bias_column(latents[0]), pixels[0].flatten(1).T).solution
 
 

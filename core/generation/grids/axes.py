@@ -346,11 +346,14 @@ def _value_of_text(entry: Declared, text: str) -> Any:
 
 
 def _near_choice(entry: Declared, text: str) -> str:
-    """Return a fix with the most similar choice of the setting, or "" if there is none."""
+    """Return a fix with the most similar choice of the setting, without a schedule type at the end of `text`; "" if there is none."""
     if entry.kind != "choice":
         return ""
     choices = {key.casefold(): str(each) for each in entry.choices for key in (str(each), entry.label(each))}
-    near = difflib.get_close_matches(text.casefold(), list(choices), n=1, cutoff=0.6)
+    schedule = settings_of_axes()["generate.schedule_type"]
+    endings = "|".join(re.escape(schedule.label(each)) for each in schedule.choices)
+    name = re.sub(rf"\s(?:{endings})$", "", text, flags=re.IGNORECASE).casefold()
+    near = difflib.get_close_matches(name, list(choices), n=1, cutoff=0.6)
     return f"did you mean '{choices[near[0]]}'?" if near else ""
 
 

@@ -25,6 +25,7 @@ from core.generation.grids.axes import (
 )
 from core.generation.grids.folder import GridFolder, Index, require_writable
 from core.generation.model.library import find_file
+from core.generation.plan.checks import idle_settings
 from core.generation.plan.files import model_problems
 from core.generation.plan.hooks import with_hook_images
 from core.generation.plan.initial import with_initial_images
@@ -158,7 +159,7 @@ def grid_of(job: GridJob, workspace: Workspace, run: str = "") -> Grid:
         else:
             first_of[key] = position
             cells.append(Cell(position, request))
-    notes += _missing_lora_problems(axes, cells)
+    notes += [*_missing_lora_problems(axes, cells), *_idle_axes(axes, cells)]
     notes = list(dict.fromkeys(notes))
     raise_if_errors(notes)
     parts = parts_of(cells)
@@ -170,6 +171,15 @@ def _positions(axes: Sequence[Axis]) -> Iterator[Index]:
     sizes = {axis.letter: len(axis.values) for axis in axes}
     for z, y, x in product(*(range(sizes.get(letter, 1)) for letter in reversed(LETTERS))):
         yield x, y, z
+
+
+def _idle_axes(axes: Sequence[Axis], cells: Sequence[Cell]) -> Iterator[Problem]:
+    """Yield advice on each axis whose setting is ignored in all cells, which then show the same image."""
+    idle = [idle_settings(cell.request.job) for cell in cells]
+    for axis in axes:
+        if idle and all(axis.setting in each for each in idle):
+            what = f"{axis.title} of the axis is {idle[0][axis.setting]}"
+            yield Problem(what, axis.field, "choose another axis", "advice", code="grid.idle-axis")
 
 
 def _unsupported_settings(job: GenerateJob) -> Iterator[Problem]:

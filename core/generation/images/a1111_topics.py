@@ -8,6 +8,7 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from math import ceil, prod, sqrt
 from pathlib import Path, PurePath
 from typing import Any, cast
 
@@ -58,12 +59,13 @@ SILENT = frozenset({
     "App", "Backend", "Pipeline", "Operations", "Batch", "Raw prompt", "Raw negative prompt", "Metadata Scheme", "Base Model hash",
     "Lora weights", "Civitai resources",
 })  # fmt: skip
-# SD.Next's and Fooocus' names -> A1111's or ours.
+# SD.Next's, Fooocus' and Draw Things' names -> A1111's or ours.
 OTHER_NAMES = {
     "Base Model": "Model",
     "Scheduler": "Schedule type",
     "Variation strength": "Variation seed strength",
     "CFG rescale": "guidance_rescale",
+    "Guidance Scale": "CFG scale",
     "Hires scale": "Hires upscale",
     "Hires strength": "Denoising strength",
 }
@@ -337,6 +339,8 @@ def _read_hires(reader: SettingsReader) -> None:
         named = {each.title: name for name, each in UPSCALERS.items()} | UPSCALER_TITLES
         setting = "highres_fix_upscaler" if upscaler in named else "highres_fix_upscaler_file"
         hires[setting] = named.get(upscaler, upscaler)
+    if scale and resize == "0x0":
+        return
     if large := SIZE.fullmatch(resize):
         _resize(reader, int(large[1]), int(large[2]))
     elif resize:
@@ -397,7 +401,9 @@ def read_hashes(pairs: Mapping[str, str]) -> Hashes:
 
 def _hash_pairs(pairs: Mapping[str, str], name: str) -> dict[str, str]:
     """Parse the value of `name`, "a: 0123, b: 4567", into {file or token: hash}."""
-    return dict(re.findall(r"\s*([^:,]{1,200}+):\s*([0-9a-fA-F]+)", pairs.get(name, "")))
+    return dict(
+        re.findall(r"\s*([^:]{1,200}+):\s*([0-9a-fA-F]+)\s*(?:,|$)", pairs.get(name, ""))
+    )  # commas may be in a name
 
 
 def _read_nets(reader: SettingsReader) -> None:
@@ -510,11 +516,20 @@ def _rename_other_names(reader: SettingsReader) -> None:
         if name in reader.unread and current not in reader.pairs:
             reader.pairs[current] = reader.unread[current] = reader.take(name)
     if (first := reader.take("First pass size")) and SIZE.fullmatch(first):
-        reader.unread |= {"Hires resize": reader.unread.get("Size", ""), "Size": first} if first != "0x0" else {}
+        reader.unread |= {"Hires resize": reader.unread.get("Size", ""), "Size": _first_pass(first, reader.pairs)}
     if "VAE" not in reader.unread and "Module 2" not in reader.unread and "Module 1" in reader.unread:
         reader.unread["VAE"] = reader.take("Module 1")
     if reader.unread.get("Hires CFG Scale") == reader.unread.get("CFG scale"):
         reader.take("Hires CFG Scale")
+
+
+def _first_pass(text: str, pairs: Mapping[str, str]) -> str:
+    """Return the size before A1111's former hires fix. 0x0 is its automatic one: about 512 x 512 pixels, sides rounded up to 64."""
+    size = SIZE.fullmatch(pairs.get("Size", ""))
+    if text != "0x0" or size is None:
+        return text
+    sides = [max(int(side), 1) for side in size.groups()]
+    return "x".join(str(ceil(512 * side / sqrt(prod(sides)) / 64) * 64) for side in sides)
 
 
 def _note_unread(reader: SettingsReader) -> None:

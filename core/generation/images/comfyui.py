@@ -188,6 +188,9 @@ def settings_of(
     settings.put({"VAE": graph.vae()})
     settings.unread = [*graph.unknown(), *dict.fromkeys(graph.missed), *(["joined prompts"] if graph.joined else [])]
     settings.unread += [f"{graph.samplers - 1} further samplers"] if graph.samplers > 1 else []
+    latents = graph.inputs_upstream(sampler.get("latent_image"))
+    batch = max([1, *(size for inputs in (sampler, *latents) if isinstance(size := inputs.get("batch_size"), int))])
+    settings.unread += [f"a batch of {batch} images, of which only the first has this seed"] if batch > 1 else []
     return settings
 
 
@@ -318,7 +321,8 @@ class _Graph:
                 if isinstance(each.get(key), kind):
                     return each[key]
         nearest = self.inputs.get(_linked(value), {})
-        values = [item for item in nearest.values() if isinstance(item, kind) and not isinstance(item, bool)]
+        values = [item for key, item in nearest.items() if key != "batch_size" and isinstance(item, kind)]
+        values = [item for item in values if not isinstance(item, bool)]
         if len(values) == 1:
             return values[0]
         if _linked(value):

@@ -16,6 +16,7 @@ from core.record.problems import ProblemsError
 LONGEST = 2_000_000  # characters of JSON
 MOST = 100_000  # values in it
 LONGEST_LINE = 10_000  # characters of a command line
+XMP = "XML:com.adobe.xmp"  # keyword of XMP among a PNG's texts
 NOTHING: tuple[Any, ...] = (None, "", "None", False, "False", "none", 0, [], {})  # values without effect
 # InvokeAI's command line, before it had JSON: "a hat [blur]" -s 50 -S 1
 _DREAM = {
@@ -201,7 +202,7 @@ def read_foreign(texts: Mapping[str, str], comment: str, size: tuple[int, int]) 
     blocks = [
         texts.get("parameters") or comment,
         texts.get("Comment", ""),
-        _xmp_json(texts.get("XML:com.adobe.xmp", "")),
+        next((item for item in xmp_items(texts.get(XMP, "")) if item[:1] == "{"), ""),
     ]
     readers: list[tuple[str, Callable[[dict[str, Any]], ForeignSettings | None]]] = [
         (texts.get("invokeai_metadata", ""), lambda content: _read(INVOKEAI, content)),
@@ -247,10 +248,10 @@ def _read_shared_field(
     return _read(program, {"prompt": texts.get("Description")} | content if program is NOVELAI else content)
 
 
-def _xmp_json(packet: str) -> str:
-    """Return the JSON that Draw Things writes into a PNG's XMP; "" if there is none."""
-    match = re.search(r"<rdf:li[^<>]{0,200}>\s*(\{[^<]*\})\s*</", packet[:LONGEST])
-    return html.unescape(match[1]) if match else ""
+def xmp_items(packet: str) -> list[str]:
+    """Return the texts in the lists of an XMP packet, such as the description, and the JSON of Draw Things."""
+    items = re.findall(r"<rdf:li[^<>]{0,200}>([^<]*)</", packet[:LONGEST])
+    return [html.unescape(item).strip() for item in items]
 
 
 def _dream_content(line: str) -> dict[str, Any]:

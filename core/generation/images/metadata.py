@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from core.control.hints.models import portable_model
 from core.generation.images.a1111 import JSON, LONGEST_TEXT, a1111_parts, a1111_text, from_a1111_text, from_foreign
-from core.generation.images.foreign import read_foreign
+from core.generation.images.foreign import XMP, read_foreign, xmp_items
 from core.generation.images.record import ImageRecord
 from core.generation.model.library import portable_name
 from core.generation.model.sources import Hashes, Sources
@@ -107,7 +107,8 @@ def read_image_metadata(path: str | Path) -> ImageRecord:
     prompt = texts.get("prompt", "")
     processed = next((texts[name] for name in PROCESSED if texts.get(name)), "")
     block = texts.get("parameters") or ("" if JSON.match(prompt) else prompt) or ("" if is_other_comment else comment)
-    if block := block or next(filter(_has_steps, (*texts.values(), description)), ""):
+    others = [*xmp_items(texts.pop(XMP, "")), *texts.values(), description]
+    if block := block or next(filter(_has_steps, others), ""):
         return from_a1111_text(block, processed)
     if prompt or texts.get("workflow"):
         return ImageRecord(
@@ -124,7 +125,7 @@ def _has_steps(text: str) -> bool:
 
 
 def _texts(image: Any) -> dict[str, str]:
-    """Return {name: text} of an image's text chunks.
+    """Return {name: text} of an image's text chunks and of its XMP, in any format under PNG's name.
 
     Chunks usually stand before the pixels; if a PNG has none of ours there, the whole file is read.
     """
@@ -134,7 +135,22 @@ def _texts(image: Any) -> dict[str, str]:
     if image.format == "PNG" and small and not {CHUNK, "parameters"} & image.info.keys():
         with suppress(Exception):  # truncated or damaged pixels raise a dozen kinds of errors
             image.load()
-    return {key: value for key, value in image.info.items() if isinstance(key, str) and isinstance(value, str)}
+    xmp = image.info.get("xmp")
+    return ({XMP: xmp.decode(errors="replace")} if isinstance(xmp, bytes) else {}) | png_texts(image)
+
+
+def png_texts(image: Any) -> dict[str, str]:
+    """Return {keyword: text} of all text in `image.info`."""
+    items = [item for item in image.info.items() if isinstance(item[0], str) and isinstance(item[1], str)]
+    return {key: as_utf8(value) if type(value) is str else value for key, value in items}  # other types: of iTXt
+
+
+def as_utf8(text: str) -> str:
+    """Return a text that was read as Latin-1, PNG's and EXIF's encoding, as UTF-8 where a program wrote that; else unchanged."""
+    try:
+        return text.encode("latin-1").decode("utf-8")
+    except UnicodeError:
+        return text
 
 
 def _exif_texts(image: Any) -> tuple[str, str, dict[str, str]]:
@@ -148,7 +164,7 @@ def _exif_texts(image: Any) -> tuple[str, str, dict[str, str]]:
         description = exif.get(EXIF_DESCRIPTION, "")
         of_camera = (str(exif.get(tag, "")).partition(":") for tag in EXIF_CAMERA)
         graphs = {name: text for name, _, text in of_camera if name in ("prompt", "workflow")}
-        return user_comment(exif) or comment, description if isinstance(description, str) else "", graphs
+        return user_comment(exif) or comment, as_utf8(description) if isinstance(description, str) else "", graphs
     except Exception:  # damaged EXIF raises a dozen kinds of errors
         return comment, "", {}
 

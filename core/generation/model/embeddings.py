@@ -14,6 +14,7 @@ from core.diffusion.text_states import TextStates, join_texts
 from core.families import family
 from core.families.components import Components
 from core.families.offload import layers_temporarily_on
+from core.families.prompt_weights import escape_brackets, unescape_brackets
 from core.formats.detect import FAMILY_NAMES, ModelKind, identify
 from core.formats.embedding_file import LAYERS, ONE, SDXL, bundled_tokens, read_embedding, read_shapes
 from core.formats.tensors.header import read_header
@@ -189,8 +190,8 @@ class PromptEncoder:
         with torch.no_grad():
             encoded = [
                 self._read(
-                    [self._with_tokens(text, suffix) for text in texts],
-                    [self._with_tokens(text, suffix) for text in others],
+                    [self._with_tokens(text, suffix, reading.weighted) for text in texts],
+                    [self._with_tokens(text, suffix, reading.weighted) for text in others],
                     reading,
                 )
                 for suffix in suffixes
@@ -218,20 +219,28 @@ class PromptEncoder:
         """Return the names of embeddings that occur in none of the texts; [] without embeddings."""
         if not self._counts:
             return []
-        used = {each.casefold() for text in texts for each in word_pattern(list(self._counts)).findall(text)}
+        spellings = [text for each in texts for text in (each, unescape_brackets(each))]
+        used = {each.casefold() for text in spellings for each in word_pattern(list(self._counts)).findall(text)}
         return [name for name in self._counts if name.casefold() not in used]
 
-    def _with_tokens(self, text: str, suffix: str) -> str:
-        """Replace each embedding's name by its tokens. suffix: end of the tokens of layered embeddings, "_" and the layer's name"""
+    def _with_tokens(self, text: str, suffix: str, weighted: bool) -> str:
+        """Replace each embedding's name by its tokens.
+
+        suffix     end of the tokens of layered embeddings, "_" and the layer's name
+        weighted   whether brackets in the text are weights: those of names and tokens are escaped
+        """
         from core.methods.tokens import vector_names
 
         if not self._counts:
             return text
-        tokens = {
-            name.casefold(): " ".join(vector_names(name, count, suffix if name in self._layered else ""))
-            for name, count in self._counts.items()
-        }
-        return word_pattern(list(self._counts)).sub(lambda match: tokens[match[0].casefold()], text)
+        tokens = {}
+        for name, count in self._counts.items():
+            replacement = " ".join(vector_names(name, count, suffix if name in self._layered else ""))
+            tokens[name.casefold()] = escape_brackets(replacement) if weighted else replacement
+            if weighted:
+                tokens[escape_brackets(name).casefold()] = escape_brackets(replacement)
+        names = [*self._counts, *(map(escape_brackets, self._counts) if weighted else ())]
+        return word_pattern(names).sub(lambda match: tokens[match[0].casefold()], text)
 
 
 @contextmanager

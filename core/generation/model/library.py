@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath
 from core.control.kinds import CODES
 from core.dataset.captions.words import word_pattern
 from core.dataset.sources.files import is_junk, walk_folders
+from core.families.prompt_weights import unescape_brackets
 from core.formats.embedding_file import TOKEN, bundled_tokens, read_shapes, tokens_in
 from core.formats.tensors.header import read_header
 from core.generation.model.index import UNREADABLE, cached_facts, facts_of_file
@@ -562,6 +563,7 @@ def named_embeddings(
     embeddings = [(token, path, token) for token, path in bundled.items()]
     embeddings += [each for each in _local_embeddings(workspace) if each[0] not in bundled]
     text = "\n".join(texts).casefold()
+    text += "\n" + unescape_brackets(text)  # names may contain brackets
     return [each for each in embeddings if each[0].casefold() in text and word_pattern([each[0]]).search(text)]
 
 

@@ -30,10 +30,14 @@ SHARE = 0.5  # of the device's memory, for loaded models
 
 
 def fingerprint(path: Path | None) -> Fingerprint:
-    """Return (path, bytes, mtime in ns) of a file, or of each file in a folder, which changes when weights change; () for None."""
+    """Return (path, bytes, mtime in ns) of a file and a config next to it, or of each file in a folder; () for None.
+
+    It changes when weights or the config change.
+    """
     if path is None:
         return ()
-    files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
+    listed = [path, path.with_suffix(".yaml")] if path.is_file() else sorted(path.rglob("*"))
+    files = [file for file in listed if file.is_file()]
     return tuple((file.as_posix(), *stamp(file)) for file in files)
 
 

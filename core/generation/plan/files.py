@@ -26,7 +26,7 @@ from core.generation.prompt.loras import LORAS, with_prompt_loras
 from core.networks.block_weights import PRESETS, block_weights
 from core.networks.files import check_layers
 from core.record.problems import Problem, ProblemsError, collected, problems_at
-from core.record.workspace import Workspace
+from core.record.workspace import Workspace, display_path
 from core.settings.blocks import has_nine_blocks
 from core.settings.generation.generate import GenerateSettings
 from core.settings.job import GenerateJob
@@ -76,6 +76,12 @@ def find_sources(job: GenerateJob, workspace: Workspace, images: Sequence[Genera
     if problems:
         raise ProblemsError(list(dict.fromkeys(problems)))
     assert model is not None and family_name is not None
+    if beside := None if vae else _vae_beside(model):
+        what, fix = (
+            f"A1111 uses the VAE {beside.name} next to the model; here it is not used",
+            f"set the VAE to {display_path(beside)}",
+        )
+        notes.append(Problem(what, "model.vae", fix, "advice", code="generate.vae-beside"))
     if embeddings and refiners:
         what, fix = "The refiner reads the names of embeddings as plain words", "switch later, or turn it off"
         notes.append(Problem(what, REFINER_FILE, fix, "advice", code="refiner.embeddings"))
@@ -87,6 +93,12 @@ def _find_vae(reference: str, workspace: Workspace) -> Path:
     path = model_path(reference, workspace, "model.vae")
     open_vae(path)
     return path
+
+
+def _vae_beside(model: Path) -> Path | None:
+    """Return the VAE that A1111 loads with a model of one file, NAME.vae.safetensors or .vae.pt next to it; None if there is none."""
+    paths = (model.with_suffix(f".vae{ending}") for ending in (".safetensors", ".pt", ".ckpt"))
+    return next((path for path in paths if path.is_file()), None)
 
 
 def _checked_files(

@@ -51,6 +51,7 @@ _FAULTS = {
     "nested": ("prompt.bad-weight", "error", WEIGHT_FIX),
     "open": ("prompt.open-bracket", "advice", "close it, or write \\( or \\[ for a literal bracket"),
     "extra": ("prompt.extra-bracket", "advice", "remove it, or write \\) or \\] for a literal bracket"),
+    "high": ("prompt.high-weight", "advice", "use 0.5 to 1.5, or write \\( and \\) for literal brackets"),
     "text": ("prompt.no-weight", "advice", "write a number right after the colon, such as (word:1.2)"),
 }
 _AS_WEIGHT = "write (word:1.2)"
@@ -80,6 +81,8 @@ _ROWS = (
     (r"[\uff08\uff3b\uff5b][^\uff08\uff3b\uff5b]{0,500}?[\uff1a:]\s*[\d.]+\s*[\uff09\uff3d\uff5d]", "in full-width brackets", _AS_WEIGHT),
     (r"<[A-Za-z][\w-]{0,30}(?:\[[^\[\]<>]{0,100}\])?:[^<>]*>|<(?:break|trigger)>", "not a LoRA", "remove it, or write <lora:name:1>"),
 )  # fmt: skip
+# Texts to be shown: AND in them would be read as two prompts
+_QUOTED = re.compile(r'"[^"\n]{0,400}"|\b[A-Z]{2,30}\sAND\s[A-Z]{2,30}\b')
 # The settings of an image as A1111 writes them: not part of a prompt.
 _SETTINGS = re.compile(r"(?<!\w)Steps: \d+, [^\n]{0,300}?(?:Sampler|CFG scale|Seed|Size|Model): ")
 _NOTATIONS = tuple((re.compile(pattern), what, fix) for pattern, what, fix in _ROWS)
@@ -270,6 +273,9 @@ def _prompt_findings(text: str, names: Names, parsing: Parsing) -> Iterator[Find
     if parsing.weighted:
         yield from _weight_findings(untagged, parsing)
         yield from _edit_findings(untagged, tags, parsing)
+    for match in () if parsing.negative else filter(lambda quoted: AND.search(quoted[0]), _QUOTED.finditer(untagged)):
+        what, fix = f"{match[0][:60]} is split into two prompts at AND", "write 'and', which is the same text for CLIP"
+        yield Finding(*match.span(), Problem(what, parsing.where, fix, "advice", code="prompt.split-text"))
     for pattern, notation, fix in _NOTATIONS:
         for match in pattern.finditer(untagged):
             what = f"'{match[0][:60]}' is {notation} and is read as text"

@@ -4,7 +4,9 @@ A module defines `prompts(job)`, or sd-scripts' `get_prompter(args, pipe, networ
 """
 
 import importlib
+import re
 import secrets
+import shlex
 from collections.abc import Iterator, Mapping
 from itertools import islice
 from pathlib import Path
@@ -24,6 +26,7 @@ from core.settings.job import GenerateJob
 
 MAX_BYTES, MAX_PROMPTS = 4_000_000, 10_000
 Entry = str | dict[str, Any]  # a line, or a table
+_A1111_KEYS = {"steps": "sample_steps", "cfg_scale": "scale", "sampler_name": "sample_sampler"}  # others are ours
 
 
 def read_entries(path: Path, where: str) -> list[Entry]:
@@ -64,10 +67,26 @@ def line_of_table(table: dict[str, Any], notes: list[Problem], where: str) -> tu
 def _text_entries(path: Path, where: str) -> list[Entry]:
     """Return all lines of a UTF-8 text file, also empty ones and comments. Raises ProblemsError for another encoding."""
     try:
-        return list(read_regular(path, MAX_BYTES).decode("utf-8-sig").splitlines())
+        return [_a1111_entry(line) for line in read_regular(path, MAX_BYTES).decode("utf-8-sig").splitlines()]
     except UnicodeDecodeError:
         what = "The prompts cannot be read: the file is not UTF-8 text"
         raise ProblemsError.one(what, where, "save it as UTF-8 in your editor", code="file.not-utf8") from None
+
+
+def _a1111_entry(line: str) -> Entry:
+    """Return a line of A1111's script for prompts from a file, --prompt "a fox" --steps 20, as a table; others unchanged."""
+    if not re.match(r"\s*--prompt\s", line):
+        return line
+    try:
+        words = shlex.split(line)
+    except ValueError:  # an unpaired quotation mark, as in "it's"
+        words = line.split()
+    table, key = dict[str, Any](), ""
+    for word in words:
+        if word.startswith("--"):
+            key = _A1111_KEYS.get(word[2:], word[2:])
+        table[key] = "" if word.startswith("--") else f"{table[key]} {word}".strip()
+    return table
 
 
 def _toml_entries(path: Path, where: str) -> list[Entry]:

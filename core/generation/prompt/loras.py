@@ -19,6 +19,7 @@ IN_NEGATIVE = "A LoRA in the negative prompt has no effect"
 TO_PROMPT = "write it into the prompt, with a negative strength"
 STEPS = re.compile(r"(\d{1,4})?-(\d{1,4})?")
 _TAG = re.compile(r"<(?:lora|lyco):([^<>]*)>", re.IGNORECASE)
+_BLOCKS = re.compile(r"[A-Z][A-Z\d.]*|[^,]*,.*")  # block weights without "lbw=", as LBW's first versions have them
 _OPEN = re.compile(r"<(?:lora|lyco):[^<>\s,]*+(?=[^<>]*+(?:<|\Z))", re.IGNORECASE)
 
 
@@ -94,7 +95,9 @@ def _parse_tag(body: str) -> LoraTag:
     for part in values:
         key, has_key, text = part.partition("=")
         key = key.strip().lower() if has_key else next((each for each in ORDER if each not in strengths), "")
-        if has_key and key == "lbw":
+        if not has_key and strengths and _BLOCKS.fullmatch(part):
+            blocks = part
+        elif has_key and key == "lbw":
             blocks = text.strip()
         elif has_key and key == "step":
             steps = _parse_steps(text, body)

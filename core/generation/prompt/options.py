@@ -74,8 +74,9 @@ def _numbers(text: str) -> tuple[float, ...]:
 
 
 def _sampler(text: str) -> str:
-    """Parse the name of a sampler, also sd-scripts'. Raises NoValue."""
-    name = sampler_name(text.lower())
+    """Parse the name or label of a sampler, also sd-scripts' name. Raises NoValue."""
+    labels = {label.lower(): name for name, label in SAMPLER_LABELS.items()}
+    name = labels.get(text.lower()) or sampler_name(text.lower())
     if name not in SAMPLER_LABELS:
         raise NoValue(f"one of {', '.join(SAMPLER_LABELS)}")
     return str(name)

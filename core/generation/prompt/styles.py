@@ -108,11 +108,24 @@ def _style(value: Any) -> Style | None:
 
 
 def styles_of_csv(text: str) -> list[Style]:
-    """Parse the first MOST rows of A1111's styles.csv (name,prompt,negative_prompt). Raises ProblemsError if invalid or without styles."""
+    """Parse the first MOST rows of A1111's styles.csv (name,prompt,negative_prompt), also with semicolons between columns.
+
+    Raises ProblemsError if it is invalid, without styles, or has a row with more columns than the header.
+    """
+    text = text.lstrip("\ufeff")
+    header = text.partition("\n")[0]
+    delimiter = ";" if ";" in header and "," not in header else ","
     try:
-        rows = list(csv.DictReader(io.StringIO(text.lstrip("\ufeff"), newline="")))
+        reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True, strict=True)
+        rows = list(reader)
     except csv.Error as error:
         raise ProblemsError.one(f"The styles cannot be read: {error}", "styles.csv", _CSV, "styles.bad-csv") from None
+    if long := next((row for row in rows if any(row.get(None, ()))), None):  # type: ignore[call-overload]
+        what, fix = (
+            f"The style '{long.get('name')}' has more columns than the header",
+            "put quotes around texts with commas",
+        )
+        raise ProblemsError.one(what, "styles.csv", fix, "styles.bad-csv")
     names = {name: "text" if name == "prompt" and "text" in (rows[0] if rows else ()) else name for name in _COLUMNS}
     parsed = [_style({name: row.get(column) for name, column in names.items()}) for row in rows[:MOST]]
     styles = [style for style in parsed if style is not None and (style.prompt or style.negative_prompt)]

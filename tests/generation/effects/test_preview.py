@@ -125,3 +125,9 @@ def test_a_preview_that_cannot_be_written_ends_nothing(tmp_path):
     folder.preview.mkdir()
     with Journal(folder.path) as journal:
         JobContext(Workspace(tmp_path), folder, journal, NoCommands()).preview(b"jpeg")
+
+
+def test_a_damaged_vae_is_left_to_the_check_of_the_image():
+    vae = family("sd1").load(PROJECT / "models" / "starter", parts=("vae",)).vae
+    next(vae.decoder.parameters()).data.fill_(float("nan"))
+    assert not fitted_factors(family("sd1"), vae).any()

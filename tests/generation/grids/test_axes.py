@@ -165,3 +165,9 @@ def test_every_setting_as_an_axis_gives_its_values_to_the_cells(tmp_path):
         else:
             refused_axes.add(setting)
     assert refused_axes == NEEDS_FILE | OWN_SYNTAX
+
+
+def test_a_sampler_with_its_schedule_is_answered_with_that_sampler():
+    with refused("settings.bad-value") as error:
+        axes_of(build(GridJob, {"grid": {"x_axis": "sampler", "x_values": "DPM++ 2M Karras"}}))
+    assert error.value.problems[0].fix == "did you mean 'dpmsolver++'?"

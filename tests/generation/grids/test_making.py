@@ -429,3 +429,10 @@ def test_the_command_line_counts_and_makes(workspace, capsys):
     assert main(words) == 0
     (folder,) = list_grids(workspace)
     assert len(folder.generated()) == 3 and folder.html.name in capsys.readouterr().out
+
+
+def test_an_axis_that_is_ignored_without_an_initial_image_is_told(workspace):
+    notes = grid_of(job_of(x_axis="denoising", x_values="0.2, 0.8"), workspace).notes
+    assert [(note.code, note.where) for note in notes] == [("grid.idle-axis", "grid.x_values")]
+    names = {"x_axis": "denoising", "x_values": "0.2, 0.8", "y_axis": "hires upscale", "y_values": "2"}
+    assert not grid_of(job_of(**names), workspace).notes

@@ -372,7 +372,10 @@ def test_hires_fix_of_a1111_is_read():
         ("Size: 512x768, Hires resize: 1024x1536", [(512, 768), (1024, 1536)]),
         ("Size: 512x768, Hires resize: 1000x0", [(512, 768), (1000, 1496)]),
         ("Size: 1024x1536, First pass size: 512x768", [(512, 768), (1024, 1536)]),
+        ("Size: 1024x1024, First pass size: 0x0", [(512, 512), (1024, 1024)]),
+        ("Size: 1024x2048, First pass size: 0x0", [(384, 768), (1024, 2048)]),
         ("Size: 512x768, Hires upscale: 1.5, Hires steps: 0", [(512, 768), (768, 1152)]),
+        ("Size: 512x768, Hires upscale: 1.5, Hires resize: 0x0", [(512, 768), (768, 1152)]),
     ],
 )
 def test_every_way_in_which_a1111_says_a_second_stage_is_read(more, sizes):

@@ -6,16 +6,19 @@ import html
 import json
 import math
 import time
+import zlib
 
 import pytest
 import torch
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
+from core.captioning.source.metadata import ImageTexts
 from core.diffusion.noise_levels import LEVELS
 from core.generation.images.a1111 import a1111_text, from_a1111_text
 from core.generation.images.metadata import read_image_metadata
 from core.generation.model.sources import Hashes
-from tests.generation.images.test_foreign_metadata import notes_of, read
+from tests.generation.images.test_foreign_metadata import comfy, notes_of, read
 
 LINE = "Steps: 9, Sampler: DPM++ 2M, Schedule type: Karras, CFG scale: 7, Seed: 5, Size: 512x640"
 
@@ -435,3 +438,54 @@ def test_a_size_that_no_node_says_is_the_images_unless_it_was_enlarged(tmp_path)
     assert settings(read(tmp_path, prompt=picker))[4] == "64x72"
     large = picker | nodes(n9=("ImageScaleBy", {}))
     assert settings(read(tmp_path, prompt=large | {"4": picker["4"]}))[4] == "NonexNone"
+
+
+def test_utf8_in_text_chunks_that_png_has_in_latin1_is_read_as_it_was_meant(tmp_path):
+    Image.new("RGB", (8, 8)).save(path := tmp_path / "a.png")
+    data = path.read_bytes()
+    block = f"テスト café\nNegative prompt: плохо\n{LINE}".encode()
+    kind = b"tEXtparameters\0" + block
+    chunk = (len(kind) - 4).to_bytes(4, "big") + kind + zlib.crc32(kind).to_bytes(4, "big")
+    path.write_bytes(data[:33] + chunk + data[33:])
+    assert settings(read_image_metadata(path))[:2] == ("テスト café", "плохо")
+    with Image.open(path) as image:
+        assert ImageTexts(image).png["parameters"] == block.decode()
+    latin = read(tmp_path, parameters=f"café\n{LINE}")  # as Pillow writes it, in Latin-1
+    assert settings(latin)[0] == "café"
+
+
+@pytest.mark.parametrize("ending", ["png", "jpg", "webp"])
+def test_settings_in_the_description_of_xmp_are_read_without_its_markup(tmp_path, ending):
+    block = html.escape(f"a 'hat' <lora:ink:0.5>\nNegative prompt: blur\n{LINE}")
+    packet = f"<x:xmpmeta><dc:description><rdf:Alt><rdf:li xml:lang='x-default'>{block}</rdf:li></rdf:Alt></dc:description></x:xmpmeta>"
+    info = PngInfo()
+    info.add_itxt("XML:com.adobe.xmp", packet)
+    more = {"pnginfo": info} if ending == "png" else {"xmp": packet.encode()}
+    Image.new("RGB", (8, 8)).save(path := tmp_path / f"a.{ending}", **more)
+    record = read_image_metadata(path)
+    assert settings(record) == ("a 'hat'", "blur", 5, "dpmsolver++", "512x640") and loras(record) == [("ink", 0.5)]
+
+
+def test_hashes_belong_to_files_whose_names_contain_commas():
+    record = from_a1111_text(f'a\n{LINE}, Lora hashes: "ink, wet (v1): a1b2, b: 3c", TI hashes: "bad, x: f0"')
+    assert record.hashes.loras == {"ink, wet (v1)": "a1b2", "b": "3c"} and record.hashes.embeddings == {"bad, x": "f0"}
+
+
+def test_a_batch_of_comfyui_is_named_since_only_its_first_image_has_the_seed(tmp_path):
+    alone = notes_of(read(tmp_path, prompt=comfy()))["not-read"]
+    graph = comfy()
+    graph["5"]["inputs"]["batch_size"] = 4
+    assert (
+        notes_of(read(tmp_path, prompt=graph))["not-read"]
+        == f"{alone}, a batch of 4 images, of which only the first has this seed"
+    )
+
+
+def test_the_batch_size_of_a_node_that_picks_a_size_is_not_a_side(tmp_path):
+    graph = {name: node for name, node in comfy().items() if name != "20"}
+    graph["5"]["inputs"] |= {"width": ["30", 0], "height": ["30", 1]}
+    graph["30"] = {
+        "class_type": "SDXLEmptyLatentSizePicker+",
+        "inputs": {"resolution": "64x72 (0.89)", "batch_size": 1},
+    }
+    assert settings(read(tmp_path, prompt=graph))[4] == "64x72"  # the image's

@@ -24,7 +24,7 @@ from core.generation.model.embeddings import (
     find_embeddings,
     token_widths,
 )
-from core.generation.model.library import Scan, embedding_vectors, portable_name
+from core.generation.model.library import Scan, embedding_vectors, named_embeddings, portable_name
 from core.generation.model.loras import loras_attached
 from core.generation.model.store import make_store
 from core.generation.plan.files import find_sources
@@ -352,6 +352,24 @@ def test_each_word_of_a_file_is_used_by_its_own_name(workspace, name):
         assert torch.equal(latents(components, states_of(new, "a Zunkel and a brabol")), plain)
         assert new.missing("a zunkel") == ["brabol"]
     assert find_embeddings(f"brabol={path}", workspace) == [words[0]]
+
+
+@pytest.mark.slow(only=("sd2", "sdxl"))
+def test_brackets_in_a_name_are_no_weights_escaped_or_not(model, tmp_path):
+    names = ("zun (1)", "a[b]")
+    words = [Embedding(name, word_file(tmp_path / f"{name}.safetensors", model, "red fox")) for name in names]
+    with embeddings_attached(model, words) as new:
+        plain = new.encode_each(["a red fox, (red fox:1.3)"])[0]
+        for prompt in ("a zun (1), (a[b]:1.3)", r"a Zun \(1\), (a\[b\]:1.3)"):
+            assert torch.equal(new.encode_each([prompt])[0].context, plain.context)
+        assert not new.missing(r"a zun \(1\), a[b]")
+
+
+def test_a_file_with_brackets_in_its_name_is_found_by_prompts_that_escape_them(workspace, tmp_path):
+    path = workspace.models / "embeddings" / "zun (1).safetensors"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file({"emb_params": torch.zeros(1, 64)}, path)
+    assert [named_embeddings([text], workspace)[0][1] for text in (r"a zun \(1\)", "a zun (1)")] == [path, path]
 
 
 def test_a_word_that_a_file_has_not_is_answered_with_those_that_it_has(workspace):

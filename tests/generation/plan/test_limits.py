@@ -28,8 +28,10 @@ from core.generation.sample.canvas import images_at_once
 from core.generation.sample.guidance import EMPTY, NEGATIVE, UNGUIDED, classic, composed
 from core.generation.sample.loop import Denoiser, Sampling, Stage, noises_of, steps_of
 from core.record.problems import Problem
+from core.record.workspace import Workspace
 from core.settings.check import build
 from core.settings.job import GenerateJob
+from tests.models import tiny_file
 from tests.refusals import refused
 
 # -- options in prompts
@@ -395,3 +397,12 @@ def test_a_sampler_is_refused_for_the_models_objective_unless_a_lora_may_change_
     monkeypatch.setattr(sources, "sampler_problem", lambda *given: problem)
     found = sources.image_problems(build(GenerateJob, {"generate": {"prompt": "a"}}), "sd1", has_loras)
     assert [each.code for each in found if each.level == "error"] == said
+
+
+def test_a_vae_next_to_a_model_that_a1111_would_use_is_told(tmp_path):
+    model = tiny_file("sd1", tmp_path / "a.b.safetensors")
+    space, job = Workspace(tmp_path / "outputs", tmp_path), job_of(model={"base_model": str(model)})
+    codes = {note.code for note in sources.find_sources(job, space).notes}
+    (tmp_path / "a.b.vae.pt").touch()
+    told = {note.code for note in sources.find_sources(job, space).notes}
+    assert told - codes == {"generate.vae-beside"}

@@ -72,6 +72,22 @@ def test_an_option_holds_for_its_own_line_only(tmp_path):
     assert [each.job.generate.seed for each in found[3:]] == [1, 2, 3, 4, 5, 6], "counted up from the job's"
 
 
+def test_a_file_of_a1111s_script_for_prompts_is_read(tmp_path):
+    file = tmp_path / "prompts.txt"
+    options = '--negative_prompt "bad, hat" --seed 7 --steps 3 --cfg_scale 5.5 --sampler_name "Euler a" --width 64 --height 72'
+    file.write_text(f'--prompt "a fox, red" {options}\n--prompt it\'s a fox --batch_size 2\n', "utf-8")
+    found, codes = asked(job_of(prompts={"from_file": str(file)}))
+    made = [each.job.generate for each in found]
+    assert codes == ["prompts.unknown-option"] and [each.prompt for each in made] == ["a fox, red", "it's a fox"]
+    assert (made[0].negative_prompt, made[0].steps, made[0].guidance_scale, made[0].sampler) == (
+        "bad, hat",
+        3,
+        5.5,
+        "euler_a",
+    )
+    assert (found[0].seed, made[0].width, made[0].height) == (7, 64, 72)
+
+
 def test_strengths_of_a_prompt_are_those_of_the_loras_in_their_order():
     loras = [{"file": "a", "strength": 0.7, "text_encoder_strength": 0.1}, {"file": "b"}, {"file": "c"}]
     (found,) = asked(job_of("x --am 0.5,-0.3", generate={"loras": loras}))[0]

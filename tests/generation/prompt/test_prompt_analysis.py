@@ -66,6 +66,12 @@ def told(text, **mode):
         ("(fox:1.2.3)", [("1.2.3", "prompt.bad-weight")]),
         ("(fox: 1.2)", [(": 1.2", "prompt.no-weight")]),
         ("(fox:high)", [(":high", "prompt.no-weight")]),
+        ("at noon (12:30), (fox:13), (fox:-1), (cat:5)", [("30", "prompt.high-weight"), ("13", "prompt.high-weight")]),
+        (
+            'a sign "ROCK AND ROLL" or MAN AND DOG',
+            [('"ROCK AND ROLL"', "prompt.split-text"), ("MAN AND DOG", "prompt.split-text")],
+        ),
+        ('"a fox" AND "a dog" --n LOW AND BAD', []),
         ("(fox:{1.1|1.2})", []),
         ("(a fox AND b)", [("(", "prompt.open-bracket"), (")", "prompt.extra-bracket")]),
         ("{red|blue} \\{ fox", []),
@@ -278,3 +284,27 @@ def test_styles_of_a1111_are_read():
         styles_of_csv("1,2\n")
     with refused("styles.bad-csv"):
         styles_of_csv("")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'name, prompt, negative_prompt\nInk, "b/w, sharp", "color, blur"\n',
+        "name;prompt;negative_prompt\nInk;b/w, sharp;color, blur\n",
+    ],
+)
+def test_styles_of_a_spreadsheet_are_read_with_blanks_after_commas_and_with_semicolons(text):
+    assert styles_of_csv(text) == [Style("Ink", "b/w, sharp", "color, blur")]
+
+
+@pytest.mark.parametrize(
+    ("row", "what"),
+    [
+        ("Ink,masterpiece, best quality,blur", "The style 'Ink' has more columns than the header"),
+        ('Ink,"b/w,blur\nBig,a,b', "The styles cannot be read: unexpected end of data"),
+    ],
+)
+def test_styles_of_which_a_part_would_be_lost_are_refused(row, what):
+    with pytest.raises(ProblemsError) as error:
+        styles_of_csv(f"name,prompt,negative_prompt\n{row}\n")
+    assert error.value.problems[0].what == what

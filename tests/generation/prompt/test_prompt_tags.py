@@ -161,3 +161,18 @@ def test_the_prompt_of_a_saved_image_is_read_as_it_was_generated(prompt):
     made = with_prompt_loras(job_of(prompt=prompt))
     read = from_a1111_text(a1111_text(made, Hashes())).job.generate
     assert (read.prompt, read.loras) == (made.generate.prompt, made.generate.loras)
+
+
+@pytest.mark.parametrize(
+    ("body", "tag"),
+    [
+        ("ink:1:OUTALL", LoraTag("ink", 1, 1, "OUTALL")),
+        ("ink:1:0.5:MIDD", LoraTag("ink", 0.5, 1, "MIDD")),
+        ("ink:0.8:1,0,0.5", LoraTag("ink", 0.8, 0.8, "1,0,0.5")),
+    ],
+)
+def test_block_weights_without_their_name_are_read_after_a_strength(body, tag):
+    assert split_tags(f"a <lora:{body}>")[1] == [tag]
+    for wrong in ("ink:1,2", "ink:OUTALL", "ink:1:out"):
+        with pytest.raises(ValueError, match="is not a number"):
+            split_tags(f"<lora:{wrong}>")
