@@ -250,6 +250,7 @@ def button(
     again: bool = False,
     lands: str = "",
     sure: str = "",
+    then: str = "",
     pressed: bool | None = None,
 ) -> str:
     """Return HTML of a button.
@@ -261,6 +262,7 @@ def button(
     again      whether it is pressed many times in a row, like Next: clicks count at once, whatever the `arg` (assets/aim.js)
     lands      name of its subject: the button gets the focus when a response brings it (assets/focus.js)
     sure       text of a dialog that asks for confirmation
+    then       act of the button that gets the focus when this one has gone, never another one with its `act`
     """
     parts = [f'<button type="button" class="btn {kind}" data-act="{esc(act)}" data-arg="{esc(arg)}"']
     if title:
@@ -273,6 +275,8 @@ def button(
         parts.append(f' aria-pressed="{str(pressed).lower()}"')
     if sure:
         parts.append(f' data-sure="{esc(sure)}"')
+    if then:
+        parts.append(f' data-then="{esc(then)}"')
     if lands:
         parts.append(f' data-land="{esc(lands)}"')
     return "".join(parts) + (" disabled" if disabled else "") + f">{esc(text)}</button>"

@@ -26,6 +26,7 @@ from tabs.train.starts import START
 from tabs.wire import json_object, to_json, with_signature
 
 COMMANDS = "pulse"  # scope of the commands, which discard earlier pulses; ticks of tabs too
+STARTS = {"waiting": "is in the queue", "running": "started"}
 ENDS = {"done": "finished", "failed": "failed", "stopped": "stopped", "cancelled": "was cancelled"}
 MEMORY_STEP = 1 << 26  # 64 MB: smaller moves of the memory bar are not worth a message
 
@@ -88,7 +89,7 @@ def all_parts(page: Page, body: dict[str, Any], browser: Browser) -> dict[str, A
     body: {"tab", "run": on Monitor, "shown": digests, and what the registered parts need}"""
     tab = body.get("tab")
     monitor.report_stopped(page, browser, body)
-    ends = {"sentences": _ended(page.engine.queue())}
+    ends = {"sentences": _sentences(page.engine.queue())}
     parts: dict[str, Any] = {"status": status(page), "ended": ends, "names": names(page), "said": browser.message}
     if tab in ("Train", "", None):
         parts["form"] = form_part(page, browser)
@@ -154,17 +155,21 @@ def _newest_finished(page: Page, entries: Sequence[QueueEntry]) -> dict[str, str
     return {"run": last.run, "title": last.title}
 
 
-def _ended(entries: Sequence[QueueEntry]) -> dict[str, str]:
-    """Return {id: a sentence for screen readers} of this user's jobs that have ended."""
-    ended = (entry for entry in entries if entry.state not in ("waiting", "running") and may_manage(entry))
-    return {entry.id: _end_of(entry) for entry in ended}
+def _sentences(entries: Sequence[QueueEntry]) -> dict[str, str]:
+    """Return {id: a sentence for screen readers} of this user's jobs that have ended, and {"id state": a sentence} of those that wait
+    or run. Trainings are left out of the latter: starting one shows a message."""
+    own = [entry for entry in entries if may_manage(entry)]
+    active = [entry for entry in own if entry.state in STARTS and entry.task != "train"]
+    return {entry.id: _sentence(entry) for entry in own if entry.state not in STARTS} | {
+        f"{entry.id} {entry.state}": _sentence(entry) for entry in active
+    }
 
 
-def _end_of(entry: QueueEntry) -> str:
-    """Return how a job ended. A generation's title is its prompt, which would be long to hear."""
+def _sentence(entry: QueueEntry) -> str:
+    """Return how a job started, waits or ended. A generation's title is its prompt, which would be long to hear."""
     name = {"train": f"Training {entry.title}", "generate": "Generation"}.get(entry.task, entry.title)
     reason = f": {entry.message}" if entry.state == "failed" and entry.message else ""
-    return f"{name} {ENDS.get(entry.state, 'was interrupted')}{reason}"
+    return f"{name} {(STARTS | ENDS).get(entry.state, 'was interrupted')}{reason}"
 
 
 def status(page: Page) -> dict[str, Any]:

@@ -12,7 +12,7 @@
   /** Which control it is. Lists are drawn anew, so elements do not tell; buttons for paging (data-again) are pressed again and again. */
   const nameOf = atelier.nameOf = (node) => {
     const {act = "", arg = "", entry = "", action = "", again} = node.dataset;
-    const named = node.id || act === "pick";  // a row of a list is the same one whatever it says by now
+    const named = node.id || act === "pick" || (entry && action);  // a row of a list is the same one whatever it says by now
     return [node.id, act, again === undefined ? arg : "", entry, action, named ? "" : node.getAttribute("aria-label") || node.textContent].join("\n");
   };
   const look = (aimed) => {

@@ -365,8 +365,9 @@
   /** A pressed button takes no second press, until it is drawn again, an error comes (it was refused), or nothing has come of the first one. */
   const pressed = new Set();
   atelier.once = (button, again = () => { button.disabled = false; }, patience = LOST) => {
-    const back = () => { if (pressed.delete(back)) again(); };
+    const back = () => { if (pressed.delete(back)) { button.ariaBusy = null; again(); } };
     button.disabled = true;
+    button.ariaBusy = "true";  // it keeps the keyboard (focus.js)
     pressed.add(back);
     setTimeout(back, patience);
   };

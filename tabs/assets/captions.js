@@ -122,7 +122,7 @@
     if (answer.wrote) Object.assign(item, {words: "", stepped: item.visit});
     if (item.closes) Object.assign(item, {closes: false, visit: token()});  // what was saved by hand is a step of its own
     keepDraft(item);
-    said = answer.said;
+    if (item.key === open) said = answer.said; else atelier.hear(answer.said);
     paintSteps(answer);
     if (answer.wrote) { shelfSoon(); if (item.key === open) lookSoon(); }
     if (dirty(item) && item.key !== open) save(item);
@@ -178,6 +178,7 @@
     if (!item || item.stage === undefined || !before) return false;
     if (old && old !== item) save(old);
     if (!dirty(item) && !item.sending) item.visit = token();
+    if (old !== item) said = "";
     open = key;
     last = "";
     moved = ++clock;

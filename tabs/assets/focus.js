@@ -58,25 +58,39 @@
   /* ---- what an answer has replaced ---- */
 
   const {CONTROLS, nameOf} = atelier, PRESSED = 10000;  // milliseconds that an answer to a press is waited for
+  const HEADINGS = "h2:not(.unseen), h3, h4", isSeen = (node) => node.checkVisibility({visibilityProperty: true});
+  const headings = () => [...document.querySelectorAll(HEADINGS)].filter(isSeen);
+  /** The heading above a node, and that heading later, where it was drawn anew. */
+  const headingOf = (node) => headings().filter((each) => each.compareDocumentPosition(node) & Node.DOCUMENT_POSITION_FOLLOWING).pop();
+  const headingNow = (heading) => heading && (isSeen(heading) ? heading : headings().find((each) => each.textContent === heading.textContent)) || headings()[0];
+  /** Give a node the keyboard, in view where `seen`. */
+  const take = (node, seen) => {
+    if (node.matches(HEADINGS)) node.tabIndex = -1;
+    node.focus({preventScroll: true});
+    if (seen) node.scrollIntoView({block: "nearest"});
+  };
   const landsNow = () => [...document.querySelectorAll("[data-land]")];
   let press = null;    // the button that was pressed last, and what could be landed on then
+  let before = null;   // and the last one that is in no message
   let openers = [];    // what was pressed to open what has the focus now
   let focused = null;  // the control that has the focus, its name, and the id of what it is in
   const holds = (holder) => (node) => node && !node.disabled && (!holder || holder.contains(node)) && node.checkVisibility();
   /** The same control, drawn anew: by its words and all, or by what it does. */
-  const again = ({name, id, act, arg}, holder) => [...(holder || document).querySelectorAll(CONTROLS)].filter(holds(holder))
+  const again = ({name, id, act, arg}, holder) => [...(holder || document).querySelectorAll(`${CONTROLS}, ${HEADINGS}`)].filter(holds(holder))
     .find((node) => nameOf(node) === name || (id ? node.id === id : act && node.dataset.act === act && node.dataset.arg === arg));
 
   const actsLike = (node, board = node.closest(".board")) => board && node.dataset.act ? [...board.querySelectorAll(`button[data-act="${node.dataset.act}"]:enabled`)] : [];
 
   addEventListener("click", ({target, detail}) => {
-    const node = target.closest && target.closest("button"), {act, arg} = node ? node.dataset : {};
+    const node = target.closest && target.closest("button"), {act, arg, then} = node ? node.dataset : {};
     if (node && node.matches("[role=tab]")) press = null;  // answered by the tab itself, also when the address has opened it
-    else if (node) press = {node, name: nameOf(node), id: node.id, act, arg, board: node.closest(".board"), at: actsLike(node).indexOf(node), keys: !detail, lands: landsNow().map((each) => each.dataset.land), until: Date.now() + PRESSED};
+    else if (node && press && node.matches("dialog [type=submit]")) press.until = Date.now() + PRESSED;  // the answer to its question
+    else if (node) press = {node, name: nameOf(node), id: node.id, act, arg, then, heading: before && node.closest("#said") ? before.heading : headingOf(node), board: node.closest(".board"), at: actsLike(node).indexOf(node), keys: !detail, lands: landsNow().map((each) => each.dataset.land), until: Date.now() + PRESSED};
+    if (node && press && !node.closest("#said")) before = press;
   }, true);
   addEventListener("focusin", ({target}) => {
-    const inside = target.matches(CONTROLS) && target.parentElement.closest("[id]");
-    focused = inside ? {node: target, name: nameOf(target), inside: inside.id, path: pathOf(target)} : null;
+    const inside = target.matches(`${CONTROLS}, ${HEADINGS}`) && target.parentElement.closest("[id]");
+    focused = inside ? {node: target, name: nameOf(target), inside: inside.id, heading: headingOf(target), path: pathOf(target)} : null;
     if (target.matches(":focus-visible")) showWhole(target);
   }, true);
   /** Scroll the rows around a control until it is seen whole: browsers leave one alone whose edge is in sight. */
@@ -88,25 +102,27 @@
     }
   };
   addEventListener("pointerdown", ({target}) => { byKeys = false; if (!target.closest || !target.closest(CONTROLS)) focused = null; }, {capture: true, passive: true});
-  addEventListener("keydown", () => { byKeys ||= document.activeElement !== document.body; }, true);
+  addEventListener("keydown", ({key}) => {
+    byKeys ||= document.activeElement !== document.body;
+    if (key === "Tab") setTimeout(() => { if (document.activeElement === document.body) focused = null; });  // out of the page
+  }, true);
 
   /* What a key has disabled, hidden or removed leaves the keyboard at the heading above it, and goes on there as soon as it can be
-     pressed again, or another button that has its place (data-place). In a board `goOn` does this. */
+     pressed again, or another button that has its place (data-place). A button of a message leaves it where the message came from.
+     In a board `goOn` does this. */
   let byKeys = false, waits = null;  // {heading, left: as of `focused`}
   const pathOf = (node) => { const path = []; for (let each = node.parentElement; each; each = each.parentElement) path.push(each); return path; };
-  const isSeen = (node) => node.checkVisibility({visibilityProperty: true});
-  const headingIn = (path) => path.filter((each) => each.isConnected).flatMap((each) => [...each.querySelectorAll("h2:not(.unseen), h3, h4")]).find(isSeen);
   setInterval(() => {
     const active = document.activeElement || document.body;
     if (waits && active !== waits.heading) waits = null;
     const lost = waits ? waits.left : focused && byKeys && [document.body, focused.node].includes(active) ? focused : null;
-    if (!lost || (active === lost.node && isSeen(active) && !active.disabled) || lost.path.some((each) => each.matches(".board"))) return;
-    const {place} = lost.node.dataset, [row] = lost.path, field = lost.path.find((each) => each.matches(".field"));
-    const others = place ? row.querySelectorAll(`[data-place="${place}"]`) : field ? field.querySelectorAll("input, select, textarea") : [];
-    const next = again({name: lost.name}, document.getElementById(lost.inside)) || [lost.node, ...others].find((each) => each.isConnected && !each.disabled && isSeen(each));
-    const heading = !next && !waits && headingIn(lost.path);
-    if (heading) heading.tabIndex = -1;
-    if (next || heading) (next || heading).focus({preventScroll: true});
+    if (!lost || (isSeen(lost.node) && ((lost.node.ariaBusy && lost.node.disabled) || (active === lost.node && !active.disabled))) || lost.path.some((each) => each.matches(".board"))) return;
+    const {place, entry} = lost.node.dataset, holder = document.getElementById(lost.inside), field = lost.path.find((each) => each.matches(".field"));
+    const others = place && holder ? [...holder.querySelectorAll(`[data-place="${place}"]`)].filter((each) => each.dataset.entry === entry) : field ? field.querySelectorAll("input, select, textarea") : [];
+    const from = lost.inside.startsWith("said") ? before : null;
+    const next = again({name: lost.name}, holder) || [lost.node, ...others, from && !from.then && from.node].find((each) => each && each.isConnected && !each.disabled && isSeen(each));
+    const heading = !next && !waits && headingNow((from || lost).heading);
+    if (next || heading) take(next || heading, true);
     if (heading) waits = {heading, left: lost};
   }, 100);
 
@@ -115,29 +131,31 @@
     if (!focused || ![document.body, focused.node].includes(document.activeElement)) return;
     if (focused.node.isConnected && nameOf(focused.node) === focused.name) return;
     const holder = document.getElementById(focused.inside), twin = holder && again({name: focused.name}, holder);
-    if (twin) twin.focus({preventScroll: true});
+    if (twin) take(twin);
     else focused.name = nameOf(focused.node);  // another one now, or the same one with other words
   }).observe(document, {childList: true, subtree: true});
 
   /** A board has the answer to a press. The keyboard goes on at what has appeared for it anywhere (data-land); when that has gone
-      again, at what opened it; else at the first stop of the board. It stays where a person has moved on. */
+      again, at what opened it; at what takes the press back (data-then), or another button that does the same; else at the heading above
+      it, or the first stop of a board without one. It stays where a person has moved on. */
   atelier.goOn = (board) => {
-    const active = document.activeElement, lost = !active || active === document.body || active.disabled;
+    const active = document.activeElement, other = press && active === press.node && active.dataset.again === undefined && active.dataset.arg !== press.arg;  // that has taken its place
+    const lost = !active || active === document.body || active.disabled || other;
     if (!press || Date.now() > press.until || !(lost || active === press.node)) return;
     const land = landsNow().find((each) => !press.lands.includes(each.dataset.land) && each.checkVisibility());
     if (land) {
-      openers.push(press);
+      openers.push({...press, landed: land.dataset.land});
       land.focus();
       if (land.select) land.select();
       press = null;
     } else if (lost && (!press.board || press.board === board || !press.node.isConnected)) {
       let next = again(press, press.board);
       if (next) press.node = next;  // what it opens may come with the answer of another board
-      while (!next && openers.length) { const opener = openers.pop(); next = (opener.board && again(opener, opener.board)) || again(opener); }
-      const rest = actsLike(press.node, board), first = firstStop(board), heading = first && first.matches(".danger") && headingIn([board]);
-      if (heading) heading.tabIndex = -1;
-      const stop = next || rest[Math.min(press.at, rest.length - 1)] || heading || first;
-      if (stop) stop.focus({preventScroll: !next || !press.keys});  // the page stays where a mouse has pressed
+      const stays = ({landed}) => landsNow().some((each) => each.dataset.land === landed && each.checkVisibility());
+      while (!next && openers.length && !stays(openers[openers.length - 1])) { const opener = openers.pop(); next = (opener.board && again(opener, opener.board)) || again(opener); }
+      const {then} = press, rest = then ? [] : actsLike(press.node, board), heading = headingNow(press.heading);
+      const stop = next || (then && board.querySelector(`[data-act="${then}"]:enabled`)) || rest[Math.min(press.at, rest.length - 1)] || (board.contains(heading) ? heading : firstStop(board));
+      if (stop) take(stop, press.keys);  // the page stays where a mouse has pressed
     }
   };
   /* ---- tabs ---- */

@@ -3,7 +3,7 @@
 (() => {
   const atelier = window.atelier, {h, text, show, attr, byId} = atelier;
 
-  let ended = null;  // the jobs that had ended at the last look
+  let ended = null;  // the sentences on jobs at the last look
   let job = null, trained = null, stopped = "";  // what runs, and the job for which Stop was pressed last
 
   /** What a job does, in parts; on a phone those in a list are left out. */
@@ -87,7 +87,10 @@
   new MutationObserver(() => { if (document.querySelector("[data-waits]:empty")) atelier.tellWaits(); }).observe(document.documentElement, {childList: true, subtree: true});
 
   atelier.parts.ended = ({sentences}) => {
-    for (const id in ended && sentences) if (!(id in ended)) atelier.hear(sentences[id]);
+    for (const id in ended && sentences) if (!(id in ended)) {
+      const wait = (atelier.waits || []).find((each) => id === `${each.id} waiting`);
+      atelier.hear(wait ? `${sentences[id]}: ${wait.words}` : sentences[id]);
+    }
     ended = sentences;
   };
 

@@ -69,9 +69,12 @@
     if (!begun()) return;
     const before = run;
     run = data;
+    /* Between two runs there is none: the queue below keeps its place in the window where it has the keyboard. */
+    const held = !!run === byId("monitor-run").hidden && document.querySelector("#monitor .queue-card :focus"), top = held && held.getBoundingClientRect().top;
     show(byId("monitor-empty"), !run);
     show(byId("monitor-run"), !!run);
     show(byId("run-log-card"), !!run);
+    if (held) setTimeout(() => scrollBy(0, held.getBoundingClientRect().top - top));  // once the other parts are drawn too
     if (!run) return;
     if (byId("run-title").textContent !== run.title) byId("run-title").replaceChildren(...atelier.parted(run.title));
     text(byId("run-person"), run.person ? `of ${run.person}` : "");
@@ -138,6 +141,7 @@
     /* Sampling and saving leave the state as it is: the button comes back by itself. */
     atelier.once(button, () => { if (run && run.run === pressed && run.actions.includes(name)) { button.disabled = false; says(button, false); } }, ["sample", "save", "generate"].includes(name) ? 3000 : 20000);
     says(button, true);
+    if (name === "save") { saving = pressed; atelier.hear(ACTIONS.save[1]); }
     if (name === "stop") atelier.stay(pressed);
     atelier.command(name, {run: run.run, entry: run.entry, ask: atelier.ask()});
     if (name === "settings") setTimeout(() => atelier.goTo("Train"), 250);
@@ -342,8 +346,12 @@
     if (atelier.differs(holder, errors)) holder.replaceChildren(...(errors.length ? [atelier.problems(said)] : []));
   };
 
+  let saving = "", newest = "";  // the run whose state is being saved; its newest file
   atelier.parts.files = (files) => {
     if (!begun()) return;
+    const file = files.length && run ? files[0].label : "";
+    if (saving && run && saving === run.run && file !== newest) { atelier.hear(`Saved ${file}`); saving = ""; }
+    newest = file;
     byId("run-files").replaceChildren(...(files.length ? files.map((file) =>
       h("li", {}, file.url ? h("a", {href: file.url, download: file.name, title: file.name}, file.label) : h("span", {class: "grow"}, `${file.label} (a folder)`), ...["final", "kept"].filter((mark) => file[mark]).map((mark) => h("span", {class: "chip"}, mark)), h("span", {class: "figures"}, atelier.bytes(file.bytes))))
       : [h("li", {class: "none"}, "No files saved yet.")]));

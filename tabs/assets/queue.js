@@ -2,10 +2,11 @@
 /* The queue on Monitor and on Runs: what runs, what waits in which order, and what has ended that is no training. */
 (() => {
   const atelier = window.atelier, {h, text, attr, show, slot} = atelier;
-  const act = (name, more, run) => (event) => { atelier.once(event.currentTarget); if (run) atelier.stay(run); atelier.command(name, {...more, ask: atelier.ask()}); };
+  let moved = "";  // the job that was moved, until the list shows it
+  const act = (name, more, run) => (event) => { moved = name === "move" ? more.entry : ""; atelier.once(event.currentTarget); if (run) atelier.stay(run); atelier.command(name, {...more, ask: atelier.ask()}); };
   /** What an entry does not offer keeps its place: a click on Cancel that comes late must not stop what has begun. */
   const button = (offered, words, label, name, more, off, run) => {
-    const made = h("button", {type: "button", class: "btn small quiet", "data-entry": more.entry || more.entries, "aria-label": label, title: label, disabled: off, onclick: act(name, more, run)}, words);
+    const made = h("button", {type: "button", class: "btn small quiet", "data-entry": more.entry || more.entries, "data-action": words, "data-place": name === "move" ? name : null, "aria-label": label, title: label, disabled: off, onclick: act(name, more, run)}, words);
     slot(made, offered);
     return made;
   };
@@ -16,24 +17,31 @@
     head(entry, entry.run && entry.task === "train" ? `#Monitor/${encodeURIComponent(entry.run)}` : ""),
     by(entry), h("span", {class: "hint"}), h("span", {class: "grow"}),
     h("span", {class: "slots"},
-      button(entry.own && moves, "Up", `Move ${entry.title} up`, "move", {entry: entry.id, position: entry.up}, entry.up === null),
-      button(entry.own && moves, "Down", `Move ${entry.title} down`, "move", {entry: entry.id, position: entry.down}, entry.down === null),
-      button(entry.own && waits, "Cancel", `Cancel ${entry.title}`, "cancel", {entry: entry.id}),
-      button(entry.own && entry.state === "running", "Stop", `Stop ${entry.title}`, "cancel", {entry: entry.id}, false, entry.run)));
+      button(entry.own && moves, "Up", `Move ${entry.called} up`, "move", {entry: entry.id, position: entry.up}, entry.up === null),
+      button(entry.own && moves, "Down", `Move ${entry.called} down`, "move", {entry: entry.id, position: entry.down}, entry.down === null),
+      button(entry.own && waits, "Cancel", `Cancel ${entry.called}`, "cancel", {entry: entry.id}),
+      button(entry.own && entry.state === "running", "Stop", `Stop ${entry.called}`, "cancel", {entry: entry.id}, false, entry.run)));
   const endedRow = (entry) => h("li", {class: `state-${entry.state}`}, head(entry, entry.tab ? `#${entry.tab}` : ""), by(entry),
     h("span", {class: "hint"}, entry.message), h("span", {class: "grow"}),
     entry.images.length ? h("span", {class: "small-images"}, entry.images.map((image) => h("a", {class: "small-image", href: image.whole, target: "_blank", rel: "noopener"}, h("img", {src: image.small, alt: `Image of ${entry.title}`, loading: "lazy", width: 40, height: 40})))) : null,
     entry.task === "train" ? h("button", {type: "button", class: "btn small quiet", onclick: () => { atelier.command("settings", {entry: entry.id}); atelier.goTo("Train"); }}, "Use its settings") : null,
-    button(entry.own, "Clear", `Clear ${entry.title}`, "forget", {entries: [entry.id]}));
+    button(entry.own, "Clear", `Clear ${entry.called}`, "forget", {entries: [entry.id]}));
 
+  /** The entries with "called": the title, with a number where others have the same. */
+  const called = (entries) => entries.map((entry) => {
+    const same = entries.filter((each) => each.title === entry.title);
+    return {...entry, called: same.length > 1 ? `${entry.title}, ${same.indexOf(entry) + 1} of ${same.length}` : entry.title};
+  });
   /** Draw a list anew only where it has changed, so that the keyboard keeps its place. */
   const fill = (list, entries, made, none) => {
     if (!atelier.differs(list, entries.map((entry) => ({...entry, doing: ""})))) return;
-    list.replaceChildren(...(entries.length ? entries.map(made) : none ? [h("li", {class: "none"}, none)] : []));
+    list.replaceChildren(...(entries.length ? called(entries).map(made) : none ? [h("li", {class: "none"}, none)] : []));
   };
 
   atelier.parts.queue = ({paused, paused_by, why, interrupted, resumable, entries, ended}) => {
-    const waiting = entries.filter((entry) => entry.state === "waiting");
+    const waiting = entries.filter((entry) => entry.state === "waiting"), at = waiting.findIndex((entry) => entry.id === moved);
+    if (at >= 0) atelier.hear(`${waiting[at].title}: ${at + 1} of ${waiting.length} in the queue`);
+    moved = "";
     for (const card of document.querySelectorAll(".queue-card")) {
       const list = card.querySelector(".queue-now"), fold = card.querySelector(".ended");
       fill(list, entries, (entry) => row(entry, entry.state === "waiting"), "The queue is empty.");

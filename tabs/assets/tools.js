@@ -125,8 +125,8 @@
   document.addEventListener("keydown", (event) => {
     if (event.target.id !== "tool-search" || event.key !== "Enter" || !event.target.value.trim()) return;
     const shown = [...document.querySelectorAll("#tool-index li:not([hidden]) button")], words = event.target.value.trim().toLowerCase();
-    const named = shown.find((button) => button.textContent.toLowerCase().includes(words));  // "Hashes" before a tool that shows hashes too
-    if (shown.length) visit(named || shown[0]);
+    const titled = (is) => shown.find((button) => is(button.textContent.trim().toLowerCase()));
+    if (shown.length) visit(titled((title) => title === words) || titled((title) => title.includes(words)) || shown[0]);  // "Hashes" before a tool that shows hashes too
   });
   atelier.on("click", "#tool-index [data-at]", visit);
 

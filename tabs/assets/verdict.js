@@ -68,9 +68,10 @@
     column = Math.min(Math.max(toColumn, 1), data.columns.length - 1);
     row = Math.min(Math.max(toRow, 0), data.prompts.length - 1);
     draw();
-    text(parts.status, `${data.columns[column].label}, ${data.prompts[row].text}`);
+    tell();
   };
-  const showBase = (on) => { if (base !== on && !blind && data && data.columns) { base = on; drawStage(); } };
+  const tell = () => text(parts.status, [data.columns[base ? 0 : column].label, data.prompts[row].text, parts.right.none.hidden ? "" : parts.right.none.textContent].filter(Boolean).join(", "));
+  const showBase = (on) => { if (base !== on && !blind && data && data.columns) { base = on; drawStage(); tell(); } };
   const setBlind = (on) => {
     const [first] = data.preferred ? data.preferred.rows : [];
     if (blind && !on && first) column = Math.max(1, data.columns.findIndex((one) => one.file === first.file));  // what leads is what K keeps

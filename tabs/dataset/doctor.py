@@ -184,7 +184,9 @@ def _finding(finding: Finding, rows: dict, thumb_url: Callable[..., str]) -> str
         question = (
             f"These are {number:,} of {len(rows):,} images. {tooltip}." if number > MOST_AT_ONCE * len(rows) else ""
         )
-        trash_button = button("away", f"Move {number:,} to trash", finding.id, title=tooltip, sure=question)
+        trash_button = button(
+            "away", f"Move {number:,} to trash", finding.id, title=tooltip, sure=question, then="back"
+        )
     kind = "Error" if finding.level == "error" else "Advice"
     return (
         f'<article class="finding {esc(finding.level)}"><div class="finding-head"><span class="kind">{kind}</span>'

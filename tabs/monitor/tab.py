@@ -464,6 +464,7 @@ def requeue(page: Page, browser: Browser) -> None:
     for each in [each for each in page.engine.queue() if each.id == entry]:
         page.engine.move(page.engine.submit("train", build_job(TrainJob, each.job), each.title, each.preset), position)
         page.engine.forget([entry])
+        page.browsers.say(browser, "done", f"Back in the queue: {each.title}.")
 
 
 def _command(page: Page, name: str, data: dict[str, Any], browser: Browser) -> None:

@@ -83,3 +83,52 @@ def test_a_low_window_shows_where_the_keyboard_is_led(window):
     expect(tab.locator("#cap-text")).to_be_in_viewport()
     tab.get_by_role("button", name="Keys", exact=True).press("Enter")
     expect(tab.locator("dialog h2")).to_be_in_viewport()
+
+
+@pytest.mark.slow
+def test_the_keyboard_keeps_its_place_in_the_queue_and_moves_are_heard(window, served):
+    engine = served.engine
+    engine.pause_queue()
+    for title in ("one", "two", "two"):
+        engine.submit("train", served.page.project.job, title)
+    tab = window.open("Monitor")
+    tab.set_viewport_size({"width": 683, "height": 450})
+    queue, heard = tab.locator("#monitor .queue-card"), tab.locator("#heard")
+    queue.get_by_role("button", name="Move two, 1 of 2 up").press("Enter")
+    expect(queue.get_by_role("button", name="Move two, 1 of 2 down")).to_be_focused()
+    expect(heard).to_contain_text("two: 1 of 3 in the queue")
+    queue.get_by_role("button", name="Cancel one").press("Enter")
+    expect(queue.locator("h3").first).to_be_focused()
+    tab.locator("#said").get_by_role("button", name="Undo").press("Enter")
+    expect(queue.locator("h3").first).to_be_focused()
+    expect(queue.locator("h3").first).to_be_in_viewport()
+    expect(heard).to_contain_text("Back in the queue: one.")
+    engine.step_seconds = 0.5
+    queue.locator(".queue-pause").press("Enter")
+    expect(tab.locator("#run-state")).to_have_text("training")
+    expect(queue.locator(".queue-pause")).to_be_focused()
+    expect(queue.locator(".queue-pause")).to_be_in_viewport()
+
+
+@pytest.mark.slow
+def test_save_now_is_heard_and_the_keyboard_goes_on_from_it(window, served):
+    served.engine.step_seconds = 0.5
+    served.engine.submit("train", served.page.project.job, "fox")
+    tab = window.open("Monitor")
+    tab.locator("[data-action=save]:enabled").press("Enter")
+    expect(tab.locator("#heard")).to_contain_text("Saving ...")
+    tab.wait_for_timeout(300)  # longer than the page takes to look for a lost focus
+    tab.keyboard.press("Tab")
+    expect(tab.locator("[data-action=pause]")).to_be_focused()
+
+
+@pytest.mark.slow
+def test_a_search_for_a_tool_opens_the_one_of_that_name(window):
+    tab = window.open("Tools")
+    tab.locator("#tool-search").fill("merge loras")
+    tab.keyboard.press("Enter")
+    expect(
+        tab.locator("#tools-loras select[data-arg=action], #tools-models select[data-arg=action]").locator(
+            "visible=true"
+        )
+    ).to_have_value("merge_loras")

@@ -139,6 +139,27 @@ def test_train_leads_to_the_cards_whose_fields_and_images_train_takes_and_a_fold
 
 
 @pytest.mark.slow
+def test_after_a_move_to_the_trash_the_keyboard_is_at_its_restore_and_never_at_another_move(window, folder):
+    (folder / "broken.png").write_bytes(b"\x89PNG\r\n")
+    tab = window.open("Dataset")
+    tab.set_viewport_size({"width": 683, "height": 450})
+    doctor = tab.locator("#ds-doctor")
+    expect(doctor.locator("[data-act=away]")).to_have_count(3)
+    doctor.locator(".finding", has_text="Duplicates").locator("[data-act=away]").press("Enter")
+    restore = doctor.get_by_role("button", name="Restore")
+    expect(restore).to_be_focused()
+    expect(restore).to_be_in_viewport()
+    restore.press("Enter")
+    expect(doctor.locator("h3")).to_be_focused()
+    expect(doctor.locator("h3")).to_be_in_viewport()
+    doctor.locator(".finding", has_text="Duplicates").locator("[data-act=away]").press("Enter")
+    expect(restore).to_be_focused()
+    tab.locator("#said").get_by_role("button", name="Undo").press("Enter")
+    expect(doctor.locator("h3")).to_be_focused()
+    expect(doctor.locator("h3")).to_be_in_viewport()
+
+
+@pytest.mark.slow
 def test_questions_are_answered_and_copies_put_away_and_back(window, served, folder, monkeypatch):
     monkeypatch.setattr("tabs.dataset.doctor.MOST_AT_ONCE", 0.1)  # of five images one is many
     tab = window.open("Dataset")

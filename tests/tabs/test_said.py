@@ -271,13 +271,15 @@ def test_a_job_of_somebody_else_is_not_offered_to_be_stopped(page):
         GUEST.reset(asking)
 
 
-def test_the_end_of_a_job_is_a_sentence_for_its_user(page):
+def test_the_start_and_the_end_of_a_job_are_sentences_for_its_user(page):
     states = [
         ("train", "done"),
         ("train", "failed"),
         ("generate", "done"),
         ("inspect", "stopped"),
         ("train", "running"),
+        ("generate", "waiting"),
+        ("grid", "running"),
     ]
     page.engine.queue = lambda: [
         QueueEntry(f"e{n}", task, "fox", {}, state, message="Out of memory" if state == "failed" else "", guest="one")
@@ -293,6 +295,8 @@ def test_the_end_of_a_job_is_a_sentence_for_its_user(page):
         "Training fox failed: Out of memory",
         "Generation finished",
         "fox stopped",
+        "Generation is in the queue",
+        "fox started",
     ]
     asking = GUEST.set("two")
     assert ends() == {}
