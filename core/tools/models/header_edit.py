@@ -22,6 +22,7 @@ from core.tools.files import single_file_of
 CHUNK_BYTES = 1 << 22
 HEADERS = "headers"  # in the engine's private folder: replaced ones
 AFTER = ".after"  # ending of the file with the header that replaced a ".header"
+OWNER = "path"  # file next to them with the path of the changed file
 KEPT = ("atelier_kept", "atelier_choice", "modelspec.thumbnail")  # keys that *Keep* writes: name, reason, sample
 
 
@@ -60,6 +61,7 @@ def replace_header(path: Path, header: bytes, workspace: Workspace, cancel: Canc
     """Replace the header in the file, and store the old and the new one for `undo_change`. header: without its length"""
     digest, folder = _tensors_hash(path, workspace, cancel), _undo_folder(path, workspace)
     number = max((int(each.stem.partition("-")[0]) for each in _headers_in(folder)), default=0) + 1
+    atomic.write_bytes(folder / OWNER, os.fsencode(real_path(path)))
     before = folder / f"{number:04}-{digest}.header"
     atomic.write_bytes(before, _header(path))
     atomic.write_bytes(before.with_suffix(AFTER), header)
@@ -183,8 +185,13 @@ def _undo_folder(path: Path, workspace: Workspace) -> Path:
 
 
 def _saved_headers(path: Path, workspace: Workspace) -> list[Path]:
-    """Return the stored headers of a file, oldest first."""
-    return _headers_in(_undo_folder(path, workspace))
+    """Return the stored headers of a file, oldest first: also of one with the same tensors that was moved here, or renamed."""
+    if files := _headers_in(_undo_folder(path, workspace)):
+        return files
+    owners = (workspace.private / HEADERS).glob(f"*/{OWNER}")
+    moved = [owner.parent for owner in owners if not os.path.lexists(os.fsdecode(owner.read_bytes()))]
+    digest = _tensors_hash(path, workspace) if moved else ""
+    return next((files for each in moved if (files := _headers_in(each)) and files[-1].stem.endswith(f"-{digest}")), [])
 
 
 def _headers_in(folder: Path) -> list[Path]:

@@ -114,6 +114,20 @@ def test_undo_restores_only_the_keys_of_its_change_and_names_those_changed_since
     assert lines[1:] == ["not restored, changed since: modelspec.author"]
 
 
+def test_a_change_is_undone_after_its_file_was_moved_but_not_for_a_copy(tmp_path):
+    workspace = Workspace(tmp_path / "outputs", tmp_path / "models")
+    path, other = lora(tmp_path / "fox.safetensors"), tmp_path / "sub" / "red.safetensors"
+    before = path.read_bytes()
+    use(workspace, name="edit_metadata", file=str(path), in_place=True, metadata_title="one")
+    other.parent.mkdir()
+    other.write_bytes(path.read_bytes())
+    undo = {"workspace": workspace, "name": "edit_metadata", "file": str(other), "undo": True}
+    assert refusals(**undo) == ["tools.nothing-to-undo"]
+    path.unlink()
+    use(**undo)
+    assert other.read_bytes() == before and refusals(**undo) == ["tools.nothing-to-undo"]
+
+
 def test_undo_leaves_the_mark_of_a_kept_file_which_has_its_own(tmp_path):
     workspace = Workspace(tmp_path / "outputs", tmp_path / "models")
     path, cancel = lora(tmp_path / "fox.safetensors"), CancelToken()
