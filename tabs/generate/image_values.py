@@ -258,7 +258,8 @@ def _file_notes(
     if not fits:
         return [_other_hash(kind, path.name, where)]
     here = portable_name(path, workspace)
-    if name in here or find_file(name, workspace) == path:
+    has_name = f"/{name}" in f"/{here}" and file_stem(name) == file_stem(here)
+    if has_name or find_file(name, workspace) == path:
         return []
     what = f"The {kind} {here} is used for '{name}', found by its {'hash' if digest else 'name'}"
     return [Problem(what, where, "compare, or choose another file", "advice", code="generate.file-elsewhere")]

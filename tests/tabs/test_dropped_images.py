@@ -204,6 +204,18 @@ def test_a_renamed_file_of_several_embeddings_is_used_under_its_tokens(desk, tmp
     ]
 
 
+def test_civitais_hashes_find_a_renamed_lora_and_embedding(desk, tmp_path):
+    folder = desk.page.workspace.runs / "r" / "checkpoints"
+    files = lora(folder / "ink2.safetensors"), embedding(folder / "glyph2.safetensors")
+    hashes = {"model": "6ce0161689", "vae": "c6a580b13a"}
+    hashes |= {name: file_sha256(path)[:10] for name, path in zip(("lora:ink", "embed:glyph"), files, strict=True)}
+    text = A1111.replace("a fox", "a glyph fox <lora:ink:0.5>")
+    values = drop(desk, tmp_path, {"parameters": f"{text}, Hashes: {json.dumps(hashes)}, Version: v1.10.1"})
+    assert [each["file"] for each in values["loras"]] == ["outputs/runs/r/checkpoints/ink2.safetensors"]
+    assert values["embeddings"] == ["glyph=outputs/runs/r/checkpoints/glyph2.safetensors"]
+    assert said_codes(desk) == ["generate.file-elsewhere"] * 2 + ["image-settings.other-model"]
+
+
 def test_a_file_is_searched_by_its_hash_within_a_limit(desk, tmp_path, monkeypatch):
     workspace = Workspace(tmp_path / "out", tmp_path / "models")
     path, memo = lora(workspace.models / "loras" / "fox.safetensors"), HashMemo()
