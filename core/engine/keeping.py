@@ -16,7 +16,7 @@ from core.record.workspace import Workspace
 from core.tools.models import header_edit
 from core.tools.models.edit_metadata import thumbnail_url
 
-NAME, CHOICE, THUMBNAIL = "atelier_kept", "atelier_choice", "modelspec.thumbnail"
+NAME, CHOICE, THUMBNAIL = header_edit.KEPT
 REASON = "Checkpoints that were not kept"
 
 
@@ -45,15 +45,15 @@ def mark_file(
 
 
 def unmark_file(file: Path, workspace: Workspace, cancel: CancelToken) -> None:
-    """Undo `mark_file`: byte for byte if the metadata has not changed since, else only name and reason are removed."""
-    if file.is_dir() or sniff(file) != "safetensors" or NAME not in (marked := read_header(file)[1]):
+    """Undo `mark_file`: byte for byte if the metadata has not changed since, else name, reason and thumbnail are removed."""
+    if file.is_dir() or sniff(file) != "safetensors" or NAME not in read_header(file)[1]:
         return
     stat = file.stat()
-    if header_edit.is_last_change(file, {NAME, CHOICE, THUMBNAIL}, workspace):
-        header_edit.restore_header(file, workspace, cancel)
-    else:
+    if header_edit.newest_change(file, workspace, kept=True):
+        header_edit.undo_change(file, workspace, cancel, kept=True)
+    if NAME in (marked := read_header(file)[1]):  # no change is stored, or it was kept under another name before
         remaining = {key: value for key, value in marked.items() if key not in (NAME, CHOICE)}
-        header_edit.replace_header(file, header_edit.with_metadata(file, remaining), workspace, cancel)
+        header_edit.write_copy(file, header_edit.with_metadata(file, remaining), file, cancel)
     os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
 
 

@@ -6,12 +6,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from core.dataset.captions.words import word_pattern
 from core.formats.hashes import HashMemo
-from core.generation.model.embeddings import Embedding, find_embeddings, split_token
+from core.generation.model.embeddings import Embedding, find_embedding, find_embeddings, split_token
 from core.generation.model.index import facts_of_file
 from core.generation.model.library import Scan, find, find_file, portable_name, tokens_of_file, trained_token
 from core.generation.model.other_files import NETS, find_refiner, net_of_image
 from core.generation.model.sources import Hashes, file_of_image, has_hash, model_hash
+from core.generation.plan.hooks import prompts_of
 from core.generation.prompt.changes import with_settings
 from core.generation.prompt.wildcards import has_variants
 from core.record.file_titles import file_stem
@@ -70,12 +72,18 @@ def values_of(
         strength = strengths(use.strength, use.text_encoder_strength)
         notes += [replace(each, what=f"{each.what} (strength {strength})") for each in missing]
     values["nets"] = [net for use in job.controls.nets if (net := _located_net(use, hashes.controls, workspace, notes))]
+    texts = "\n".join(prompts_of(job))
+
+    def is_in_prompts(word: str) -> bool:
+        return word_pattern([word]).search(texts) is not None
+
     embeddings = [
-        collected(notes, _embeddings_here, text, hashes.embeddings, workspace, memo, notes) or ()
+        collected(notes, _embeddings_here, text, hashes.embeddings, workspace, memo, notes, is_in_prompts) or ()
         for text in job.generate.embeddings
     ]
-    values["embeddings"] = [word.setting(workspace) for each in embeddings for word in each]
-    for word in (word for each in embeddings for word in each):
+    words = list(dict.fromkeys(word for each in embeddings for word in each))
+    values["embeddings"] = [word.setting(workspace) for word in words]
+    for word in words:
         if not has_hash(word.path, hashes.embeddings.get(word.name, ""), memo):
             notes.append(_other_hash("embedding", word.path.name, "generate.embeddings"))
     for name, find_named in FIND_BY_NAME.items():
@@ -208,19 +216,34 @@ def _located_net(
 
 
 def _embeddings_here(
-    text: str, hashes: Mapping[str, str], workspace: Workspace, memo: HashMemo, notes: list[Problem]
+    text: str,
+    hashes: Mapping[str, str],
+    workspace: Workspace,
+    memo: HashMemo,
+    notes: list[Problem],
+    is_in_prompts: Callable[[str], bool],
 ) -> list[Embedding]:
-    """Return the embeddings of an image's "FILE" or "TOKEN=FILE", found as in `file_of_image`; notes: list to which advice is appended."""
+    """Return the embeddings of an image's "FILE" or "TOKEN=FILE", found as in `file_of_image`, under the names that its prompts contain.
+
+    notes           list to which advice is appended
+    is_in_prompts   word -> whether a prompt of the image contains it
+    """
     token, file = split_token(text)
     stem = file_stem(Path(file).name)
     digest = hashes.get(token or stem, "")
     path, fits = file_of_image("embedding", file, digest, workspace, memo)
     if fits:  # `values_of` compares the hash of each token
         notes += _file_notes("embedding", file, digest, path, fits, "generate.embeddings", workspace)
-    if not token and path.stem != stem and tokens_of_file(path) == [""] and not trained_token(path):
-        token = stem  # as the image's prompt names it
     name = file if find_file(file, workspace) == path else portable_name(path, workspace)
-    return find_embeddings(f"{token}={name}" if token else name, workspace)
+    tokens = tokens_of_file(path)
+    same_name = path.stem.casefold() == stem.casefold()
+    if token or same_name or tokens != [""]:
+        token = token or (stem if stem in tokens and not same_name else "")
+        return find_embeddings(f"{token}={name}" if token else name, workspace)
+    embedding, trained = find_embedding(name, workspace), trained_token(path)
+    by_stem, by_trained = (bool(word) and is_in_prompts(word) for word in (stem, trained))
+    renamed = [Embedding(stem, path)] if by_stem or not trained else []  # the prompts have the file's name in the image
+    return renamed + ([embedding] if by_trained or not renamed else [])
 
 
 def _file_notes(
@@ -235,7 +258,8 @@ def _file_notes(
     if not fits:
         return [_other_hash(kind, path.name, where)]
     here = portable_name(path, workspace)
-    if name in here or find_file(name, workspace) == path:
+    has_name = f"/{name}" in f"/{here}" and file_stem(name) == file_stem(here)
+    if has_name or find_file(name, workspace) == path:
         return []
     what = f"The {kind} {here} is used for '{name}', found by its {'hash' if digest else 'name'}"
     return [Problem(what, where, "compare, or choose another file", "advice", code="generate.file-elsewhere")]

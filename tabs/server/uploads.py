@@ -8,11 +8,12 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from core.dataset.sources.archive import DATASET_EXTENSIONS, unpack_zip
-from core.dataset.sources.files import extension, is_image, is_junk, printable
+from core.dataset.sources.files import extension, is_image, is_junk, printable, split_label
 from core.dataset.sources.walk import Walk, note_unused
 from core.record.atomic import numbered, remove_folder, rename_to_unused
 from core.record.cancel import CancelToken
 from core.record.problems import ProblemsError, unwritten
+from core.record.units import first_of
 from core.settings.names import bad_name
 
 FIX = "Drop images (.png, .jpg, .webp ...) with .txt captions, or one zip file."
@@ -75,22 +76,26 @@ def copy_files(paths: Sequence[Path], datasets: Path, task=None, unused: Walk | 
 
 
 def _names(paths: Sequence[Path], images: Collection[Path]) -> list[str]:
-    """Return a name for each file, unique even ignoring case. Repeated names get a number, the same for an image and its caption.
+    """Return a name for each file, unique even ignoring case. Repeated names of images get a number.
 
-    Raises ProblemsError if only some images of one name have a caption.
+    Raises ProblemsError if a caption or mask could belong to several images of one name: browsers send no folders.
     """
-    name_counts = Counter(path.name.casefold() for path in paths)
-    counts_by_stem: dict[str, set[int]] = defaultdict(set)
+    names_by_stem: dict[str, list[str]] = defaultdict(list)
+    companions, of_images = set[str](), set[str]()  # stems of captions and masks, of images
     for path in paths:
-        counts_by_stem[path.stem.casefold()].add(name_counts[path.name.casefold()])
-    for path in paths:
-        if path not in images and len(counts_by_stem[path.stem.casefold()]) > 1:
-            what = f"Files named {printable(path.stem)} come from several folders, and not each image has its caption"
-            fix = "drop one folder at a time, or rename the images"
-            raise ProblemsError.one(what, printable(path.name), fix, "upload.captions-unclear")
+        base, label = split_label(path.stem.casefold())
+        names_by_stem[base].append(path.name.casefold())
+        (of_images if path in images and not label else companions).add(base)
+    unclear = [
+        stem for stem, names in names_by_stem.items() if stem in companions & of_images and len(set(names)) < len(names)
+    ]
+    if unclear:
+        what = f"Of several files named {printable(first_of(unclear, 3))}, it is not known which caption or mask belongs to which image"
+        fix = "drop one folder at a time or a zip, or rename the images"
+        raise ProblemsError.one(what, "the dropped files", fix, "upload.captions-unclear")
     names: list[str] = []
     stems: dict[tuple[str, int], str] = {}
-    used, repeats = set(counts_by_stem), Counter[str]()
+    used, repeats = {path.stem.casefold() for path in paths}, Counter[str]()
     for path in paths:
         stem, index = path.stem, repeats[path.name.casefold()]
         repeats[path.name.casefold()] += 1

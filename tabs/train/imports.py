@@ -78,16 +78,17 @@ def _open(page: Page, data: dict[str, Any], browser: Browser, token: str) -> Non
         )
         raise ProblemsError.one(what, "", fix, "import.too-many-files")
     name = main_file(texts)
-    text, unused = texts.pop(name), tuple(texts)
+    text, unused, lacks = texts.pop(name), tuple(texts), False
     if _is_preset(text):
         result = page.project.take_file(name or "pasted.json", text)
     else:
         with _stored(page, texts) as files:
-            result, unused = _import_text(page, name, text, str(data.get("choice") or ""), token, files)
+            result, imported = _import_text(page, name, text, str(data.get("choice") or ""), token, files)
+        unused, lacks = imported.unused, bool(imported.absent)
     if result:
         fixes: dict[str, list[str]] = {}
         for each in unused:
-            fixes.setdefault(_unused_fix(each, texts[each], name), []).append(each)
+            fixes.setdefault(_unused_fix(each, texts[each], name, lacks), []).append(each)
         notes = [
             Problem("Not used", ", ".join(each), fix, "warning", code="import.unused-file")
             for fix, each in fixes.items()
@@ -95,15 +96,16 @@ def _open(page: Page, data: dict[str, Any], browser: Browser, token: str) -> Non
         page.browsers.say(browser, "done", result.text, problems=[*result.problems, *notes], undo=result.undo)
 
 
-def _unused_fix(name: str, text: str, main: str) -> str:
-    """Return what to do with a file that the imported file `main` does not name."""
+def _unused_fix(name: str, text: str, main: str, lacks: bool) -> str:
+    """Return what to do with a file that the imported file `main` does not name; "" for nothing.
+    lacks: whether a file that it names is missing"""
     if "\0" in text:
         return "leave it out: settings are read from text files only"
     # Of texts of prompts and lists, which settings name, some look like a command or a config.
     is_named = name.lower().endswith(".txt") or isinstance(json_or_none(text), list)
     if _is_preset(text) or (not is_named and is_config(name, text)):
         return f"open each alone: it has settings of its own, and those of {main} were imported"
-    return f"rename each as {main} names it, and open all together again"
+    return f"rename each as {main} names it, and open all together again" if lacks else ""
 
 
 def _named_text(sent: dict[str, Any]) -> tuple[str, str]:
@@ -143,8 +145,8 @@ def _is_preset(text: str) -> bool:
 
 def _import_text(
     page: Page, name: str, text: str, choice: str, token: str, files: dict[str, Path]
-) -> tuple[Done, tuple[str, ...]]:
-    """Fill in the form from another program's settings; return (the message, names of the files that these do not name).
+) -> tuple[Done, Import]:
+    """Fill in the form from another program's settings; return (the message, the import).
 
     On a shared page only those of `files` are read that these settings name.
 
@@ -160,7 +162,7 @@ def _import_text(
     details = {"token": token, "description": imported.description, "report": report_of(imported, page)}
     title = name or imported.title
     done = page.project.take_import(imported.job, title, f"{title} imported: {imported.summary}.", details)
-    return done, imported.unused
+    return done, imported
 
 
 def _import_header(header: str, name: str, folder: Path, files: dict[str, Path]) -> Import:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 
 import pytest
+import torch
 from generate_parts import embedding, lora, made, make_desk, said_codes
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
+from safetensors.torch import save_file
 
 from core.formats.hashes import HashMemo, file_sha256
 from core.generation.images.record import ImageRecord
 from core.generation.model import sources
+from core.generation.model.embeddings import find_embeddings
 from core.generation.model.sources import Hashes, tensors_sha256
 from core.record.workspace import Workspace
 from core.settings.check import build
@@ -159,6 +162,58 @@ def test_a_lora_and_an_embedding_of_an_image_are_found_where_they_are_now(desk, 
     found = [note.what for note in notes if note.code == "generate.file-elsewhere"]
     assert len(found) == 2 and all(f"sub/{name}" in each for each in found)
     assert "generate.other-hash" not in [note.code for note in notes]
+
+
+RENAMED = {  # (token of the file's metadata, prompt): names under which the renamed file is used
+    ("vtok", "a fox, glyphemb"): {"glyphemb"},
+    ("vtok", "a fox, vtok"): {"xyz", "vtok"},
+    ("vtok", "a vtok, (Glyphemb:1.2)"): {"glyphemb", "xyz", "vtok"},
+    ("", "a fox, glyphemb"): {"glyphemb"},
+    ("", "a fox"): {"glyphemb"},
+}
+
+
+@pytest.mark.parametrize("program", ["atelier", "a1111"])
+@pytest.mark.parametrize(("token", "prompt"), RENAMED)
+def test_a_renamed_embedding_is_used_under_the_name_in_the_prompt(desk, tmp_path, token, prompt, program):
+    path = desk.page.workspace.runs / "r" / "checkpoints" / "xyz.safetensors"
+    path.parent.mkdir(parents=True)
+    save_file({"emb_params": torch.zeros(1, 64)}, path, {"atelier_token": token} if token else None)
+    if program == "atelier":
+        text = "models/embeddings/glyphemb.safetensors"
+        record = ImageRecord(
+            made(prompt=prompt, embeddings=[text]), "atelier", hashes=Hashes(embeddings={"glyphemb": file_sha256(path)})
+        )
+        values = desk.sending._values_of(record)[0]
+    else:
+        line = f'{A1111.replace("a fox", prompt)}, TI hashes: "glyphemb: {file_sha256(path)[:12]}"'
+        values = drop(desk, tmp_path, {"parameters": line})
+    found = [word for text in values["embeddings"] for word in find_embeddings(text, desk.page.workspace)]
+    assert {name for word in found for name in word.names} == RENAMED[token, prompt]
+
+
+def test_a_renamed_file_of_several_embeddings_is_used_under_its_tokens(desk, tmp_path):
+    path = desk.page.workspace.runs / "r" / "checkpoints" / "xyz.safetensors"
+    path.parent.mkdir(parents=True)
+    save_file({"zunkel": torch.zeros(1, 768), "brabol": torch.zeros(1, 768)}, path)
+    digest = file_sha256(path)[:12]
+    line = f'{A1111.replace("a fox", "zunkel brabol")}, TI hashes: "zunkel: {digest}, brabol: {digest}"'
+    values = drop(desk, tmp_path, {"parameters": line})
+    assert values["embeddings"] == [
+        f"{token}=outputs/runs/r/checkpoints/xyz.safetensors" for token in ("zunkel", "brabol")
+    ]
+
+
+def test_civitais_hashes_find_a_renamed_lora_and_embedding(desk, tmp_path):
+    folder = desk.page.workspace.runs / "r" / "checkpoints"
+    files = lora(folder / "ink2.safetensors"), embedding(folder / "glyph2.safetensors")
+    hashes = {"model": "6ce0161689", "vae": "c6a580b13a"}
+    hashes |= {name: file_sha256(path)[:10] for name, path in zip(("lora:ink", "embed:glyph"), files, strict=True)}
+    text = A1111.replace("a fox", "a glyph fox <lora:ink:0.5>")
+    values = drop(desk, tmp_path, {"parameters": f"{text}, Hashes: {json.dumps(hashes)}, Version: v1.10.1"})
+    assert [each["file"] for each in values["loras"]] == ["outputs/runs/r/checkpoints/ink2.safetensors"]
+    assert values["embeddings"] == ["glyph=outputs/runs/r/checkpoints/glyph2.safetensors"]
+    assert said_codes(desk) == ["generate.file-elsewhere"] * 2 + ["image-settings.other-model"]
 
 
 def test_a_file_is_searched_by_its_hash_within_a_limit(desk, tmp_path, monkeypatch):

@@ -285,6 +285,18 @@ def test_a_second_config_and_an_image_among_the_files_are_not_asked_to_be_rename
     assert fixes == {"owl.json, own.json": "open", "old.json, more.json": "rename", "a.png": "leave"}
 
 
+@pytest.mark.parametrize(("absent", "fix"), [("", ""), ("--sample_prompts=fox.txt", "rename each as")])
+def test_a_file_that_is_not_used_is_renamed_only_if_a_named_one_is_missing(page, absent, fix):
+    text = f"{COMMAND.format(4, 'fox').strip()} --dataset_config=data.toml {absent}"
+    more = [
+        {"file": "data.toml", "text": SENT["sd-scripts"][1]["data.toml"]},
+        {"file": "notes.txt", "text": "ideas for later"},
+    ]
+    problems = opened(page, text, "fox.sh", more=more).message["problems"]
+    (unused,) = (each for each in problems if each["code"] == "import.unused-file")
+    assert unused["where"] == "notes.txt" and unused["fix"].startswith(fix) and bool(unused["fix"]) == bool(fix)
+
+
 def test_what_is_wrong_in_a_sent_file_names_it_and_a_missing_one_is_asked_for_by_name(page):
     (name, content), _ = SENT["sd-scripts"]
     opened(

@@ -44,22 +44,29 @@ def files_in(folder, *names):
     return [folder / name for name in names]
 
 
-def test_images_of_one_name_keep_their_captions(tmp_path):
-    sets = {"one": ("a.png", "a.txt"), "two": ("A.png", "a.txt"), "three": ("a-2.png", "a-2.txt")}
-    pairs = [files_in(tmp_path / folder, *names) for folder, names in sets.items()]
-    files = [path for column in zip(*pairs, strict=True) for path in column]
+@pytest.mark.parametrize(
+    ("one", "two"),
+    [
+        (("a.png",), ("a.png", "a.txt")),
+        (("a.png", "a.txt"), ("A.png", "a.txt")),
+        (("a.png", "a.txt"), ("a.jpg", "a.txt", "a.caption")),
+        (("a.png", "a-masklabel.png"), ("a.png", "a-masklabel.png")),
+    ],
+)
+def test_captions_and_masks_of_images_of_one_name_are_refused_in_any_order(tmp_path, one, two):
+    first, second = files_in(tmp_path / "one", *one), files_in(tmp_path / "two", *two)
+    for files in (first + second, [*first[:1], *second, *first[1:]]):
+        with pytest.raises(ProblemsError) as refused:
+            uploads.store_upload(files, tmp_path / "datasets")
+        assert refused.value.codes == ["upload.captions-unclear"] and not (tmp_path / "datasets").exists()
+
+
+def test_images_that_share_a_stem_share_its_caption_and_other_files_are_numbered(tmp_path):
+    files = files_in(tmp_path / "one", "a.png", "a.jpg", "a.txt", "meta.json", "b.png")
+    files += files_in(tmp_path / "two", "meta.json", "b.png")
     folder = uploads.store_upload(files, tmp_path / "datasets")
-    found = {path.stem: path.with_suffix(".txt").read_text() for path in folder.glob("*.png")}
-    assert found == {"a": "one", "A-3": "two", "a-2": "three"}
-
-
-@pytest.mark.parametrize("second", [("a.png", "a.txt"), ("a.jpg", "a.txt", "a.caption")])
-def test_captions_that_cannot_be_told_apart_are_refused(tmp_path, second):
-    first = ("a.png", "a.txt") if "a.jpg" in second else ("a.png",)
-    files = files_in(tmp_path / "one", *first) + files_in(tmp_path / "two", *second)
-    with pytest.raises(ProblemsError) as refused:
-        uploads.store_upload(files, tmp_path / "datasets")
-    assert refused.value.codes == ["upload.captions-unclear"] and not (tmp_path / "datasets").exists()
+    found = {path.name for path in folder.iterdir()}
+    assert found == {"a.png", "a.jpg", "a.txt", "meta.json", "meta-2.json", "b.png", "b-2.png"}
 
 
 def test_a_zip_is_unpacked(tmp_path):

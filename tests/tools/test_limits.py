@@ -34,7 +34,7 @@ from core.tools.metadata.rules import (
 )
 from core.tools.models import merge_models
 from core.tools.models.convert_model import _vae_scale_problems, misnamed_problems
-from core.tools.models.header_edit import replace_header, restore_header, with_metadata
+from core.tools.models.header_edit import replace_header, undo_change, with_metadata
 from core.tools.models.merge_models import _weights
 from core.tools.models.strip_metadata import private_paths, stripped
 from core.tools.output import output_file
@@ -226,7 +226,7 @@ def test_changes_of_a_files_metadata_are_taken_back_newest_first(tmp_path):
         states.append(path.read_bytes())
     while len(states) > 1:
         assert path.read_bytes() == states.pop()
-        restore_header(path, workspace, cancel)
+        undo_change(path, workspace, cancel)
     assert path.read_bytes() == states[0]
 
 

@@ -23,6 +23,7 @@ from core.generation.images.record import SAMPLERS, names_of
 from core.generation.model.sources import Hashes
 from core.generation.plan.stages import detail_size, hires_sizes, stages_of
 from core.generation.plan.upscalers import UPSCALERS, upscaler_of
+from core.record.bounded_json import json_or_none
 from core.record.problems import Problem
 from core.record.units import first_of
 from core.settings.base import Settings, about_of
@@ -385,8 +386,9 @@ def _model(job: GenerateJob, hashes: Hashes) -> dict[str, Any]:
 
 def _read_model(reader: SettingsReader) -> None:
     """Read the embeddings in use; add a note that names the image's model, since the selected one is kept."""
-    reader.put("generate.embeddings", list(_hash_pairs(reader.pairs, "TI hashes")))
-    model, digest = reader.pairs.get("Model", ""), reader.pairs.get("Model hash", "")
+    hashes = read_hashes(reader.pairs)
+    reader.put("generate.embeddings", list(hashes.embeddings))
+    model, digest = reader.pairs.get("Model", ""), hashes.model
     if model or digest:
         named = f"the model '{model[:100]}'" if model else f"a model with the hash {digest[:64]}"
         what = f"It was generated with {named}; the selected model is kept"
@@ -395,8 +397,18 @@ def _read_model(reader: SettingsReader) -> None:
 
 def read_hashes(pairs: Mapping[str, str]) -> Hashes:
     """Return the hashes of the files in A1111's settings."""
-    by_lora, by_token = _hash_pairs(pairs, "Lora hashes"), _hash_pairs(pairs, "TI hashes")
-    return Hashes(pairs.get("Model hash", ""), by_lora, by_token, controls=hashes_in(pairs))
+    by_kind: dict[str, dict[str, str]] = defaultdict(dict)
+    stored = json_or_none(pairs.get("Hashes", ""))  # Civitai's {"model": hash, "lora:a": hash, "embed:b": hash}
+    for key, digest in stored.items() if isinstance(stored, dict) else ():
+        kind, _, name = key.partition(":")
+        if isinstance(digest, str) and re.fullmatch(r"[0-9a-fA-F]{1,64}", digest):
+            by_kind[kind.lower()][name] = digest
+    return Hashes(
+        pairs.get("Model hash", "") or by_kind["model"].get("", ""),
+        by_kind["lora"] | _hash_pairs(pairs, "Lora hashes"),
+        by_kind["embed"] | _hash_pairs(pairs, "TI hashes"),
+        controls=hashes_in(pairs),
+    )
 
 
 def _hash_pairs(pairs: Mapping[str, str], name: str) -> dict[str, str]:

@@ -97,6 +97,7 @@ def import_project(
         raise ProblemsError.one(what, opened.where, EXPECTED, "import.unknown")
     imported = importer.read(opened)
     imported.unused = tuple(each for each in files or () if each.lower() not in opened.used)
+    imported.absent = tuple(opened.absent)
     return imported
 
 

@@ -118,6 +118,7 @@ class Import:
     choices   what the text can be read as (tabs, scripts, commands); () if there is nothing to choose
     choice    the one of `choices` that was read
     unused    names of the files imported together with it that it does not name
+    absent    names of files that it names and that are missing
     """
 
     program: str
@@ -129,6 +130,7 @@ class Import:
     choices: tuple[str, ...] = ()
     choice: str = ""
     unused: tuple[str, ...] = ()
+    absent: tuple[str, ...] = ()
 
     def entries(self, kind: EntryKind) -> list[Entry]:
         """Return the report entries of one kind."""
@@ -171,6 +173,7 @@ class Source:
     path    path of a binary file, which has no text
     files   {name in lower case: path} of the files imported together with it, on the page; None in a terminal
     used    names of those that the text names
+    absent  names of files that the text names and that are missing
     """
 
     text: str
@@ -181,6 +184,7 @@ class Source:
     path: Path | None = None
     files: Mapping[str, Path] | None = None
     used: set[str] = field(default_factory=set, compare=False)
+    absent: set[str] = field(default_factory=set, compare=False)
 
     @cached_property
     def json(self) -> dict[str, Any] | None:
@@ -218,8 +222,13 @@ class Source:
 
     def file(self, name: str) -> Path | None:
         """Return the path of a file that the text names: imported together with it, or in `folder` or near it; None if it is missing."""
-        if (path := self.together(name)) is not None:
-            return path
+        path = self.together(name) or self._nearby(name)
+        if path is None and name.strip():
+            self.absent.add(name)
+        return path
+
+    def _nearby(self, name: str) -> Path | None:
+        """Return the path of a file in `folder` or near it; None if there is none."""
         if self.folder is None or "\0" in name or not name.strip():
             return None
         candidates = [self.folder / name]

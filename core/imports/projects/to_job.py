@@ -55,7 +55,7 @@ def to_import(
     settings |= {path: value for path, (value, _) in FIXED.items()}
     config = _dataset(reading, source, settings)
     prompts = str(settings.get("samples.sample_prompts_file") or "")
-    if prompts.lower().endswith(".txt") and (sent := source.together(prompts)) is not None:
+    if prompts.lower().endswith(".txt") and source.file(prompts) and (sent := source.together(prompts)) is not None:
         lines = [line for line in read_entries(sent, "sample_prompts") if isinstance(line, str) and is_prompt(line)]
         settings |= {"samples.sample_prompts_file": None, "samples.sample_prompts": lines}
         settings_of_option["sample_prompts"] = ("samples.sample_prompts",)

@@ -50,7 +50,7 @@ class EditMetadataSettings(Settings):
     )
     undo: bool = setting(
         False,
-        help="Restores the header that the last change of this file replaced. Nothing else is done.",
+        help="Undoes the last change of the file itself; keys that were changed since stay. Nothing else is done.",
     )
     output: str | None = output_file(
         "File or folder of the copy. An existing file is never overwritten.",

@@ -28,7 +28,7 @@ def plan(settings: EditMetadataSettings, workspace: Workspace) -> FilePlan:
     if not settings.changes:
         return FilePlan(f"show the metadata of {display_path(path)}", path)
     if settings.undo:
-        header_edit.check_can_restore(path, workspace, "edit_metadata.undo")
+        header_edit.check_can_undo(path, workspace, "edit_metadata.undo")
         return FilePlan(f"restore the metadata of {display_path(path)}", path, path)
     header = _new_header(path, settings)
     target = path if settings.in_place else output_file(settings.output, path, "_edited")
@@ -52,8 +52,9 @@ def do(settings: EditMetadataSettings, plan: FilePlan, context: JobContext) -> O
     if not settings.changes:
         return metadata_outcome(path)
     context.stage(f"writing {target.name}")
+    left = list[str]()
     if settings.undo:
-        header_edit.restore_header(path, context.workspace, context.cancel)
+        left = header_edit.undo_change(path, context.workspace, context.cancel)
     elif settings.in_place:
         header_edit.replace_header(path, _new_header(path, settings), context.workspace, context.cancel)
     else:
@@ -61,6 +62,7 @@ def do(settings: EditMetadataSettings, plan: FilePlan, context: JobContext) -> O
     before, after = read_header(path)[1], read_header(target)[1]
     done = "Restored" if settings.undo else "Saved"
     lines = [f"{done}: {display_path(target)}"] if target == path else [*_differences(before, after)]
+    lines += [f"not restored, changed since: {name}" for name in left]
     if target != path:
         lines.append(f"Saved: {display_path(target)}")
     elif not settings.undo:

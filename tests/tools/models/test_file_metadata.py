@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from safetensors import safe_open
 
+from core.engine.keeping import mark_file, unmark_file
 from core.formats.tensors.header import read_header
 from core.networks.adapter_file import load_lora
 from core.record.cancel import Cancelled, CancelToken
@@ -98,6 +99,51 @@ def test_a_change_of_the_file_itself_is_undone_to_the_last_byte(tmp_path):
     lora(path, **{"lora_unet_mid_block_attentions_0_proj_in.lora_down.weight": torch.ones(2, 8)} | {
         "lora_unet_mid_block_attentions_0_proj_in.lora_up.weight": torch.ones(8, 2)})  # fmt: skip
     assert refusals(workspace=workspace, name="edit_metadata", file=str(path), undo=True) == ["tools.undo-other-file"]
+
+
+def test_undo_restores_only_the_keys_of_its_change_and_names_those_changed_since(tmp_path):
+    workspace = Workspace(tmp_path / "outputs", tmp_path / "models")
+    path = lora(tmp_path / "fox.safetensors")
+    before = read_header(path)[1]
+    given = {"workspace": workspace, "name": "edit_metadata", "file": str(path)}
+    use(**given, in_place=True, metadata_title="one", metadata_author="jane", remove_keys=[next(iter(before))])
+    others = read_header(path)[1] | {"civitai.id": "7", "modelspec.author": "joe"}
+    write_copy(path, with_metadata(path, others), path, CancelToken())
+    _, lines = use(**given, undo=True)
+    assert read_header(path)[1] == before | {"civitai.id": "7", "modelspec.author": "joe"}
+    assert lines[1:] == ["not restored, changed since: modelspec.author"]
+
+
+def test_a_change_is_undone_after_its_file_was_moved_but_not_for_a_copy(tmp_path):
+    workspace = Workspace(tmp_path / "outputs", tmp_path / "models")
+    path, other = lora(tmp_path / "fox.safetensors"), tmp_path / "sub" / "red.safetensors"
+    before = path.read_bytes()
+    use(workspace, name="edit_metadata", file=str(path), in_place=True, metadata_title="one")
+    other.parent.mkdir()
+    other.write_bytes(path.read_bytes())
+    undo = {"workspace": workspace, "name": "edit_metadata", "file": str(other), "undo": True}
+    assert refusals(**undo) == ["tools.nothing-to-undo"]
+    path.unlink()
+    use(**undo)
+    assert other.read_bytes() == before and refusals(**undo) == ["tools.nothing-to-undo"]
+
+
+def test_undo_leaves_the_mark_of_a_kept_file_which_has_its_own(tmp_path):
+    workspace = Workspace(tmp_path / "outputs", tmp_path / "models")
+    path, cancel = lora(tmp_path / "fox.safetensors"), CancelToken()
+    before = read_header(path)[1]
+    given = {"workspace": workspace, "name": "edit_metadata", "file": str(path)}
+    mark_file(path, "fox", "the best", None, workspace, cancel)
+    assert refusals(**given, undo=True) == ["tools.nothing-to-undo"]
+    unmark_file(path, workspace, cancel)
+    use(**given, in_place=True, metadata_title="one")
+    mark_file(path, "fox", "the best", None, workspace, cancel)
+    use(**given, in_place=True, metadata_author="jane")
+    use(**given, undo=True)
+    use(**given, undo=True)
+    assert read_header(path)[1] == before | {"atelier_kept": "fox", "atelier_choice": "the best"}
+    unmark_file(path, workspace, cancel)
+    assert read_header(path)[1] == before
 
 
 @pytest.mark.parametrize("hashed", [True, False], ids=["", "stored by an earlier version"])
