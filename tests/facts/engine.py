@@ -474,7 +474,8 @@ def files() -> Facts:
         yield "sealed", [[path.name, state_step(path), is_whole(path)] for path in states_in(run.states)]
         yield "runs", [each.name for each in list_runs(run.path.parent)]
         yield "labels", run_labels.labels_of(run)
-        for changed in ({}, {"schedule": {"max_train_steps": 9}}, {"network": {"rank": 3}, "saving": {"output_name": "y"}},
+        for changed in ({}, {"schedule": {"max_train_steps": 90}}, {"schedule": {"max_train_steps": 9}},
+                        {"network": {"rank": 3}, "saving": {"output_name": "y"}},
                         {"samples": {"seed": 5}},
                         {"optimizer": {"learning_rate": 1.0}, "validation": {"validate_every_n_steps": 2}},
                         {"noise": {"x": 1}}):  # fmt: skip
