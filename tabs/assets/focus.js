@@ -65,7 +65,7 @@
   const headingNow = (heading) => heading && (isSeen(heading) ? heading : headings().find((each) => each.textContent === heading.textContent)) || headings()[0];
   /** Give a node the keyboard, in view where `seen`. */
   const take = (node, seen) => {
-    if (node.matches(HEADINGS)) node.tabIndex = -1;
+    if (node.matches(`${HEADINGS}, .board`)) node.tabIndex = -1;
     node.focus({preventScroll: true});
     if (seen) node.scrollIntoView({block: "nearest"});
   };
@@ -116,7 +116,12 @@
     const active = document.activeElement || document.body;
     if (waits && active !== waits.heading) waits = null;
     const lost = waits ? waits.left : focused && byKeys && [document.body, focused.node].includes(active) ? focused : null;
-    if (!lost || (isSeen(lost.node) && ((lost.node.ariaBusy && lost.node.disabled) || (active === lost.node && !active.disabled))) || lost.path.some((each) => each.matches(".board"))) return;
+    if (!lost || (isSeen(lost.node) && ((lost.node.ariaBusy && lost.node.disabled) || (active === lost.node && !active.disabled)))) return;
+    const board = lost.path.find((each) => each.matches(".board"));
+    if (board) {
+      if (active === document.body && !lost.node.isConnected && board.isConnected && !(press && press.board === board && Date.now() < press.until)) take(board);
+      return;
+    }
     const {place, entry} = lost.node.dataset, holder = document.getElementById(lost.inside), field = lost.path.find((each) => each.matches(".field"));
     const others = place && holder ? [...holder.querySelectorAll(`[data-place="${place}"]`)].filter((each) => each.dataset.entry === entry) : field ? field.querySelectorAll("input, select, textarea") : [];
     const from = lost.inside.startsWith("said") ? before : null;
@@ -137,7 +142,7 @@
 
   /** A board has the answer to a press. The keyboard goes on at what has appeared for it anywhere (data-land); when that has gone
       again, at what opened it; at what takes the press back (data-then), or another button that does the same; else at the heading above
-      it, or the first stop of a board without one. It stays where a person has moved on. */
+      it, or the board, after a mouse its first stop. It stays where a person has moved on. */
   atelier.goOn = (board) => {
     const active = document.activeElement, other = press && active === press.node && active.dataset.again === undefined && active.dataset.arg !== press.arg;  // that has taken its place
     const lost = !active || active === document.body || active.disabled || other;
@@ -154,7 +159,7 @@
       const stays = ({landed}) => landsNow().some((each) => each.dataset.land === landed && each.checkVisibility());
       while (!next && openers.length && !stays(openers[openers.length - 1])) { const opener = openers.pop(); next = (opener.board && again(opener, opener.board)) || again(opener); }
       const {then} = press, rest = then ? [] : actsLike(press.node, board), heading = headingNow(press.heading);
-      const stop = next || (then && board.querySelector(`[data-act="${then}"]:enabled`)) || rest[Math.min(press.at, rest.length - 1)] || (board.contains(heading) ? heading : firstStop(board));
+      const stop = next || (then && board.querySelector(`[data-act="${then}"]:enabled`)) || rest[Math.min(press.at, rest.length - 1)] || (board.contains(heading) ? heading : press.keys ? board : firstStop(board));  // a second key presses nothing
       if (stop) take(stop, press.keys);  // the page stays where a mouse has pressed
     }
   };

@@ -111,6 +111,26 @@ def test_the_keyboard_keeps_its_place_in_the_queue_and_moves_are_heard(window, s
 
 
 @pytest.mark.slow
+def test_a_board_without_a_heading_keeps_the_keyboard_when_its_button_goes(window):
+    """Another button that takes it would be pressed by the next key, such as Forever after Cancel."""
+    tab = window.open("Tools")
+    put = """([id, words]) => {
+        const board = document.getElementById(id) || document.createElement("div");
+        Object.assign(board, {id, className: "board", innerHTML: `<button type="button">${words}</button>`});
+        document.body.append(board);
+    }"""
+    tab.evaluate(put, ["first", "Cancel this"])
+    tab.get_by_role("button", name="Cancel this").press("Enter")
+    tab.evaluate(put, ["first", "Forever"])
+    tab.evaluate("atelier.goOn(document.getElementById('first'))")
+    assert tab.evaluate("document.activeElement.id") == "first"
+    tab.evaluate(put, ["second", "Cancel that"])
+    tab.get_by_role("button", name="Cancel that").focus()
+    tab.keyboard.press("Shift")
+    tab.evaluate(put, ["second", "Forever"])
+    tab.wait_for_function("document.activeElement.id === 'second'")
+
+
 def test_save_now_is_heard_and_the_keyboard_goes_on_from_it(window, served):
     served.engine.step_seconds = 0.5
     served.engine.submit("train", served.page.project.job, "fox")
