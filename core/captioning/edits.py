@@ -196,12 +196,12 @@ def _with_rules(tags: Tags, rules: Iterable[tuple[Test, str, bool]]) -> Tags:
 
 
 def _rule(line: str) -> Rule | None:
-    """Parse a rule: `a -> b` adds b where a is, `a = b` replaces a by b. None for other text.
+    """Parse a rule: `a -> b` adds b where a is, `a = b` replaces a by b. None for other text, such as `a -> b -> c`.
 
     Returns (a, b, whether b replaces a).
     """
     match = re.fullmatch(r"\s*(.+?)\s*(->|=)\s*(.+?)\s*", line)
-    return (match[1], match[3], match[2] == "=") if match else None
+    return (match[1], match[3], match[2] == "=") if match and not re.search(r"->|\s=\s", match[3]) else None
 
 
 def _each_tag(change: Callable[[str], str]) -> Callable[[CaptionEditSettings, Iterable[str]], Change]:

@@ -151,6 +151,7 @@ def test_rules_that_go_round_end():
         ({"edit": "separator"}, ["edit.incomplete"]),
         ({"edit": "imply"}, ["edit.incomplete"]),
         ({"edit": "imply", "implications": ["a b"]}, ["edit.bad-rule"]),
+        ({"edit": "imply", "implications": ["a -> b -> c", "a = b = c", "a -> =_="]}, ["edit.bad-rule"] * 2),
         ({"edit": "sort", "separator": " "}, ["edit.blank-separator"]),
     ],
 )
