@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field, create_model
 
 from core import extensions
-from core.record.problems import ProblemsError
+from core.record.problems import Problem, ProblemsError
 from core.record.workspace import Workspace, in_workspace
 from core.settings.base import Job, Settings
 from core.settings.named import named_in
-from core.settings.needs import unmet_needs
+from core.settings.needs import unmet_needs, without_effect
 
 if TYPE_CHECKING:
     from core.record.context import JobContext, Outcome
@@ -89,7 +89,9 @@ class Task:
         return getattr(job, self.own) if self.own else job
 
     def start(self, job: Settings, context: JobContext) -> Outcome:
-        """Run a job to its end in this thread and return its outcome."""
+        """Run a job to its end in this thread and return its outcome. Warns of a tool's settings without effect."""
+        for problem in self._without_effect(job):
+            context.warn(problem)
         with in_workspace(context.workspace):
             return self.run(self.settings_of(job), context)
 
@@ -98,7 +100,12 @@ class Task:
         if self.check is None:
             return "The settings are valid."
         with in_workspace(workspace):
-            return self.check(self.settings_of(job), workspace)
+            text = self.check(self.settings_of(job), workspace)
+        return "\n".join([text, *map(str, self._without_effect(job))])
+
+    def _without_effect(self, job: Settings) -> list[Problem]:
+        """Return advice on a tool's settings that were changed in vain."""
+        return list(without_effect(self.settings_of(job), self.own)) if self.own else []
 
     def title_of(self, job: Settings) -> str:
         """Return the title of a job in lists: the task's, for tools followed by the file or folder that it works on."""

@@ -24,6 +24,7 @@ from core.record.units import count
 from core.record.workspace import Workspace
 from core.settings.captioning.edits import EDITS, CaptionEditSettings, CaptionHistorySettings
 from core.settings.job import CaptionEditJob
+from core.settings.needs import without_effect
 
 LISTED = 30  # changes of the history
 LAST = "last"
@@ -174,6 +175,8 @@ def edit_captions(job: CaptionEditJob, context: JobContext) -> Outcome:
     """Run the task `edit_captions`: change the captions of the filtered images, or with `preview` only list the changes."""
     context.stage("reading captions")
     plan = _plan(items_of(job), job)
+    for problem in without_effect(job.edit_captions, "edit_captions"):
+        context.warn(problem)
     lines = [each.line for each in plan]
     if job.edit_captions.preview or not plan:
         return Outcome(lines=[*lines, f"{count(len(plan), 'caption')} would change"], facts=_facts(len(plan), 0))

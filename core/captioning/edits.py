@@ -196,12 +196,12 @@ def _with_rules(tags: Tags, rules: Iterable[tuple[Test, str, bool]]) -> Tags:
 
 
 def _rule(line: str) -> Rule | None:
-    """Parse a rule: `a -> b` adds b where a is, `a = b` replaces a by b. None for other text.
+    """Parse a rule: `a -> b` adds b where a is, `a = b` replaces a by b. None for other text, such as `a -> b -> c`.
 
     Returns (a, b, whether b replaces a).
     """
     match = re.fullmatch(r"\s*(.+?)\s*(->|=)\s*(.+?)\s*", line)
-    return (match[1], match[3], match[2] == "=") if match else None
+    return (match[1], match[3], match[2] == "=") if match and not re.search(r"->|\s=\s", match[3]) else None
 
 
 def _each_tag(change: Callable[[str], str]) -> Callable[[CaptionEditSettings, Iterable[str]], Change]:
@@ -210,9 +210,20 @@ def _each_tag(change: Callable[[str], str]) -> Callable[[CaptionEditSettings, It
 
 
 def _replaced_tags(settings: CaptionEditSettings, texts: Iterable[str]) -> Change:
-    """Return the change that replaces a tag, which may contain *, by the tags of `replace_with`."""
+    """Return the change that replaces a tag, which may contain *, by the tags of `replace_with`, each once in a caption."""
     test, new = tag_test([settings.find]), _tags(settings.replace_with, settings)
-    return lambda tags: [part for tag in tags for part in (new if test(tag) else [tag])]
+    forms = set(map(comparable, new))
+
+    def change(tags: Tags) -> Tags:
+        if not any(map(test, tags)):
+            return tags
+        replaced: Tags = []
+        for part in (part for tag in tags for part in (new if test(tag) else [tag])):
+            if comparable(part) not in forms.intersection(map(comparable, replaced)):
+                replaced.append(part)
+        return replaced
+
+    return change
 
 
 _TAGS: dict[str, Callable[[CaptionEditSettings, Iterable[str]], Change]] = {

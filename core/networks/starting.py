@@ -84,7 +84,17 @@ def _load_file(
         if settings.weights_scale == "kohya" and not settings.dim_from_weights:
             adapter.saved_alpha = adapter.alpha
         adapter.take(tensors)
-    return [*_alpha_advice(alphas, settings), *_layer_advice(network, modules, loaded, settings)]
+    advice = [*_alpha_advice(alphas, settings), *_layer_advice(network, modules, loaded, settings)]
+    return advice + (_zero_alpha_problems(network, layers) if "alpha" in settings.traits.uses else [])
+
+
+def _zero_alpha_problems(network: Network, layers: Sequence[str]) -> list[Problem]:
+    """Return the problem of loaded layers whose alpha is 0, so that they get no gradient: an error if these are all, else advice."""
+    still = [name for name in layers if network.adapters[name].alpha == 0]
+    what = f"{len(still)} of {len(layers)} layers of the LoRA have alpha 0 and would not be trained: {first_of(still, SHOWN)}"
+    fix = "choose another LoRA, or this one before its blocks were turned off"
+    level = "error" if len(still) == len(layers) else "advice"
+    return [Problem(what, WHERE, fix, level, code="network.start-alpha-zero")] if still else []
 
 
 def _layer(name: str, module: nn.Module) -> Target:

@@ -46,7 +46,7 @@ def without_effect(settings: Settings, group: str) -> Iterator[Problem]:
     """Yield advice on each setting that differs from its default although its declared `needs` are not met.
     group: name of `settings` in the job"""
     for name, reason in sorted(unmet_needs(type(settings), settings.__dict__).items()):
-        if getattr(settings, name) != type(settings).model_fields[name].default:
+        if getattr(settings, name) != fields_of(type(settings))[name].get_default(call_default_factory=True):
             what = f"{settings.title_of(name)} has no effect: {reason}"
             yield Problem(what, f"{group}.{name}", "leave it out", "advice", code="tools.no-effect")
 

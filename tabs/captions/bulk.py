@@ -26,9 +26,10 @@ from core.dataset.captions.words import comparable, tag_words
 from core.dataset.report import Report, Row
 from core.record.problems import ProblemsError
 from core.record.units import count
-from core.settings.captioning.edits import EDITS, USES, CaptionEditSettings
+from core.settings.captioning.edits import EDITS, CaptionEditSettings
 from core.settings.check import build
 from core.settings.job import CaptionEditJob
+from core.settings.needs import unmet_needs
 from core.tasks import tasks
 from tabs.captions.rewriting import Progress, Rewriting
 from tabs.context import Page
@@ -258,11 +259,10 @@ class Bulk:
     def html(self, rows: Sequence[Row]) -> str:
         """Return the HTML of the form of the chosen change, and of the change's preview for these rows."""
         settings = self.settings()
-        names = ("edit", *USES.get(settings.edit, ()))
-        if settings.edit == "add" and settings.place != "after":
-            names = tuple(name for name in names if name != "after")
-        if settings.separator != KNOWN["separator"].default and "separator" not in names:
-            names += ("separator",)
+        hidden = {"filter", "preview", *unmet_needs(CaptionEditSettings, settings.__dict__)}
+        if settings.edit != "separator" and settings.separator == KNOWN["separator"].default:
+            hidden.add("separator")
+        names = tuple(name for name in KNOWN if name not in hidden)
         preview = self._preview(rows)
         fields = f'<div class="concept-fields">{self.form.fields(names)}</div>'
         return f"{self.form.bar()}{fields}{self._affix_note(settings)}{preview}"

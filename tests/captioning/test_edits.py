@@ -45,6 +45,8 @@ def edited(text=TEXT, name="fox_01.png", folder="10_arctic fox", **settings):
         ({"edit": "imply", "implications": ["* hair -> hair", "red* = fox"]}, "fox, long_hair, snow, hair"),
         ({"edit": "replace", "find": "LONG hair", "replace_with": "bun, braid"}, "red fox, bun, braid, snow, red fox"),
         ({"edit": "replace", "find": "snow"}, "red fox, long_hair, red fox"),
+        ({"edit": "replace", "find": "snow", "replace_with": "Long hair"}, "red fox, long_hair, red fox"),
+        ({"edit": "replace", "find": "* fox", "replace_with": "snow"}, "snow, long_hair"),
         ({"edit": "replace", "find": "ed", "replace_with": "", "match": "text"}, "r fox, long_hair, snow, r fox"),
         (
             {"edit": "replace", "find": r"(\w+) fox", "replace_with": r"fox \1", "match": "regex"},
@@ -149,6 +151,7 @@ def test_rules_that_go_round_end():
         ({"edit": "separator"}, ["edit.incomplete"]),
         ({"edit": "imply"}, ["edit.incomplete"]),
         ({"edit": "imply", "implications": ["a b"]}, ["edit.bad-rule"]),
+        ({"edit": "imply", "implications": ["a -> b -> c", "a = b = c", "a -> =_="]}, ["edit.bad-rule"] * 2),
         ({"edit": "sort", "separator": " "}, ["edit.blank-separator"]),
     ],
 )

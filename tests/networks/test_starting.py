@@ -79,6 +79,15 @@ def test_the_alpha_of_the_file_counts_and_that_is_said(model):
     assert [(problem.level, problem.code) for problem in problems] == [("advice", "network.start-alpha")]
 
 
+def test_layers_whose_alpha_is_0_are_named_and_refused_if_they_are_all(model):
+    tensors, settings = trained(model, rank=4, alpha=2.0), {"rank": 4, "dim_from_weights": True}
+    alphas = [key for key in tensors if key.endswith(".alpha")]
+    for changed, level in ((alphas[:1], "advice"), (alphas, "error")):
+        _, problems = started(model, tensors | dict.fromkeys(changed, torch.tensor(0.0)), **settings)
+        assert [(problem.level, problem.code) for problem in problems] == [(level, "network.start-alpha-zero")]
+        assert f"{len(changed)} of 3 layers" in said(problems)
+
+
 def test_as_sd_scripts_the_alpha_set_here_trains_and_that_of_the_file_is_saved(model):
     tensors = trained(model, rank=4, alpha=2.0)
     settings = {"rank": 4, "alpha": 4.0, "weights_scale": "kohya"}

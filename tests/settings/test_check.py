@@ -174,6 +174,8 @@ def test_what_was_set_and_has_no_effect_is_named():
     job = build(TrainJob, {"schedule": {"max_train_steps": 4, "max_train_epochs": 3}})
     assert [problem.where for problem in set_without_effect(job)] == ["schedule.max_train_epochs"]
     assert set_without_effect(build(TrainJob, {})) == []
+    job = build(TrainJob, {"network": {"kind": "lokr"}, "lokr": {"factor": 8}, "loha": {"use_tucker": True}})
+    assert [problem.where for problem in set_without_effect(job)] == ["loha.use_tucker"]
 
 
 @pytest.mark.parametrize("name", ["a/b", "..", "nul", "a\\b", "x:y", "", " a", "a.", "con.txt", "\x00"])

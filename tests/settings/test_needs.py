@@ -1,13 +1,18 @@
 """What a setting needs of others is declared once: the reason, the greyed field and what a tool's form leaves out follow."""
 
+from dataclasses import replace
+
 import pytest
 
 from core import tasks
+from core.record.context import JobContext
+from core.record.workspace import Workspace
 from core.settings.base import Settings, fields_of, setting
 from core.settings.check import build
 from core.settings.job import TrainJob
 from core.settings.needs import unmet_needs, without_effect
 from core.settings.rules import ineffective, set_without_effect
+from tests.tasks import surroundings
 
 
 class Toy(Settings):
@@ -114,7 +119,32 @@ def test_the_command_line_names_a_setting_that_was_set_in_vain():
         ("convert_model", {"no_metadata": True, "no_vae": True}, {"variant", "weights_hash", "vae"}),
         ("convert_model", {"save_model_as": "ckpt"}, {"variant", "weights_hash"}),
         ("check_weights", {}, set()),
+        ("resize_lora", {}, {"dynamic_param"}),
+        ("merge_loras", {}, {"new_rank", "new_conv_rank", "seed"}),
+        ("merge_loras", {"method": "svd", "shuffle": True}, set()),
+        ("faces", {}, {"crop_size", "resize_face_size"}),
+        ("faces", {"face_crop": "size", "face_resize": "face"}, {"face_crop_ratio"}),
+        ("convert", {}, {"quality"}),
     ],
 )
 def test_the_form_of_a_tool_leaves_out_what_has_no_effect(tool, values, unused):
     assert tasks.named(tool).unused(values) == unused
+
+
+@pytest.mark.parametrize(
+    ("tool", "values", "named"),
+    [
+        ("convert_lora", {"new_rank": 4}, ["convert_lora.new_rank"]),
+        ("resize_lora", {"dynamic_param": 0.9}, ["resize_lora.dynamic_param"]),
+        ("resize_lora", {"dynamic_param": 0.9, "dynamic_method": "sv_fro"}, []),
+        ("merge_models", {}, []),
+    ],
+)
+def test_every_tool_names_a_setting_that_was_set_in_vain(tool, values, named, tmp_path, monkeypatch):
+    seen, task = [], tasks.named(tool)
+    task = replace(task, run=lambda settings, context: None, check=lambda settings, workspace: "planned")
+    monkeypatch.setattr(JobContext, "warn", lambda self, problem: seen.append(problem.where))
+    job = build(task.job, {tool: values})
+    task.start(job, surroundings(Workspace(tmp_path)))
+    assert seen == named
+    assert task.check_job(job, Workspace(tmp_path)).count("has no effect") == len(named)

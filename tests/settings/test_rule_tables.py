@@ -190,6 +190,7 @@ TWENTY_FIVE = ",".join(["4"] * 25)
         ({"saving__save_model_as": "source", **TUNE}, []),
         ({"saving__save_model_as": "diffusers", **TUNE}, []),
         ({"saving__output_name": "a:b"}, ["settings.bad-name"]),
+        ({"saving__output_name": "fox.safetensors"}, ["saving.name-with-ending"]),
         ({"resume__resume_from_huggingface": True}, ["resume.no-address"]),
         ({"resume__resume_from_huggingface": True, "resume__resume": "a/b"}, []),
         ({"hub__huggingface_repo_id": "o.w-n_er/name"}, []),

@@ -17,7 +17,7 @@ from core.record.problems import Problem, ProblemsError
 from core.settings.rules.embedding import other_size
 from core.training.checks import embedding_file
 from core.training.checks.before_start import problems_with_model, problems_without_model
-from tests.models import tiny_file
+from tests.models import tiny_file, tiny_folder
 from tests.refusals import refused
 from tests.training.conftest import STARTER
 
@@ -87,6 +87,14 @@ def test_what_only_the_family_tells_is_said_once_the_model_tells_it(make_job, wo
     groups = {**groups, "dataset": {"resolution": 128, **groups.get("dataset", {})}}
     found = problems_with_model(make_job(**groups), workspace)
     assert [(problem.where, problem.level) for problem in found] == told
+
+
+@pytest.mark.parametrize("more", [{}, {"train_norm": True}])
+def test_ranks_for_the_23_blocks_of_sdxl_fit(make_job, workspace, tmp_path, more):
+    model = {"base_model": str(tiny_folder("sdxl", tmp_path / "model")), "family": "sdxl"}
+    network = {"block_dims": ",".join(["4"] * 23), "block_alphas": ",".join(["2"] * 23)} | more
+    job = make_job(model=model, network=network)
+    assert not [each for each in problems_with_model(job, workspace) if each.where.startswith("network.")]
 
 
 @pytest.mark.slow(but=("sd1-128-512",))

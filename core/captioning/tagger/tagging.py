@@ -14,7 +14,7 @@ from core.captioning.tagger.folder import ModelFiles, check_files, downloads, fe
 from core.captioning.tagger.preprocess import make_prepare
 from core.captioning.tagger.score_cache import ScoreCache, scores_folder
 from core.captioning.tagger.session import Tagger
-from core.captioning.tagger.tags import Format, Formatter, Scored, Tagged
+from core.captioning.tagger.tags import BEST, Format, Formatter, Scored, Tagged
 from core.dataset.sources.files import printable
 from core.formats.onnx.process import ModelGone
 from core.formats.onnx.providers import CPU, onnxruntime, provider_title, providers_for
@@ -77,6 +77,9 @@ def tag(images: Sequence[Path], settings: TagSettings, context: JobContext) -> I
     with Tagger(files, settings, context) as tagger, closing(scores):
         _report_provider(tagger, settings, context)
         _warn_of_ignored(settings, context)
+        for name in sorted(set(BEST) - {label.category for label in tagger.labels}):
+            if getattr(settings, f"{name}_tag") != "none":
+                context.say(f"{files.title} has no {name} tags, so none is written", "warning", "choose another tagger")
         prepare = make_prepare(files.profile, tagger.size, settings.compatibility)
         batch_size = tagger.batch or settings.batch_size
         for batch in batches(decoded_ahead(images, prepare, settings.decode_threads, batch_size), batch_size):

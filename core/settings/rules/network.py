@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from core.record.problems import Problem
 from core.settings import readers
+from core.settings.base import declared
 from core.settings.blocks import COUNTS, LISTS, PRESETS, SIDES, blocks_in_words, numbers, rate_numbers, side_count
 from core.settings.job import TrainJob
 from core.settings.layers import CHOICE, LARGEST_RANK, layer_problems
@@ -171,6 +172,9 @@ def without_effect(job: TrainJob) -> Iterator[tuple[str, str]]:
     from_file = network.network_weights is not None and network.dim_from_weights
     kind_settings, by_block = getattr(job, network.kind, None), network.sized_by_blocks
     yield from ignored((True, f"network.{' '.join(others)}", f"{kind} has none"))
+    for entry in declared(TrainJob):
+        if entry.group != network.kind and isinstance(getattr(job, entry.group), KindSettings):
+            yield entry.path, f"ignored: the network type is {kind}"
     if isinstance(kind_settings, KindSettings):
         by_block = by_block and not kind_settings.conv_has_rank
         yield from ((path, f"ignored: {why}") for path, why in kind_settings.without_effect())

@@ -29,6 +29,9 @@ def problems(job: TrainJob) -> Iterator[Problem]:
     if reason is not None:
         what = f"'{name}' cannot be used as a file name: {reason}"
         yield Problem(what, "saving.output_name", "use letters, digits, - and _", code="settings.bad-name")
+    if name.lower().endswith((".safetensors", ".ckpt", ".pt")):
+        what = f"The output name '{name}' has an ending; checkpoints get one of their own after it"
+        yield Problem(what, "saving.output_name", "leave the ending out", "advice", code="saving.name-with-ending")
     form, traits = job.saving.save_model_as, job.method.traits
     if (form == "source" and not traits.base_trains) or (form in FOLDERS and not traits.as_folder):
         what = "This format is for larger models, and this method saves a small file"

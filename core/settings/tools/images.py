@@ -19,9 +19,11 @@ Interpolation = Annotated[
 ]
 
 
-def _crop_size(help: str) -> Any:
+def _crop_size(help: str, needs: str = "") -> Any:
     """Declare the (width, height) in pixels that images are cropped to."""
-    return setting((512, 512), title="Crop size", unit="pixels", level="shown", kohya="crop_size", help=help)
+    return setting(
+        (512, 512), title="Crop size", unit="pixels", level="shown", kohya="crop_size", help=help, needs=needs
+    )
 
 
 class FolderSettings(Settings):
@@ -69,6 +71,7 @@ class EncodedCopySettings(CaptionedCopySettings):
     )
     quality: int = setting(
         100,
+        needs="format=jpg, webp",
         within=(1, 100),
         help="For JPEG and WebP. 100 makes WebP lossless; 90 is hard to tell from it at a quarter of the size.",
     )
@@ -144,7 +147,7 @@ class FaceSettings(CaptionedCopySettings):
     """Crops and levels faces in photos. Faces in drawings are mostly missed; transparency becomes white."""
 
     tool = "faces"
-    crop_size: Size = _crop_size("Width and height of face crops of a fixed size.")
+    crop_size: Size = _crop_size("Width and height of face crops of a fixed size.", "face_crop=size")
     interpolation: Interpolation = "auto"
     face_rotate: bool = setting(
         True, title="Align eyes", kohya="rotate", help="Rotates the image until the eyes are level."
@@ -157,6 +160,7 @@ class FaceSettings(CaptionedCopySettings):
     )
     face_crop_ratio: Annotated[tuple[Ratio, Ratio], Both] = setting(
         (2.0, 2.0),
+        needs="face_crop=ratio",
         kohya="crop_ratio",
         help="For crops relative to the face: width and height as multiples of the face size.",
     )
@@ -168,7 +172,12 @@ class FaceSettings(CaptionedCopySettings):
         help="For crops of a fixed size: 'fit' shows as much of the image as possible; 'scale face' makes all faces the size below.",
     )
     resize_face_size: int = kohya_setting(
-        224, within=(16, 4096), title="Face size", unit="pixels", help="The size that faces are scaled to."
+        224,
+        needs="face_crop=size; face_resize=face",
+        within=(16, 4096),
+        title="Face size",
+        unit="pixels",
+        help="The size that faces are scaled to.",
     )
     face_min_size: int = setting(
         32, within=(12, 8192), title="Min face size", unit="pixels", kohya="min_size", help="Smaller faces are skipped."

@@ -79,19 +79,20 @@ class MergeLorasSettings(Settings):
     )
     new_rank: int | None = kohya_setting(
         None,
+        needs="method=svd",
         within=(1, 1024),
         level="shown",
         hint="SVD: the highest of them",
         help="Rank of the result, for SVD. With concat the ranks add up.",
     )
     new_conv_rank: int | None = kohya_setting(
-        None, within=(1, 1024), hint="as new rank", help="The same of 3x3 convolutions."
+        None, needs="method=svd", within=(1, 1024), hint="as new rank", help="The same of 3x3 convolutions."
     )
     shuffle: bool = kohya_setting(
         False,
         help="Puts the ranks of each layer in a random order. The result stays the same; concat no longer shows in it.",
     )
-    seed: int = setting(0, within=SEED_RANGE, help="Of the random order.")
+    seed: int = setting(0, needs="shuffle", within=SEED_RANGE, help="Of the random order.")
     lbws: list[str] = _block_weights()
     clamp_quantile: ClampQuantile = None
     save_precision: SavePrecision = None
@@ -192,6 +193,7 @@ class ResizeLoraSettings(Settings):
     )
     dynamic_param: float | None = kohya_setting(
         None,
+        needs="dynamic_method",
         gt=0,
         le=10000,
         title="Dynamic parameter",

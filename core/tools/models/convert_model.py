@@ -30,7 +30,6 @@ from core.record.problems import Problem, ProblemsError, at_setting, errors, pro
 from core.record.units import count, size_words
 from core.record.workspace import Workspace, display_path, resolve_path
 from core.settings.model import traits_of
-from core.settings.needs import without_effect
 from core.settings.tools.convert_model import ConvertModelSettings
 from core.tools.files import model_file
 from core.tools.models.inspect import total_bytes
@@ -106,7 +105,6 @@ def plan(
     raise_if_errors(problems)
     facts, advice = _facts(settings, source, layout, target)
     advice += [problem for problem in problems if problem.level != "error"]
-    advice += without_effect(settings, group) if group == "convert_model" else []
     conversion = Conversion(
         source,
         target,

@@ -29,7 +29,6 @@ from core.record.problems import Problem, ProblemsError, collected, problems_at,
 from core.record.units import count
 from core.record.workspace import Workspace, display_path
 from core.settings.blocks import has_nine_blocks
-from core.settings.needs import without_effect
 from core.settings.tools.convert_model import ConvertModelSettings
 from core.settings.tools.merge_models import MergeModelsSettings
 from core.tools.files import model_file
@@ -81,8 +80,6 @@ class Plan:
 
 def do(settings: MergeModelsSettings, plan: Plan, context: JobContext) -> Outcome:
     """Merge the models and write the file with metadata on its inputs."""
-    for problem in without_effect(settings, GROUP):
-        context.warn(problem)
     memo = HashMemo.of(context.workspace)
     with plan.files:
         metadata = _metadata(settings, plan, memo, context)

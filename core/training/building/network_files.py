@@ -70,11 +70,13 @@ def _norm_problems(job: TrainJob, targets: Sequence[Target]) -> list[Problem]:
     """Return advice if train_norm is on and no norm layer would be trained."""
     from core.networks.sizes import sized_layers
 
-    kind_settings = kind_named(job.network.kind).kind_settings(job)
-    norms = [target for target in targets if is_norm(target.module)]
-    sized = sized_layers(norms, job.network, kind_settings)
-    if sized or not job.network.train_norm or not job.network.train_unet:
+    if not job.network.train_norm or not job.network.train_unet:
         return []
+    kind_settings = kind_named(job.network.kind).kind_settings(job)
+    sized = sized_layers(targets, job.network, kind_settings)
+    if any(is_norm(target.module) for target, _ in sized):
+        return []
+    norms = any(is_norm(target.module) for target in targets)
     if norms:
         what = "No norm layers would be trained: the model has none where layers are chosen"
         fix = "choose them too, such as with the expression norm, or turn it off"

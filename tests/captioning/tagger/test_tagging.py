@@ -112,6 +112,13 @@ def test_the_real_size_and_the_order_of_colors(tmp_path, model):
     assert f"blue sky {score('blue_sky', (0, 0, 127.5)):.2f}" in outcome.lines[0]
 
 
+def test_tags_of_a_category_that_the_tagger_lacks_are_warned_of(tmp_path, folder, model):
+    _, events = run("tag", tmp_path, folder, model, rating_tag="first", quality_tag="last")
+    assert [each.text for each in events if getattr(each, "level", "") == "warning"] == [
+        "tagger has no quality tags, so none is written"
+    ]
+
+
 def test_images_that_cannot_be_read_are_named_skipped_and_counted(tmp_path, folder, model):
     (folder / "green.png").write_bytes((folder / "green.png").read_bytes()[:60])
     outcome, events = run("tag", tmp_path, folder, model, batch_size=2)

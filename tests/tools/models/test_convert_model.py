@@ -27,8 +27,8 @@ from core.formats.tensors.reading import TensorFile
 from core.record.cancel import Cancelled, CancelToken
 from core.record.workspace import PROJECT, Workspace
 from core.settings.check import build
+from core.settings.needs import without_effect
 from core.settings.tools.convert_model import ConvertModelSettings
-from core.tools.models.convert_model import plan
 from core.tools.models.inspect import weights_hash
 from tests.models import tiny_folder, tiny_inpainting_folder
 from tests.offline import no_network
@@ -531,8 +531,8 @@ def test_the_guidance_that_a_folder_states_goes_along(folders, tmp_path):
 
 def test_settings_without_effect_are_said_and_left_out_of_the_form(files):
     def said(**asked):
-        found = plan(ConvertModelSettings(file=str(files("sd1")), output="nowhere/new", **asked), Workspace()).advice
-        return {each.where.rpartition(".")[2] for each in found if each.code == "tools.no-effect"}
+        settings = ConvertModelSettings(file=str(files("sd1")), output="nowhere/new", **asked)
+        return {each.where.rpartition(".")[2] for each in without_effect(settings, "convert_model")}
 
     assert said() == said(save_model_as="diffusers_safetensors", variant="fp16") == said(weights_hash=True) == set()
     assert said(variant="fp16") == {"variant"}
