@@ -19,7 +19,9 @@ GLORA = ("a1.weight", "a2.weight", "b1.weight", "b2.weight")
 
 
 def tucker(core, outs, ins):
-    with torch.backends.opt_einsum.flags(enabled=False):  # which those programs do not install: it lays the result out otherwise
+    with torch.backends.opt_einsum.flags(
+        enabled=False
+    ):  # which those programs do not install: it lays the result out otherwise
         return torch.einsum("i j k l, j r, i p -> p r k l", core, ins, outs)
 
 
