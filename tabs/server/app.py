@@ -29,6 +29,7 @@ from tabs import header, pulse
 from tabs.context import TABS, Page, make_page, run_all
 from tabs.pieces import ASSETS, piece
 from tabs.server.delivery import Delivery
+from tabs.server.direct import calls_itself
 from tabs.server.hosts import LOOPBACK, Hosts
 from tabs.server.limits import Limits, limit_connections, slow_main_loop
 from tabs.server.message_check import CheckedBlocks, MessageCheck
@@ -175,7 +176,8 @@ def launch(
         quiet=True,
         **_gradio_options(page, blocks, nonce, request_check, list(apps.values())),
     )
-    _serve_at_free_port(serve_at, host, port)
+    with calls_itself():
+        _serve_at_free_port(serve_at, host, port)
     limit_connections(blocks.server)
     slow_main_loop(blocks.server)
     page.engine.runs_so_far(0)  # begins to read the runs, so that their list opens at once
