@@ -55,7 +55,7 @@ def build(page: Page) -> gr.Blocks:
         for name, tab in tabs.items():
             with tab:
                 # Each tab is a chapter below the page's h1; its name is on the tab already.
-                gr.HTML(f'<h2 class="unseen">{name}</h2>', padding=False, elem_classes="tab-heading")
+                gr.HTML(f'<h2 class="unseen" data-tab="{name}">{name}</h2>', padding=False, elem_classes="tab-heading")
                 importlib.import_module(f"tabs.{name.lower()}.tab").build(page)
         for name, tab in tabs.items():
             run_all(page, tab.select, page.shows.get(name, []))

@@ -83,3 +83,35 @@ def test_a_low_window_shows_where_the_keyboard_is_led(window):
     expect(tab.locator("#cap-text")).to_be_in_viewport()
     tab.get_by_role("button", name="Keys", exact=True).press("Enter")
     expect(tab.locator("dialog h2")).to_be_in_viewport()
+
+
+TRANSLATED = """() => {
+  const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT), found = [];
+  while (walker.nextNode()) if (walker.currentNode.data.trim()) found.push(walker.currentNode);
+  for (const node of found.filter(({parentElement}) => !parentElement.closest("script, style, textarea"))) {
+    const words = document.createElement("font");
+    words.textContent = `ü${node.data}`;
+    node.replaceWith(words);
+  }
+}"""
+
+
+@pytest.mark.slow
+def test_a_page_that_the_browser_translates_still_knows_its_tabs(window):
+    tab = window.open("Train")
+    tab.evaluate(TRANSLATED)
+    tab.locator("#tabs > .tab-wrapper [role=tab]").filter(has_text="üRuns").click()
+    tab.wait_for_url("**/#Runs*")
+    assert tab.evaluate("[atelier.openTab(), atelier.hasTab('Tools'), atelier.goTo('Tools')]") == ["Runs", True, True]
+
+
+@pytest.mark.slow
+def test_the_enter_that_chooses_a_word_of_an_input_method_chooses_nothing_else(window):
+    tab = window.open("Train")
+    search = tab.locator("#field-search")
+    search.fill("rank")
+    for composing in ({"isComposing": True}, {"keyCode": 229}):  # Safari's is the second
+        search.dispatch_event("keydown", {"key": "Enter", "bubbles": True, **composing})
+        expect(search).to_have_value("rank")
+    search.press("Enter")
+    expect(search).to_have_value("")
