@@ -115,3 +115,16 @@ def test_the_enter_that_chooses_a_word_of_an_input_method_chooses_nothing_else(w
         expect(search).to_have_value("rank")
     search.press("Enter")
     expect(search).to_have_value("")
+
+
+@pytest.mark.slow
+def test_the_page_works_below_a_path_that_only_a_proxy_knows(window, served):
+    root = served.url.rstrip("/")
+    tab = window.open("Train")
+    tab.route(f"{root}/gradio_api/**", lambda route: route.abort())
+    tab.route(
+        f"{root}/below/**",
+        lambda route: route.fulfill(response=route.fetch(url=route.request.url.replace("/below", ""))),
+    )
+    tab.goto(f"{root}/below/")
+    tab.wait_for_function("window.atelier && atelier.stamp")
