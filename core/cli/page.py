@@ -60,7 +60,9 @@ def run(argv: list[str]) -> int:
     if problems:
         raise ProblemsError(problems)
 
-    with without_gc():
+    from tabs.server.direct import without_proxies
+
+    with without_gc(), without_proxies():
         from core.engine.engine import Engine
         from tabs.server.app import serve
 

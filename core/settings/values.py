@@ -20,6 +20,9 @@ from core.settings.presets.files import to_values
 
 ONE_COMMA = r"[-+]?\d*,\d+(\s*%|e[-+]?\d+|\s*[kmgt]i?b?)?"
 THOUSANDS = r"[-+]?[1-9]\d{0,2},\d{3}(?!\d)"
+POINT_OF_THOUSANDS = (
+    r"[-+]?[1-9]\d{0,2}\.\d{3}"  # in German, Spanish ...: nobody writes a whole number with three decimals
+)
 SIZE_SIGNS = {"k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 MAX_VALUES = 10_000  # in one word of the command line
 
@@ -94,7 +97,11 @@ def _unless_empty(read: Callable[[Declared, str], Any]) -> Callable[[Declared, s
 
 
 def with_point(entry: Declared, text: str) -> str:
-    """Replace the decimal comma of a single number by a point. Raises ProblemsError for an ambiguous comma, as in 1,000."""
+    """Replace the decimal comma of a single number by a point. Raises ProblemsError for an ambiguous comma, as in 1,000, or point of a
+    whole number, as in 1.000."""
+    if entry.kind == "int" and re.fullmatch(POINT_OF_THOUSANDS, text):
+        number = text.replace(".", "")
+        raise _bad_value(entry, f"'{text}', which may mean {number} or {number_text(float(text))}", f"write {number}")
     if entry.kind not in ("int", "float", "span") or not re.fullmatch(ONE_COMMA, text, re.IGNORECASE):
         return text
     decimal, without_comma = text.replace(",", "."), text.replace(",", "")

@@ -21,6 +21,9 @@
   atelier.session = "";    // by which the server knows this window; given with the first filling
   atelier.fields = atelier.fields || {};
 
+  /* Keys that an input method takes are not the page's, as the Enter that chooses a word: Safari sends it after the composition, as 229. */
+  window.addEventListener("keydown", (event) => { if (event.isComposing || event.keyCode === 229) event.stopImmediatePropagation(); }, true);
+
   /* ---- small helpers ---- */
 
   /** An element: h("button", {class: "btn", onclick: f, "aria-label": "Close"}, "text", child, ...). Texts are never HTML. */
@@ -413,17 +416,18 @@
 
   /* ---- tabs ---- */
 
+  /* By their identifiers: a browser that translates the page changes their words. */
   const tabButtons = () => [...document.querySelectorAll("#tabs > .tab-wrapper [role=tab]")];
   atelier.openTab = () => {
     const open = tabButtons().find((button) => button.getAttribute("aria-selected") === "true");
-    return open ? open.textContent.trim() : "";
+    return open ? open.dataset.tabId : "";
   };
   atelier.goTo = (tab) => {
-    const wanted = tabButtons().find((button) => button.textContent.trim() === tab);
+    const wanted = tabButtons().find((button) => button.dataset.tabId === tab);
     if (wanted && wanted.getAttribute("aria-selected") !== "true") wanted.click();
     return !!wanted;
   };
-  atelier.hasTab = (tab) => tabButtons().some((button) => button.textContent.trim() === tab);
+  atelier.hasTab = (tab) => tabButtons().some((button) => button.dataset.tabId === tab);
   /* The address keeps the open tab, the chosen or open run (#Monitor/<run>, #Runs/<run>) and those that are compared (#Runs/<A>/<B>), so that a refresh
      shows the same, and each of these is a page of the browser's history: Back goes to the one before. `followed` is the address that
      was last acted on: another one is not written over. `bound` is the tab that it leads to, until that is open. */

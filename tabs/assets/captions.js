@@ -481,7 +481,7 @@
   for (const [kind, is] of [["compositionstart", true], ["compositionend", false]]) document.addEventListener(kind, (event) => { if (event.target.id === "cap-text") composing = is; });
   document.addEventListener("focusout", (event) => { if (event.target.id === "cap-text") save(items.get(event.target.dataset.key)); });
   document.addEventListener("keydown", (event) => {
-    if (event.isComposing || !visible() || document.querySelector("dialog[open]")) return;
+    if (!visible() || document.querySelector("dialog[open]")) return;
     const control = event.ctrlKey || event.metaKey;
     const arrow = {ArrowLeft: "previous", ArrowUp: "previous", ArrowRight: "next", ArrowDown: "next"}[event.key];
     const busy = event.target.closest("input, textarea, select, [contenteditable=true], [role=radio], [role=listbox], [role=tab]");

@@ -142,7 +142,7 @@
     if (event.target.id === "cap-tags-find") soon("tags", refreshTags);
   });
   document.addEventListener("keydown", (event) => {
-    if (event.target.id !== "cap-tag" || event.isComposing) return;
+    if (event.target.id !== "cap-tag") return;
     const by = {ArrowDown: 1, ArrowUp: -1}[event.key], words = event.target.value;
     if (by && !event.altKey && options.length) { chosen = (chosen + by + options.length + (chosen < 0 && by < 0 ? 1 : 0)) % options.length; paintOptions(); }
     else if (event.key === "Enter" || event.key === ",") { if (!words.trim()) return; take(chosen >= 0 ? options[chosen].tag : words); }
@@ -173,7 +173,7 @@
   document.addEventListener("keydown", (event) => {
     const n = "123456789".indexOf(event.key), free = event.target.matches("body, #cap-main *") && !event.target.closest("input, textarea, select, [contenteditable=true]");
     const seen = byId("cap-main") && byId("cap-main").offsetParent !== null && !document.querySelector("dialog[open]");
-    if (!seen || !free || event.ctrlKey || event.altKey || event.metaKey || event.isComposing) return;
+    if (!seen || !free || event.ctrlKey || event.altKey || event.metaKey) return;
     if (event.key === "?") { event.preventDefault(); return own.keys(); }
     if (event.key.length !== 1 || n < 0 || !quick[n] || !editable()) return;
     event.preventDefault();

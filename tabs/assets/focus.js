@@ -182,7 +182,7 @@
     if (tab === opened) return;
     const first = !opened, lost = !active || active === document.body || !active.checkVisibility();
     opened = tab;
-    const heading = !first && lost && [...document.querySelectorAll(".tab-heading h2")].find((each) => each.textContent === tab);
+    const heading = !first && lost && [...document.querySelectorAll(".tab-heading h2")].find((each) => each.dataset.tab === tab);
     if (!heading) return;
     heading.tabIndex = -1;
     heading.focus({preventScroll: true});

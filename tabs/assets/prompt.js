@@ -336,7 +336,7 @@
 
   document.addEventListener("keydown", (event) => {
     const field = event.target, control = event.ctrlKey || event.metaKey, by = {ArrowDown: 1, ArrowUp: -1}[event.key];
-    if (!isPrompt(field) || event.isComposing) return;
+    if (!isPrompt(field)) return;
     if (by && control && !event.altKey && !event.shiftKey) weigh(field, by < 0);
     else if (by && event.altKey && !control && !event.shiftKey) walk(field, -by);
     else if (!options.length || control || event.altKey || event.shiftKey) return;

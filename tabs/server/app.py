@@ -29,6 +29,7 @@ from tabs import header, pulse
 from tabs.context import TABS, Page, make_page, run_all
 from tabs.pieces import ASSETS, piece
 from tabs.server.delivery import Delivery
+from tabs.server.direct import calls_itself
 from tabs.server.hosts import LOOPBACK, Hosts
 from tabs.server.limits import Limits, limit_connections, slow_main_loop
 from tabs.server.message_check import CheckedBlocks, MessageCheck
@@ -54,7 +55,7 @@ def build(page: Page) -> gr.Blocks:
         for name, tab in tabs.items():
             with tab:
                 # Each tab is a chapter below the page's h1; its name is on the tab already.
-                gr.HTML(f'<h2 class="unseen">{name}</h2>', padding=False, elem_classes="tab-heading")
+                gr.HTML(f'<h2 class="unseen" data-tab="{name}">{name}</h2>', padding=False, elem_classes="tab-heading")
                 importlib.import_module(f"tabs.{name.lower()}.tab").build(page)
         for name, tab in tabs.items():
             run_all(page, tab.select, page.shows.get(name, []))
@@ -175,7 +176,8 @@ def launch(
         quiet=True,
         **_gradio_options(page, blocks, nonce, request_check, list(apps.values())),
     )
-    _serve_at_free_port(serve_at, host, port)
+    with calls_itself():
+        _serve_at_free_port(serve_at, host, port)
     limit_connections(blocks.server)
     slow_main_loop(blocks.server)
     page.engine.runs_so_far(0)  # begins to read the runs, so that their list opens at once

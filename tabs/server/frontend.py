@@ -67,6 +67,9 @@ def with_nonce(page: bytes, nonce: str) -> bytes:
     return TAG.sub(b'<script nonce="%s"' % nonce.encode(), page)
 
 
+# Gradio asks below the path of the page: a proxy may have added one that the server does not know.
+ROOT = b"""<script>window.gradio_config.root = new URL(".", location.href).href.replace(/[/]$/, "");</script>"""
+
 # On the login page: Gradio empties the name too after a wrong password.
 LOGIN = b"""<script>{
 const {fetch} = window;
@@ -92,9 +95,9 @@ class Pack:
     style: str = ""
 
     def insert_into(self, page: bytes) -> bytes:
-        """Return the page's HTML with the bundles instead of Gradio's entry script; unchanged without bundles or without that script."""
-        if b'"auth_required":true' in page:
-            page = page.replace(b"</head>", LOGIN + b"</head>", 1)
+        """Return the page's HTML with its root, and with the bundles instead of Gradio's entry script (unless one of these is missing)."""
+        scripts = ROOT + (LOGIN if b'"auth_required":true' in page else b"")
+        page = page.replace(b"</head>", scripts + b"</head>", 1)
         entry, style = ENTRY.search(page), STYLE.search(page)
         if not self.script or not entry or not style:
             return page

@@ -3,6 +3,7 @@
 import hashlib
 from types import SimpleNamespace
 
+import httpx
 import pytest
 
 from core.formats.hub import fetch, references
@@ -393,6 +394,17 @@ def test_a_failed_listing_is_the_fault_of_the_disk_the_network_or_the_hub(tmp_pa
 
     monkeypatch.setattr(references, "_listing", listing)
     with refused(code, words):
+        file_names(OWNER, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("ALL_PROXY", "socks5://127.0.0.1:9"), ("NO_PROXY", "fe80::/10"), ("SSL_CERT_FILE", "/missing/certificates.pem")],
+)
+def test_an_environment_that_allows_no_connection_is_not_blamed_on_the_hub(tmp_path, monkeypatch, name, value):
+    monkeypatch.setenv(name, value)
+    monkeypatch.setattr(references, "_listing", lambda *_: httpx.Client())
+    with refused("model.download-failed", "the environment of this program allows no connection"):
         file_names(OWNER, tmp_path)
 
 

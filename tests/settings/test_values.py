@@ -15,6 +15,7 @@ from core.settings.dataset.source import Source
 from core.settings.job import TrainJob
 from core.settings.presets.files import to_values
 from core.settings.values import CODECS, text_of, value_from, value_typed
+from tests.refusals import refused
 
 FIELDS = {entry.path: entry for entry in declared(TrainJob)}
 
@@ -191,6 +192,14 @@ def test_a_comma_that_may_part_thousands_is_asked_about():
         with pytest.raises(ProblemsError) as told:
             value_from(FIELDS[path], "1,000")
         assert "may mean 1000 or 1.000" in told.value.problems[0].what and told.value.problems[0].fix == fix
+
+
+def test_a_point_that_may_part_thousands_of_a_whole_number_is_asked_about():
+    with refused("settings.bad-value", "'1.000', which may mean 1000 or 1"):
+        value_from(FIELDS["schedule.max_train_steps"], "1.000")
+    assert (
+        value_from(FIELDS["network.alpha"], "1.000") == 1 and value_from(FIELDS["schedule.max_train_steps"], "8.0") == 8
+    )
 
 
 def test_a_folder_is_named_in_one_line_with_the_count_of_its_own_settings():

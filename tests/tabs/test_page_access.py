@@ -131,6 +131,7 @@ def test_a_board_without_a_heading_keeps_the_keyboard_when_its_button_goes(windo
     tab.wait_for_function("document.activeElement.id === 'second'")
 
 
+@pytest.mark.slow
 def test_save_now_is_heard_and_the_keyboard_goes_on_from_it(window, served):
     served.engine.step_seconds = 0.5
     served.engine.submit("train", served.page.project.job, "fox")
@@ -152,3 +153,48 @@ def test_a_search_for_a_tool_opens_the_one_of_that_name(window):
             "visible=true"
         )
     ).to_have_value("merge_loras")
+
+
+TRANSLATED = """() => {
+  const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT), found = [];
+  while (walker.nextNode()) if (walker.currentNode.data.trim()) found.push(walker.currentNode);
+  for (const node of found.filter(({parentElement}) => !parentElement.closest("script, style, textarea"))) {
+    const words = document.createElement("font");
+    words.textContent = `ü${node.data}`;
+    node.replaceWith(words);
+  }
+}"""
+
+
+@pytest.mark.slow
+def test_a_page_that_the_browser_translates_still_knows_its_tabs(window):
+    tab = window.open("Train")
+    tab.evaluate(TRANSLATED)
+    tab.locator("#tabs > .tab-wrapper [role=tab]").filter(has_text="üRuns").click()
+    tab.wait_for_url("**/#Runs*")
+    assert tab.evaluate("[atelier.openTab(), atelier.hasTab('Tools'), atelier.goTo('Tools')]") == ["Runs", True, True]
+
+
+@pytest.mark.slow
+def test_the_enter_that_chooses_a_word_of_an_input_method_chooses_nothing_else(window):
+    tab = window.open("Train")
+    search = tab.locator("#field-search")
+    search.fill("rank")
+    for composing in ({"isComposing": True}, {"keyCode": 229}):  # Safari's is the second
+        search.dispatch_event("keydown", {"key": "Enter", "bubbles": True, **composing})
+        expect(search).to_have_value("rank")
+    search.press("Enter")
+    expect(search).to_have_value("")
+
+
+@pytest.mark.slow
+def test_the_page_works_below_a_path_that_only_a_proxy_knows(window, served):
+    root = served.url.rstrip("/")
+    tab = window.open("Train")
+    tab.route(f"{root}/gradio_api/**", lambda route: route.abort())
+    tab.route(
+        f"{root}/below/**",
+        lambda route: route.fulfill(response=route.fetch(url=route.request.url.replace("/below", ""))),
+    )
+    tab.goto(f"{root}/below/")
+    tab.wait_for_function("window.atelier && atelier.stamp")

@@ -507,4 +507,16 @@ def _reason(error: Exception) -> tuple[str, str]:
         return kinds["RepositoryNotFoundError"]
     if response is not None:
         return f"the hub answered {response.status_code}", ""
-    return "the hub does not answer", ""
+    return _no_client() or ("the hub does not answer", "")
+
+
+def _no_client() -> tuple[str, str] | None:
+    """Return (cause, fix) as `_reason` if the environment names proxies or certificates with which no request can begin; else None."""
+    import httpx
+
+    try:
+        httpx.Client().close()
+    except Exception as error:
+        fix = "correct or remove the variables ALL_PROXY, HTTP_PROXY, HTTPS_PROXY, NO_PROXY and SSL_CERT_FILE"
+        return f"the environment of this program allows no connection ({error})", fix
+    return None
