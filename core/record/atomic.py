@@ -22,6 +22,10 @@ _TEMPORARY = f".tmp-{'[a-z0-9_]' * 8}"
 TEMPORARY_NAMES = (_TEMPORARY, f"{_TEMPORARY}.*")  # of tempfile; any other file belongs to the user
 
 
+# Where a folder denies writing, Python on Windows tries this many names before it gives up: 2 ** 31, unless it is newer than 3.11.
+tempfile.TMP_MAX = 100
+
+
 def _umask() -> int:
     """Return the process's umask. Reading it means setting it for all threads, so this is called once, at import."""
     mask = os.umask(0o077)

@@ -1,6 +1,7 @@
 """Files written whole: through links, but never out of the open folders."""
 
 import os
+import tempfile
 
 import pytest
 
@@ -35,3 +36,22 @@ def test_a_pipe_is_never_replaced_by_a_file(tmp_path):
         atomic.write_text(pipe, "new")
     atomic.write_text(link, "new")  # the link gives way, not what it leads to
     assert pipe.is_fifo() and link.read_text() == "new" and not link.is_symlink()
+
+
+def test_a_folder_that_denies_writing_fails_at_once_on_windows(tmp_path, monkeypatch):
+    tries = []
+
+    class Windows:
+        name = "nt"
+
+        def __getattr__(self, name):
+            return getattr(os, name)
+
+        def open(self, *_):
+            tries.append(1)
+            raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(tempfile, "_os", Windows())
+    with pytest.raises(OSError):
+        atomic.write_text(tmp_path / "a.txt", "new")
+    assert len(tries) <= 1000 and not list(tmp_path.iterdir())
