@@ -7,7 +7,7 @@ import stat
 from pathlib import Path
 from typing import BinaryIO
 
-from core.record.problems import Problem, ProblemsError
+from core.record.problems import IN_USE, Problem, ProblemsError
 from core.record.units import size_words
 from core.record.workspace import display_path
 
@@ -98,7 +98,8 @@ def _unreadable(error: OSError | ValueError, path: Path | str) -> ProblemsError:
     if error.errno == errno.ENAMETOOLONG:
         fix = "use a shorter name or path"
         return MissingFile.one("The path is too long for this system", where, fix, "file.path-too-long")
-    fix = "check its permissions" if isinstance(error, PermissionError) else "check the drive, or copy the file again"
+    denied = isinstance(error, PermissionError)
+    fix = f"{IN_USE}check its permissions" if denied else "check the drive, or copy the file again"
     return ProblemsError.one(f"The file cannot be read: {error.strerror or error}", where, fix, "file.unreadable")
 
 
