@@ -6,15 +6,16 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from core.record.allowed import may_reach
 
-# Windows refuses to replace or delete a file that a virus scanner or an open mapping still holds.
+T = TypeVar("T")
+# Windows refuses to replace, delete or write a file that a virus scanner or an open mapping still holds.
 RETRIES = 20
 RETRY_SECONDS = 0.05
 LEFTOVER_SECONDS = 3600
@@ -23,7 +24,7 @@ TEMPORARY_NAMES = (_TEMPORARY, f"{_TEMPORARY}.*")  # of tempfile; any other file
 
 
 # Where a folder denies writing, Python on Windows tries this many names before it gives up: 2 ** 31, unless it is newer than 3.11.
-tempfile.TMP_MAX = 100
+tempfile.TMP_MAX = 100  # type: ignore[misc]
 
 
 def _umask() -> int:
@@ -36,8 +37,9 @@ def _umask() -> int:
 UMASK = _umask()
 
 
-def _retry(action, *arguments) -> None:
-    """Call `action`, up to RETRIES times while it raises PermissionError (on Windows, another program has the file open)."""
+def _retry(action: Callable[..., T], *arguments: Any) -> T:
+    """Return `action(*arguments)`, called up to RETRIES times while it raises PermissionError (on Windows, another program has the file
+    open)."""
     for attempt in range(RETRIES):
         try:
             return action(*arguments)
@@ -45,6 +47,7 @@ def _retry(action, *arguments) -> None:
             if attempt == RETRIES - 1:
                 raise
             time.sleep(RETRY_SECONDS)
+    raise AssertionError("the last try returns or raises")
 
 
 def replace(source: Path | str, target: Path | str) -> None:
@@ -109,7 +112,7 @@ def remove_any(path: Path) -> None:
 
 def sync_file(path: Path | str) -> None:
     """Flush a file to disk (fsync). Errors of drives that do not support fsync are ignored."""
-    with open(path, "rb+") as handle:
+    with _retry(open, path, "rb+") as handle:
         try:
             os.fsync(handle.fileno())
         except OSError as error:
@@ -178,7 +181,7 @@ def write_temporary(target: Path, data: bytes) -> Path:
     """
     temporary = _temporary_file(_writable_target(target))
     try:
-        temporary.write_bytes(data)
+        _retry(temporary.write_bytes, data)
     except BaseException:
         remove(temporary)
         raise
@@ -275,7 +278,7 @@ def apply_umask(path: Path) -> None:
 def write_bytes(target: Path | str, data: bytes, *, synced: bool = True) -> None:
     """Write `data` to `target` by `open_atomic`."""
     with open_atomic(target, synced=synced) as temporary:
-        temporary.write_bytes(data)
+        _retry(temporary.write_bytes, data)
 
 
 def write_text(target: Path | str, text: str) -> None:

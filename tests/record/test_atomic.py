@@ -55,3 +55,20 @@ def test_a_folder_that_denies_writing_fails_at_once_on_windows(tmp_path, monkeyp
     with pytest.raises(OSError):
         atomic.write_text(tmp_path / "a.txt", "new")
     assert len(tries) <= 1000 and not list(tmp_path.iterdir())
+
+
+def test_a_new_file_that_a_virus_scanner_still_reads_is_written_once_it_is_done(tmp_path, monkeypatch):
+    held = [2, 2]  # times that the file cannot be opened: to write it, to flush it
+
+    def scanned(path, mode="r", *rest, opened=open):
+        step = ("wb", "rb+").index(mode)
+        held[step] -= 1
+        if held[step] >= 0:
+            raise PermissionError(13, "in use", str(path))
+        return opened(path, mode, *rest)
+
+    monkeypatch.setattr(atomic, "RETRY_SECONDS", 0)
+    monkeypatch.setattr(atomic, "open", scanned, raising=False)
+    monkeypatch.setattr(atomic.Path, "write_bytes", lambda path, data: scanned(path, "wb").write(data))
+    atomic.write_text(tmp_path / "a", "x")
+    assert (tmp_path / "a").read_text() == "x" and held == [-1, -1]
