@@ -133,11 +133,14 @@ def sync_folder(path: Path | str) -> None:
 
 
 def make_folders(path: Path | str) -> None:
-    """Create a folder and its missing parents, and flush each new entry to disk. Raises NotADirectoryError if one of them is a file."""
+    """Create a folder and its missing parents, and flush each new entry to disk. Raises NotADirectoryError if one of them is a file,
+    FileNotFoundError for a missing drive."""
     path = Path(path)
     if not path.is_dir():
         if path.exists():
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
+        if path.parent == path:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
         make_folders(path.parent)
         path.mkdir(exist_ok=True)
         sync_folder(path.parent)

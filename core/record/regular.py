@@ -103,11 +103,13 @@ def _unreadable(error: OSError | ValueError, path: Path | str) -> ProblemsError:
     return ProblemsError.one(f"The file cannot be read: {error.strerror or error}", where, fix, "file.unreadable")
 
 
+WINDOWS = os.name == "nt"
 LONGEST_NAME, LONGEST_PATH = 255, 4095  # bytes (of a name on Windows: characters)
 
 
 def impossible_path(target: Path, where: str) -> Problem | None:
-    """Return the problem of a path that cannot be written: invalid name, parent that is not a folder or is read-only; else None.
+    """Return the problem of a path that cannot be written: invalid name, such as con.png on Windows, parent that is not a folder or is
+    read-only; else None.
     where: the setting with the path, for the problem"""
 
     def problem(what: str, fix: str, code: str) -> Problem:
@@ -125,6 +127,12 @@ def impossible_path(target: Path, where: str) -> Problem | None:
     if length > LONGEST_PATH:
         what = f"The path has {length:,} bytes; no more than {LONGEST_PATH:,} are possible"
         return problem(what, "use a shorter path", "file.path-too-long")
+    if WINDOWS:
+        from core.record.allowed import is_special_on_windows
+
+        special = [part for part in target.parts[1:] if part != ".." and is_special_on_windows(part)]
+        if special:
+            return problem(f"Windows allows no file named '{special[0]}'", "use another name", "file.invalid-name")
     try:
         above = next(each for each in target.parents if os.path.lexists(each) or each == each.parent)
         if not above.is_dir():
