@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import shutil
+import stat
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -15,6 +16,7 @@ from typing import Any, TypeVar
 from core.record.allowed import may_reach
 
 T = TypeVar("T")
+WINDOWS = os.name == "nt"
 # Windows refuses to replace, delete or write a file that a virus scanner or an open mapping still holds.
 RETRIES = 20
 RETRY_SECONDS = 0.05
@@ -102,7 +104,15 @@ def remove(path: Path | str) -> None:
 def remove_folder(path: Path | str) -> None:
     """Delete a folder with its contents; does nothing if it is missing."""
     with suppress(FileNotFoundError):
-        _retry(shutil.rmtree, path)
+        _retry(shutil.rmtree, path, False, _delete_read_only if WINDOWS else None)
+
+
+def _delete_read_only(delete: Callable[[str], object], path: str, _: object) -> None:
+    """Delete `path` after clearing its read-only attribute, with which only Windows refuses to. Called by rmtree in `except`."""
+    if delete not in (os.unlink, os.rmdir):
+        raise
+    os.chmod(path, stat.S_IWRITE)
+    delete(path)
 
 
 def remove_any(path: Path) -> None:

@@ -72,3 +72,20 @@ def test_a_new_file_that_a_virus_scanner_still_reads_is_written_once_it_is_done(
     monkeypatch.setattr(atomic.Path, "write_bytes", lambda path, data: scanned(path, "wb").write(data))
     atomic.write_text(tmp_path / "a", "x")
     assert (tmp_path / "a").read_text() == "x" and held == [-1, -1]
+
+
+def test_a_folder_with_read_only_files_is_deleted_on_windows_too(tmp_path, monkeypatch):
+    folder = tmp_path / "a" / "b"
+    folder.mkdir(parents=True)
+    (folder / "fox.png").touch()
+    (folder / "fox.png").chmod(0o444)
+
+    def unlink(path, *, dir_fd=None, real=os.unlink):
+        if not os.stat(path, dir_fd=dir_fd).st_mode & 0o200:
+            raise PermissionError(13, "Access is denied", path)
+        real(path, dir_fd=dir_fd)
+
+    monkeypatch.setattr(os, "unlink", unlink)
+    monkeypatch.setattr(atomic, "WINDOWS", True)
+    atomic.remove_folder(tmp_path / "a")
+    assert not list(tmp_path.iterdir())
