@@ -4,6 +4,7 @@ be written, before work starts."""
 import errno
 import os
 import stat
+import time
 from pathlib import Path
 from typing import BinaryIO
 
@@ -11,6 +12,8 @@ from core.record.problems import IN_USE, Problem, ProblemsError
 from core.record.units import size_words
 from core.record.workspace import display_path
 
+WINDOWS = os.name == "nt"
+RETRIES, RETRY_SECONDS = 8, 0.05
 _KINDS = (
     (stat.S_ISDIR, "file.is-folder"),
     (stat.S_ISFIFO, "file.is-pipe"),
@@ -39,7 +42,7 @@ def open_regular(path: Path | str, buffering: int = -1) -> BinaryIO:
     """
     try:
         _refuse_special(os.stat(path).st_mode, path)
-        handle = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0))
+        handle = _opened(path, os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0))
         try:
             _refuse_special(os.fstat(handle).st_mode, path)
             return os.fdopen(handle, "rb", buffering)
@@ -48,6 +51,16 @@ def open_regular(path: Path | str, buffering: int = -1) -> BinaryIO:
             raise
     except (OSError, ValueError) as error:  # ValueError: a name with a null character or half a surrogate pair
         raise _unreadable(error, path) from error
+
+
+def _opened(path: Path | str, flags: int) -> int:
+    """Return `os.open(path, flags)`, tried again on Windows while another program, such as a virus scanner, denies sharing the file."""
+    for _ in range(RETRIES if WINDOWS else 0):
+        try:
+            return os.open(path, flags)
+        except PermissionError:
+            time.sleep(RETRY_SECONDS)
+    return os.open(path, flags)
 
 
 def check_regular(path: Path | str) -> os.stat_result:
@@ -103,7 +116,6 @@ def _unreadable(error: OSError | ValueError, path: Path | str) -> ProblemsError:
     return ProblemsError.one(f"The file cannot be read: {error.strerror or error}", where, fix, "file.unreadable")
 
 
-WINDOWS = os.name == "nt"
 LONGEST_NAME, LONGEST_PATH = 255, 4095  # bytes (of a name on Windows: characters)
 
 
