@@ -3,6 +3,7 @@ be written, before work starts."""
 
 import errno
 import os
+import re
 import stat
 import time
 from pathlib import Path
@@ -140,8 +141,6 @@ def impossible_path(target: Path, where: str) -> Problem | None:
         what = f"The path has {length:,} bytes; no more than {LONGEST_PATH:,} are possible"
         return problem(what, "use a shorter path", "file.path-too-long")
     if WINDOWS:
-        from core.record.allowed import is_special_on_windows
-
         special = [part for part in target.parts[1:] if part != ".." and is_special_on_windows(part)]
         if special:
             return problem(f"Windows allows no file named '{special[0]}'", "use another name", "file.invalid-name")
@@ -155,3 +154,19 @@ def impossible_path(target: Path, where: str) -> Problem | None:
     except OSError as error:
         return problem(f"The path cannot be used: {error.strerror}", "choose another one", "file.unwritable")
     return None
+
+
+def is_special_on_windows(part: str) -> bool:
+    """Whether Windows would not read the path component `part` as a plain file name: it is empty, reserved (CON, LPT1), ends in a dot or
+    space, or has a forbidden character."""
+    if (
+        not part
+        or part != part.rstrip(". ")
+        or any(character in '<>:"|?*' or ord(character) < 32 for character in part)
+    ):
+        return True
+    stem = part.split(".")[0].rstrip(" ").upper()
+    return stem in ("CON", "PRN", "AUX", "NUL", "CONIN$", "CONOUT$") or bool(_PORT.fullmatch(stem))
+
+
+_PORT = re.compile("(COM|LPT)[0-9¹²³]")
