@@ -29,10 +29,11 @@ MODULES = {"import": "imports"}  # command -> its module, where that has another
 
 def main(argv: list[str]) -> int:
     """Run a command line, without the program's name, and return the exit code."""
-    # Names of folders may be in any script; a console in another code page must not end the program.
+    # Names of folders may be in any script; a console in another code page must not end the program. Files and pipes get UTF-8,
+    # as from launch.bat: in Windows' code page, JSON, TOML and paths would lose letters.
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="replace")
+            stream.reconfigure(encoding=None if stream.isatty() else "utf-8", errors="replace")
     single_arena()
     take_limits()
     if argv == ["--version"]:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from core.record.memory import is_out_of_memory
-from core.record.problems import ProblemsError, unwritten
+from core.record.problems import IN_USE, ProblemsError, unwritten
 
 POISON = (
     "device-side assert",
@@ -66,7 +66,7 @@ def explain(error: BaseException, advice: Callable[[], str] = str) -> Explanatio
         return Explanation(full.what, full.fix)
     if isinstance(error, PermissionError) or (isinstance(error, OSError) and error.errno == errno.EROFS):
         what = f"A file or folder cannot be written: {error.filename or error.strerror}"
-        return Explanation(what, "check its permissions, or choose another folder")
+        return Explanation(what, f"{IN_USE}check its permissions, or choose another folder")
     if isinstance(error, FileNotFoundError):
         return Explanation(f"A file is missing: {error.filename}", "restore it, then resume the run")
     if lost_another_process(error):

@@ -63,11 +63,15 @@ def _start(job: TrainJob, folder: RunFolder, workspace: Workspace, log: IO[bytes
     launcher = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", str(job.memory.num_processes)]
     # Each option that accelerate would otherwise take from the user's accelerate config, or warn about.
     plain = ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
+    # torch's Windows builds lack libuv, which torch's launcher requires unless the processes find each other by a file.
+    by_file = sys.platform == "win32"
+    plain += ["--rdzv_backend", "c10d", "--rdzv_conf", "store_type=file"] if by_file else []
     options = ["--outputs", str(workspace.outputs.resolve()), "--models", str(workspace.models.resolve())]
     options += [word for name in sorted(allowed_modules()) for word in ("--allow-module", name)]
     program = [str(PROJECT / "webui.py"), "train", "--continue", str(folder.path.resolve()), *options]
     threads = str(max(1, machine.threads() // job.memory.num_processes))
     marks = {SUPERVISED: str(os.getpid()), PERSON: workspace.person, "OMP_NUM_THREADS": threads}
+    marks |= {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"} if by_file else {}
     return subprocess.Popen(
         [sys.executable, *launcher, *plain, *program],
         env=os.environ | limits_of_launched() | marks,

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path, PureWindowsPath
 
 from core.record.problems import ProblemsError
-from core.record.regular import LONGEST_NAME
+from core.record.regular import LONGEST_NAME, is_special_on_windows
 from core.record.workspace import PROJECT, is_closed, is_share
 
 FILE = PROJECT / "allowed_modules.txt"
@@ -118,18 +118,4 @@ def lies_in_on_windows(path: str, folders: Iterable[str]) -> bool:
     return any(windows_path.is_relative_to(PureWindowsPath(ntpath.normpath(folder))) for folder in folders)
 
 
-def is_special_on_windows(part: str) -> bool:
-    """Whether Windows would not read the path component `part` as a plain file name: it is empty, reserved (CON, LPT1), ends in a dot or
-    space, or has a forbidden character."""
-    if (
-        not part
-        or part != part.rstrip(". ")
-        or any(character in '<>:"|?*' or ord(character) < 32 for character in part)
-    ):
-        return True
-    stem = part.split(".")[0].rstrip(" ").upper()
-    return stem in ("CON", "PRN", "AUX", "NUL", "CONIN$", "CONOUT$") or bool(_PORT.fullmatch(stem))
-
-
 _EXTENDED = re.compile(r"^\\\\\?\\(?:(UNC)\\|(?=[A-Za-z]:\\))")  # the form for opening long paths
-_PORT = re.compile("(COM|LPT)[0-9¹²³]")

@@ -4,22 +4,29 @@ import errno
 import json
 import os
 import shutil
+import stat
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from core.record.allowed import may_reach
 
-# Windows refuses to replace or delete a file that a virus scanner or an open mapping still holds.
+T = TypeVar("T")
+WINDOWS = os.name == "nt"
+# Windows refuses to replace, delete or write a file that a virus scanner or an open mapping still holds.
 RETRIES = 20
 RETRY_SECONDS = 0.05
 LEFTOVER_SECONDS = 3600
 _TEMPORARY = f".tmp-{'[a-z0-9_]' * 8}"
 TEMPORARY_NAMES = (_TEMPORARY, f"{_TEMPORARY}.*")  # of tempfile; any other file belongs to the user
+
+
+# Where a folder denies writing, Python on Windows tries this many names before it gives up: 2 ** 31, unless it is newer than 3.11.
+tempfile.TMP_MAX = 100  # type: ignore[misc]
 
 
 def _umask() -> int:
@@ -32,8 +39,9 @@ def _umask() -> int:
 UMASK = _umask()
 
 
-def _retry(action, *arguments) -> None:
-    """Call `action`, up to RETRIES times while it raises PermissionError (on Windows, another program has the file open)."""
+def _retry(action: Callable[..., T], *arguments: Any) -> T:
+    """Return `action(*arguments)`, called up to RETRIES times while it raises PermissionError (on Windows, another program has the file
+    open)."""
     for attempt in range(RETRIES):
         try:
             return action(*arguments)
@@ -41,6 +49,7 @@ def _retry(action, *arguments) -> None:
             if attempt == RETRIES - 1:
                 raise
             time.sleep(RETRY_SECONDS)
+    raise AssertionError("the last try returns or raises")
 
 
 def replace(source: Path | str, target: Path | str) -> None:
@@ -95,7 +104,15 @@ def remove(path: Path | str) -> None:
 def remove_folder(path: Path | str) -> None:
     """Delete a folder with its contents; does nothing if it is missing."""
     with suppress(FileNotFoundError):
-        _retry(shutil.rmtree, path)
+        _retry(shutil.rmtree, path, False, _delete_read_only if WINDOWS else None)
+
+
+def _delete_read_only(delete: Callable[[str], object], path: str, _: object) -> None:
+    """Delete `path` after clearing its read-only attribute, with which only Windows refuses to. Called by rmtree in `except`."""
+    if delete not in (os.unlink, os.rmdir):
+        raise
+    os.chmod(path, stat.S_IWRITE)
+    delete(path)
 
 
 def remove_any(path: Path) -> None:
@@ -115,7 +132,7 @@ def discard(path: Path) -> None:
 
 def sync_file(path: Path | str) -> None:
     """Flush a file to disk (fsync). Errors of drives that do not support fsync are ignored."""
-    with open(path, "rb+") as handle:
+    with _retry(open, path, "rb+") as handle:
         try:
             os.fsync(handle.fileno())
         except OSError as error:
@@ -136,11 +153,14 @@ def sync_folder(path: Path | str) -> None:
 
 
 def make_folders(path: Path | str) -> None:
-    """Create a folder and its missing parents, and flush each new entry to disk. Raises NotADirectoryError if one of them is a file."""
+    """Create a folder and its missing parents, and flush each new entry to disk. Raises NotADirectoryError if one of them is a file,
+    FileNotFoundError for a missing drive."""
     path = Path(path)
     if not path.is_dir():
         if path.exists():
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
+        if path.parent == path:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
         make_folders(path.parent)
         path.mkdir(exist_ok=True)
         sync_folder(path.parent)
@@ -184,7 +204,7 @@ def write_temporary(target: Path, data: bytes) -> Path:
     """
     temporary = _temporary_file(_writable_target(target))
     try:
-        temporary.write_bytes(data)
+        _retry(temporary.write_bytes, data)
     except BaseException:
         remove(temporary)
         raise
@@ -289,7 +309,7 @@ def apply_umask(path: Path) -> None:
 def write_bytes(target: Path | str, data: bytes, *, synced: bool = True) -> None:
     """Write `data` to `target` by `open_atomic`."""
     with open_atomic(target, synced=synced) as temporary:
-        temporary.write_bytes(data)
+        _retry(temporary.write_bytes, data)
 
 
 def write_text(target: Path | str, text: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -16,6 +17,8 @@ T = TypeVar("T")
 _LIMITS = (("what", 1500), ("where", 1000), ("fix", 1500))
 LEVELS = ("error", "warning", "advice")  # the worst first
 MOST = 200  # problems listed at once
+# Begins a fix: Windows denies reading, replacing or moving a file, or a folder with one, that a program has open.
+IN_USE = "close programs that use it, or " if os.name == "nt" else ""
 
 
 HALF_PAIR = re.compile("[\ud800-\udfff]")
@@ -186,4 +189,5 @@ def unwritten(error: OSError, what: str, where: str, rest: str = "", then: str =
         fix = f"choose another disk and {then}: one formatted as FAT32 holds files of up to 4 GB"
         return ProblemsError.one(what, where, fix, "disk.file-too-large")
     what = f"{what} ({error.strerror or error}){rest}"
-    return ProblemsError.one(what, where, "check the folder's permissions", "file.unwritable")
+    fix = f"{IN_USE if isinstance(error, PermissionError) else ''}check the folder's permissions"
+    return ProblemsError.one(what, where, fix, "file.unwritable")

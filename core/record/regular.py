@@ -3,14 +3,18 @@ be written, before work starts."""
 
 import errno
 import os
+import re
 import stat
+import time
 from pathlib import Path
 from typing import BinaryIO
 
-from core.record.problems import Problem, ProblemsError
+from core.record.problems import IN_USE, Problem, ProblemsError
 from core.record.units import size_words
 from core.record.workspace import display_path
 
+WINDOWS = os.name == "nt"
+RETRIES, RETRY_SECONDS = 8, 0.05
 _KINDS = (
     (stat.S_ISDIR, "file.is-folder"),
     (stat.S_ISFIFO, "file.is-pipe"),
@@ -39,7 +43,7 @@ def open_regular(path: Path | str, buffering: int = -1) -> BinaryIO:
     """
     try:
         _refuse_special(os.stat(path).st_mode, path)
-        handle = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0))
+        handle = _opened(path, os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0))
         try:
             _refuse_special(os.fstat(handle).st_mode, path)
             return os.fdopen(handle, "rb", buffering)
@@ -48,6 +52,16 @@ def open_regular(path: Path | str, buffering: int = -1) -> BinaryIO:
             raise
     except (OSError, ValueError) as error:  # ValueError: a name with a null character or half a surrogate pair
         raise _unreadable(error, path) from error
+
+
+def _opened(path: Path | str, flags: int) -> int:
+    """Return `os.open(path, flags)`, tried again on Windows while another program, such as a virus scanner, denies sharing the file."""
+    for _ in range(RETRIES if WINDOWS else 0):
+        try:
+            return os.open(path, flags)
+        except PermissionError:
+            time.sleep(RETRY_SECONDS)
+    return os.open(path, flags)
 
 
 def check_regular(path: Path | str) -> os.stat_result:
@@ -98,7 +112,8 @@ def _unreadable(error: OSError | ValueError, path: Path | str) -> ProblemsError:
     if error.errno == errno.ENAMETOOLONG:
         fix = "use a shorter name or path"
         return MissingFile.one("The path is too long for this system", where, fix, "file.path-too-long")
-    fix = "check its permissions" if isinstance(error, PermissionError) else "check the drive, or copy the file again"
+    denied = isinstance(error, PermissionError)
+    fix = f"{IN_USE}check its permissions" if denied else "check the drive, or copy the file again"
     return ProblemsError.one(f"The file cannot be read: {error.strerror or error}", where, fix, "file.unreadable")
 
 
@@ -106,7 +121,8 @@ LONGEST_NAME, LONGEST_PATH = 255, 4095  # bytes (of a name on Windows: character
 
 
 def impossible_path(target: Path, where: str) -> Problem | None:
-    """Return the problem of a path that cannot be written: invalid name, parent that is not a folder or is read-only; else None.
+    """Return the problem of a path that cannot be written: invalid name, such as con.png on Windows, parent that is not a folder or is
+    read-only; else None.
     where: the setting with the path, for the problem"""
 
     def problem(what: str, fix: str, code: str) -> Problem:
@@ -124,6 +140,10 @@ def impossible_path(target: Path, where: str) -> Problem | None:
     if length > LONGEST_PATH:
         what = f"The path has {length:,} bytes; no more than {LONGEST_PATH:,} are possible"
         return problem(what, "use a shorter path", "file.path-too-long")
+    if WINDOWS:
+        special = [part for part in target.parts[1:] if part != ".." and is_special_on_windows(part)]
+        if special:
+            return problem(f"Windows allows no file named '{special[0]}'", "use another name", "file.invalid-name")
     try:
         above = next(each for each in target.parents if os.path.lexists(each) or each == each.parent)
         if not above.is_dir():
@@ -134,3 +154,19 @@ def impossible_path(target: Path, where: str) -> Problem | None:
     except OSError as error:
         return problem(f"The path cannot be used: {error.strerror}", "choose another one", "file.unwritable")
     return None
+
+
+def is_special_on_windows(part: str) -> bool:
+    """Whether Windows would not read the path component `part` as a plain file name: it is empty, reserved (CON, LPT1), ends in a dot or
+    space, or has a forbidden character."""
+    if (
+        not part
+        or part != part.rstrip(". ")
+        or any(character in '<>:"|?*' or ord(character) < 32 for character in part)
+    ):
+        return True
+    stem = part.split(".")[0].rstrip(" ").upper()
+    return stem in ("CON", "PRN", "AUX", "NUL", "CONIN$", "CONOUT$") or bool(_PORT.fullmatch(stem))
+
+
+_PORT = re.compile("(COM|LPT)[0-9¹²³]")

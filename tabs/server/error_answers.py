@@ -6,7 +6,7 @@ import traceback
 from collections.abc import Callable
 from typing import TypeVar
 
-from core.record.problems import Problem, ProblemsError
+from core.record.problems import Problem, ProblemsError, unwritten
 
 FAILED = "page.failed"
 MAX_CAUSE = 200  # characters of the exception in the problem
@@ -20,6 +20,8 @@ def errors_as_problems(fn: Callable[[], T], about: str) -> T:
         return fn()
     except ProblemsError:
         raise
+    except PermissionError as error:
+        raise unwritten(error, "A file cannot be changed", str(error.filename or "")) from error
     except Exception as error:
         cause = f"{type(error).__name__}: {error}"[:MAX_CAUSE]
         if (about, cause) not in _logged:  # a tick fails each second

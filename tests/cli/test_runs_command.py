@@ -1,7 +1,9 @@
 """webui.py runs and --queue: what the queue holds, why it waits, and what the runs have."""
 
+import io
 import json
 import os
+import sys
 
 import pytest
 
@@ -124,3 +126,11 @@ def test_a_queued_job_prints_its_id_and_that_the_queue_is_paused(workspace, caps
     facts = json.loads(capsys.readouterr().out)
     assert (facts["title"], facts["paused"], facts["page"]) == ("fox", True, True) and len(facts["id"]) == 12
     engine.close()
+
+
+def test_a_pipe_gets_utf_8_whatever_the_code_page(workspace, monkeypatch):
+    killed_run(workspace)
+    outputs = workspace.outputs.rename(workspace.outputs.with_name("キツネ"))
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), encoding="cp1252"))
+    assert main(["runs", "--json", "--outputs", str(outputs)]) == 0
+    assert json.loads(sys.stdout.buffer.getvalue().decode("utf-8"))["outputs"] == str(outputs)

@@ -5,9 +5,11 @@ import os
 import pytest
 
 import core.dataset.captions.memo as caption_memo
+from core.dataset.captions import files
 from core.dataset.captions.files import read_caption
 from core.dataset.captions.memo import READ_SETTINGS, captions_of
 from core.dataset.sources.scan import scan_dataset
+from core.record.problems import ProblemsError
 from core.settings.dataset.captions import CaptionSettings
 from core.settings.dataset.dataset import DatasetSettings
 
@@ -40,6 +42,20 @@ def write(path, text, encoding="utf-8"):
 
 
 write.time = 10**18
+
+
+def test_a_caption_file_that_another_program_has_open_is_read_again(tmp_path, add, monkeypatch):
+    add("set/a.png")
+    write(tmp_path / "set/a.txt", "a fox")
+    memo, read = tmp_path / "memo.sqlite", files.read_regular
+
+    def in_use(path, most):
+        raise ProblemsError.one("The file cannot be read: Permission denied", str(path), code="file.unreadable")
+
+    monkeypatch.setattr(files, "read_regular", in_use)
+    assert [each.problem.code for each in captions(tmp_path / "set", memo).values()] == ["caption.unreadable"]
+    monkeypatch.setattr(files, "read_regular", read)
+    assert [each.text for each in captions(tmp_path / "set", memo).values()] == ["a fox"]
 
 
 def test_captions_are_read_once_until_a_file_beside_the_image_changes(tmp_path, add, reads):

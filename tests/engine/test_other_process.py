@@ -116,6 +116,20 @@ def test_what_another_told_is_said_also_where_the_first_is_killed(folder, worksp
     assert state == "failed" and words.what.startswith(what)
 
 
+def test_processes_on_windows_find_each_other_by_a_file(folder, workspace, monkeypatch):
+    """torch's Windows builds lack libuv, which the TCP stores of its launcher require."""
+    seen = []
+    monkeypatch.setattr(
+        launch.subprocess,
+        "Popen",
+        lambda words, env, **_: seen.append(("store_type=file" in words, "TORCH_DISABLE_SHARE_RDZV_TCP_STORE" in env)),
+    )
+    for system in ("linux", "win32"):
+        monkeypatch.setattr(launch.sys, "platform", system)
+        launch._start(TrainJob(), folder, workspace, None)
+    assert seen == [(False, False), (True, True)]
+
+
 @pytest.mark.parametrize("person", ["", "ben"])
 def test_launched_processes_train_for_whom_the_page_trains(folder, workspace, monkeypatch, person):
     space, seen = replace(workspace, person=person), []

@@ -39,7 +39,7 @@ from core.record.problems import (
     unwritten,
     whole_text,
 )
-from core.record.regular import impossible_path, read_regular
+from core.record.regular import impossible_path, is_special_on_windows, read_regular
 from core.record.run_folder import RunFolder, is_whole, list_runs, safe_name, seal_state, state_step, states_in
 from core.record.workspace import Workspace
 from core.settings.base import declared
@@ -628,7 +628,7 @@ def shared() -> Facts:
         "com10",
         "x<y",
     )
-    yield "traps", [part for part in parts if allowed.is_special_on_windows(part)]
+    yield "traps", [part for part in parts if is_special_on_windows(part)]
     paths = (
         r"C:\a\b",
         r"c:\A\x",

@@ -30,6 +30,21 @@ def test_a_name_of_255_bytes_and_a_path_of_4095_are_possible(tmp_path, more):
         assert (problem and problem.code) == ("file.path-too-long" if more else None)
 
 
+@pytest.mark.parametrize("name", ["con.png", "a:b.png", "a?.png", "sub./a.png", "LPT1"])
+def test_names_that_windows_does_not_allow_are_refused_there(tmp_path, monkeypatch, name):
+    assert impossible_path(tmp_path / name, "here") is None
+    monkeypatch.setattr("core.record.regular.WINDOWS", True)
+    assert impossible_path(tmp_path / "sub" / ".." / "fox.png", "here") is None
+    assert impossible_path(tmp_path / name, "here").code == "file.invalid-name"
+
+
+def test_a_drive_that_is_missing_is_an_error(monkeypatch):
+    monkeypatch.setattr(Path, "is_dir", lambda path: False)
+    monkeypatch.setattr(Path, "exists", lambda path: False)
+    with pytest.raises(FileNotFoundError):
+        atomic.make_folders("/gone/outputs")
+
+
 def test_a_new_run_is_on_disk_before_anything_is_written_into_it(tmp_path, monkeypatch):
     done = []
     monkeypatch.setattr(atomic, "sync_folder", lambda folder: done.append(folder))

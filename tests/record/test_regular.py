@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from core.record import regular
 from core.record.bounded_json import MAX_DEPTH, parse_json, read_json, read_json_object
 from core.record.problems import ProblemsError
 from core.record.regular import MissingFile, check_regular, impossible_path, open_regular, read_regular
@@ -175,3 +176,24 @@ def test_what_no_disk_can_hold_is_said_before_it_is_written(tmp_path):
     for name, code in codes.items():
         problem = impossible_path(tmp_path / name, "a.output")
         assert (problem.code if problem else None) == code, name[:20]
+
+
+@pytest.mark.parametrize("held", [3, 100])
+def test_a_file_that_a_scanner_holds_for_a_moment_is_read_on_windows(tmp_path, monkeypatch, held):
+    (tmp_path / "a").write_bytes(b"x")
+    tries = []
+
+    def opened(path, flags, real=os.open):
+        tries.append(path)
+        if len(tries) <= held:
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path, flags)
+
+    monkeypatch.setattr(regular, "WINDOWS", True)
+    monkeypatch.setattr(regular, "RETRY_SECONDS", 0)
+    monkeypatch.setattr(regular.os, "open", opened)
+    if held < regular.RETRIES:
+        assert regular.read_regular(tmp_path / "a", 9) == b"x"
+    else:
+        with refused("file.unreadable"):
+            regular.read_regular(tmp_path / "a", 9)

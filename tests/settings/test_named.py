@@ -16,8 +16,9 @@ import core.record.allowed as allowed
 from core.engine.engine import Engine
 from core.engine.owner import hand_in
 from core.engine.queue import as_guest
-from core.record.allowed import is_special_on_windows, lies_in_on_windows
+from core.record.allowed import lies_in_on_windows
 from core.record.problems import ProblemsError
+from core.record.regular import is_special_on_windows
 from core.record.run_about import read_about, write_person
 from core.record.run_folder import RunFolder
 from core.record.workspace import Workspace, display_path, is_share

@@ -57,6 +57,19 @@ def test_any_error_of_a_listener_is_said_in_words_and_logged_with_its_cause(page
     assert capsys.readouterr().err.count("Traceback") == 1
 
 
+def test_a_file_that_another_program_has_open_is_named_with_what_to_do(page, monkeypatch, capsys):
+    monkeypatch.setattr("core.record.problems.IN_USE", "close programs that use it, or ")
+
+    def delete(_):
+        raise PermissionError(13, "The file is used by another process", "fox.json")
+
+    heard(as_listener(page, delete, [None]), "a")
+    (problem,) = page.browsers.of("one").message["problems"]
+    assert problem["what"] == "A file cannot be changed (The file is used by another process)"
+    assert (problem["where"], problem["fix"][:30]) == ("fox.json", "close programs that use it, or")
+    assert "Traceback" not in capsys.readouterr().err
+
+
 def test_any_error_of_an_address_is_answered_in_words(page, capsys):
     links = page.links
 

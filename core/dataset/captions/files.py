@@ -15,12 +15,13 @@ from core.dataset.captions.history import MAX_CAPTION_BYTES, Change, ChangeResul
 from core.dataset.sources.files import CAPTION_EXTENSIONS, is_image_name, name_key, printable, without_face
 from core.dataset.sources.image_info import ImageInfo
 from core.record.context import JobContext
-from core.record.problems import Problem, ProblemsError, raise_if_errors
+from core.record.problems import IN_USE, Problem, ProblemsError, raise_if_errors
 from core.record.regular import MissingFile, read_regular
 from core.settings.dataset.captions import CaptionSettings
 
 SENTENCES, TAGS = ".caption", ".txt"
 UTF_8 = ("utf-8", "utf-8 with a mark")
+UNREADABLE = "caption.unreadable"  # code of the problem of a caption file that exists but cannot be read
 IMAGE_SOURCES = ("file", "metadata")  # sources of a caption written for the image
 
 
@@ -206,7 +207,7 @@ def _unreadable(path: Path, reason: str) -> Problem:
     """Return advice about a caption file that cannot be read.
     reason: predicate of the sentence "The caption file ..."."""
     what = f"The caption file {reason}; the folder's default caption is used"
-    return Problem(what, printable(path), "replace or remove it", "advice", code="caption.unreadable")
+    return Problem(what, printable(path), f"{IN_USE}replace or remove it", "advice", code=UNREADABLE)
 
 
 # ---- saving

@@ -7,13 +7,13 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from core.dataset.captions.files import Caption, read_caption
+from core.dataset.captions.files import UNREADABLE, Caption, read_caption
 from core.dataset.sources.image_info import ImageInfo
 from core.dataset.sources.memo import Memo
 from core.record.problems import Problem
 from core.settings.dataset.captions import CaptionSettings
 
-_KIND = "caption 2"  # kind of entry in the memo; raised when `read_caption` returns something else for the same files
+_KIND = "caption 3"  # kind of entry in the memo; raised when `read_caption` returns something else for the same files
 # Settings that `read_caption` depends on. The others act later in the caption pipeline.
 READ_SETTINGS = (
     "caption_extension",
@@ -69,7 +69,7 @@ def captions_of(
 def _captions_of_chunk(
     group: Sequence[ImageInfo], settings: CaptionSettings, memo: Memo
 ) -> dict[tuple[str, str], Caption]:
-    """Return {image key: caption} for images of one concept. Images without caption files are not cached."""
+    """Return {image key: caption} for images of one concept. Images without caption files, and with unreadable ones, are not cached."""
     states = {image.key: _state(image, settings) for image in group if _can_be_cached(image)}
     cached = memo.known(_KIND, list(states.values()))
     captions: dict[tuple[str, str], Caption] = {}
@@ -79,7 +79,10 @@ def _captions_of_chunk(
         caption = _parsed(text, image) if text else None
         if caption is None:
             caption = read_caption(image, settings)
-            if image.key in states:
+            in_use = (
+                caption.problem is not None and caption.problem.code == UNREADABLE
+            )  # perhaps only now, by another program
+            if image.key in states and not in_use:
                 new[image.path] = _to_json(caption)
         captions[image.key] = caption
     memo.remember(_KIND, new, [state for state in states.values() if state.path in new])

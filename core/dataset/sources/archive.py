@@ -25,13 +25,12 @@ from core.dataset.sources.files import (
     split_label,
 )
 from core.dataset.sources.walk import Walk, note_unused, unused_files
-from core.record.allowed import is_special_on_windows
 from core.record.atomic import remove_folder, rename_to_unused
 from core.record.bounded_zip import open_zip
 from core.record.cancel import CancelToken
 from core.record.image_formats import IMAGE_EXTENSIONS, UNREAD_IMAGES
 from core.record.problems import Problem, ProblemsError, unwritten
-from core.record.regular import open_regular
+from core.record.regular import is_special_on_windows, open_regular
 from core.record.space import require_space
 from core.record.units import size_words
 

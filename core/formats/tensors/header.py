@@ -13,7 +13,7 @@ from typing import Any
 from core.formats.tensors.entry import AGAIN, ITEM_BYTES, TensorEntry
 from core.formats.tensors.pickles import read_pickled_header
 from core.record.bounded_json import MAX_BYTES, parse_json
-from core.record.problems import ProblemsError
+from core.record.problems import IN_USE, ProblemsError
 from core.record.regular import check_regular, open_regular
 
 MAX_HEADER_BYTES = 100_000_000  # the safetensors library's own limit, used to recognize a file
@@ -112,7 +112,7 @@ def read_header(path: Path | str) -> tuple[dict[str, TensorEntry], dict[str, str
             tensors, metadata = read_pickled_header(path, form)
     except OSError as error:
         what = f"The file cannot be read: {error.strerror or error}"
-        raise ProblemsError.one(what, str(path), "check its permissions", "file.unreadable") from error
+        raise ProblemsError.one(what, str(path), f"{IN_USE}check its permissions", "file.unreadable") from error
     _check_entries(path, tensors, size)
     return tensors, metadata
 

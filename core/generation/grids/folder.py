@@ -121,7 +121,7 @@ def grids_of(workspace: Workspace) -> Path:
 def require_writable(workspace: Workspace) -> None:
     """Raise ProblemsError if the folder of grids cannot be written."""
     root = grids_of(workspace)
-    existing = next(folder for folder in (root, *root.parents) if folder.exists())
+    existing = next((folder for folder in (root, *root.parents) if folder.exists()), root)
     try:
         if not existing.is_dir():
             raise NotADirectoryError(20, "Not a directory")

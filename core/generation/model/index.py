@@ -82,22 +82,26 @@ def facts_of_file(path: Path) -> FileFacts:
     cached = _cache.get(name)
     if cached is not None and cached[0] == state:
         return cached[1]
-    facts = _facts_or_error(path)
+    facts, lasting = _facts_or_error(path)
+    if not lasting:
+        return facts
     with _lock:
         _cache[name] = (state, facts)
         _unsaved.add(name)
     return facts
 
 
-def _facts_or_error(path: Path) -> FileFacts:
-    """Read the facts of a file; an unreadable file has the kind "unreadable" and its error in `problem`."""
+def _facts_or_error(path: Path) -> tuple[FileFacts, bool]:
+    """Read the facts of a file; an unreadable file has the kind "unreadable" and its error in `problem`. Return (facts, whether they hold
+    until the file changes: not those of a file that cannot be opened, perhaps only while another program has it open)."""
     try:
-        return _detect(path)
+        return _detect(path), True
     except ProblemsError as error:
         what = error.problems[0].what
-        return FileFacts(UNREADABLE, problem=what if len(what) <= MAX_REASON else what[:MAX_REASON] + " ...")
+        facts = FileFacts(UNREADABLE, problem=what if len(what) <= MAX_REASON else what[:MAX_REASON] + " ...")
+        return facts, error.problems[0].code != "file.unreadable"
     except Exception as error:
-        return FileFacts(UNREADABLE, problem=type(error).__name__)
+        return FileFacts(UNREADABLE, problem=type(error).__name__), True
 
 
 def _detect(path: Path) -> FileFacts:

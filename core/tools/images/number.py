@@ -11,7 +11,7 @@ from core.dataset.sources.files import TRASH_FOLDER, is_image, is_label, printab
 from core.record import atomic
 from core.record.bounded_json import read_json_object
 from core.record.context import JobContext, Outcome
-from core.record.problems import ProblemsError
+from core.record.problems import IN_USE, ProblemsError
 from core.record.stamps import stamp_of
 from core.settings.tools.images import NumberSettings
 from core.tools.images.folders import Copy, FolderPlan, Skip, make_copies, natural_order, required_images
@@ -181,7 +181,7 @@ def _save_record(record: Path, content: Mapping[str, Any]) -> None:
 def _record_unwritable(error: OSError, folder: Path) -> ProblemsError:
     """Return the problem of a record in `folder` that cannot be written."""
     what = f"The record for undoing the numbering cannot be written ({error.strerror}), so nothing was renamed"
-    fix = "check the folder's permissions"
+    fix = f"{IN_USE}check the folder's permissions"
     return ProblemsError.one(what, printable(folder), fix, "tools.record-unwritable")
 
 

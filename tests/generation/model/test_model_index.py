@@ -60,6 +60,19 @@ def test_a_header_is_read_once_also_after_a_restart_and_again_when_the_file_has_
     assert Scan(space).loras() == [] and model_index.facts_of_file(path).problem
 
 
+def test_a_file_that_another_program_has_open_is_read_again(space, monkeypatch):
+    path = space.models / "loras" / "a.safetensors"
+    lora(path)
+
+    def in_use(path):
+        raise ProblemsError.one("The file cannot be read: Permission denied", str(path), code="file.unreadable")
+
+    with monkeypatch.context() as held:
+        held.setattr(model_index, "read_header", in_use)
+        assert model_index.facts_of_file(path).problem == "The file cannot be read: Permission denied"
+    assert model_index.facts_of_file(path).kind == "lora"
+
+
 def test_a_damaged_file_is_listed_with_its_fault_and_read_anew_after_a_restart(space, read):
     path = space.models / "loras" / "torn.safetensors"
     path.write_bytes(b"no")
