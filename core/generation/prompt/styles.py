@@ -116,11 +116,11 @@ def styles_of_csv(text: str) -> list[Style]:
     header = text.partition("\n")[0]
     delimiter = ";" if ";" in header and "," not in header else ","
     try:
-        reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True, strict=True)
-        rows = list(reader)
+        lines = io.StringIO(text, newline="")
+        rows = list(csv.DictReader(lines, delimiter=delimiter, skipinitialspace=True, strict=True, restkey="\0"))
     except csv.Error as error:
         raise ProblemsError.one(f"The styles cannot be read: {error}", "styles.csv", _CSV, "styles.bad-csv") from None
-    if long := next((row for row in rows if any(row.get(None, ()))), None):  # type: ignore[call-overload]
+    if long := next((row for row in rows if any(row.get("\0", ()))), None):
         what, fix = (
             f"The style '{long.get('name')}' has more columns than the header",
             "put quotes around texts with commas",
