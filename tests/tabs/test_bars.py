@@ -248,7 +248,6 @@ def test_each_lora_of_a_merge_has_bars_of_its_own_that_write_its_line(window, se
     choose_files(tab, files)
     expect(card.locator("lora-rows li")).to_have_count(2)
     wait_until(lambda: tool_value(served, "merge_loras", "ratios") == "0.5, 1")
-    card.get_by_role("button", name="More settings").click()
     lines = tab.locator("#tool-merge_loras-lbws")
     expect(card.get_by_role("button", name=re.compile("^fox 26 blocks, 1 each"))).to_be_visible()
     second = card.locator('block-bars[data-title="Block weights of cat"]')
