@@ -111,7 +111,7 @@ def test_a_kill_while_old_ones_are_removed_leaves_no_part_of_them_under_their_na
         SimpleNamespace(job=job, plan=run.plan, state=SimpleNamespace(step=3), context=run.context), run.uploads
     )
 
-    def killed(path):
+    def killed(path, *_):
         if path.exists():
             raise KeyboardInterrupt
 
