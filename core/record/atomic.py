@@ -9,17 +9,17 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from itertools import count
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from core.record.allowed import may_reach
+from core.record.regular import retry
 
-T = TypeVar("T")
 WINDOWS = os.name == "nt"
 # Windows refuses to replace, delete or write a file that a virus scanner or an open mapping still holds.
 RETRIES = 20
-RETRY_SECONDS = 0.05
 LEFTOVER_SECONDS = 3600
 _TEMPORARY = f".tmp-{'[a-z0-9_]' * 8}"
 TEMPORARY_NAMES = (_TEMPORARY, f"{_TEMPORARY}.*")  # of tempfile; any other file belongs to the user
@@ -39,17 +39,7 @@ def _umask() -> int:
 UMASK = _umask()
 
 
-def _retry(action: Callable[..., T], *arguments: Any) -> T:
-    """Return `action(*arguments)`, called up to RETRIES times while it raises PermissionError (on Windows, another program has the file
-    open)."""
-    for attempt in range(RETRIES):
-        try:
-            return action(*arguments)
-        except PermissionError:
-            if attempt == RETRIES - 1:
-                raise
-            time.sleep(RETRY_SECONDS)
-    raise AssertionError("the last try returns or raises")
+_retry = partial(retry, RETRIES)
 
 
 def replace(source: Path | str, target: Path | str) -> None:

@@ -6,13 +6,15 @@ import os
 import re
 import stat
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 from core.record.problems import IN_USE, Problem, ProblemsError
 from core.record.units import size_words
 from core.record.workspace import display_path
 
+T = TypeVar("T")
 WINDOWS = os.name == "nt"
 RETRIES, RETRY_SECONDS = 8, 0.05
 _KINDS = (
@@ -43,7 +45,8 @@ def open_regular(path: Path | str, buffering: int = -1) -> BinaryIO:
     """
     try:
         _refuse_special(os.stat(path).st_mode, path)
-        handle = _opened(path, os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0))
+        flags = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0)
+        handle = retry(1 + RETRIES if WINDOWS else 1, os.open, path, flags)
         try:
             _refuse_special(os.fstat(handle).st_mode, path)
             return os.fdopen(handle, "rb", buffering)
@@ -54,14 +57,15 @@ def open_regular(path: Path | str, buffering: int = -1) -> BinaryIO:
         raise _unreadable(error, path) from error
 
 
-def _opened(path: Path | str, flags: int) -> int:
-    """Return `os.open(path, flags)`, tried again on Windows while another program, such as a virus scanner, denies sharing the file."""
-    for _ in range(RETRIES if WINDOWS else 0):
+def retry(tries: int, action: Callable[..., T], *arguments: Any) -> T:
+    """Return `action(*arguments)`, called up to `tries` times while it raises PermissionError (on Windows, another program has the file
+    open)."""
+    for _ in range(tries - 1):
         try:
-            return os.open(path, flags)
+            return action(*arguments)
         except PermissionError:
             time.sleep(RETRY_SECONDS)
-    return os.open(path, flags)
+    return action(*arguments)
 
 
 def check_regular(path: Path | str) -> os.stat_result:

@@ -67,7 +67,7 @@ def test_a_new_file_that_a_virus_scanner_still_reads_is_written_once_it_is_done(
             raise PermissionError(13, "in use", str(path))
         return opened(path, mode, *rest)
 
-    monkeypatch.setattr(atomic, "RETRY_SECONDS", 0)
+    monkeypatch.setattr("core.record.regular.RETRY_SECONDS", 0)
     monkeypatch.setattr(atomic, "open", scanned, raising=False)
     monkeypatch.setattr(atomic.Path, "write_bytes", lambda path, data: scanned(path, "wb").write(data))
     atomic.write_text(tmp_path / "a", "x")

@@ -39,7 +39,7 @@ def test_replace_tries_again_while_another_program_holds_the_file(tmp_path, monk
         return real(source, target)
 
     monkeypatch.setattr(atomic.os, "replace", busy)
-    monkeypatch.setattr(atomic, "RETRY_SECONDS", 0)
+    monkeypatch.setattr("core.record.regular.RETRY_SECONDS", 0)
     atomic.write_text(tmp_path / "a", "x")
     assert len(calls) == 4 and (tmp_path / "a").read_text() == "x"
 

@@ -181,8 +181,8 @@ def like_masks(files: Sequence[File], folder: Path) -> list[Problem]:
     stems = {name_key(os.path.splitext(file.relative)[0]): file.relative for file in files}
     names = []
     for stem, name in stems.items():
-        beside, inside = _MASK_NAME.fullmatch(stem), _IN_MASKS.fullmatch(stem)
-        if (beside and beside[1] in stems) or (inside and inside[1] + inside[2] in stems):
+        by_name, by_folder = _MASK_NAME.fullmatch(stem), _IN_MASKS.fullmatch(stem)
+        if (by_name and by_name[1] in stems) or (by_folder and by_folder[1] + by_folder[2] in stems):
             names.append(printable(name))
     suffix, masked = (ImageSettings.title_of(each) for each in ("conditioning_suffix", "masked_loss"))
     fix = f"set '{suffix}' (_mask) or choose the mask folder, with '{masked}'; else move them out of the folder"

@@ -76,10 +76,10 @@ def find_sources(job: GenerateJob, workspace: Workspace, images: Sequence[Genera
     if problems:
         raise ProblemsError(list(dict.fromkeys(problems)))
     assert model is not None and family_name is not None
-    if beside := None if vae else _vae_beside(model):
+    if unused := None if vae else _a1111_vae(model):
         what, fix = (
-            f"A1111 uses the VAE {beside.name} next to the model; here it is not used",
-            f"set the VAE to {display_path(beside)}",
+            f"A1111 uses the VAE {unused.name} next to the model; here it is not used",
+            f"set the VAE to {display_path(unused)}",
         )
         notes.append(Problem(what, "model.vae", fix, "advice", code="generate.vae-beside"))
     if embeddings and refiners:
@@ -95,7 +95,7 @@ def _find_vae(reference: str, workspace: Workspace) -> Path:
     return path
 
 
-def _vae_beside(model: Path) -> Path | None:
+def _a1111_vae(model: Path) -> Path | None:
     """Return the VAE that A1111 loads with a model of one file, NAME.vae.safetensors or .vae.pt next to it; None if there is none."""
     paths = (model.with_suffix(f".vae{ending}") for ending in (".safetensors", ".pt", ".ckpt"))
     return next((path for path in paths if path.is_file()), None)
