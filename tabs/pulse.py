@@ -89,8 +89,14 @@ def all_parts(page: Page, body: dict[str, Any], browser: Browser) -> dict[str, A
     body: {"tab", "run": on Monitor, "shown": digests, and what the registered parts need}"""
     tab = body.get("tab")
     monitor.report_stopped(page, browser, body)
-    ends = {"sentences": _sentences(page.engine.queue())}
-    parts: dict[str, Any] = {"status": status(page), "ended": ends, "names": names(page), "said": browser.message}
+    facts, entries = _now(page)
+    ends = {"sentences": _sentences(entries)}
+    parts: dict[str, Any] = {
+        "status": _status(page, facts, entries),
+        "ended": ends,
+        "names": names(page),
+        "said": browser.message,
+    }
     if tab in ("Train", "", None):
         parts["form"] = form_part(page, browser)
         parts["checks"] = _checks(page)
@@ -172,12 +178,22 @@ def _sentence(entry: QueueEntry) -> str:
     return f"{name} {(STARTS | ENDS).get(entry.state, 'was interrupted')}{reason}"
 
 
+def _now(page: Page) -> tuple[dict[str, Any], list[QueueEntry]]:
+    """Return `Engine.status` and the queue, read in this order: a job that begins in between is in the queue, so its owner is known."""
+    return page.engine.status(), page.engine.queue()
+
+
 def status(page: Page) -> dict[str, Any]:
+    """Return the part "status" alone."""
+    return _status(page, *_now(page))
+
+
+def _status(page: Page, facts: dict[str, Any], entries: Sequence[QueueEntry]) -> dict[str, Any]:
     """Return `Engine.status` with numbers rounded so that it changes only when the display does, and {"waits": `_waiting`, "trained":
     `_newest_finished`, "tool": title of a running job that is not on the device or "", "busy"}. Its "job" has "own": whether this user
     may manage it.
     """
-    facts, entries = dict(page.engine.status()), page.engine.queue()
+    facts = dict(facts)
     facts["memory_used"] = int(facts.get("memory_used") or 0) // MEMORY_STEP * MEMORY_STEP
     facts["waits"] = _waiting(page, entries)
     facts["trained"] = _newest_finished(page, entries)
