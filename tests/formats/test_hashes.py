@@ -77,6 +77,7 @@ def test_a_file_may_claim_20_times_what_it_takes_and_small_ones_more(claimed, fi
         _refuse_sparse("a.safetensors", on_disk)
 
 
+@pytest.mark.skipif(os.name == "nt", reason="Windows' C runtime fills a file that is made longer with zeros")
 def test_a_file_of_holes_is_refused_before_terabytes_of_nothing_are_read(tmp_path):
     hollow, small = tmp_path / "hollow.safetensors", tmp_path / "small.safetensors"
     for path, size in ((hollow, 1 << 40), (small, 1 << 20)):

@@ -260,12 +260,11 @@ class Timetable:
     def _say_unwritten(self, error: OSError | ProblemsError) -> None:
         """Report that a checkpoint or state could not be written."""
         intact = f"nothing was saved at step {self._state.step}; earlier files are complete"
-        next_attempt = "no action needed: the next save tries again"
         if isinstance(error, ProblemsError):
             for problem in error.problems:
                 self._context.say(f"{problem.what}: {intact}", "error", f"{problem.fix}; the next save tries again")
             return
-        (problem,) = unwritten(error, "A file cannot be written", "", intact, next_attempt).problems
+        (problem,) = unwritten(error, "A file cannot be written", "", intact, "wait for the next save").problems
         self._context.say(problem.what, "error", problem.fix)
 
 
