@@ -286,6 +286,10 @@ def test_prefix_suffix_and_removed_phrases():
     )
     assert cleaned('a cat  with the word "hi" on it', settings) == "photo of mira, a cat, film grain"
     assert cleaned('with the word "hi"', settings) == ""
+    tags = CaptioningSettings(remove_words=["fox"])
+    assert [cleaned(text, tags) for text in ("red fox, solo", "red, fox, solo", "fox, a  b")] == ["red, solo"] * 2 + [
+        "a b"
+    ]
     typed = CaptioningSettings(prefix="photo of mira, ", suffix=", film grain")
     assert cleaned("a cat", typed) == "photo of mira, a cat, film grain"
 
