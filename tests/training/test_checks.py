@@ -163,18 +163,22 @@ def test_tokens_initializers_and_the_initial_embedding_are_checked_before_the_st
 
 
 @pytest.mark.parametrize("setting", ["network_weights", "base_weights"])
-def test_nan_in_a_lora_to_start_from_or_to_merge_is_an_error_before_the_start(make_job, workspace, tmp_path, setting):
+def test_nan_and_an_alpha_of_0_in_a_lora_to_start_from_or_to_merge_are_named_before_the_start(
+    make_job, workspace, tmp_path, setting
+):
     name = "lora_unet_mid_block_attentions_0_proj_in"
 
-    def codes(value):
-        file = tmp_path / f"{value}.safetensors"
-        sizes = {"lora_down": (4, 128, 1, 1), "lora_up": (128, 4, 1, 1)}
-        save_file({f"{name}.{key}.weight": torch.full(size, value) for key, size in sizes.items()}, file)
+    def codes(value, alpha=4.0):
+        file = tmp_path / f"{value} {alpha}.safetensors"
+        sizes = {"lora_down.weight": (4, 128, 1, 1), "lora_up.weight": (128, 4, 1, 1)}
+        tensors = {f"{name}.{key}": torch.full(size, value) for key, size in sizes.items()}
+        save_file(tensors | {f"{name}.alpha": torch.tensor(alpha)}, file)
         chosen = {"network_weights": str(file), "dim_from_weights": True}
         job = make_job(network=chosen if setting == "network_weights" else {setting: [str(file)]})
-        return [each.code for each in network_problems(job, workspace) if each.level == "error"]
+        return {each.code for each in network_problems(job, workspace)} & {"weights.not-finite", "lora.zero-alpha"}
 
-    assert codes(1.0) == [] and codes(math.nan) == ["weights.not-finite"]
+    assert codes(1.0) == set() and codes(math.nan) == {"weights.not-finite"}
+    assert codes(1.0, alpha=0.0) == {"lora.zero-alpha"}
 
 
 def test_the_fix_of_an_embedding_of_another_size_is_the_one_that_helps():

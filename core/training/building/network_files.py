@@ -17,8 +17,8 @@ from core.formats.hashes import HashMemo, model_hashes
 from core.formats.lora.names import module_of_extra
 from core.formats.models.checkpoint import open_checkpoint
 from core.generation.model.library import find
-from core.networks.adapter_file import load_lora, open_lora
-from core.networks.files import MergedFile, NetworkFiles, check_file, unmatched_problems
+from core.networks.adapter_file import load_lora, lora_outline, open_lora
+from core.networks.files import MergedFile, NetworkFiles, check_file, unmatched_problems, zero_alpha_problems
 from core.networks.kinds import kind_named
 from core.record.problems import Problem, ProblemsError, collected, errors
 from core.record.workspace import Workspace
@@ -53,6 +53,7 @@ def network_problems(job: TrainJob, workspace: Workspace) -> list[Problem]:
                 problems += _start_advice(job, workspace, path, family_name)
             if setting == MERGED:
                 problems += _unmatched_advice(job, workspace, path, family_name)
+            problems += zero_alpha_problems(lora_outline(path))
             HashMemo.of(workspace).get("finite", [path], partial(_refuse_not_finite, path))
         except ProblemsError as error:
             problems += error.problems
