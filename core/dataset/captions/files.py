@@ -260,9 +260,7 @@ def caption_change(
     image_path = Path(image_path)
     path = caption_path(image_path, extension, (sidecars or SidecarIndex()).of(image_path))
     old = content_of(path)
-    new = caption_bytes(text)
-    if old is not None and "\r\n" in decode_text(old).text:
-        new = new.replace(b"\n", b"\r\n")
+    new = with_line_ends(caption_bytes(text), old)
     if over is not None and old is not None and _normalized(decode_text(old).text) != _normalized(over):
         old = caption_bytes(over)
     return Change(path, old, new)
@@ -272,6 +270,12 @@ def caption_bytes(text: str) -> bytes:
     """Return the content of a caption file: UTF-8 with a final line end; empty for an empty caption."""
     text = _normalized(text)
     return text.encode("utf-8") + b"\n" if text else b""
+
+
+def with_line_ends(data: bytes, old: bytes | None) -> bytes:
+    """Return a caption's bytes, which have LF line ends, with CRLF if those of the file that they replace have it.
+    old: these; None for no file"""
+    return data.replace(b"\n", b"\r\n") if old is not None and "\r\n" in decode_text(old).text else data
 
 
 def save_caption(
