@@ -6,7 +6,7 @@ import inspect
 import itertools
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -24,6 +24,7 @@ from core.record.problems import ProblemsError
 from core.record.run_folder import RunFolder
 from core.record.stamps import stamp_or_none
 from core.record.workspace import PROJECT, Workspace, in_workspace
+from core.settings.base import Settings
 from core.settings.job import TrainJob
 from core.settings.presets.files import PresetStore
 from tabs.dataset.reading import Reading
@@ -112,6 +113,18 @@ class Page:
         self.pulse_parts.append(self.works.parts)
         self._run_jobs = lru_cache(20)(lambda run_name, stamp: self.engine.run_job(run_name))
         self.tensorboard = TensorBoard(offered=not self.shared)
+
+    def submit_all(self, task: str, jobs: Iterable[Settings], preset: str = "") -> list[str]:
+        """Queue all jobs, or none if one is refused, such as by the full queue of a shared page; return their ids. Raises ProblemsError."""
+        queued: list[str] = []
+        try:
+            for job in jobs:
+                queued.append(self.engine.submit(task, job, preset=preset))
+        except ProblemsError:
+            for entry in queued:
+                self.engine.cancel(entry)
+            raise
+        return queued
 
     def script_data(self) -> dict[str, Any]:
         """Return the constants of the page's script: {"fields": facts of each field, "titles": of the fields of tasks, "elsewhere":

@@ -15,7 +15,7 @@ from core.captioning.captioner import Describe, Ready
 from core.captioning.combining import pattern_problems
 from core.captioning.described import CaptionResult, with_scores
 from core.captioning.report import Row, rows_of
-from core.dataset.captions.files import SidecarIndex, caption_change
+from core.dataset.captions.files import SidecarIndex, caption_change, with_line_ends
 from core.dataset.captions.history import Change, History, check_folders, content_of, only_one_writes
 from core.dataset.sources.files import printable
 from core.dataset.sources.metadata import read_values
@@ -188,7 +188,8 @@ def _write_each(
         files = _pending_changes(_selected_rows(job), opened.written_files(), tally)
         check_folders(file.path.parent for file in files.values())
         for row, caption, text in _texts_to_write(describe_rows(list(files)), job, tally):
-            result = opened.write([replace(files[row], new=caption.caption_bytes(text))])
+            file = files[row]
+            result = opened.write([replace(file, new=with_line_ends(caption.caption_bytes(text), file.old))])
             tally.written += len(result.written)
             tally.edited += len(result.changed_since)
 

@@ -35,8 +35,11 @@ def combined(existing: str, new: str, settings: CaptioningSettings, separator: s
 def cleaned(text: str, settings: CaptioningSettings, separator: str = "") -> str:
     """Return a captioner's text without the phrases of `remove_words`, with prefix and suffix; "" if no text remains."""
     separator = separator or settings.separator
+    written = text
     for pattern in settings.remove_words:
         text = without_matches(pattern, text)
+    if text != written and "\n" not in separator:  # without the separators that a removed tag leaves
+        text = separator.join(parts_of(text, separator))
     lines = parts_of(text, separator) if "\n" in separator else [text]  # its line breaks are meant
     text = separator.join(line for each in lines if (line := " ".join(each.split()).strip(" ,")))
     prefix, suffix = (without_separators(affix, separator) for affix in (settings.prefix, settings.suffix))

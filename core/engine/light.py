@@ -95,20 +95,21 @@ class LightLane:
         self._open: list[LightTask] = []  # waiting or running
         self._to_start = [kind for kind, count in self.THREADS.items() for _ in range(count)]
         self._threads: list[threading.Thread] = []
-        self._starting = threading.Lock()
+        self._lock = threading.Lock()  # of what waits, runs and starts
 
     def submit(self, work: Callable[..., Any], *arguments: Any, title: str = "", kind: str = "short") -> LightTask:
         """Run `work(*arguments, task=...)` in a thread of this kind and return its handle. It runs as the user and in the workspace of the
         current request."""
         task = LightTask(title)
-        self._open = [each for each in self._open if not each.done] + [task]
+        with self._lock:
+            self._open = [each for each in self._open if not each.done] + [task]
         self._jobs[kind].put((task, GUEST.get(), CURRENT_WORKSPACE.get(), work, arguments))
         self._start_thread(kind)
         return task
 
     def _start_thread(self, kind: str) -> None:
         """Start a thread of this kind unless all of them are running already."""
-        with self._starting:
+        with self._lock:
             if kind in self._to_start:
                 self._to_start.remove(kind)
                 name = f"light-{kind}-{len(self._threads)}"

@@ -235,7 +235,7 @@ def _fill_buffers(module: Any, config: Mapping[str, Any], kind: PartKind) -> Non
 
 
 # Config values that change what a VAE or text encoder computes, but no tensor of it.
-FORMULA = ("act_fn", "norm_num_groups", "hidden_act", "layer_norm_eps")
+FORMULA = ("act_fn", "norm_num_groups", "hidden_act", "layer_norm_eps", "num_attention_heads")
 
 
 def digest(

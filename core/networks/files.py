@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from core.families import family
 from core.families.components import Components
 from core.formats.detect import FAMILY_NAMES, ModelKind, identify
+from core.formats.lora.names import ALPHA, DOWN, group_by_module
 from core.networks.adapter_file import LoraFile, load_finite, lora_outline
 from core.record.problems import Problem, ProblemsError
 from core.record.units import first_of
@@ -46,13 +47,25 @@ def check_file(path: Path, family_name: str) -> None:
     check_lora(identify(path), path, family_name)
 
 
-def check_layers(path: Path, family_name: str) -> None:
-    """Raise ProblemsError for a file that loading would refuse, by its header alone; only NaN in the weights is found at loading.
+def check_layers(path: Path, family_name: str) -> LoraFile:
+    """Return a LoRA's outline. Raises ProblemsError for a file that loading would refuse; only NaN in the weights is found at loading.
 
     In addition to `check_file`: layers that lack tensors, inconsistent shapes, alphas that are not finite.
     """
     check_file(path, family_name)
-    lora_outline(path)
+    return lora_outline(path)
+
+
+def zero_alpha_problems(lora: LoraFile) -> list[Problem]:
+    """Return advice about layers of a LoRA file whose alpha is 0; [] if there are none."""
+    layers = [layer for layer in group_by_module(lora.tensors).values() if DOWN in layer]
+    zero = sum(ALPHA in layer and float(layer[ALPHA]) == 0 for layer in layers)
+    if not zero:
+        return []
+    name = lora.path.name if lora.path else ""
+    what = f"{zero} of {len(layers)} layers of the LoRA {name} have alpha 0 and no effect; sd-scripts uses their rank instead"
+    fix = "use a file with its alphas"
+    return [Problem(what, display_path(lora.path or ""), fix, "advice", code="lora.zero-alpha")]
 
 
 def check_lora(detected: ModelKind, path: Path, family_name: str) -> None:

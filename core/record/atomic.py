@@ -86,8 +86,10 @@ def rename_to_unused(source: Path, parent: Path, name: str) -> Path:
 
 
 def remove(path: Path | str) -> None:
-    """Delete a file; does nothing if it is missing."""
+    """Delete a file, also a read-only one; does nothing if it is missing."""
     with suppress(FileNotFoundError):
+        if WINDOWS and not os.lstat(path).st_mode & stat.S_IWRITE:
+            os.chmod(path, stat.S_IWRITE)
         _retry(os.unlink, path)
 
 

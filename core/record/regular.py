@@ -46,7 +46,7 @@ def open_regular(path: Path | str, buffering: int = -1) -> BinaryIO:
     try:
         _refuse_special(os.stat(path).st_mode, path)
         flags = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0)
-        handle = retry(1 + RETRIES if WINDOWS else 1, os.open, path, flags)
+        handle = retry_open(os.open, path, flags)
         try:
             _refuse_special(os.fstat(handle).st_mode, path)
             return os.fdopen(handle, "rb", buffering)
@@ -55,6 +55,11 @@ def open_regular(path: Path | str, buffering: int = -1) -> BinaryIO:
             raise
     except (OSError, ValueError) as error:  # ValueError: a name with a null character or half a surrogate pair
         raise _unreadable(error, path) from error
+
+
+def retry_open(action: Callable[..., T], *arguments: Any) -> T:
+    """Return `action(*arguments)`, which opens a file; on Windows retried while another program has the file open."""
+    return retry(1 + RETRIES if WINDOWS else 1, action, *arguments)
 
 
 def retry(tries: int, action: Callable[..., T], *arguments: Any) -> T:
@@ -121,7 +126,13 @@ def _unreadable(error: OSError | ValueError, path: Path | str) -> ProblemsError:
     return ProblemsError.one(f"The file cannot be read: {error.strerror or error}", where, fix, "file.unreadable")
 
 
-LONGEST_NAME, LONGEST_PATH = 255, 4095  # bytes (of a name on Windows: characters)
+LONGEST_NAME, LONGEST_PATH = 255, 4095  # as `name_length` counts
+
+
+def name_length(name: str) -> int:
+    """Return the length of a file name or path as the system counts it: UTF-16 units on Windows, else bytes. Raises ValueError for a half
+    surrogate that no file name has."""
+    return len(name.encode("utf-16-le", "surrogatepass")) // 2 if WINDOWS else len(os.fsencode(name))
 
 
 def impossible_path(target: Path, where: str) -> Problem | None:
@@ -135,14 +146,14 @@ def impossible_path(target: Path, where: str) -> Problem | None:
     try:
         if "\0" in str(target):
             raise ValueError
-        longest, length = max(len(os.fsencode(part)) for part in target.parts), len(os.fsencode(target))
+        longest, length = max(map(name_length, target.parts)), name_length(str(target))
     except ValueError:  # also of a half surrogate
         return problem("The path has a character that no file name can have", "write it again", "file.invalid-name")
     if longest > LONGEST_NAME:
-        what = f"The path has a name of {longest} bytes; no more than {LONGEST_NAME} are possible"
+        what = f"The path has a name of {longest} {'characters' if WINDOWS else 'bytes'}; no more than {LONGEST_NAME} are possible"
         return problem(what, "use a shorter name", "file.path-too-long")
     if length > LONGEST_PATH:
-        what = f"The path has {length:,} bytes; no more than {LONGEST_PATH:,} are possible"
+        what = f"The path has {length:,} {'characters' if WINDOWS else 'bytes'}; no more than {LONGEST_PATH:,} are possible"
         return problem(what, "use a shorter path", "file.path-too-long")
     if WINDOWS:
         special = [part for part in target.parts[1:] if part != ".." and is_special_on_windows(part)]

@@ -99,7 +99,7 @@ class GalleryHandlers:
         self.refresh()
         for shot in self.gallery.newest():
             image_facts = self.gallery.facts(shot.name)
-            image_facts = read_facts(shot.path) if image_facts is UNREAD else image_facts
+            image_facts = (read_facts(shot.path) if image_facts is UNREAD else image_facts) or UNREAD
             prompt, stars = image_facts.prompt or shot.path.name, self.gallery.stars(shot.name)
             return NewestImage(shot.name, shot.path, prompt, image_facts.seed, bool(image_facts.source), stars)
         return None

@@ -11,7 +11,7 @@ from core.dataset.images.opening import BrokenImage, read_header
 from core.dataset.sources.files import printable
 from core.generation.grids.folder import GridFolder, position_of
 from core.generation.images.a1111 import from_a1111_text
-from core.generation.images.gallery import Facts, Shot, read_facts
+from core.generation.images.gallery import UNREAD, Facts, Shot, read_facts
 from core.generation.images.metadata import read_image_metadata
 from core.generation.images.record import ImageRecord
 from core.generation.model.library import find
@@ -97,7 +97,7 @@ class Sending:
         folder, position = GridFolder.named(grid, self.page.workspace), position_of(cell.removesuffix(".png"))
         if position is None or not (path := folder.cell(position)).is_file():
             raise ProblemsError.one("This cell no longer exists", cell[:40], "open the grid again", "grid.no-such-cell")
-        return Shot(name, path, *stamp(path)), read_facts(path)
+        return Shot(name, path, *stamp(path)), read_facts(path) or UNREAD
 
     # -- its settings
 

@@ -60,7 +60,7 @@ class Stage:
     def submit(self, jobs: Sequence[GenerateJob]) -> str:
         """Queue `jobs` (see `form.jobs_to_generate`), close messages of failed jobs, and return the queue id of the last job."""
         failed = [entry.id for entry in self._failed()]
-        ids = [self.page.engine.submit("generate", job) for job in jobs]
+        ids = self.page.submit_all("generate", jobs)
         self._close(*failed)
         self.bases |= set(ids[:-1])
         return ids[-1]

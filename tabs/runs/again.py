@@ -147,15 +147,7 @@ class Agains:
             report = checks.report(job, task.token, decode=True)
             problems += errors(checks.problems(job, report, engine.find_device(), find_copies=True))
         raise_if_errors(list(dict.fromkeys(problems)))
-        queued: list[str] = []
-        try:
-            for job in planned.jobs:
-                queued.append(engine.submit("train", job, preset=preset))
-        except ProblemsError:  # the queue of a shared page is full
-            for entry in queued:
-                engine.cancel(entry)
-            raise
-        return len(planned.jobs)
+        return len(self._page.submit_all("train", planned.jobs, preset))
 
     def html(self, run: RunSummary, job: TrainJob, facts: dict[str, Any], path: str, text: str) -> str:
         """Return the HTML of the fields, of the runs that they describe, and of the last attempt.

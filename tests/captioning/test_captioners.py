@@ -84,6 +84,12 @@ def test_existing_captions_are_kept_filled_replaced_or_added_to(folder, existing
     assert texts(folder) == before and entry.title == "Say"
 
 
+def test_a_line_that_is_added_has_the_line_end_of_the_file(folder):
+    (folder / "b.txt").write_bytes(b"red\r\nfox\r\n")
+    run(folder, existing="line")
+    assert (folder / "b.txt").read_bytes() == b"red\r\nfox\r\na fox, snow\r\n"
+
+
 def test_a_second_run_appends_nothing_twice(folder):
     run(folder, existing="append")
     before = texts(folder)
@@ -286,6 +292,10 @@ def test_prefix_suffix_and_removed_phrases():
     )
     assert cleaned('a cat  with the word "hi" on it', settings) == "photo of mira, a cat, film grain"
     assert cleaned('with the word "hi"', settings) == ""
+    tags = CaptioningSettings(remove_words=["fox"])
+    assert [cleaned(text, tags) for text in ("red fox, solo", "red, fox, solo", "fox, a  b")] == ["red, solo"] * 2 + [
+        "a b"
+    ]
     typed = CaptioningSettings(prefix="photo of mira, ", suffix=", film grain")
     assert cleaned("a cat", typed) == "photo of mira, a cat, film grain"
 

@@ -149,15 +149,19 @@ def history(tmp_path):
     return History(tmp_path / "outputs" / "captions")
 
 
-def test_a_save_writes_utf_8_and_undo_brings_the_earlier_bytes_back(tmp_path, history):
-    earlier = "un café\r\n".encode("cp1252")
+@pytest.mark.parametrize("encoding", ["cp1252", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_a_save_writes_utf_8_with_the_files_line_ends_and_undo_brings_the_earlier_bytes_back(
+    tmp_path, history, encoding, end
+):
+    earlier, new = f"un café{end}".encode(encoding), f"naïve{end}fox{end}".encode()
     (tmp_path / "a.txt").write_bytes(earlier)
     saved = save_caption(history, tmp_path / "a.png", "naïve\r\nfox ", over="un café").id
-    assert (tmp_path / "a.txt").read_bytes() == "naïve\nfox\n".encode()
+    assert (tmp_path / "a.txt").read_bytes() == new
     undone = history.undo(saved)
     assert (tmp_path / "a.txt").read_bytes() == earlier
     history.undo(undone.id)
-    assert (tmp_path / "a.txt").read_bytes() == "naïve\nfox\n".encode()
+    assert (tmp_path / "a.txt").read_bytes() == new
 
 
 def test_undo_of_a_first_caption_removes_the_file_and_keeps_its_text(tmp_path, history):

@@ -44,18 +44,35 @@ def write(path, text, encoding="utf-8"):
 write.time = 10**18
 
 
-def test_a_caption_file_that_another_program_has_open_is_read_again(tmp_path, add, monkeypatch):
+@pytest.mark.parametrize(
+    ("held", "sidecars", "other", "texts"),
+    [
+        (".txt", "one", "", ["set", "tags"]),
+        (".txt", "joined", "A fox.", ["A fox.", "A fox.,tags"]),
+        (".caption", "joined", "A fox.", ["tags", "A fox.,tags"]),
+        (".caption", "drawn", "A fox.", ["tags", "tags"]),
+    ],
+)
+def test_a_caption_file_that_another_program_has_open_is_read_again(
+    tmp_path, add, monkeypatch, held, sidecars, other, texts
+):
     add("set/a.png")
-    write(tmp_path / "set/a.txt", "a fox")
+    write(tmp_path / "set/a.txt", "tags")
+    if other:
+        write(tmp_path / "set/a.caption", other)
     memo, read = tmp_path / "memo.sqlite", files.read_regular
 
     def in_use(path, most):
-        raise ProblemsError.one("The file cannot be read: Permission denied", str(path), code="file.unreadable")
+        if path.suffix == held:
+            raise ProblemsError.one("The file cannot be read: Permission denied", str(path), code="file.unreadable")
+        return read(path, most)
 
     monkeypatch.setattr(files, "read_regular", in_use)
-    assert [each.problem.code for each in captions(tmp_path / "set", memo).values()] == ["caption.unreadable"]
+    (first,) = captions(tmp_path / "set", memo, sidecars=sidecars).values()
     monkeypatch.setattr(files, "read_regular", read)
-    assert [each.text for each in captions(tmp_path / "set", memo).values()] == ["a fox"]
+    (later,) = captions(tmp_path / "set", memo, sidecars=sidecars).values()
+    assert (first.problem.code, later.problem) == ("caption.unreadable", None)
+    assert [first.text, later.text] == texts
 
 
 def test_captions_are_read_once_until_a_file_beside_the_image_changes(tmp_path, add, reads):

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
 from core.dataset.buckets.aspect_ratio import Placement, plan_buckets
+from core.dataset.doctor.images import Reading, second_look
 from core.dataset.images.look import look_at_all, looks, reasons_of
 from core.dataset.images.opening import BrokenImage, open_decoded, open_rgb, read_header
 from core.dataset.images.pixels import load_bucketed, load_pixels
@@ -22,6 +24,21 @@ from core.dataset.images.views import View
 from core.dataset.sources.image_info import ImageInfo
 from core.record.cancel import Cancelled, CancelToken
 from core.settings.dataset.dataset import DatasetSettings
+
+
+def test_an_image_that_a_scanner_holds_for_a_moment_is_opened_and_measured_on_windows(tmp_path, monkeypatch):
+    Image.new("RGB", (64, 64), "red").save(tmp_path / "a.png")
+    images = [ImageInfo("set", "a.png", tmp_path / "a.png", 64, 64, 1, 1)]
+    reading = Reading(tmp_path / "memo.sqlite")
+    monkeypatch.setattr("core.record.regular.RETRY_SECONDS", 0)
+    with monkeypatch.context() as held:
+        held.setattr(Image, "open", Mock(side_effect=PermissionError))
+        assert second_look(images, reading) == {}
+    assert list(second_look(images, reading)) == [("set", "a.png")]  # that it was not to be opened is not stored
+    monkeypatch.setattr("core.record.regular.WINDOWS", True)
+    monkeypatch.setattr(Image, "open", Mock(side_effect=[PermissionError] * 3 + [Image.open(tmp_path / "a.png")]))
+    assert read_header(tmp_path / "a.png").width == 64
+
 
 # ---- rotation and color
 

@@ -311,10 +311,11 @@ def test_images_named_like_masks_of_others_are_named(tmp_path, add):
         *alike,
     ):
         add(f"set/{name}")
+    add("set/b.png").with_name("b.Mask").write_bytes((tmp_path / "set/b.png").read_bytes())
     (problem,) = named(look(tmp_path / "set"), "mask.trained")
-    assert problem.what.startswith("6 files ") and "a_mask.png" in problem.what
+    assert problem.what.startswith("7 files ") and "a_mask.png" in problem.what
     found = look(tmp_path / "set", conditioning_suffix="_mask", masked_loss=True)
-    assert named(found, "mask.trained")[0].what.startswith("5 files ")
+    assert named(found, "mask.trained")[0].what.startswith("6 files ")
 
 
 def test_a_caption_of_no_image_is_named(tmp_path, add):

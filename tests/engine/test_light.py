@@ -5,7 +5,7 @@ import threading
 import pytest
 
 from core.engine.engine import Engine
-from core.engine.light import LightLane
+from core.engine.light import LightLane, LightTask
 from core.engine.queue import GUEST
 from core.record.problems import ProblemsError
 from core.record.workspace import Workspace
@@ -129,6 +129,15 @@ def test_tools_run_beside_a_training_and_while_the_queue_is_paused(tmp_path, mon
     finally:
         go.set()
         engine.close(wait_seconds=60)
+
+
+def test_no_work_is_lost_that_is_asked_for_at_the_same_time(monkeypatch):
+    lane, locked = LightLane(), []
+    monkeypatch.setattr(LightTask, "done", property(lambda task: locked.append(lane._lock.locked())))
+    for _ in range(2):
+        lane.submit(lambda task: None)
+    assert locked == [True] and len(lane._open) == 2  # nothing else changes the list between
+    lane.close()
 
 
 def test_work_is_that_of_the_guest_who_asks_for_it():

@@ -358,6 +358,7 @@ def swapped_words(content):
     ("part", "file", "change"),
     [
         ("text_encoders", "text_encoder/config.json", lambda config: config.update(hidden_act="gelu")),
+        ("text_encoders", "text_encoder/config.json", lambda config: config.update(num_attention_heads=1)),
         ("text_encoders", "text_encoder/config.json", lambda config: config.update(layer_norm_eps=0.1)),
         ("text_encoders", "tokenizer/tokenizer.json", swapped_words),
         ("vae", "vae/config.json", lambda config: config.update(norm_num_groups=1)),

@@ -56,7 +56,14 @@ def test_recorded_presets_become_the_options_that_kohya_ss_runs():
 
 @pytest.mark.parametrize(
     "text",
-    ["weight_decay=0.1 betas=(0.9, 0.99)", 'weight_decay=0.1, "betas=(0.9, 0.99)"', "weight_decay=0.1 betas=0.9,0.99"],
+    [
+        *(
+            "weight_decay=0.1 betas=(0.9, 0.99)",
+            'weight_decay=0.1, "betas=(0.9, 0.99)"',
+            "weight_decay=0.1 betas=0.9,0.99",
+        ),
+        *('[ "weight_decay=0.1", "betas=(0.9, 0.99)" ]', ["weight_decay=0.1", "betas=0.9,0.99"]),
+    ],
 )
 def test_optimizer_arguments_with_spaces_in_brackets_or_commas_between_them_are_whole(text):
     found = imported({**LORA, "optimizer_args": text})

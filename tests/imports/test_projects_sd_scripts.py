@@ -101,6 +101,7 @@ def test_unset_options_have_sd_scripts_defaults():
         ("--text_encoder_lr 5e-5 1e-5", "optimizer.text_encoder_lr", 5e-5),
         ("--use_8bit_adam", "optimizer.optimizer_type", "AdamW8bit"),
         ("--optimizer_args weight_decay=0.1 betas=0.9,0.99 d_coef=2", "optimizer.betas", (0.9, 0.99)),
+        ("""--optimizer_args '["weight_decay=0.1", "d_coef=2"]'""", "optimizer.optimizer_args", {"d_coef": 2}),
         ("--optimizer_args weight_decay=0.1 d_coef=2", "optimizer.optimizer_args", {"d_coef": 2}),
         (
             "--optimizer_type adafactor --optimizer_args eps=1e-30,1e-3",

@@ -287,6 +287,7 @@ BACKENDS = [
         {"role": "validation", "enabled": False, "skip_image_resolution": 511},
     ),
     ({"is_regularisation_data": True}, {"diff_output_preservation": True}),
+    ({"instance_data_dir": "", "instance_data_root": "/b", "disable_after_epoch_step": 5}, {"folder": "/b"}),
 ]  # fmt: skip
 
 

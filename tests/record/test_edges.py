@@ -30,6 +30,18 @@ def test_a_name_of_255_bytes_and_a_path_of_4095_are_possible(tmp_path, more):
         assert (problem and problem.code) == ("file.path-too-long" if more else None)
 
 
+def test_windows_counts_the_characters_of_names(tmp_path, monkeypatch):
+    monkeypatch.setattr("core.record.regular.WINDOWS", True)
+    lengths = {
+        "狐" * 255: None,
+        "狐" * 256: "file.path-too-long",
+        "\U0001f98a" * 127: None,
+        "\U0001f98a" * 128: "file.path-too-long",
+    }
+    problems = {name: impossible_path(tmp_path / name, "here") for name in lengths}
+    assert {name: problem and problem.code for name, problem in problems.items()} == lengths
+
+
 @pytest.mark.parametrize("name", ["con.png", "a:b.png", "a?.png", "sub./a.png", "LPT1"])
 def test_names_that_windows_does_not_allow_are_refused_there(tmp_path, monkeypatch, name):
     assert impossible_path(tmp_path / name, "here") is None

@@ -33,6 +33,7 @@ def codes(job):
 TUNE = {"method__kind": "fine_tune", "optimizer__learning_rate": 2e-6}
 WORDS = {"method__kind": "embedding", "optimizer__learning_rate": 5e-3, "saving__output_name": "zkw"}
 ADAFACTOR = {"optimizer__optimizer_type": "AdaFactor", "optimizer__max_grad_norm": 0}
+TEXT_RATES = {"network__train_text_encoder": True, "optimizer__text_encoder_lr": [1e-4, 5e-5]}
 FIXED = ADAFACTOR | {
     "optimizer__optimizer_args": {"relative_step": False},
     "schedule__lr_scheduler": "constant_with_warmup",
@@ -115,6 +116,11 @@ TWENTY_FIVE = ",".join(["4"] * 25)
         ({"network__block_alphas": ",".join(["0.5"] * 25)}, []),
         ({"network__block_alphas": ",".join(["-0.5"] * 25)}, ["network.block-negative"]),
         ({"network__base_weights_multiplier": "1,2"}, []),
+        ({"network__base_weights": ["a"], "network__base_weights_multiplier": "0"}, ["network.merge-multiplier-zero"]),
+        ({"network__rank": 4, "network__alpha": 16}, []),
+        ({"network__rank": 4, "network__alpha": 128}, ["network.alpha-high"]),
+        ({"network__rank": 4, "network__alpha": 128, "network__block_dims": TWENTY_FIVE}, []),
+        ({"network__conv_rank": 4, "network__conv_alpha": 32}, ["network.alpha-high"]),
         ({"network__mid_lr_weight": "1,1,1"}, []),
         ({"network__mid_lr_weight": "1,1"}, ["network.block-count"]),
         ({"network__mid_lr_weight": "0"}, []),
@@ -125,6 +131,10 @@ TWENTY_FIVE = ",".join(["4"] * 25)
         ({"network__layers": ["a" * 501], "network__exclude_layers": ["("]}, ["network.bad-pattern"] * 2),
         ({"network__train_unet": False, "network__train_text_encoder": True}, []),
         # rates
+        *[
+            ({**TEXT_RATES, "model__family": family}, said)
+            for family, said in (("sd1", ["learning-rate.one-encoder"]), ("sdxl", []), ("auto", []))
+        ],
         ({"optimizer__learning_rate": 10}, ["learning-rate.unusual"]),
         ({"optimizer__optimizer_type": "Prodigy", "optimizer__learning_rate": 1, "optimizer__scale_lr": True},
          ["learning-rate.scaled-adaptive"]),

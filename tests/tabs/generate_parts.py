@@ -50,7 +50,7 @@ class Engine:
         self.models = Models()
         self.end_listeners = []
 
-    def submit(self, task, job, title=""):
+    def submit(self, task, job, title="", preset=""):
         self.jobs.append(job)
         self.entries.append(QueueEntry(f"e{len(self.jobs)}", task, job.generate.prompt, {}))
         return self.entries[-1].id

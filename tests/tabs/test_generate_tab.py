@@ -43,6 +43,7 @@ from tabs.generate.grids import STATE
 from tabs.generate.stage import Stage, status
 from tabs.generate.tab import GenerateHandlers
 from tests.models import tiny_file
+from tests.refusals import refused
 
 
 @pytest.fixture
@@ -490,6 +491,21 @@ def test_the_image_of_a_press_takes_the_place_of_a_grid_that_ran_meanwhile_when_
     assert page.project.tab_state(STATE)["open"] == "a grid"
     ended(desk, mine)
     assert page.project.tab_state(STATE)["open"] == ""
+
+
+def test_of_a_comparison_whose_second_job_is_refused_none_is_queued(desk, monkeypatch):
+    submit, jobs = desk.page.engine.submit, []
+
+    def refuse_second(*arguments, **more):
+        jobs.append(arguments)
+        if len(jobs) > 1:
+            raise ProblemsError.one("full", "queue", "wait", "queue.full")
+        return submit(*arguments, **more)
+
+    monkeypatch.setattr(desk.page.engine, "submit", refuse_second)
+    with refused("queue.full"):
+        desk.stage.submit([GenerateJob()] * 2)
+    assert len(jobs) == 2 and desk.page.engine.queue() == []
 
 
 def test_forever_queues_for_the_guest_whose_job_ended(desk, monkeypatch):

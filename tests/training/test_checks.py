@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from core.cli.main import BAD_INPUT, DONE, main
 from core.cli.options import Options
@@ -15,6 +16,7 @@ from core.formats.tensors.writer import write_safetensors
 from core.generation.model.embeddings import token_widths
 from core.record.problems import Problem, ProblemsError
 from core.settings.rules.embedding import other_size
+from core.training.building.network_files import network_problems
 from core.training.checks import embedding_file
 from core.training.checks.before_start import problems_with_model, problems_without_model
 from tests.models import tiny_file, tiny_folder
@@ -158,6 +160,25 @@ def test_tokens_initializers_and_the_initial_embedding_are_checked_before_the_st
         assert problems(embedding_weights=str(file), init_word="red fox") == told
     (missing,) = embedding_file.problems(make_job(embedding={"embedding_weights": "no.pt"}), workspace)
     assert missing.where == where and "sd15" not in missing.fix
+
+
+@pytest.mark.parametrize("setting", ["network_weights", "base_weights"])
+def test_nan_and_an_alpha_of_0_in_a_lora_to_start_from_or_to_merge_are_named_before_the_start(
+    make_job, workspace, tmp_path, setting
+):
+    name = "lora_unet_mid_block_attentions_0_proj_in"
+
+    def codes(value, alpha=4.0):
+        file = tmp_path / f"{value} {alpha}.safetensors"
+        sizes = {"lora_down.weight": (4, 128, 1, 1), "lora_up.weight": (128, 4, 1, 1)}
+        tensors = {f"{name}.{key}": torch.full(size, value) for key, size in sizes.items()}
+        save_file(tensors | {f"{name}.alpha": torch.tensor(alpha)}, file)
+        chosen = {"network_weights": str(file), "dim_from_weights": True}
+        job = make_job(network=chosen if setting == "network_weights" else {setting: [str(file)]})
+        return {each.code for each in network_problems(job, workspace)} & {"weights.not-finite", "lora.zero-alpha"}
+
+    assert codes(1.0) == set() and codes(math.nan) == {"weights.not-finite"}
+    assert codes(1.0, alpha=0.0) == {"lora.zero-alpha"}
 
 
 def test_the_fix_of_an_embedding_of_another_size_is_the_one_that_helps():

@@ -12,6 +12,7 @@ from core.dataset.sources.image_info import ImageInfo
 from core.dataset.sources.memo import FileFacts, Memo
 from core.record.cancel import CancelToken
 from core.record.problems import Problem, raise_if_errors
+from core.record.regular import retry_open
 
 
 def content_hashes(
@@ -50,7 +51,7 @@ def file_hashes(
 def _sha256(file: FileFacts) -> str | OSError:
     """Return the SHA-256 of a file's bytes in hex, or the error of a file that cannot be read."""
     try:
-        with open(file.path, "rb") as handle:
+        with retry_open(lambda: open(file.path, "rb")) as handle:
             return hashlib.file_digest(handle, "sha256").hexdigest()
     except OSError as error:
         return error

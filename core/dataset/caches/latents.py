@@ -119,8 +119,8 @@ class LatentCache(Store):
         """Return the posterior of an image side like `find`. Raises ProblemsError if it is not cached or damaged."""
         posterior = self.find(side)
         if posterior is None:
-            what = "The latents of an image are missing from the cache or damaged"
-            fix = "start again; it will be encoded again"
+            what = "The latents of an image are missing from the cache, damaged or held by another program"
+            fix = "start again; it is encoded again if necessary"
             raise ProblemsError.one(what, printable(side.placed.image.path), fix, "cache.missing-latents")
         return posterior
 

@@ -92,8 +92,10 @@ class Store:
         once: do not warn if an earlier call with `once` has warned"""
         reported, self._reported = self._reported, self._reported or (once and bool(self._damaged))
         if self._damaged and self.warn is not None and not (once and reported):
-            what = f"{count(len(self._damaged), 'cached file')} failed the checksum; computing again"
-            fix = "if this happens again, check the disk or move the outputs folder to another one"
+            what = (
+                f"{count(len(self._damaged), 'cached file')} could not be read or failed the checksum; computing again"
+            )
+            fix = "if this happens again, close programs that read the outputs folder, check the disk or move the folder to another one"
             self.warn(Problem(what, str(self._damaged[0]), fix, "advice", code="cache.damaged"))
         self._damaged.clear()
 

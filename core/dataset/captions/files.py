@@ -68,11 +68,13 @@ def read_caption(image: ImageInfo, settings: CaptionSettings) -> Caption:
         return read_caption_file(image, settings.caption_extension)
     tags_ending = TAGS if settings.caption_extension in ("auto", SENTENCES) else settings.caption_extension
     tags, sentence = read_caption_file(image, tags_ending), read_caption_file(image, SENTENCES)
+    unreadable = next((each.problem for each in (tags, sentence) if is_unreadable(each)), None)
     if tags.source != "file":
         has_sentence = sentence.source == "file" or (tags.source != "blank" and sentence.source == "blank")
-        return sentence if has_sentence else tags
+        used = sentence if has_sentence else tags
+        return replace(used, problem=unreadable or used.problem)
     if sentence.source != "file":
-        return tags
+        return replace(tags, problem=unreadable or tags.problem)
     problem = tags.problem or sentence.problem
     encoding = tags.encoding if tags.problem or not sentence.problem else sentence.encoding
     text = tags.text if settings.sidecars == "drawn" else join_texts(sentence.text, tags.text, settings)
@@ -203,10 +205,15 @@ def _from_default(image: ImageInfo, path: Path, problem: Problem | None) -> Capt
     return Caption(text, "words" if text else "none", path, problem=problem)
 
 
+def is_unreadable(caption: Caption) -> bool:
+    """Return whether a caption file of the image exists but cannot be read, perhaps only while another program has it open."""
+    return caption.problem is not None and caption.problem.code == UNREADABLE
+
+
 def _unreadable(path: Path, reason: str) -> Problem:
     """Return advice about a caption file that cannot be read.
     reason: predicate of the sentence "The caption file ..."."""
-    what = f"The caption file {reason}; the folder's default caption is used"
+    what = f"The caption file {reason}; the image is trained without its text"
     return Problem(what, printable(path), f"{IN_USE}replace or remove it", "advice", code=UNREADABLE)
 
 
@@ -244,7 +251,7 @@ def caption_change(
     over: str | None = None,
     sidecars: SidecarIndex | None = None,
 ) -> Change:
-    """Return the change that writes a caption file: UTF-8, LF line ends, one at the end.
+    """Return the change that writes a caption file: UTF-8 without a BOM, the file's line ends (LF for a new one), one at the end.
 
     extension   ".txt", ".caption" or "auto": the existing file, else .txt
     over        the text that the file must have for the change to be made; None for any
@@ -253,15 +260,22 @@ def caption_change(
     image_path = Path(image_path)
     path = caption_path(image_path, extension, (sidecars or SidecarIndex()).of(image_path))
     old = content_of(path)
+    new = with_line_ends(caption_bytes(text), old)
     if over is not None and old is not None and _normalized(decode_text(old).text) != _normalized(over):
         old = caption_bytes(over)
-    return Change(path, old, caption_bytes(text))
+    return Change(path, old, new)
 
 
 def caption_bytes(text: str) -> bytes:
     """Return the content of a caption file: UTF-8 with a final line end; empty for an empty caption."""
     text = _normalized(text)
     return text.encode("utf-8") + b"\n" if text else b""
+
+
+def with_line_ends(data: bytes, old: bytes | None) -> bytes:
+    """Return a caption's bytes, which have LF line ends, with CRLF if those of the file that they replace have it.
+    old: these; None for no file"""
+    return data.replace(b"\n", b"\r\n") if old is not None and "\r\n" in decode_text(old).text else data
 
 
 def save_caption(

@@ -7,13 +7,13 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from core.dataset.captions.files import UNREADABLE, Caption, read_caption
+from core.dataset.captions.files import Caption, is_unreadable, read_caption
 from core.dataset.sources.image_info import ImageInfo
 from core.dataset.sources.memo import Memo
 from core.record.problems import Problem
 from core.settings.dataset.captions import CaptionSettings
 
-_KIND = "caption 3"  # kind of entry in the memo; raised when `read_caption` returns something else for the same files
+_KIND = "caption 4"  # kind of entry in the memo; raised when `read_caption` returns something else for the same files
 # Settings that `read_caption` depends on. The others act later in the caption pipeline.
 READ_SETTINGS = (
     "caption_extension",
@@ -79,10 +79,7 @@ def _captions_of_chunk(
         caption = _parsed(text, image) if text else None
         if caption is None:
             caption = read_caption(image, settings)
-            in_use = (
-                caption.problem is not None and caption.problem.code == UNREADABLE
-            )  # perhaps only now, by another program
-            if image.key in states and not in_use:
+            if image.key in states and not is_unreadable(caption):
                 new[image.path] = _to_json(caption)
         captions[image.key] = caption
     memo.remember(_KIND, new, [state for state in states.values() if state.path in new])

@@ -21,7 +21,7 @@ from core.dataset.doctor.finding import (
     images_finding,
     size_of,
 )
-from core.dataset.images.opening import BrokenImage, open_rgb
+from core.dataset.images.opening import BrokenImage, UnreachableImage, open_rgb
 from core.dataset.report import Row
 from core.dataset.sources.image_info import ImageInfo
 from core.dataset.sources.memo import Memo
@@ -267,17 +267,20 @@ def second_look(images: Sequence[ImageInfo], reading: Reading) -> dict[Key, Clos
     texts = memo.facts(_CLOSER, images, _look_closer, reading.check, reading.progress)
     result = {}
     for image in images:
-        stored = json_or_none(texts[image.path])
+        stored = json_or_none(texts[image.path] or "")
         with suppress(TypeError, KeyError, ValueError):  # a damaged row; none for an image that cannot be decoded
             gray = np.frombuffer(bytes.fromhex(stored["gray"]), np.uint8).reshape(_SIDE, _SIDE).astype(np.float32)
             result[image.key] = CloserLook(gray, stored["frame"])
     return result
 
 
-def _look_closer(image: ImageInfo) -> str:
-    """Decode an image and return its `CloserLook` as JSON for the memo; "null" if it cannot be decoded."""
+def _look_closer(image: ImageInfo) -> str | None:
+    """Decode an image and return its `CloserLook` as JSON for the memo; "null" for a damaged file; None, which is not cached, if it cannot
+    be opened now."""
     try:
         pixels = open_rgb(image.path, draft=(512, 512))
+    except UnreachableImage:
+        return None
     except BrokenImage:
         return "null"
     gray = np.asarray(pixels.convert("L").resize((_SIDE, _SIDE), Image.Resampling.BOX))

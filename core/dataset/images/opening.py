@@ -33,7 +33,7 @@ from core.dataset.images.plugins import LOADED, plugin_for, readable_formats
 from core.dataset.sources.files import printable
 from core.record.heap import trim_heap
 from core.record.problems import Problem, ProblemsError
-from core.record.regular import SPECIAL_FILES, MissingFile, check_regular
+from core.record.regular import SPECIAL_FILES, MissingFile, check_regular, retry_open
 from core.settings.dataset.dataset import DatasetSettings
 
 # Above twice its limit Pillow raises, which is reported; its warning at the limit itself is useless.
@@ -291,7 +291,7 @@ def open_image(path: Path | str) -> ImageFile.ImageFile:
     except ProblemsError as error:
         raise UnreachableImage(reason_of(error)) from error
     try:
-        return Image.open(path, formats=readable_formats(os.fspath(path)))
+        return retry_open(Image.open, path, "r", readable_formats(os.fspath(path)))
     except Image.DecompressionBombError as error:
         limit = 2 * (Image.MAX_IMAGE_PIXELS or 0) // 1_000_000
         raise BrokenImage(f"has more than {limit} million pixels, which is not safe to open") from error

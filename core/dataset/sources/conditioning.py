@@ -173,12 +173,14 @@ def unused_labels(files: Sequence[File], concept: Concept, folder: Path) -> list
 
 
 def like_masks(files: Sequence[File], folder: Path) -> list[Problem]:
-    """Return advice about images that are named like masks of others: a_mask.png, a-masklabel1.png or masks/a.png next to a.png.
+    """Return advice about images that are named like masks of others: a_mask.png, a.mask, a-masklabel1.png or masks/a.png next to
+    a.png.
 
     files    the images that train
     folder   the image folder, for messages
     """
-    stems = {name_key(os.path.splitext(file.relative)[0]): file.relative for file in files}
+    names_and_endings = [(file.relative, *os.path.splitext(file.relative)) for file in files]
+    stems = {name_key(name if end.lower() == ".mask" else stem): name for name, stem, end in names_and_endings}
     names = []
     for stem, name in stems.items():
         by_name, by_folder = _MASK_NAME.fullmatch(stem), _IN_MASKS.fullmatch(stem)

@@ -83,12 +83,15 @@ class Facts:
 UNREAD = Facts()
 
 
-def read_facts(path: Path, title_of: Callable[[str], str] = file_stem) -> Facts:
-    """Read the facts of an image file: UNREAD for a damaged file, only the size for one without settings. title_of: as in `facts_of`"""
-    from core.dataset.images.opening import BrokenImage, read_header
+def read_facts(path: Path, title_of: Callable[[str], str] = file_stem) -> Facts | None:
+    """Read the facts of an image file: UNREAD for a damaged file, only the size for one without settings; None for one that cannot be
+    opened, perhaps only while another program has it open. title_of: as in `facts_of`"""
+    from core.dataset.images.opening import BrokenImage, UnreachableImage, read_header
 
     try:
         header = read_header(path)
+    except UnreachableImage:
+        return None
     except BrokenImage:
         return UNREAD
     record = read_image_metadata(path)
@@ -237,8 +240,11 @@ class Gallery:
     # -- listing
 
     def refresh(self, full: bool = False) -> None:
-        """List the folders that changed since the last call. full: list all, which also finds replaced files"""
+        """List the folders that changed since the last call.
+        full: list all, which also finds replaced files, and read images without facts again"""
         with self._lock:
+            if full:
+                self._facts = {name: entry for name, entry in self._facts.items() if entry[1] != UNREAD}
             folders: dict[Path, _Folder] = {}
             queue = [self.folder]
             while queue:
@@ -304,7 +310,7 @@ class Gallery:
                 part = waiting[start : start + AT_ONCE]
                 facts = self._memo.facts(KIND, part, self._facts_json, check)
                 with self._lock:
-                    self._add_facts({path: text for path, text in facts.items() if isinstance(text, str)})
+                    self._add_facts({path: text or json.dumps(asdict(UNREAD)) for path, text in facts.items()})
                     self.version += 1
                 if progress:
                     progress(start + len(part), len(waiting))
@@ -321,12 +327,13 @@ class Gallery:
                 values = json_or_none(text)
                 facts = Facts(**values | {"loras": tuple(values["loras"])})
             except (TypeError, KeyError):  # a damaged row
-                facts = read_facts(path, self._title_of)
+                facts = read_facts(path, self._title_of) or UNREAD
             self._facts[shot.name] = (shot, facts)
 
-    def _facts_json(self, shot: Shot) -> str:
-        """Return the facts of an image as JSON, read from its file."""
-        return json.dumps(asdict(read_facts(shot.path, self._title_of)))
+    def _facts_json(self, shot: Shot) -> str | None:
+        """Return the facts of an image as JSON, read from its file; None, which is not cached, if it cannot be opened now."""
+        facts = read_facts(shot.path, self._title_of)
+        return None if facts is None else json.dumps(asdict(facts))
 
     # -- queries
 

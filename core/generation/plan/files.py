@@ -24,7 +24,7 @@ from core.generation.prompt.changes import with_settings
 from core.generation.prompt.editing import wrong_weight_in
 from core.generation.prompt.loras import LORAS, with_prompt_loras
 from core.networks.block_weights import PRESETS, block_weights
-from core.networks.files import check_layers
+from core.networks.files import check_layers, zero_alpha_problems
 from core.record.problems import Problem, ProblemsError, collected, problems_at
 from core.record.workspace import Workspace, display_path
 from core.settings.blocks import has_nine_blocks
@@ -59,7 +59,9 @@ def find_sources(job: GenerateJob, workspace: Workspace, images: Sequence[Genera
     problems += lora_problems(jobs, family_name)
     check_lora = partial(problems_at(LORAS)(check_layers), family_name=family_name or "sd1")
     uses = [use.file for each in jobs for use in each.generate.loras]
-    loras = {file: path for file, path, _ in _checked_files("lora", uses, check_lora, workspace, problems, notes)}
+    checked_loras = list(_checked_files("lora", uses, check_lora, workspace, problems, notes))
+    loras = {file: path for file, path, _ in checked_loras}
+    notes += [note for _, _, lora in checked_loras if lora is not None for note in zero_alpha_problems(lora)]
     refiners: dict[str, Any] = {
         file: collected(problems, find_refiner, file, workspace, family_name)
         for file in dict.fromkeys(each.refiner.refiner_checkpoint for each in jobs)

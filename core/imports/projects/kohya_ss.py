@@ -15,7 +15,7 @@ from typing import Any
 
 from core.imports.projects.options import METHODS, SCRIPTS, options_of, parse_words, unknown
 from core.imports.projects.report import Entry, Import, Source
-from core.imports.projects.rules import SECRETS, Reading
+from core.imports.projects.rules import SECRETS, Reading, listed_words
 from core.imports.projects.to_job import to_import
 from core.record.problems import ProblemsError
 from core.settings.elsewhere import ELSEWHERE
@@ -260,8 +260,11 @@ def _computed(resolved: Resolved, sdxl: bool) -> dict[str, Any]:
 
 
 def _words(value: Any) -> list[str]:
-    """Split a field at spaces outside of brackets into words, without double quotes: betas=(0.9, 0.99) is one."""
-    words = re.findall(r"(?:\([^()]*\)|\[[^\[\]]*\]|\S)+", str(value or "").replace('"', ""))
+    """Split a field at spaces outside of brackets into words, without double quotes: betas=(0.9, 0.99) is one. See also `listed_words`."""
+    text = str(value or "").strip()
+    if (listed := listed_words(text)) != [text]:
+        return listed
+    words = re.findall(r"(?:\([^()]*\)|\[[^\[\]]*\]|\S)+", text.replace('"', ""))
     return [word.rstrip(",") for word in words]
 
 

@@ -18,7 +18,7 @@ from core.imports.projects.shells import unresolved
 from core.record.units import number_text
 from core.settings.elsewhere import ELSEWHERE
 from core.settings.optimization.optimizer import COMMON
-from core.settings.optimization.optimizers import parse_arguments
+from core.settings.optimization.optimizers import literal, parse_arguments
 from core.settings.optimization.schedule import FLOORED
 from core.settings.presets.networks import LYCORIS, arguments_of, is_on, kind_of, settings_of_arguments
 from core.settings.values import value_typed
@@ -288,6 +288,12 @@ def _network_argument_values(reading: Reading, module: str, kind: str, written: 
     return {path: value_typed(known[path], str(value)) for path, value in settings.items()}
 
 
+def listed_words(text: str) -> list[str]:
+    """Return the words of a text that is a whole list, such as '["a=1", "b=2"]' in notebooks; else the text as the only word."""
+    words = literal(text) if text.startswith("[") else text
+    return [str(word) for word in words] if isinstance(words, list) else [text]
+
+
 def _unquoted(word: str) -> str:
     """Return the word without quotes around it."""
     return word[1:-1] if len(word) > 1 and word[0] == word[-1] and word[0] in "'\"" else word
@@ -327,7 +333,7 @@ def _scheduler_arguments(reading: Reading) -> Values:
 def _arguments(reading: Reading, name: str) -> Values:
     """Return {argument: value} of the option `name`, whose words are argument=value; words in another form become report entries."""
     arguments: Values = {}
-    for word in reading[name] or []:
+    for word in (each for text in reading[name] or [] for each in listed_words(text)):
         try:
             argument = parse_arguments([_unquoted(word)])
             json.dumps(argument, allow_nan=False)

@@ -66,7 +66,7 @@ def _backends_alone(source: Source) -> list[Any]:
     content = json_or_none(source.text) if source.text.lstrip("\ufeff \t\r\n").startswith("[") else None
     backends, marks = (
         content if isinstance(content, list) else [],
-        {"instance_data_dir", "dataset_type", "caption_strategy"},
+        {"instance_data_dir", "instance_data_root", "dataset_type", "caption_strategy"},
     )
     return backends if any(isinstance(each, dict) and marks & each.keys() for each in backends) else []
 
@@ -376,7 +376,7 @@ def folders(config: Config, listed: list[Values]) -> Values:
     there is no folder.
     listed: the data backends, as from `_backends`"""
     backends = [config.read(each, "data.") for each in listed]
-    ids = {str(values["data.id"]): values["data.instance_data_dir"] for values in backends}
+    ids = {str(values["data.id"]): _folder(values) for values in backends}
     sources = [source for values in backends for source in _source(config, values, ids)]
     if listed and not sources:
         what, fix = "No data backend is a folder with images", "choose the image folders"
@@ -411,6 +411,11 @@ def _resolution(config: Config, value: Any, kind: str, key: str) -> int:
     return _side_of(number, "area" if number <= 10 else "")
 
 
+def _folder(values: Values) -> str:
+    """Return a data backend's folder, also by the key of early versions; "" if it has none."""
+    return str(values["data.instance_data_dir"] or values["data.instance_data_root"])
+
+
 def _source(config: Config, values: Values, ids: dict[str, str]) -> Iterator[Values]:
     """Yield the settings {name: value} of a data backend's folder.
 
@@ -423,7 +428,7 @@ def _source(config: Config, values: Values, ids: dict[str, str]) -> Iterator[Val
         if kind in ("video", "audio"):
             config.note("data.dataset_type", "unavailable", "only images are trained")
         return
-    folder = values["data.instance_data_dir"]
+    folder = _folder(values)
     if values["data.type"] != "local" or not folder.strip():
         config.note("data.type", "unavailable", "is no local folder: download its images; it is left out")
         return

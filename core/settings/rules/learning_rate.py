@@ -27,6 +27,10 @@ def problems(job: TrainJob) -> Iterator[Problem]:
     if not relative_steps(job.optimizer):
         yield from _adaptive_problems(job, rates)
     yield from _far_from_usual(job)
+    first, second = job.optimizer.text_rates
+    if first != second and trains_text(job) and job.model.family in ("sd1", "sd2"):
+        what = f"The model has one text encoder, so its second learning rate, {second:g}, has no effect"
+        yield Problem(what, "optimizer.text_encoder_lr", f"enter {first:g}", "advice", code="learning-rate.one-encoder")
 
 
 MOST = 10.0  # no optimizer has a use for more

@@ -15,6 +15,7 @@ from core.settings.optimization.optimizers import adapts, find
 
 DROPOUTS = ("network_dropout", "rank_dropout", "module_dropout")
 HIGH_DROPOUT = 0.5
+HIGH_ALPHA = 4  # times the rank
 # What dim_from_weights takes from the initial LoRA
 FROM_FILE = ("train_norm", "rank", "alpha", "rs_lora", "conv_rank", "conv_alpha", *LISTS, *CHOICE)
 
@@ -33,6 +34,7 @@ def problems(job: TrainJob) -> Iterator[Problem]:
     yield from _weight_file_problems(network)
     if not network.dim_from_weights:
         yield from layer_problems(network)
+        yield from _alpha_problems(network)
     if isinstance(kind_settings, KindSettings):
         yield from kind_settings.problems(network)
     if network.has_block_rates:
@@ -74,6 +76,22 @@ def _dropout_problems(network: NetworkSettings) -> Iterator[Problem]:
         elif share > HIGH_DROPOUT:
             what = f"{title} is {share:g}: more than half of the LoRA is dropped at each step"
             yield Problem(what, f"network.{name}", "use 0.1 to 0.3", "advice", code="network.dropout-high")
+
+
+def _alpha_problems(network: NetworkSettings) -> Iterator[Problem]:
+    """Yield advice for each alpha above HIGH_ALPHA times its rank."""
+    pairs = (
+        ("rank", "alpha", "block_dims", "block_alphas"),
+        ("conv_rank", "conv_alpha", "conv_block_dims", "conv_block_alphas"),
+    )
+    for rank_name, name, *lists in pairs:
+        rank, alpha = getattr(network, rank_name) or 0, getattr(network, name) or 0
+        used = {"rank", name} <= network.traits.uses and not any(getattr(network, each) for each in lists)
+        if used and alpha > HIGH_ALPHA * rank > 0:
+            title = network.title_of(name)
+            what = f"{title} {alpha:g} is {alpha / rank:.3g} times the rank {rank}: each step changes the model that much more"
+            fix = f"use {rank} or less, or a lower learning rate"
+            yield Problem(what, f"network.{name}", fix, "advice", code="network.alpha-high")
 
 
 def block_problems(network: NetworkSettings, family: str | None) -> Iterator[Problem]:
@@ -154,14 +172,18 @@ def _weight_file_problems(network: NetworkSettings) -> Iterator[Problem]:
         return
     where = "network.base_weights_multiplier"
     try:
-        count = len(numbers(text))
+        strengths = numbers(text)
     except ValueError:
         what = f"'{_short(text)}' is not a list of numbers"
         yield Problem(what, where, "write numbers separated by commas", code="settings.not-numbers")
         return
-    if count > len(network.base_weights) > 0:
-        what = f"There are {count} multipliers for {len(network.base_weights)} merged LoRAs"
+    if len(strengths) > len(network.base_weights) > 0:
+        what = f"There are {len(strengths)} multipliers for {len(network.base_weights)} merged LoRAs"
         yield Problem(what, where, "enter one for each", code="network.merge-multiplier-count")
+    elif network.base_weights and 0 in strengths:
+        what = f"The multiplier of the LoRA {network.base_weights[strengths.index(0)]} is 0, so it is not merged"
+        fix = "use 1, or remove it from the LoRAs to merge"
+        yield Problem(what, where, fix, "advice", code="network.merge-multiplier-zero")
 
 
 def without_effect(job: TrainJob) -> Iterator[tuple[str, str]]:

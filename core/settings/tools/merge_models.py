@@ -22,7 +22,7 @@ class MergeModelsSettings(Settings):
             "add_difference": "add difference: A + m (B - C)",
             "sigmoid": "sigmoid of two",
         },
-        help="Weighted sum mixes any number of models. Add difference adds to A what B learned since C, its base. Sigmoid mixes two with a smoothed multiplier.",
+        help="Weighted sum mixes any number of models. Add difference adds to A what B learned since C, its base; with an inpainting model as A, a multiplier of 1 makes B an inpainting model. Sigmoid mixes two with a smoothed multiplier.",
         source="A1111's checkpoint merger; sd-scripts' merge_models",
     )
     ratios: str = setting(

@@ -32,7 +32,7 @@ from core.settings.tools.model_files import ConvertLoraSettings
 from core.tools.loras.building import lora_tensors
 from core.tools.loras.headers import SHOWN, bytes_of, has_large_kernel, inherited_metadata, item_bytes, with_kernel
 from core.tools.loras.layers import Layer, target_with
-from core.tools.loras.svd import decompose
+from core.tools.loras.svd import decompose, retained_of_all
 
 if TYPE_CHECKING:
     from core.networks.adapter import Adapter
@@ -214,8 +214,7 @@ def _report_lines(retained: Mapping[str, tuple[float, float]], unmatched: list[s
     if unmatched:
         lines.append(f"layers that this model does not have, left out: {listed(unmatched, SHOWN)}")
     if retained:
-        size = sum(norm**2 for _, norm in retained.values()) or 1.0
-        whole = (sum((share * norm) ** 2 for share, norm in retained.values()) / size) ** 0.5
+        whole = retained_of_all(retained.values())
         weakest = min(retained, key=lambda name: retained[name][0])
         lines.append(
             f"kept norm: {whole:.1%} of the whole, {retained[weakest][0]:.1%} of the weakest layer ({weakest})"

@@ -29,7 +29,7 @@ from core.tools.loras.headers import (
     refuse_device,
     weight_shape,
 )
-from core.tools.loras.svd import decompose
+from core.tools.loras.svd import decompose, retained_of_all
 from core.tools.output import output_file, output_problems
 from core.tools.plans import FilePlan
 
@@ -164,19 +164,20 @@ def _metadata(settings: ResizeLoraSettings, lora: LoraFile, tensors: dict[str, T
 def _outcome(source: Path, target: Path, resized: list[Resized]) -> Outcome:
     """Return the outcome. `resized`: ascending by retained norm."""
     shares, ranks = [each.retained for each in resized], [each.new for each in resized]
-    whole = sum((each.retained * each.norm) ** 2 for each in resized) / (sum(each.norm**2 for each in resized) or 1)
+    whole = retained_of_all((each.retained, each.norm) for each in resized)
     rows = [[each.name, each.retained, each.kind, each.old, each.new] for each in resized]
     rank_range = f"{min(ranks)}" if min(ranks) == max(ranks) else f"{min(ranks)} to {max(ranks)}"
     sizes = [path.stat().st_size for path in (source, target)]
     lines = [
         f"{len(resized)} layers, now of rank {rank_range}",
-        f"kept norm: {whole**0.5:.1%} of the whole, {shares[0]:.1%} of the weakest layer ({resized[0].name})",
+        f"kept norm: {whole:.1%} of the whole, {shares[0]:.1%} of the weakest layer ({resized[0].name})",
         *_conversion_lines({each.kind for each in resized} - {"LoRA"}, larger=sizes[1] > sizes[0]),
+        *([] if any(each.norm for each in resized) else ["This LoRA changes nothing: all its layers are untrained"]),
         f"Saved: {display_path(target)}, {size_words(sizes[1])}; before {size_words(sizes[0])}",
     ]
     charts = [table("Layers by kept norm", ["Layer", "Kept norm", "Before", "Rank before", "New rank"], rows)]
-    facts = {"file": str(target), "ranks": {each.name: each.new for each in resized}, "shown": charts}
-    facts |= {"kept": {each.name: each.retained for each in resized}, "kept_norm": whole**0.5}
+    facts: dict[str, Any] = {"file": str(target), "ranks": {each.name: each.new for each in resized}, "shown": charts}
+    facts |= {"kept": {each.name: each.retained for each in resized}, "kept_norm": whole}
     return Outcome(lines=lines, facts=facts)
 
 

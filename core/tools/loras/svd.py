@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from core.formats.models.overflow import largest
@@ -62,6 +63,13 @@ class Parts:
         squares = self.s.double().square()
         whole = float(squares.sum()) if self.squares is None else self.squares
         return min(1.0, math.sqrt(float(squares[:rank].sum()) / whole)) if whole > 0 else 1.0
+
+
+def retained_of_all(layers: Iterable[tuple[float, float]]) -> float:
+    """Return the share of the norm of all layers that remains, from (share, norm) of each; 1 if all are zero."""
+    pairs = list(layers)
+    whole = sum(norm**2 for _, norm in pairs)
+    return (sum((share * norm) ** 2 for share, norm in pairs) / whole) ** 0.5 if whole else 1.0
 
 
 def retained_by(change: Product | Tensor, up: Tensor, down: Tensor) -> float:

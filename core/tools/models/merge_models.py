@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from core.formats.models.overflow import largest, not_finite, not_finite_names, 
 from core.formats.models.text_keys import full_name
 from core.formats.models.whole_model import ModelFacts
 from core.formats.tensors.header import read_header
-from core.formats.tensors.lazy import LazyTensor, OpenFiles, in_pieces
+from core.formats.tensors.lazy import LazyTensor, OpenFiles, in_memory, in_pieces
 from core.formats.tensors.writer import PRECISIONS, file_bytes, write_safetensors
 from core.networks.block_weights import LISTS, SLOTS, WITHOUT_BASE, block_weights, slot_of_key
 from core.record import atomic
@@ -38,6 +38,7 @@ from core.tools.output import output_file, output_problems, progress
 
 GROUP = "merge_models"
 SHOWN_KEYS = 5
+FIRST_LAYER = f"{sd_keys.UNET_PREFIX}input_blocks.0.0.weight"  # of an inpainting model with 5 further input channels
 
 _Share = tuple[float, Path, LazyTensor]  # how much of which file's tensor
 
@@ -202,8 +203,11 @@ def _mismatch_problems(models: Sequence[MergeModel]) -> list[Problem]:
     for model in models[1:]:
         first_kind, kind = first.kind, model.kind
         names = f"{model.path.name} is {kind}, {first.path.name} is {first_kind}"
-        if (first_kind.family, first_kind.variant) != (kind.family, kind.variant):
+        of_inpainting = (first_kind.variant, kind.variant) == ("inpainting", None)
+        if first_kind.family != kind.family or (first_kind.variant != kind.variant and not of_inpainting):
             fix = f"merge models of one family, such as {FAMILY_NAMES.get(first_kind.family or '', 'SD 1.x')}"
+            if first_kind.family == kind.family and kind.variant == "inpainting":
+                fix = "give the inpainting model first; it keeps its input channels for the mask"
             problems.append(Problem(names, where, fix, code="merge.other-family"))
             continue
         if None not in (first_kind.prediction, kind.prediction) and first_kind.prediction != kind.prediction:
@@ -212,6 +216,7 @@ def _mismatch_problems(models: Sequence[MergeModel]) -> list[Problem]:
             problems.append(Problem(what, where, fix, code="merge.other-prediction"))
         common = first.floats.keys() & model.floats.keys()
         differing = [key for key in sorted(common) if first.tensors[key].shape != model.tensors[key].shape]
+        differing = [key for key in differing if not (of_inpainting and key == FIRST_LAYER)]
         if differing:
             key = differing[0]
             shapes = f"{list(model.tensors[key].shape)} and {list(first.tensors[key].shape)}"
@@ -300,7 +305,20 @@ def _merged(plan: Plan, dtype: str | None) -> dict[str, LazyTensor]:
             (weight, each.path, each.tensors[key]) for weight, each in zip(plan.weights(key), holders, strict=True)
         ]
         merged[key] = in_pieces(merged[key].dtype, merged[key].shape, partial(_mixed, key, parts))
+        channels = min(part.shape[1:2] for _, _, part in parts)
+        if channels != merged[key].shape[1:2]:
+            merged[key] = replace(merged[key], fetch=partial(_mixed_inputs, key, parts, *channels), cut=None)
     return merged
+
+
+def _mixed_inputs(key: str, parts: Sequence[_Share], channels: int, dtype: torch.dtype) -> torch.Tensor:
+    """Return an inpainting model's first layer: the first input channels mixed, which all models have, the rest from the first model.
+    parts: as in `_mixed`"""
+    read = [part.fetch(torch.float32) for _, _, part in parts]
+    narrow = [(*share[:2], in_memory(tensor[:, :channels])) for share, tensor in zip(parts, read, strict=True)]
+    shape = (read[0].shape[0], channels, *read[0].shape[2:])
+    mixed = in_pieces(dtype, shape, partial(_mixed, key, narrow)).read()
+    return torch.cat([mixed, read[0][:, channels:].to(dtype)], 1)
 
 
 def _mixed(key: str, parts: Sequence[_Share], dtype: torch.dtype, numbers: int) -> Iterator[torch.Tensor]:

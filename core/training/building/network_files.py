@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,8 +17,8 @@ from core.formats.hashes import HashMemo, model_hashes
 from core.formats.lora.names import module_of_extra
 from core.formats.models.checkpoint import open_checkpoint
 from core.generation.model.library import find
-from core.networks.adapter_file import load_lora
-from core.networks.files import MergedFile, NetworkFiles, check_file, unmatched_problems
+from core.networks.adapter_file import load_lora, lora_outline, open_lora
+from core.networks.files import MergedFile, NetworkFiles, check_file, unmatched_problems, zero_alpha_problems
 from core.networks.kinds import kind_named
 from core.record.problems import Problem, ProblemsError, collected, errors
 from core.record.workspace import Workspace
@@ -52,9 +53,18 @@ def network_problems(job: TrainJob, workspace: Workspace) -> list[Problem]:
                 problems += _start_advice(job, workspace, path, family_name)
             if setting == MERGED:
                 problems += _unmatched_advice(job, workspace, path, family_name)
+            problems += zero_alpha_problems(lora_outline(path))
+            HashMemo.of(workspace).get("finite", [path], partial(_refuse_not_finite, path))
         except ProblemsError as error:
             problems += error.problems
     return problems
+
+
+def _refuse_not_finite(path: Path) -> str:
+    """Raise ProblemsError if the weights of a LoRA file have NaN or infinity; else return a value for the memo, so that they are read
+    once."""
+    with open_lora(path):
+        return "finite"
 
 
 def _layer_problems(job: TrainJob, workspace: Workspace, family_name: str) -> list[Problem]:

@@ -6,6 +6,7 @@ import json
 import os
 import time
 from datetime import date
+from unittest.mock import Mock
 
 import pytest
 from PIL import Image
@@ -157,6 +158,17 @@ def test_damaged_and_hostile_files_are_listed_with_what_there_is(space):
     assert len(names) == 8 and gallery.unread() == []
     assert all(gallery.facts(f"{number}.png").width == 4 for number in range(5))
     assert gallery.facts("text.png") == index.UNREAD
+
+
+def test_an_image_that_another_program_has_open_is_read_again(space, monkeypatch):
+    make(space, "a.png", prompt="kept")
+    with monkeypatch.context() as held:
+        held.setattr(Image, "open", Mock(side_effect=PermissionError))
+        gallery, names = opened(space)
+    assert names == ["a.png"] and gallery.unread() == []
+    gallery.refresh(full=True)
+    gallery.read()
+    assert gallery.facts("a.png").prompt == opened(space)[0].facts("a.png").prompt == "kept"
 
 
 def test_a_damaged_index_costs_only_time(space):

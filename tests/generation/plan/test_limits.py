@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
+from safetensors.torch import save_file
 
 from core.diffusion.text_states import TextStates
 from core.families import family
@@ -406,3 +407,13 @@ def test_a_vae_next_to_a_model_that_a1111_would_use_is_told(tmp_path):
     (tmp_path / "a.b.vae.pt").touch()
     told = {note.code for note in sources.find_sources(job, space).notes}
     assert told - codes == {"generate.vae-beside"}
+
+
+@pytest.mark.parametrize(("alpha", "codes"), [(0.0, {"lora.zero-alpha"}), (4.0, set()), (None, set())])
+def test_a_lora_of_alpha_0_is_said_to_have_no_effect(tmp_path, alpha, codes):
+    name, sizes = "lora_unet_mid_block_attentions_0_proj_in", {"down": (4, 128, 1, 1), "up": (128, 4, 1, 1)}
+    tensors = {f"{name}.lora_{side}.weight": torch.ones(size) for side, size in sizes.items()}
+    tensors |= {} if alpha is None else {f"{name}.alpha": torch.tensor(alpha)}
+    save_file(tensors, tmp_path / "fox.safetensors")
+    job = job_of(generate={"loras": [{"file": str(tmp_path / "fox.safetensors")}]})
+    assert {note.code for note in sources.find_sources(job, Workspace(tmp_path / "outputs")).notes} == codes

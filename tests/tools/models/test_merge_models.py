@@ -13,6 +13,7 @@ from core.formats.tensors.header import read_header
 from core.networks.block_weights import SLOTS, slot_of_key
 from core.record.workspace import Workspace
 from core.settings.check import build
+from core.tools.models.merge_models import FIRST_LAYER
 from tests.models import tiny_file, tiny_folder
 from tests.refusals import refused
 from tests.tasks import surroundings
@@ -78,6 +79,22 @@ def test_add_difference_and_sigmoid_are_their_formulas(models, tmp_path):
     found, _, _, _ = merged(models[:2], tmp_path / "two", method="sigmoid", multiplier=0.3)
     smooth = 0.3 * 0.3 * (3 - 0.6)
     assert_all(found, lambda key: (1 - smooth) * a[key] + smooth * b[key])
+
+
+@pytest.mark.parametrize("method", ["add_difference", "weighted_sum"])
+def test_an_inpainting_model_keeps_its_mask_channels_if_it_is_the_first(models, tmp_path, method):
+    state, wide = load_file(models[0]), tmp_path / "inpainting.safetensors"
+    state[FIRST_LAYER] = torch.cat(
+        [state[FIRST_LAYER], torch.full_like(state[FIRST_LAYER], 0.5)[:, [0, 1, 2, 3, 0]]], 1
+    )
+    save_file(state, wide)
+    found, (a, b, *c), _, _ = merged(
+        [wide, *models[1 : 3 if method == "add_difference" else 2]], tmp_path, method=method, multiplier=1.0
+    )
+    assert torch.equal(found[FIRST_LAYER][:, 4:], a[FIRST_LAYER][:, 4:])
+    a[FIRST_LAYER], found[FIRST_LAYER] = a[FIRST_LAYER][:, :4], found[FIRST_LAYER][:, :4]
+    assert_all(found, lambda key: a[key] + b[key] - c[0][key] if c else (a[key] + b[key]) / 2)
+    assert refusals(name="merge_models", models=[str(models[1]), str(wide)]) == ["merge.other-family"]
 
 
 @pytest.mark.slow
