@@ -152,9 +152,11 @@ def test_nodes_of_comfyui_that_are_not_read_are_named(tmp_path):
     nodes["3"]["inputs"] |= {"positive": ["42", 0], "negative": ["42", 1]}
     record = read(tmp_path, prompt=nodes)
     assert asked(record)[:2] == ("a (fox:1.2), snow", "blurry")
-    for name in ("FreeU_V2", "ControlNetApplyAdvanced", "ConditioningCombine", "joined prompts", "1 further samplers"):
+    for name in ("FreeU_V2", "ControlNetApplyAdvanced", "ConditioningCombine", "joined prompts", "1 further sampler"):
         assert name in notes_of(record)["not-read"]
-    assert "KSampler" not in notes_of(record)["not-read"]
+    assert "KSampler" not in notes_of(record)["not-read"] and "branch" not in notes_of(record)["not-read"]
+    nodes["43"] = {"class_type": "KSampler", "inputs": nodes["3"]["inputs"] | {"seed": 5}}
+    assert "1 other branch," in notes_of(read(tmp_path, prompt=nodes))["not-read"]
 
 
 def test_a_prompt_that_is_not_found_is_said_and_a_prompt_alone_is_offered(tmp_path):
