@@ -189,7 +189,9 @@ def settings_of(
     settings.put({"VAE": graph.vae()})
     settings.unread = [*graph.unknown(), *dict.fromkeys(graph.missed), *(["joined prompts"] if graph.joined else [])]
     others, later = graph.branches - 1, graph.samplers - graph.branches
-    settings.unread += [count(others, "other branch", "other branches") + ", one of which may have made this image"] * bool(others)
+    settings.unread += [
+        count(others, "other branch", "other branches") + ", one of which may have made this image"
+    ] * bool(others)
     settings.unread += [count(later, "further sampler")] * bool(later)
     latents = graph.inputs_upstream(sampler.get("latent_image"))
     batch = max([1, *(size for inputs in (sampler, *latents) if isinstance(size := inputs.get("batch_size"), int))])
