@@ -25,7 +25,8 @@ CUT = """(selector) => [...document.querySelectorAll(selector)]
   .map((node) => node.outerHTML.slice(0, 120))"""
 
 BEYOND = """(selector) => [...document.querySelectorAll(selector)]
-  .filter((node) => node.checkVisibility() && node.getBoundingClientRect().right > node.closest("section, .column").getBoundingClientRect().right)
+  .filter((node) => node.checkVisibility()
+    && node.getBoundingClientRect().right > node.closest("section, .column").getBoundingClientRect().right)
   .map((node) => node.outerHTML.slice(0, 120))"""
 
 
