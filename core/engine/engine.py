@@ -93,7 +93,7 @@ class Engine:
     def start(self, resume: bool = False) -> None:
         """Start the threads and the waiting jobs that need no device. resume: also put back the trainings that ended with the program."""
         if resume:
-            self._not_resumed = requeue_cut_off(self._queue, self._runs.newest_state)
+            self._not_resumed = requeue_cut_off(self._queue, self.workspace.runs, self._runs.newest_state)
         elif not self._queue.paused:
             self._queue.cut_off = ()
         self._interruption = interruption_message(self.workspace.captions)
@@ -253,12 +253,13 @@ class Engine:
     @property
     def interrupted(self) -> list[QueueEntry]:
         """The trainings that `continue_first` would put back, of those that the user of the current request may manage."""
-        return [entry for entry in cut_off(self._queue) if may_manage(entry)] if self.why_paused else []
+        entries = cut_off(self._queue, self.workspace.runs) if self.why_paused else []
+        return [entry for entry in entries if may_manage(entry)]
 
     def continue_first(self) -> None:
         """Put the trainings that ended with the program back at the head of the queue, and resume it; only if that paused the queue."""
         if self.why_paused:
-            move_cut_off_first(self._queue)
+            move_cut_off_first(self._queue, self.workspace.runs)
             self.resume_queue()
 
     def pause_queue(self) -> None:

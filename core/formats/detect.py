@@ -302,12 +302,15 @@ def _as_lora(tensors: Mapping[str, TensorEntry], metadata: Mapping[str, str]) ->
 def _lora_family(tensors: Mapping[str, TensorEntry], metadata: Mapping[str, str]) -> tuple[str | None, str]:
     """Return (family, or None if unknown; evidence) of a LoRA."""
     by_name = _family_of_names(tensors)
-    if by_name is not None:
+    widths = (input_width(tensors, name) for name in tensors if CONTEXT_READER.search(name))
+    width = next((each for each in widths if each in CONTEXT_FAMILY), None)
+    by_width = CONTEXT_FAMILY[width] if width is not None else None
+    if by_name is not None and not (
+        by_name == "sdxl" and by_width in ("sd1", "sd2")
+    ):  # SDXL's block names are the original code's
         return by_name, f"its key names are {FAMILY_NAMES[by_name]}'s"
-    for name in tensors:
-        width = input_width(tensors, name) if CONTEXT_READER.search(name) else None
-        if width in CONTEXT_FAMILY:
-            return CONTEXT_FAMILY[width], f"its cross-attention reads {width} values"
+    if by_width is not None:
+        return by_width, f"its cross-attention reads {width} values"
     if (stated := _stated_family(metadata)) is not None:
         return stated
     for name in tensors:  # for a LoRA of the text encoder only, its width decides

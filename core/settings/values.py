@@ -134,8 +134,10 @@ def _number(entry: Declared, text: str, full_text: str = "") -> int | float:
         number = float(size[1] if size else text)
     except ValueError:
         number = math.nan
-    if not math.isfinite(number):
-        raise _bad_value(entry, f"'{(full_text or text)[:40]}', which is not a number")
+    lost = number == 0 and re.match(r"[-+]?[0.]*[1-9]", text)  # 1e-400 would become 0
+    if lost or not math.isfinite(number):
+        reason = "is not a number" if math.isnan(number) else "is beyond the range of numbers"
+        raise _bad_value(entry, f"'{(full_text or text)[:40]}', which {reason}")
     if size:
         return int(number * SIZE_SIGNS[size[2]])
     if entry.kind == "float" or (entry.kind == "pair" and not _is_size(entry)):

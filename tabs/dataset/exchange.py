@@ -14,6 +14,7 @@ from tabs.context import Page
 from tabs.markup import button
 
 KINDS = ("toml", "json")
+PREFIX = "export-"  # of the folder with the last export
 
 
 class Exchange:
@@ -21,7 +22,6 @@ class Exchange:
 
     def __init__(self, page: Page):
         self.page = page
-        self.written: Path | None = None  # the last export
 
     def import_config(self, file: str) -> None:
         """Replace the dataset's folders and settings by those of the uploaded config `file`, and delete the upload.
@@ -52,13 +52,13 @@ class Exchange:
         """Write the dataset's folders and settings to a config file and offer its download. kind: "toml" or "json", others are ignored"""
         if kind not in KINDS:
             return
-        self.page.workspace.private.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix="export-", dir=self.page.workspace.private))
         self.page.roots.admit(self.page.project.job)
+        place = self.page.workspace.personal_private
+        place.mkdir(parents=True, exist_ok=True)
+        for earlier in place.glob(f"{PREFIX}*"):
+            atomic.remove_folder(earlier)
+        folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=place))
         written = write_dataset_config(self.page.project.job, folder / f"dataset.{kind}", kind)
-        if self.written is not None:
-            atomic.remove_folder(self.written.parent)
-        self.written = written.path
         text = (
             "Exported for sd-scripts."
             if not written.problems

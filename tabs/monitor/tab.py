@@ -458,11 +458,12 @@ def report_stopped(page: Page, browser: Browser, body: dict[str, Any]) -> None:
 
 
 def requeue(page: Page, browser: Browser) -> None:
-    """Undo the browser's last removal of a training from the queue. Raises ProblemsError."""
+    """Undo the browser's last removal of a job from the queue. Raises ProblemsError."""
     # at once: the second of two presses finds nothing to do
     (entry, position), browser.cancelled = browser.cancelled, ("", 0)
     for each in [each for each in page.engine.queue() if each.id == entry]:
-        page.engine.move(page.engine.submit("train", build_job(TrainJob, each.job), each.title, each.preset), position)
+        job = build_job(tasks()[each.task].job, each.job)
+        page.engine.move(page.engine.submit(each.task, job, each.title, each.preset), position)
         page.engine.forget([entry])
         page.browsers.say(browser, "done", f"Back in the queue: {each.title}.")
 
@@ -485,7 +486,7 @@ def _command(page: Page, name: str, data: dict[str, Any], browser: Browser) -> N
         removed = {each.id for each in engine.queue() if each.state == "cancelled"}
         for position, each in enumerate(waiting):
             # a run that waited to resume offers that itself
-            if each.id == entry and entry in removed and each.task == "train" and not each.run:
+            if each.id == entry and entry in removed and not each.run:
                 browser.cancelled = (entry, position)
                 page.browsers.say(browser, "done", f"Removed from the queue: {each.title}.", undo_by=REQUEUE)
     elif name == "move":

@@ -103,6 +103,15 @@ def test_a_run_that_was_resumed_otherwise_is_not_put_back_again(workspace, begun
     assert engine.queue_paused and not engine.interrupted
 
 
+def test_a_run_that_was_deleted_is_not_put_back(workspace, begun):
+    ended(workspace, run := killed_run(workspace))
+    engine = begun()
+    engine.delete_run(run.name)
+    assert engine.queue_paused and not engine.interrupted
+    engine.continue_first()
+    assert not engine.queue_paused and titles(engine) == [("fox", "interrupted"), ("owl", "waiting")]
+
+
 @pytest.mark.parametrize(
     ("guest", "order"), [("", ["fox", "owl", "cat"]), ("anna", ["owl", "fox", "cat"])], ids=["the owner", "a guest"]
 )

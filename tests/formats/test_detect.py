@@ -280,6 +280,11 @@ def test_a_hypernetwork_of_a1111_is_told_from_its_pickle(tmp_path):
         ({"lora_unet_x_attn2_to_k.diff": (320, 1024)}, "SD 2.x Full difference", "kohya"),
         ({"oft_unet_down_blocks_0_x.oft_blocks": (4, 80, 80)}, "OFT", "kohya"),
         (
+            {f"unet.x.{key}": (4, 4) for key in ("q_layer.weight", "p_layer.weight", "lambda_layer")},
+            "T-LoRA LoRA",
+            "lycoris",
+        ),
+        (
             {
                 f"lora_unet_x_attn2_to_k.{key}": shape
                 for key, shape in {

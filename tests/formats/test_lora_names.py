@@ -94,6 +94,13 @@ def lycoris(part, path, ldm, key):
     return f"lycoris_{part}_{path}".replace(".", "_") + f".{key}"
 
 
+def original(part, path, ldm, key):
+    layer = (
+        ldm.replace("model.diffusion_model.", "lora_unet_").replace(".", "_") if part == "unet" else f"{part}.{path}"
+    )
+    return f"{layer}.{key}"
+
+
 def modules(part, path, ldm, key):
     return f"{part}.{path}.{key}"
 
@@ -108,6 +115,7 @@ SCHEMES = {
     "ComfyUI, whole prefix": (lambda *names: comfyui(False)(*names).replace("diffusion_model.", "model.diffusion_model."), "comfyui"),
     "LyCORIS": (lycoris, "lycoris"),
     "modules": (modules, "lycoris"),
+    "kohya's with the original block names": (original, "kohya"),
 }  # fmt: skip
 
 

@@ -147,6 +147,8 @@ def test_a_field_keeps_every_digit_of_a_seed():
         ("optimizer.learning_rate", "0,0001", 1e-4),
         ("optimizer.learning_rate", "1,5e-4", 1.5e-4),
         ("noise.noise_offset", ",05", 0.05),
+        ("noise.noise_offset", "0.00e-5", 0),
+        ("network.rank", "١٢", 12),
         ("noise.min_snr_gamma", "1,2345", 1.2345),
         ("schedule.lr_warmup_steps", "12,5%", "12.5%"),
         ("memory.text_cache_bytes", "1,5 GB", 1610612736),
@@ -174,7 +176,8 @@ def test_texts_become_values(path, text, value):
 @pytest.mark.parametrize(
     ("path", "text"),
     [("network.rank", "abc"), ("network.rank", "2.5"), ("network.rank", ""), ("network.rank", "nan"),
-     ("network.alpha", "inf"), ("network.alpha", "1,5,2"), ("network.alpha", "1.000,5"), ("network.alpha", "1,000"),
+     ("network.alpha", "inf"), ("network.alpha", "1e-400"), ("network.alpha", "-0.001e-999"),
+     ("network.alpha", "1,5,2"), ("network.alpha", "1.000,5"), ("network.alpha", "1,000"),
      ("schedule.max_train_steps", "1,000"), ("network.rank", "2,5"), ("memory.text_cache_bytes", "1,500 MB"),
      ("memory.text_cache_bytes", "1.2.3 GB"), ("memory.text_cache_bytes", f"1{'0' * 400} GB"),
      ("optimizer.text_encoder_lr", "0,0001"), ("dataset.resolution", "axb"),

@@ -541,9 +541,11 @@ def test_an_exported_config_comes_back_the_same(desk, tmp_path, kind):
         Source(folder=str(tmp_path / "reg"), role="regularization"),
     ]
     desk.page.project.replace(with_entries(desk.page.project.job, sources))
+    left = desk.page.workspace.private / "export-of-an-earlier-process"
+    left.mkdir(parents=True)
     desk.export(event("export", kind))
-    file = desk.exchange.written
-    assert f"dataset.{kind}" in said(desk) and file.is_file()
+    (file,) = left.parent.glob("export-*/*")
+    assert f"dataset.{kind}" in said(desk) and file.is_file() and not left.exists()
     again = DatasetHandlers(make_page(tmp_path / "other"))
     again.import_config(upload(tmp_path, file.read_text("utf-8"), f"dataset.{kind}"))
     found = {entry.folder: entry for entry in entries_of(again.page.project.job)}
@@ -552,7 +554,7 @@ def test_an_exported_config_comes_back_the_same(desk, tmp_path, kind):
     assert fox.num_repeats == 3 and reg.role == "regularization"
     assert (fox.flip_aug if fox.flip_aug is not None else common.dataset.flip_aug) is True
     desk.export(event("export", kind))
-    assert not file.exists() and desk.exchange.written.is_file()
+    assert len(list(left.parent.glob("export-*/*"))) == 1 and not file.exists()
 
 
 # -- regularization images

@@ -24,6 +24,11 @@ CUT = """(selector) => [...document.querySelectorAll(selector)]
     || node.getBoundingClientRect().right > document.documentElement.clientWidth || node.getBoundingClientRect().left < 0))
   .map((node) => node.outerHTML.slice(0, 120))"""
 
+BEYOND = """(selector) => [...document.querySelectorAll(selector)]
+  .filter((node) => node.checkVisibility()
+    && node.getBoundingClientRect().right > node.closest("section, .column").getBoundingClientRect().right)
+  .map((node) => node.outerHTML.slice(0, 120))"""
+
 
 @pytest.fixture
 def tab(full, chromium):
@@ -155,13 +160,18 @@ def test_a_button_that_goes_with_its_answer_opens_no_keyboard(tab):
 
 
 @pytest.mark.slow
-def test_a_phone_at_150_percent_zoom_cuts_no_button_off(tab):
-    tab.set_viewport_size({"width": 260, "height": 560})
+@pytest.mark.parametrize("width", [260, 340])
+def test_a_narrow_phone_and_one_at_150_percent_zoom_cut_no_button_off(tab, width):
+    tab.set_viewport_size({"width": width, "height": 560})
+    assert tab.evaluate(BEYOND, "#preset-bar > *") == []
     tab.locator("#preset-bar summary").click()
     assert tab.evaluate(CUT, "#preset-bar :is(.btn, .menu-items)") == []
     go(tab, "Monitor", "#run-actions .btn")
     assert tab.evaluate(CUT, "#run-actions .btn") == []
+    assert tab.evaluate(BEYOND, "#monitor .queue-now .btn:not(.off)") == []
+    go(tab, "Generate", "#gen-go, .gen-start .switch")
+    assert tab.evaluate(CUT, ".gen-start .switch") == []
     go(tab, "Runs", "#runs-main .runs tbody .btn")
-    assert tab.evaluate(CUT, "#runs-main .btn") == []
+    assert tab.evaluate(CUT, "#runs-main .btn") == tab.evaluate(BEYOND, ".runs :is(.lowest, .badge)") == []
     go(tab, "Tools", "#tool-convert_lora-preset")
     assert tab.evaluate(CUT, ".tool-head .form-presets :is(select, .btn)") == []

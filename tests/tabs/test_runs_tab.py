@@ -25,7 +25,7 @@ from core.record.space import folder_bytes
 from core.record.units import size_words
 from core.record.workspace import PROJECT
 from core.settings.check import build
-from core.settings.job import TrainJob
+from core.settings.job import GenerateJob, TrainJob
 from core.settings.presets.files import dump
 from tabs.generate import form
 from tabs.generate.form import generate_with, job_of
@@ -431,17 +431,19 @@ def test_the_settings_of_a_cancelled_training_come_back_into_the_form(starter):
     assert (page.project.preset, page.project.changed()) == ("starter_lora", {})
 
 
-def test_a_training_that_was_removed_from_the_queue_comes_back_to_its_place_by_undo(starter):
+@pytest.mark.parametrize("task", ["train", "generate"])
+def test_a_job_that_was_removed_from_the_queue_comes_back_to_its_place_by_undo(starter, task):
     page, browser = starter.page, Browser("")
     page.engine.pause_queue()
-    ids = [page.engine.submit("train", page.project.job, title, "starter_lora") for title in ("one", "two", "three")]
+    job = page.project.job if task == "train" else GenerateJob()
+    ids = [page.engine.submit(task, job, title, "starter_lora") for title in ("one", "two", "three")]
     monitor.command(page, {"name": "cancel", "entry": ids[1]}, browser)
     assert "two" in browser.message["text"] and browser.message["undo_by"] == monitor.REQUEUE
     for _ in range(2):  # the second press finds nothing to do
         monitor.requeue(page, browser)
         assert browser.message["text"] == "Back in the queue: two."
-        queue = [(each.title, each.state, each.preset) for each in page.engine.queue()]
-        assert queue == [(title, "waiting", "starter_lora") for title in ("one", "two", "three")]
+        queue = [(each.task, each.title, each.state, each.preset) for each in page.engine.queue()]
+        assert queue == [(task, title, "waiting", "starter_lora") for title in ("one", "two", "three")]
 
 
 def test_generate_with_it_puts_the_newest_file_into_generate(desk):

@@ -59,6 +59,7 @@ PARTS = {  # beginning of a module's path -> its part
     "text_encoders.clip_g.transformer.": "text_encoder_2",
 }
 LDM_ROOTS = {"input_blocks", "middle_block", "output_blocks", "time_embed", "label_emb", "out"}
+LDM_LAYERS = tuple(f"lora_unet_{root}_" for root in LDM_ROOTS)
 UNET_ROOTS = LDM_ROOTS | {
     "down_blocks",
     "mid_block",
@@ -77,11 +78,11 @@ def layer_name(name: str) -> str:
     return name if prefix is None else "lora_unet_" + name.removeprefix(prefix)
 
 
-def module_path(name: str) -> tuple[str, str] | None:
+def module_path(name: str, family: str = "sdxl") -> tuple[str, str] | None:
     """Return (part, module path) of a layer in kohya's naming; None for other names.
 
-    "lora_unet_mid_block_attentions_0_proj_in" -> ("unet", "mid_block.attentions.0.proj_in"). SDXL's original block names become
-    diffusers'; paths in text encoders start with "text_model.".
+    "lora_unet_mid_block_attentions_0_proj_in" -> ("unet", "mid_block.attentions.0.proj_in"). Original block names, which SDXL's files
+    have, become diffusers' of `family`; paths in text encoders start with "text_model.".
     """
     head, components = _split(name)
     if head is None:
@@ -97,7 +98,7 @@ def module_path(name: str) -> tuple[str, str] | None:
     path = ".".join(parts)
     part = PREFIXES[head]
     if part == "unet" and parts[0] in LDM_ROOTS:
-        path = sd_keys.unet_to_diffusers(path, "sdxl")
+        path = sd_keys.unet_to_diffusers(path, family)
     return part, path
 
 
@@ -196,13 +197,15 @@ def _old_module(layer: str) -> str:
 def _normalized(layer: str, family: str | None) -> str:
     """Return a kohya layer name as sd-scripts writes it.
 
-    Some files have diffusers' block names for SDXL, or CLIP layers without "text_model".
+    Some files have diffusers' block names for SDXL, original ones for SD 1.x and 2.x, or CLIP layers without "text_model".
     """
     if "_text_model_" not in layer and layer.startswith("lora_te"):
         return layer.replace("_encoder_layers_", "_text_model_encoder_layers_", 1)
     if traits_of(family).original_names and layer.startswith(("lora_unet_down_", "lora_unet_mid_", "lora_unet_up_")):
         module = module_path(layer)
         return (kohya_name(*module, family) if module else None) or layer
+    if family in ("sd1", "sd2") and layer.startswith(LDM_LAYERS) and (module := module_path(layer, family)):
+        return kohya_name(*module, family) or layer
     return layer
 
 

@@ -11,6 +11,7 @@ from core.settings.network import NETWORK_KINDS, KindTraits
 
 LORA_VARIANTS = (  # suffix of a tensor's name -> algorithm, unless a registered kind reads it; the first match wins
     ("oft_diag", "OFT of an early LyCORIS"),
+    ("lambda_layer", "T-LoRA"),
     (NORM, "norm difference"),
 )
 # Names of U-Nets' 3x3 convolutions, with underscores for dots: LyCORIS' products store kernels flattened or separately.
@@ -35,7 +36,11 @@ def lora_layout(tensors: Mapping[str, TensorEntry]) -> str | None:
     if any(name.startswith(LYCORIS) for name in tensors):
         return "lycoris"
     peft = any(".lora_A." in name or ".lora_B." in name for name in tensors)
-    telling = (".oft_diag", *(f".{key}" for kind in NETWORK_KINDS.values() for key in kind.telling_keys))
+    telling = (
+        ".oft_diag",
+        ".lambda_layer",
+        *(f".{key}" for kind in NETWORK_KINDS.values() for key in kind.telling_keys),
+    )
     paths = any(name.endswith(telling) for name in tensors)
     if (peft or paths) and any(name.startswith(COMFYUI) for name in tensors):
         return "comfyui"

@@ -9,6 +9,7 @@ from typing import Any
 
 from core.generation.images.record import ForeignSettings
 from core.generation.prompt.loras import LoraTag, split_tags
+from core.record.units import count
 
 Graph = Mapping[str, Any]  # {id: {"class_type": ..., "inputs": {name: value, or [id, output] for a link}}}
 # Inputs that carry a text or a conditioning: of CLIPTextEncode and its relatives, of combining and joining nodes, of
@@ -187,7 +188,11 @@ def settings_of(
         settings.put({"Clip skip": -layers[0] if layers else None})
     settings.put({"VAE": graph.vae()})
     settings.unread = [*graph.unknown(), *dict.fromkeys(graph.missed), *(["joined prompts"] if graph.joined else [])]
-    settings.unread += [f"{graph.samplers - 1} further samplers"] if graph.samplers > 1 else []
+    others, later = graph.branches - 1, graph.samplers - graph.branches
+    settings.unread += [
+        count(others, "other branch", "other branches") + ", one of which may have made this image"
+    ] * bool(others)
+    settings.unread += [count(later, "further sampler")] * bool(later)
     latents = graph.inputs_upstream(sampler.get("latent_image"))
     batch = max([1, *(size for inputs in (sampler, *latents) if isinstance(size := inputs.get("batch_size"), int))])
     settings.unread += [f"a batch of {batch} images, of which only the first has this seed"] if batch > 1 else []
@@ -225,8 +230,8 @@ def _add_numbered(settings: ForeignSettings, graph: _Graph, inputs: Mapping[str,
     name     file of the LoRA
     number   ending of its inputs such as "_2"; "" for a node with one
     """
-    count = inputs.get("lora_count")
-    beyond = isinstance(count, int) and number and int(number[1:]) > count
+    used = inputs.get("lora_count")
+    beyond = isinstance(used, int) and number and int(number[1:]) > used
     if beyond or inputs.get(f"switch{number}") == "Off":
         return
     unused = "lora_wt" if inputs.get("input_mode") == "advanced" else ""
@@ -241,6 +246,7 @@ class _Graph:
     inputs     {id of a node: {input: value or link}}
     kind_of    {id of a node: its class}
     samplers   number of samplers
+    branches   number of samplers that are a first stage: each begins another image
     joined     True if prompts were joined by a node that is not known
     missed     names of inputs whose value was not found
     """
@@ -248,7 +254,7 @@ class _Graph:
     def __init__(self, nodes: Graph):
         self.inputs = {name: _inputs(nodes, name) for name in nodes if _inputs(nodes, name)}
         self.kind_of = {name: str(each.get("class_type", "")) for name, each in nodes.items() if isinstance(each, dict)}
-        self.samplers, self.joined, self.missed = 0, False, list[str]()
+        self.samplers, self.branches, self.joined, self.missed = 0, 0, False, list[str]()
         self._texts: dict[tuple[str, str], str] = {}
 
     def unknown(self) -> list[str]:
@@ -278,8 +284,9 @@ class _Graph:
                 parts.update(linked[1:])
         samplers = [inputs for name, inputs in merged.items() if name not in parts]
         self.samplers = len(samplers)
-        first = (each for each in samplers[:MOST_SAMPLERS] if self._is_first(each))
-        return next(first, samplers[0] if samplers else None)
+        first = [each for each in samplers[:MOST_SAMPLERS] if self._is_first(each)] or samplers[:1]
+        self.branches = sum("latent_image" in each for each in first) or 1
+        return next(iter(first), None)
 
     def _is_first(self, sampler: Mapping[str, Any]) -> bool:
         """Return whether no other sampler provides the latents of this one."""

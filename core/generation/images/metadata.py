@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from core.control.hints.models import portable_model
 from core.generation.images.a1111 import JSON, LONGEST_TEXT, a1111_parts, a1111_text, from_a1111_text, from_foreign
 from core.generation.images.foreign import XMP, read_foreign, xmp_items
+from core.generation.images.hidden import hidden_text
 from core.generation.images.record import ImageRecord
 from core.generation.model.library import portable_name
 from core.generation.model.sources import Hashes, Sources
@@ -127,7 +128,7 @@ def _has_steps(text: str) -> bool:
 def _texts(image: Any) -> dict[str, str]:
     """Return {name: text} of an image's text chunks and of its XMP, in any format under PNG's name.
 
-    Chunks usually stand before the pixels; if a PNG has none of ours there, the whole file is read.
+    Chunks usually stand before the pixels; if a PNG has none of ours there, the whole file is read, and without any its pixels.
     """
     from core.dataset.images.opening import LARGE_PIXELS
 
@@ -135,6 +136,8 @@ def _texts(image: Any) -> dict[str, str]:
     if image.format == "PNG" and small and not {CHUNK, "parameters"} & image.info.keys():
         with suppress(Exception):  # truncated or damaged pixels raise a dozen kinds of errors
             image.load()
+            if not png_texts(image):
+                return {"parameters": hidden_text(image)}
     xmp = image.info.get("xmp")
     return ({XMP: xmp.decode(errors="replace")} if isinstance(xmp, bytes) else {}) | png_texts(image)
 

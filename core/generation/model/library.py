@@ -28,7 +28,7 @@ from core.record.regular import open_regular, read_regular
 from core.record.run_about import initial_title, title_of
 from core.record.run_folder import RunFolder
 from core.record.stamps import Stamp, cached_until_changed, stamp
-from core.record.units import first_of
+from core.record.units import first_of, with_article
 from core.record.workspace import CAPTIONERS, PREPROCESSORS, PROJECT, Workspace, display_path, real_path, resolve_path
 
 MAX_LISTED, COMPARED_BYTES = 3, 1 << 20  # files listed of one name; bytes compared
@@ -300,20 +300,22 @@ def find_all(
     if path is not None and (entry.folders or path.is_file()):
         return [path]
     files = entry.listed(workspace) if listed is None else listed
+    by_alias = (path for _, path in files if normalized and _normalized(facts_of_file(path).alias) == normalized)
+    if (matches := _matching(normalized, files)) or len(matches := list(by_alias)) == 1:
+        return matches
+    fix = _suggestion(normalized, files) if files else entry.none
+    other = KINDS.get({"lora": "embedding", "embedding": "lora"}.get(kind, ""))
+    if other is not None and (matches := _matching(normalized, other.listed(workspace))):
+        fix = f"{matches[0].name} is {with_article(other.title)}: choose it there"
+    raise ProblemsError.one(f"No {entry.title} '{name}'", where or entry.where, fix, entry.code)
+
+
+def _matching(normalized: str, files: Sequence[tuple[str, Path]]) -> list[Path]:
+    """Return the files among [(label, path)] that a normalized name means: a label, or a path's end."""
     parts = [part for part in normalized.replace("\\", "/").split("/") if part not in ("", ".")]
     ending = "/" + "/".join(parts[1:] if parts[:1] == ["models"] else parts)
-    matches = [
-        path
-        for label, path in files
-        if normalized == _normalized(label) or _normalized(path.as_posix()).endswith(ending)
-    ]
-    if matches and normalized:
-        return list(dict.fromkeys(matches))
-    by_alias = [path for _, path in files if _normalized(facts_of_file(path).alias) == normalized] if normalized else []
-    if len(by_alias) == 1:
-        return by_alias
-    fix = _suggestion(normalized, files) if files else entry.none
-    raise ProblemsError.one(f"No {entry.title} '{name}'", where or entry.where, fix, entry.code)
+    names = ((path, _normalized(label), _normalized(path.as_posix())) for label, path in files)
+    return list(dict.fromkeys(path for path, label, whole in names if normalized == label or whole.endswith(ending)))
 
 
 def _suggestion(missing: str, files: Sequence[tuple[str, Path]]) -> str:

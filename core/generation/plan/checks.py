@@ -15,6 +15,7 @@ from core.formats.detect import FAMILY_NAMES
 from core.generation.model.other_files import upscaler_problems
 from core.generation.model.sources import Sources
 from core.generation.plan.hooks import HOOKS
+from core.generation.plan.initial import IMAGE
 from core.generation.plan.stages import (
     guidance_group,
     has_regions,
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 
 Jobs = Sequence[GenerateJob]
 MAX_CFG_PP_SCALE = 2.0  # a guidance scale of CFG++
+LEAST, MOST = 64, 16_384  # pixels of a side that follows from an initial image
 STRENGTH = "image_to_image.strength"
 SWITCH = "refiner.refiner_switch_at"
 FIELD = re.compile(r"\[([^\[\]]*)\]")
@@ -267,11 +269,16 @@ def guidance_problems(job: GenerateJob, model_family: Family) -> Iterator[Proble
 
 
 def stage_problems(job: GenerateJob, model_family: Family) -> Iterator[Problem]:
-    """Yield problems of regions and of hires fix sizes with models of a family. job: with width and height set"""
+    """Yield problems of regions, of the initial image's size and of hires fix sizes with models of a family.
+    job: with width and height set"""
     if has_regions(job) and model_family.input_blocks is None:
         what, fix = "Regions need a U-Net; models of this family have none", "remove the region map"
         yield Problem(what, "regions.region_map", fix, code="regions.family")
     step = FAMILIES[model_family.name].size_step
+    sides = job.generate.width or 0, job.generate.height or 0
+    if job.image_to_image.image_path and not only_upscales(job) and not LEAST <= min(sides) <= max(sides) <= MOST:
+        what = f"The initial image gives a size of {sides[0]} x {sides[1]}; sides are {LEAST} to {MOST} pixels"
+        yield Problem(what, IMAGE, "choose another image, or set both width and height", code="generate.image-size")
     for stage in stages_of(job):
         if any(side % step for side in stage.size):
             what = f"Hires fix would make an image of {stage.size[0]} x {stage.size[1]}; sides are multiples of {step}"

@@ -7,7 +7,7 @@ from core.families.prompt_weights import WINDOW_END, Read, Run, runs_of
 from core.families.token_count import WINDOW
 
 # The words alone, as in A1111. sd-scripts splits at " AND ", and at BREAK also within a word.
-BREAK, AND, BREAK_ANYWHERE = re.compile(r"\bBREAK\b"), re.compile(r"\sAND\s"), re.compile("BREAK")
+BREAK, AND, BREAK_ANYWHERE = re.compile(r"\bBREAK\b"), re.compile(r"\s?\bAND\b\s?"), re.compile("BREAK")
 _WEIGHT = re.compile(r"[-+]?(?:\d{1,9}\.?\d{0,9}|\.\d{1,9})")  # after the last colon of a part
 
 

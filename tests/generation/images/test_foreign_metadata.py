@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import time
 from itertools import groupby
 
+import numpy as np
 import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
@@ -152,9 +154,11 @@ def test_nodes_of_comfyui_that_are_not_read_are_named(tmp_path):
     nodes["3"]["inputs"] |= {"positive": ["42", 0], "negative": ["42", 1]}
     record = read(tmp_path, prompt=nodes)
     assert asked(record)[:2] == ("a (fox:1.2), snow", "blurry")
-    for name in ("FreeU_V2", "ControlNetApplyAdvanced", "ConditioningCombine", "joined prompts", "1 further samplers"):
+    for name in ("FreeU_V2", "ControlNetApplyAdvanced", "ConditioningCombine", "joined prompts", "1 further sampler"):
         assert name in notes_of(record)["not-read"]
-    assert "KSampler" not in notes_of(record)["not-read"]
+    assert "KSampler" not in notes_of(record)["not-read"] and "branch" not in notes_of(record)["not-read"]
+    nodes["43"] = {"class_type": "KSampler", "inputs": nodes["3"]["inputs"] | {"seed": 5}}
+    assert "1 other branch," in notes_of(read(tmp_path, prompt=nodes))["not-read"]
 
 
 def test_a_prompt_that_is_not_found_is_said_and_a_prompt_alone_is_offered(tmp_path):
@@ -366,3 +370,26 @@ def test_what_novelai_always_writes_is_not_noted(tmp_path):
     always = {"controlnet_strength": 1.0, "dynamic_thresholding": False, "dynamic_thresholding_percentile": 0.999}
     record = read(tmp_path, Software="NovelAI", Comment={"prompt": "a fox"} | always)
     assert "not-read" not in notes_of(record)
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "RGB"])
+@pytest.mark.parametrize("ending", [b"comp", b"info"])
+def test_settings_in_the_lowest_bits_of_the_pixels(tmp_path, mode, ending):
+    """As NovelAI (a JSON of its chunks) and A1111's extension (its text) write them, in alpha or in the colors, by columns."""
+    novelai = {"Software": "NovelAI", "Description": "a fox", "Comment": json.dumps({"steps": 7, "seed": 9})}
+    text = (json.dumps(novelai) if ending == b"comp" else "a fox\nSteps: 7, Seed: 9").encode()
+    payload = gzip.compress(text) if ending == b"comp" else text
+    data = (b"stealth_png" if mode == "RGBA" else b"stealth_rgb") + ending + (8 * len(payload)).to_bytes(4) + payload
+    bits, channels = np.unpackbits(np.frombuffer(data, np.uint8)), 1 if mode == "RGBA" else 3
+    pixels = np.full((48, 64, channels), 254, np.uint8)
+    columns = np.zeros(pixels.size, np.uint8)
+    columns[: len(bits)] = bits
+    pixels |= columns.reshape(64, 48, channels).transpose(1, 0, 2)
+    image = Image.new("RGB", (64, 48)) if mode == "RGBA" else Image.fromarray(pixels)
+    if mode == "RGBA":
+        image.putalpha(Image.fromarray(pixels[..., 0]))
+    image.save(tmp_path / "a.png")
+    job = read_image_metadata(tmp_path / "a.png").job
+    assert (job.generate.prompt, job.generate.steps, job.generate.seed) == ("a fox", 7, 9)
+    image.crop((1, 0, 64, 48)).save(tmp_path / "a.png")
+    assert read_image_metadata(tmp_path / "a.png").job is None

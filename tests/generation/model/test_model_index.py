@@ -250,3 +250,13 @@ def test_a_file_of_any_kind_is_found_by_its_name_and_near_names_are_offered_for_
     with pytest.raises(ProblemsError) as refused:
         find("upscaler", "sharp", space)
     assert "models/upscalers" in refused.value.problems[0].fix
+
+
+def test_a_lora_in_the_embeddings_folder_is_a_lora_and_is_named_where_an_embedding_is_chosen(space):
+    path = space.models / "embeddings" / "ink.safetensors"
+    path.parent.mkdir()
+    lora(path)
+    assert find("lora", "ink", space) == path
+    with pytest.raises(ProblemsError) as refused:
+        find("embedding", "ink", space)
+    assert "ink.safetensors is a LoRA" in refused.value.problems[0].fix

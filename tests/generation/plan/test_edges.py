@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 from PIL import Image
 
+from core.families import family
 from core.generation.effects.controls.checks import unused_images, with_control_images
 from core.generation.effects.controls.hook import Controls
 from core.generation.grids.axes import axes_of, read_values
@@ -15,11 +16,12 @@ from core.generation.grids.folder import grids_of, list_grids
 from core.generation.grids.plan import Cell, _seed, _unsupported_settings, expected_steps, parts_of
 from core.generation.plan import files as sources
 from core.generation.plan import forecast
-from core.generation.plan.checks import problems_of
+from core.generation.plan.checks import problems_of, stage_problems
 from core.generation.plan.forecast import Needs, forecast_batch_size, peak_of
 from core.generation.plan.initial import blur_of, image_files, mask_size_advice, size_from, with_initial_images
 from core.generation.plan.requests import Request, count_merged, count_merged_for_job, requests_of
 from core.generation.plan.stages import least_strength
+from core.generation.prompt.changes import with_settings
 from core.generation.prompt.wildcards import no_files
 from core.record.file_titles import file_stem
 from core.record.workspace import Workspace
@@ -178,6 +180,24 @@ def test_the_size_for_an_initial_image(given, image, step, size):
     kohya = job_of(generate=asked_for, model={"compatibility": "sd-scripts-0.10"})
     assert size_from(kohya, (100, 75), step) == tuple(side // 32 * 32 for side in size_from(kohya, (100, 75), 8))
     assert (blur_of(job_of()), blur_of(kohya), blur_of(job_of(image_to_image={"mask_blur": 0}))) == (4, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("size", "strength", "said"),
+    [
+        ((8, 8), 0.5, ["generate.image-size"]),
+        ((64, 16_384), 0.5, []),
+        ((64, 16_392), 0.5, ["generate.image-size"]),
+        ((8, 8), 0, []),
+    ],
+)
+def test_sizes_that_follow_from_an_initial_image_have_limits(size, strength, said):
+    job = job_of(
+        image_to_image={"image_path": "a", "strength": strength},
+        hires={"highres_fix_scale": 2 if not strength else None},
+    )
+    job = with_settings(job, generate={"width": size[0], "height": size[1]})
+    assert [problem.code for problem in stage_problems(job, family("sd1"))] == said
 
 
 @pytest.mark.parametrize(

@@ -130,6 +130,7 @@ def test_break_and_and_are_words_of_their_own():
     assert len(prompt_runs("a BREAKFAST, BREAKING news")) == 1 and len(prompt_runs("a, BREAK, b")) == 3
     assert weighted_parts("a fox\nAND a dog :0.5\nAND red") == [("a fox", 1.0), ("a dog", 0.5), ("red", 1.0)]
     assert weighted_parts("an AND_SALT fox, SAND AND sun") == [("an AND_SALT fox, SAND", 1.0), ("sun", 1.0)]
+    assert weighted_parts("cat,AND dog AND,bird, AND") == [("cat,", 1.0), ("dog", 1.0), (",bird,", 1.0), ("", 1.0)]
     assert list(placed_parts("a\nAND  b AND c")) == [(0, "a"), (6, " b"), (13, "c")]
 
 
