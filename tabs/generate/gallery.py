@@ -10,7 +10,8 @@ from typing import Any
 
 from core.dataset.doctor import trash
 from core.dataset.images.opening import BrokenImage, read_header
-from core.generation.images.gallery import UNREAD, Filter, Gallery, Shot, copy_as_dataset, read_facts
+from core.generation.images.dataset import copy_as_dataset
+from core.generation.images.gallery import UNREAD, Filter, Gallery, Shot, read_facts
 from core.generation.images.metadata import read_image_metadata
 from core.generation.images.record import ImageRecord
 from core.generation.model.library import find_file, title_of_name

@@ -20,7 +20,7 @@ from core.generation.grids.folder import GridFolder, list_grids, name_of, positi
 from core.generation.grids.making import Unsaved, begin, reason
 from core.generation.grids.plan import grid_of, with_seeds
 from core.generation.grids.reuse import reuse
-from core.generation.images import gallery
+from core.generation.images import dataset, gallery
 from core.generation.images.output import encoded_image, save_image
 from core.generation.model.index import preview_of
 from core.generation.model.sources import Hashes
@@ -161,7 +161,7 @@ def copies(space: Workspace) -> Facts:
 
         def copied(name: str = name, chosen: int = chosen, steps: list[Any] = steps) -> Any:
             given = list(zip(paths[:chosen], prompts))
-            found = gallery.copy_as_dataset(given, name, space.datasets, progress=lambda *each: steps.append(each[1:]))
+            found = dataset.copy_as_dataset(given, name, space.datasets, progress=lambda *each: steps.append(each[1:]))
             texts = {
                 each.name: each.read_text() if each.suffix == ".txt" else each.stat().st_size > 0
                 for each in sorted(found.iterdir())

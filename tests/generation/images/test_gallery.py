@@ -12,7 +12,8 @@ import pytest
 from PIL import Image
 
 from core.generation.images import gallery as index
-from core.generation.images.gallery import Filter, Gallery, copy_as_dataset, facts_of, pair_key, plain_prompt
+from core.generation.images.dataset import copy_as_dataset, plain_prompt
+from core.generation.images.gallery import Filter, Gallery, facts_of, pair_key
 from core.generation.images.metadata import png_info
 from core.generation.model.sources import Hashes
 from core.record.problems import ProblemsError
