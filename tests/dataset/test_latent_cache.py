@@ -177,6 +177,30 @@ def test_an_entry_of_zeros_under_its_own_header_is_encoded_again_and_named(tmp_p
     assert all(torch.equal(before[key][0], after[key][0]) for key in before)
 
 
+def test_an_entry_that_another_program_has_open_is_encoded_again_and_held_in_memory(
+    tmp_path, add, place, cache, monkeypatch
+):
+    six(add)
+    cache().fill(place(), pooled)
+    before, (held, *_) = stored(cache(), place()), sorted((tmp_path / "cache").rglob("*.safetensors"))
+
+    def in_use(action, path_index):
+        def acted(*arguments, **more):
+            if str(arguments[path_index]) == str(held):
+                raise PermissionError(13, "Permission denied", str(held))
+            return action(*arguments, **more)
+
+        return acted
+
+    monkeypatch.setattr("core.record.regular.RETRY_SECONDS", 0)
+    monkeypatch.setattr(os, "open", in_use(os.open, 0))
+    monkeypatch.setattr(os, "replace", in_use(os.replace, 1))
+    filled = cache()
+    assert filled.fill(place(), pooled) == 1
+    after = stored(filled, place())
+    assert all(torch.equal(before[key][0], after[key][0]) for key in before)
+
+
 def test_an_entry_of_an_earlier_version_has_no_checksum_and_is_used(tmp_path, add, place, cache):
     add("fox/a.png", 64, 64)
     cache().fill(place(), pooled)

@@ -98,7 +98,12 @@ class LatentCache(Store):
             changed = is_changed(side.placed)
             if changed:
                 changed_images.append(side.placed)
-            self.store(side, mean, logvar, writes=not changed)
+            try:
+                self.store(side, mean, logvar, writes=not changed)
+            except ProblemsError:
+                if not self.file(side).is_file():
+                    raise
+                self.store(side, mean, logvar, writes=False)  # another program has the entry open
 
         try:
             return encode_sides(

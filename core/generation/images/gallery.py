@@ -232,8 +232,7 @@ class Gallery:
     # -- listing
 
     def refresh(self, full: bool = False) -> None:
-        """List the folders that changed since the last call.
-        full: list all, which also finds replaced files, and read images without facts again"""
+        """List the folders that changed since the last call. full: list all, and read again what could not be read"""
         with self._lock:
             if full:
                 self._facts = {name: entry for name, entry in self._facts.items() if entry[1] != UNREAD}
@@ -302,7 +301,7 @@ class Gallery:
                 part = waiting[start : start + AT_ONCE]
                 facts = self._memo.facts(KIND, part, self._facts_json, check)
                 with self._lock:
-                    self._add_facts({path: text or json.dumps(asdict(UNREAD)) for path, text in facts.items()})
+                    self._add_facts({path: text or "null" for path, text in facts.items()})
                     self.version += 1
                 if progress:
                     progress(start + len(part), len(waiting))
@@ -318,14 +317,13 @@ class Gallery:
             try:
                 values = json_or_none(text)
                 facts = Facts(**values | {"loras": tuple(values["loras"])})
-            except (TypeError, KeyError):  # a damaged row
+            except (TypeError, KeyError):  # a damaged row, or none
                 facts = read_facts(path, self._title_of) or UNREAD
             self._facts[shot.name] = (shot, facts)
 
     def _facts_json(self, shot: Shot) -> str | None:
         """Return the facts of an image as JSON, read from its file; None, which is not cached, if it cannot be opened now."""
-        facts = read_facts(shot.path, self._title_of)
-        return None if facts is None else json.dumps(asdict(facts))
+        return json.dumps(asdict(facts)) if (facts := read_facts(shot.path, self._title_of)) else None
 
     # -- queries
 
