@@ -131,8 +131,17 @@ def upscaler_problems(job: GenerateJob, family: str, workspace: Workspace) -> li
     if hires.highres_fix_upscaler_file and hires.highres_fix_scale is not None:
         path = collected(problems, find, "upscaler", hires.highres_fix_upscaler_file, workspace)
         if path is not None:
-            collected(problems, lambda: check_upscaler(identify(path), path, family))
+            collected(problems, _check_network, path, family)
     return problems
+
+
+def _check_network(path: Path, family: str) -> None:
+    """Raise ProblemsError as `check_upscaler`, and for a network of an unsupported architecture."""
+    from core.generation.model.upscaling_networks import check_network
+
+    kind = identify(path)
+    check_upscaler(kind, path, family)
+    check_network(path, kind_of_upscaler(kind, path))
 
 
 def check_upscaler(kind: ModelKind, path: Path, family: str) -> None:
