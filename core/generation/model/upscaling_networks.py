@@ -34,7 +34,9 @@ OLDER = (
     (r"^upconv(\d)\.", r"conv_up\1."),
     (r"^HRconv\.", "conv_hr."),
 )
-OLDER_TAIL = re.compile(r"^model\.(\d+)\.(?!sub\.)")  # the convolutions around the blocks; one of every three doubles the size
+OLDER_TAIL = re.compile(
+    r"^model\.(\d+)\.(?!sub\.)"
+)  # the convolutions around the blocks; one of every three doubles the size
 
 
 def load_network(path: Path, kind: str, device: str) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from core.formats.model_spec import architecture, implementation
 from core.formats.models import sd_keys
 from core.formats.models.checkpoint import SIZES_KEY, TensorLocation
 from core.formats.models.conversion import Conversion, as_single_file
+from core.formats.models.extra import POSITIONS, positions
 from core.formats.models.overflow import largest, not_finite, not_finite_names, overflowing
 from core.formats.models.text_keys import full_name
 from core.formats.models.whole_model import ModelFacts
@@ -38,6 +39,7 @@ from core.tools.output import output_file, output_problems, progress
 
 GROUP = "merge_models"
 SHOWN_KEYS = 5
+INPUT = f"{sd_keys.UNET_PREFIX}input_blocks.0.0.weight"  # the U-Net's first convolution, with 4 channels, or 9 for inpainting
 
 _Share = tuple[float, Path, LazyTensor]  # how much of which file's tensor
 
@@ -106,6 +108,7 @@ def plan(settings: MergeModelsSettings, workspace: Workspace) -> Plan:
     problems, files = list[Problem](), OpenFiles()  # which opens none before a tensor is read
     models = _open_models(settings, workspace, files, problems)
     if not problems:
+        models = _with_mask_channels(models) if settings.method == "add_difference" else models
         problems += _mismatch_problems(models)
     weights = _weights(settings, models, problems)
     raise_if_errors(problems)
@@ -173,12 +176,14 @@ def _open_model(path: Path, files: OpenFiles, workspace: Workspace, where: str) 
 
 
 def _from_file(path: Path, kind: ModelKind, files: OpenFiles) -> tuple[dict[str, LazyTensor], Mapping[str, str]]:
-    """Return (lazy tensors by key, metadata) of a single file."""
+    """Return (lazy tensors by key, metadata) of a single file; position_ids as integers, which a mix of floats would not be."""
     entries, metadata = read_header(path)
     prefix = sd_keys.CLIP_PREFIXES.get(kind.family or "", "\0")
     lazy = {
         _current_name(name, prefix): files.lazy(TensorLocation(path, name, entry)) for name, entry in entries.items()
     }
+    for name in [name for name in entries if name.endswith(POSITIONS)]:
+        lazy |= positions(name, entries[name].shape, kind.family or "")
     return lazy, metadata
 
 
@@ -196,6 +201,25 @@ def _from_folder(path: Path, files: OpenFiles, workspace: Workspace) -> tuple[di
     return as_single_file(Conversion(source, path, parts, layout.family, "safetensors", layout.published, facts), files)
 
 
+def _with_mask_channels(models: list[MergeModel]) -> list[MergeModel]:
+    """Return the models A, B and C, with zeros for A's channels of the mask if A alone is an inpainting model: B - C then leaves them."""
+    first, *others = models
+    if first.kind.variant != "inpainting" or any(model.kind.variant or INPUT not in model.tensors for model in others):
+        return models
+    channels, padded = first.tensors[INPUT].shape[1], [first]
+    for model in others:
+        tensor, kind = model.tensors[INPUT], replace(model.kind, variant=first.kind.variant)
+        shape = (tensor.shape[0], channels, *tensor.shape[2:])
+        zeros = [0] * 5 + [channels - tensor.shape[1]]
+
+        def fetch(dtype: torch.dtype, tensor: LazyTensor = tensor, zeros: list[int] = zeros) -> torch.Tensor:
+            return torch.nn.functional.pad(tensor.fetch(dtype), zeros)
+
+        tensors = {**model.tensors, INPUT: LazyTensor(tensor.type, shape, fetch)}
+        padded.append(replace(model, kind=kind, tensors=tensors))
+    return padded
+
+
 def _mismatch_problems(models: Sequence[MergeModel]) -> list[Problem]:
     """Return problems of models with different families, prediction types or tensor shapes."""
     where, first, problems = f"{GROUP}.models", models[0], list[Problem]()
@@ -204,6 +228,8 @@ def _mismatch_problems(models: Sequence[MergeModel]) -> list[Problem]:
         names = f"{model.path.name} is {kind}, {first.path.name} is {first_kind}"
         if (first_kind.family, first_kind.variant) != (kind.family, kind.variant):
             fix = f"merge models of one family, such as {FAMILY_NAMES.get(first_kind.family or '', 'SD 1.x')}"
+            if first_kind.family == kind.family:
+                fix = "merge models of one kind, or add a difference: A the inpainting model, B yours, C what it was trained from"
             problems.append(Problem(names, where, fix, code="merge.other-family"))
             continue
         if None not in (first_kind.prediction, kind.prediction) and first_kind.prediction != kind.prediction:

@@ -13,7 +13,7 @@ from core.formats.tensors.header import read_header
 from core.networks.block_weights import SLOTS, slot_of_key
 from core.record.workspace import Workspace
 from core.settings.check import build
-from tests.models import tiny_file, tiny_folder
+from tests.models import tiny_file, tiny_folder, tiny_inpainting_folder
 from tests.refusals import refused
 from tests.tasks import surroundings
 from tests.tools.models.test_convert_model import convert
@@ -136,7 +136,7 @@ def test_only_the_unet_is_merged_where_that_is_asked(models, tmp_path):
 def test_keys_of_one_model_alone_and_whole_numbers_are_the_first_ones(models, tmp_path):
     a, b = (load_file(model) for model in models[:2])
     a["extra"], b["other"] = torch.ones(3), torch.ones(3)
-    a[POSITIONS] = torch.arange(77)[None]
+    a[POSITIONS] = torch.arange(77)[None] * 0.9  # as a careless merge leaves them
     b[POSITIONS.replace("text_model.", "")] = torch.zeros(1, 77)
     old = {key.replace("text_model.", ""): value for key, value in b.items()}  # as files of 2022 name them
     for name, state in (("a", a), ("b", old)):
@@ -148,6 +148,17 @@ def test_keys_of_one_model_alone_and_whole_numbers_are_the_first_ones(models, tm
     torch.testing.assert_close(found[key], (a[key] + b[key]) / 2)
     assert said.startswith(f"{len(a) - 2} tensors merged")  # without the extra and the whole numbers
     assert "not in b.safetensors" in said and "extra" in said and "only in b.safetensors" in said and "other" in said
+
+
+def test_a_difference_of_plain_models_leaves_an_inpainting_models_channels_of_the_mask(models, tmp_path):
+    inpainting = convert(tiny_inpainting_folder("sd1", tmp_path / "folder"), tmp_path / "inpainting.safetensors")
+    found, (a, b, c), _, _ = merged([inpainting, *models[:2]], tmp_path, method="add_difference", multiplier=1)
+    key = f"{UNET}input_blocks.0.0.weight"
+    torch.testing.assert_close(found[key][:, :4], a[key][:, :4] + b[key] - c[key])
+    assert torch.equal(found[key][:, 4:], a[key][:, 4:])
+    torch.testing.assert_close(found[MID], a[MID] + b[MID] - c[MID])
+    mixed = {"models": [str(inpainting), str(models[0])], "output": str(tmp_path / "none.safetensors")}
+    assert refusals(name="merge_models", **mixed) == ["merge.other-family"]
 
 
 @pytest.mark.slow
