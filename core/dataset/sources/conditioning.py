@@ -409,6 +409,8 @@ def _missing(kind: PartnerKind, where: str, total: int, missing: Sequence[ImageI
     what = f"{len(missing)} of {total} images without a {kind.word}"
     if kind.needed:
         fix = f"add a {kind.word} of the same name for each, or remove these images"
+        if len(missing) == total:
+            fix = f"choose a folder with a {kind.word} of the same name for each, or enter the suffix of their names"
     else:
         what, level = f"{what}, trained on the full image", "warning" if len(missing) == total else "advice"
         fix = "add the missing masks if parts of these images should be excluded"
