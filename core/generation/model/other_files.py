@@ -22,7 +22,7 @@ from core.formats.models.part_kinds import part_title
 from core.formats.tensors.header import read_header
 from core.generation.model.library import Scan, find
 from core.generation.model.store import ModelStore, fingerprint
-from core.record.problems import Problem, ProblemsError, collected
+from core.record.problems import Problem, ProblemsError, collected, problems_at
 from core.record.workspace import Workspace
 from core.settings.job import GenerateJob
 from core.settings.model import SD_SCALE, traits_of
@@ -141,7 +141,8 @@ def _check_network(path: Path, family: str) -> None:
 
     kind = identify(path)
     check_upscaler(kind, path, family)
-    check_network(path, kind_of_upscaler(kind, path))
+    with problems_at(UPSCALER):
+        check_network(path, kind_of_upscaler(kind, path))
 
 
 def check_upscaler(kind: ModelKind, path: Path, family: str) -> None:

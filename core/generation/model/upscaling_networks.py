@@ -83,7 +83,7 @@ def _empty_network(shapes: Mapping[str, Sequence[int]], kind: str, path: Path) -
         {name: t.shape for name, t in network.state_dict().items()}
     ) != _comparable_shapes(shapes):
         what, fix = f"{path.name} has an unsupported architecture", "choose an RRDBNet for color images"
-        raise ProblemsError.one(what, "hires.highres_fix_upscaler_file", fix, "upscaler.other-build")
+        raise ProblemsError.one(what, display_path(path), fix, "upscaler.other-build")
     return network
 
 
