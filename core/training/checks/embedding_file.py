@@ -50,18 +50,17 @@ def _check_initial(job: TrainJob, workspace: Workspace) -> None:
     """Raise ProblemsError for an embedding to start from that is missing, damaged or does not fit the settings."""
     path = model_path(str(job.embedding.embedding_weights), workspace, START)
     model = model_path(job.model.base_model, workspace)
-    name = family_of(model, job.model.family)
     try:
-        check_embedding(identify(path), path, name)
-        _check_vectors(job, path, model, name)
+        check_embedding(identify(path), path, family_of(model, job.model.family))
+        _check_vectors(job, path, model)
         read_embedding(path)
     except ProblemsError as error:  # another kind of file; NaN or infinite vectors
         raise ProblemsError([replace(each, where=START) for each in error.problems]) from None
 
 
-def _check_vectors(job: TrainJob, path: Path, model: Path, name: str) -> None:
-    """Raise ProblemsError if the tensor names or shapes of the embedding file `path` do not fit a training of `model`. name: its family"""
-    shapes = read_shapes(path)
+def _check_vectors(job: TrainJob, path: Path, model: Path) -> None:
+    """Raise ProblemsError if the tensor names or shapes of the embedding file `path` do not fit the training of `model`."""
+    shapes, name = read_shapes(path), family_of(model, job.model.family)
     expected = LAYERS if job.embedding.extended else SDXL if traits_of(name).two_encoders else ONE
     found_keys = [key for key in expected if key in shapes]
     if not found_keys or (job.embedding.extended and len(found_keys) < len(expected)):
