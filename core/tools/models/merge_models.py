@@ -204,7 +204,8 @@ def _from_folder(path: Path, files: OpenFiles, workspace: Workspace) -> tuple[di
 def _with_mask_channels(models: list[MergeModel]) -> list[MergeModel]:
     """Return the models A, B and C, with zeros for A's channels of the mask if A alone is an inpainting model: B - C then leaves them."""
     first, *others = models
-    if first.kind.variant != "inpainting" or any(model.kind.variant or INPUT not in model.tensors for model in others):
+    plain = all((model.kind.family, model.kind.variant) == (first.kind.family, None) for model in others)
+    if first.kind.variant != "inpainting" or not plain or any(INPUT not in model.tensors for model in models):
         return models
     channels, padded = first.tensors[INPUT].shape[1], [first]
     for model in others:

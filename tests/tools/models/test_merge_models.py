@@ -157,8 +157,10 @@ def test_a_difference_of_plain_models_leaves_an_inpainting_models_channels_of_th
     torch.testing.assert_close(found[key][:, :4], a[key][:, :4] + b[key] - c[key])
     assert torch.equal(found[key][:, 4:], a[key][:, 4:])
     torch.testing.assert_close(found[MID], a[MID] + b[MID] - c[MID])
-    mixed = {"models": [str(inpainting), str(models[0])], "output": str(tmp_path / "none.safetensors")}
-    assert refusals(name="merge_models", **mixed) == ["merge.other-family"]
+    xl, output = tiny_file("sdxl", tmp_path / "xl.safetensors"), str(tmp_path / "none.safetensors")
+    for method, chosen in (("weighted_sum", models[:1]), ("add_difference", [xl, models[0]])):
+        given = {"models": list(map(str, [inpainting, *chosen])), "method": method, "output": output}
+        assert set(refusals(name="merge_models", **given)) == {"merge.other-family"}
 
 
 @pytest.mark.slow
