@@ -188,7 +188,7 @@ def test_files_with_keys_of_all_ages_are_one_network(tmp_path):
     assert network(x).shape == (1, 3, 48, 40)
 
 
-@pytest.mark.parametrize("doublings", [0, 1, 3])
+@pytest.mark.parametrize("doublings", [0, 1, 3, 4])
 def test_networks_of_other_scales_than_4_are_read(doublings, tmp_path):
     network, x = small_net(doublings=doublings), torch.rand(1, 3, 5, 4)
     save_file(network.state_dict(), tmp_path / "new.safetensors")

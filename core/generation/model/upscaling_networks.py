@@ -143,7 +143,7 @@ class RRDBNet(nn.Module):
     blocks     number of RRDB blocks
     growth     channels added by each convolution of a dense block
     folds      factor of a pixel unshuffle before it (Real-ESRGAN): 1, or 2 for a scale of 2
-    doublings  of the size after the blocks: 2, or 0, 1 or 3 for a scale of 1, 2 or 8
+    doublings  of the size after the blocks: 2; 0, 1, 3 or 4 for a scale of 1, 2, 8 or 16
     """
 
     def __init__(self, width: int = 64, blocks: int = 23, growth: int = 32, folds: int = 1, doublings: int = 2):
@@ -165,7 +165,7 @@ class RRDBNet(nn.Module):
         growth = shapes["body.0.rdb1.conv1.weight"][0]
         blocks = sum(name.startswith("body.") for name in shapes) // TENSORS_OF_A_BLOCK
         shapes[f"body.{blocks - 1}.rdb3.conv5.bias"]
-        doublings = sum(f"conv_up{number}.weight" in shapes for number in (1, 2, 3))
+        doublings = sum(name.startswith("conv_up") and name.endswith(".weight") for name in shapes)
         folds = round((inward / 3) ** 0.5)
         if 2**doublings % folds:
             raise LookupError(folds)
