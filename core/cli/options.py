@@ -15,6 +15,7 @@ from core import tasks
 from core.record import atomic, machine
 from core.record.allowed import allow
 from core.record.bounded_json import read_json_object
+from core.record.image_formats import IMAGE_EXTENSIONS
 from core.record.problems import Problem, ProblemsError, collected, errors, unwritten
 from core.record.processes import PERSON
 from core.record.workspace import PROJECT, Workspace, open_home, resolve_path
@@ -318,10 +319,10 @@ def is_preset(word: str, entry: Declared, workspace: Workspace) -> bool:
     """Whether a positional argument names a preset rather than a value of the setting `entry`.
 
     A preset takes precedence over a folder of the same name. A JSON file without a preset's header is a value if the setting is a
-    JSON file; any other file is one unless the setting is a folder.
+    JSON file; any other file but an image is one unless the setting is a file.
     """
     path = preset_path(word, workspace)
-    if path.suffix != ".json" and "folder" not in entry.name:
+    if path.suffix != ".json" and ("folder" not in entry.name or path.suffix.lower() in IMAGE_EXTENSIONS):
         return False
     reads_json, exists = "json" in entry.name, os.path.isfile(path)
     if exists and reads_json:

@@ -39,7 +39,7 @@ def control_advice(placed: Sequence[Placed], looks: Mapping[tuple[str, str], Loo
     files = {path: file_at(path, "") for _, path in pairs.values()}
     measured = known_looks(Memo(memo), list(files.values()))
     decoded = [(image, path) for image, path in pairs.values() if path in measured and image.key in looks]
-    blank = [image for image, path in decoded if _one_color(measured[path])]
+    blank = [image for image, path in decoded if _one_color(path, measured[path])]
     same_hash = [(image, path) for image, path in decoded if looks[image.key].dhash == measured[path].dhash][
         :MAX_COMPARED
     ]
@@ -47,6 +47,8 @@ def control_advice(placed: Sequence[Placed], looks: Mapping[tuple[str, str], Loo
     copies = [] if _mostly_softer(copies) else copies
     what = f"{{n}} {'shows' if len(blank) == 1 else 'show'} nothing but one color, such as black: {{names}}"
     fix = "make them again, with lower thresholds for edges, or remove these images"
+    if any(image.control and measured[image.control].transparent for image in blank):
+        fix = "save them without transparency: transparent parts are black"
     problems = _control_problem(blank, len(decoded), what, fix, "control.blank")
     what = f"{{n}} {'is the image itself' if len(copies) == 1 else 'are the images themselves'}: {{names}}"
     fix = "make control images of them (Control images on Tools), or choose another folder"
@@ -61,8 +63,11 @@ def _control_problem(images: Sequence[ImageInfo], total: int, what: str, fix: st
     return about(images, what, fix, code, level, where=where, noun="control image")
 
 
-def _one_color(look: Look) -> bool:
-    """Return whether an image was decoded and shows a single color."""
+def _one_color(path: Path, look: Look) -> bool:
+    """Return whether a control image was decoded and shows a single color, where transparent parts are black.
+    look: its measurements, of which those of lines are on white"""
+    if look.transparent and not look.reason:
+        return look.brightest == 0 and (small := _small_or_none(path)) is not None and not np.ptp(small)
     return not look.reason and look.blur == 0 and look.border == 1
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from core.formats.detect import FAMILY_NAMES, ModelKind, identify
 from core.formats.hub.references import HubId, resolve
-from core.formats.models.checkpoint import open_vae
+from core.formats.models.checkpoint import Part, open_vae
 from core.record.problems import Problem, ProblemsError
 from core.record.units import with_article
 from core.record.workspace import Workspace
@@ -113,12 +113,19 @@ def model_problems(settings: ModelSettings, workspace: Workspace) -> list[Proble
     if settings.vae is not None:
         try:
             vae = open_vae(model_path(settings.vae, workspace, "model.vae"))
-            scale = (vae.config or {}).get("scaling_factor")
-            if name and scale is not None and (scale == SDXL_SCALE) != (traits_of(name).latent_scale == SDXL_SCALE):
-                title = FAMILY_NAMES[name]
-                what = f"The VAE's scaling factor is {scale}, which is not {title}'s: images would be wrong"
-                where, fix = f"model.vae = {settings.vae}", f"choose a VAE for {title}, or leave it empty"
-                problems.append(Problem(what, where, fix, level="warning", code="vae.other-family"))
+            problems += vae_problems(vae, name, f"model.vae = {settings.vae}") if name else ()
         except ProblemsError as error:
             problems += error.problems
     return problems
+
+
+def vae_problems(vae: Part, family: str, where: str) -> list[Problem]:
+    """Return the warning that a VAE has the scaling factor of another family, by its config or by the checkpoint it is in; else []."""
+    scale = (vae.config or {}).get("scaling_factor")
+    if scale is None and (source := identify(vae.source)).kind == "checkpoint" and source.family is not None:
+        scale = traits_of(source.family).latent_scale
+    if scale is None or (scale == SDXL_SCALE) == (traits_of(family).latent_scale == SDXL_SCALE):
+        return []
+    what = f"The VAE's scaling factor is {scale}, which is not {FAMILY_NAMES[family]}'s: images would be wrong"
+    fix = f"choose a VAE for {FAMILY_NAMES[family]}, or none"
+    return [Problem(what, where, fix, level="warning", code="vae.other-family")]

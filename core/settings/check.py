@@ -4,12 +4,21 @@ import difflib
 import json
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
 from core.record.problems import MOST, Problem, ProblemsError, whole_text
-from core.settings.base import Declared, Settings, compatibility_values, declared, settings_called
+from core.settings.base import (
+    Declared,
+    Settings,
+    compatibility_values,
+    declared,
+    item_of,
+    item_settings,
+    settings_called,
+)
 from core.settings.elsewhere import ELSEWHERE
 from core.settings.names import FORBIDDEN_IN_NAMES
 
@@ -65,7 +74,7 @@ def explain(model: type[Settings], error: ValidationError, where: str = "") -> l
             )
             continue
         if item["type"] == "extra_forbidden":
-            fix = _fix_for_unknown(path, model, known)
+            fix = _fix_for_unknown(path, model, _fields_of(path, known) or known)
             problems[path] = Problem(f"There is no setting '{path}'", location, fix, code="settings.unknown-name")
         elif item["type"] == "missing":
             problems[path] = Problem(f"'{path}' is missing", location, "set a value", code="settings.missing")
@@ -80,7 +89,15 @@ def _setting_path(loc: tuple, known: dict[str, Declared]) -> str:
     first_two = ".".join(names[:2])
     if first_two in known and known[first_two].kind != "list":
         return first_two
-    return ".".join(names[:3] if _plain_list(loc, known) else names)
+    entry = _plain_list(loc, known)
+    return ".".join(names[: 4 if item_of(entry) else 3] if entry else names)
+
+
+def _fields_of(path: str, known: dict[str, Declared]) -> dict[str, Declared]:
+    """Return {dotted path: setting} of the list item that `path` is in, such as "controls.nets.0.weight"; {} for other paths."""
+    setting, number, _ = path.rsplit(".", 2) if path.count(".") == 3 else ("", "", "")
+    entry = known.get(setting)
+    return {f"{setting}.{number}.{each.name}": each for each in item_settings(entry)} if entry else {}
 
 
 def _plain_list(loc: tuple, known: dict[str, Declared]) -> Declared | None:
@@ -92,7 +109,7 @@ def _plain_list(loc: tuple, known: dict[str, Declared]) -> Declared | None:
 
 
 def _bad_item(item: Mapping[str, Any], known: dict[str, Declared], location: str) -> Problem | None:
-    """Return the problem with one item of a list of plain values; None if the error is in another kind of setting.
+    """Return the problem with one item of a list, or a setting of the item; None if the error is in another kind of setting.
 
     item       pydantic's error
     known      {dotted path: setting}
@@ -101,7 +118,11 @@ def _bad_item(item: Mapping[str, Any], known: dict[str, Declared], location: str
     entry, number = _plain_list(item["loc"], known), item["loc"][2] if len(item["loc"]) > 2 else 0
     if entry is None:
         return None
-    where = location.removesuffix(f".{number}")
+    path = _setting_path(item["loc"], known)
+    where = location.replace(path, entry.path)
+    if field := _fields_of(path, known).get(path):
+        problem = invalid_value(path, item, field, where)
+        return replace(problem, what=f"{entry.title}, item {number + 1}: {problem.what}")
     what = f"{entry.title}: item {number + 1} is {shorten(item['input'])}"
     return Problem(what, where, f"use {_bound(item)}", code="settings.bad-value")
 

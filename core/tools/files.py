@@ -89,9 +89,17 @@ def image_folders(texts: Sequence[str | None], where: str) -> tuple[list[Path], 
     if not folders:
         fix = "choose the folder with the images"
         return [], [Problem("No folder is chosen", where, fix, code="tools.no-folder-chosen")]
-    fix = "check the spelling, or choose another folder"
-    return folders, [
-        Problem(f"The image folder '{printable(path)}' does not exist", where, fix, code="tools.no-such-folder")
-        for path in folders
-        if not os.path.isdir(path)
-    ]
+    problems = []
+    for path in folders:
+        what, fix = (
+            f"The image folder '{printable(path)}' does not exist",
+            "check the spelling, or choose another folder",
+        )
+        if os.path.isfile(path):
+            what, fix = (
+                f"'{printable(path)}' is a file",
+                f"choose the folder that contains it: {printable(path.parent)}",
+            )
+        if not os.path.isdir(path):
+            problems.append(Problem(what, where, fix, code="tools.no-such-folder"))
+    return folders, problems

@@ -73,3 +73,10 @@ def test_the_settings_of_a_tool_answer_odd_values_in_words(name, places, tmp_pat
 
 def test_each_command_answers_one_odd_word_in_words(tmp_path):
     told(fault_of(tmp_path, [name, word, "--check"]) for name, word in zip(NAMES, WORDS * 9, strict=False))
+
+
+@pytest.mark.parametrize("command", ["make_hints", "train"])
+def test_an_image_in_place_of_its_folder_leads_to_the_folder(command, tmp_path, capsys):
+    """It is not read as a preset."""
+    assert main([command, str(tmp_path / "noise.png"), "--check"]) == BAD_INPUT
+    assert f"choose the folder that contains it: {tmp_path}" in capsys.readouterr().err

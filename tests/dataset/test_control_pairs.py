@@ -250,6 +250,15 @@ def test_blank_control_images_are_named(looked):
     assert list(found) == ["control.blank"] and "b.png" in found["control.blank"].what
 
 
+@pytest.mark.parametrize(("level", "codes"), [(0, ["control.blank"]), (255, [])])
+def test_transparent_parts_of_control_images_are_black(looked, level, codes):
+    """Black lines on nothing are lost, white ones are not."""
+    alpha = lines(1)[..., :1]
+    drawn = np.concatenate([np.full((128, 128, 3), level, np.uint8), alpha], axis=2)
+    found = looked({"a": (colored(1), drawn), "b": (colored(2), lines(2))})
+    assert list(found) == codes and all("transparen" in each.fix for each in found.values())
+
+
 def test_control_images_that_are_the_images_themselves_are_named(looked):
     gray = np.repeat(colored(3).mean(axis=2).astype(np.uint8)[..., None], 3, axis=2)
     found = looked({"a": (colored(1), lines(1)), "b": (colored(2), colored(2)), "c": (colored(3), gray)})

@@ -4,9 +4,12 @@ import pytest
 
 from core.families.locate import check_family, model_problems
 from core.formats.detect import ModelKind
+from core.generation.plan.files import find_sources
 from core.record.workspace import PROJECT, Workspace
+from core.settings.check import build
+from core.settings.job import GenerateJob
 from core.settings.model import ModelSettings
-from tests.models import tiny_folder
+from tests.models import tiny_file, tiny_folder
 from tests.refusals import refused
 
 
@@ -38,6 +41,13 @@ def test_a_vae_of_another_family_is_named(tmp_path):
     assert "0.13025, which is not SD 1.x's" in found.what
     assert model_problems(ModelSettings(base_model=sdxl, vae=sdxl), workspace) == []
     assert model_problems(ModelSettings(base_model="models/starter", vae=sd2), workspace) == []
+    files = {name: str(tiny_file(name, tmp_path / f"{name}.safetensors")) for name in ("sdxl", "sd2")}
+    for model, wrong, right in ((sdxl, files["sd2"], files["sdxl"]), ("models/starter", files["sdxl"], files["sd2"])):
+        found = model_problems(ModelSettings(base_model=model, vae=wrong), workspace)
+        assert [each.code for each in found] == ["vae.other-family"], "of a checkpoint in one file"
+        job = build(GenerateJob, {"model": {"base_model": model, "vae": wrong}})
+        assert "vae.other-family" in [each.code for each in find_sources(job, workspace).notes]
+        assert model_problems(ModelSettings(base_model=model, vae=right), workspace) == []
 
 
 @pytest.mark.parametrize("name", ["sd1.5", "SDXL", "owner/name"])

@@ -172,6 +172,9 @@ def test_what_holds_no_vae_says_what_it_is(tmp_path, folder):
     save_file({"emb_params": torch.zeros(1, 768)}, tmp_path / "x.safetensors")
     with refused("model.not-a-vae", "SD 1"):
         open_vae(tmp_path / "x.safetensors")
+    save_file({"decoder.conv_in.weight": torch.zeros(4, 4, 3, 3)}, tmp_path / "half.safetensors")
+    with refused("model.not-a-vae", "incomplete"):
+        open_vae(tmp_path / "half.safetensors")
 
 
 def test_reading_stops_when_cancelled(folder):

@@ -137,14 +137,16 @@ def still(**given):
 # -- networks of files
 
 
-def small_net(folds=1):
+def small_net(folds=1, doublings=2):
     torch.manual_seed(0)
-    return RRDBNet(width=8, blocks=2, growth=4, folds=folds)
+    return RRDBNet(width=8, blocks=2, growth=4, folds=folds, doublings=doublings)
 
 
-def old_keys(state):
+def old_keys(state, doublings=2):
     """As the first ESRGAN files have them."""
-    places = {"conv_first": 0, "conv_up1": 3, "conv_up2": 6, "conv_hr": 8, "conv_last": 10}
+    last = 3 * doublings + 4
+    places = {"conv_first": 0, "conv_hr": last - 2, "conv_last": last}
+    places |= {f"conv_up{number}": 3 * number for number in range(1, doublings + 1)}
     found = {}
     for name, tensor in state.items():
         first, *rest = name.split(".")
@@ -184,6 +186,17 @@ def test_files_with_keys_of_all_ages_are_one_network(tmp_path):
         loaded = load_network(tmp_path / file, "images", "cpu")
         torch.testing.assert_close(loaded(x), network(x), rtol=0, atol=0)
     assert network(x).shape == (1, 3, 48, 40)
+
+
+@pytest.mark.parametrize("doublings", [0, 1, 3, 4])
+def test_networks_of_other_scales_than_4_are_read(doublings, tmp_path):
+    network, x = small_net(doublings=doublings), torch.rand(1, 3, 5, 4)
+    save_file(network.state_dict(), tmp_path / "new.safetensors")
+    save_file(old_keys(network.state_dict(), doublings), tmp_path / "old.safetensors")
+    for file in ("new.safetensors", "old.safetensors"):
+        loaded = load_network(tmp_path / file, "images", "cpu")
+        torch.testing.assert_close(loaded(x), network(x), rtol=0, atol=0)
+        assert loaded._enlarged(Image.new("RGB", (7, 6))).size == (7 * 2**doublings, 6 * 2**doublings)
 
 
 def test_a_network_that_folds_doubles_the_size(tmp_path):
@@ -252,14 +265,18 @@ def test_files_that_are_none_are_refused_before_the_start(workspace, tmp_path):
     sdxl = tiny_folder("sdxl", tmp_path / "tiny")
     latent = str(tmp_path / "latent.safetensors")
     assert codes(hires(sdxl, highres_fix_upscaler_file=latent), workspace) == ["upscaler.other-family"]
+    gray = {"conv_first.weight": torch.zeros(8, 1, 3, 3), "conv_last.weight": torch.zeros(1, 8, 3, 3)}
+    save_file(small_net().state_dict() | gray | {"conv_last.bias": torch.zeros(1)}, tmp_path / "gray.safetensors")
+    gray = str(tmp_path / "gray.safetensors")
+    assert codes(hires(highres_fix_upscaler_file=gray), workspace) == ["upscaler.other-build"]
 
 
-def test_a_network_of_another_build_is_named(tmp_path):
-    state = {k: v for k, v in small_net().state_dict().items() if not k.startswith("conv_up2")}
-    save_file(state, tmp_path / "two.safetensors")
+def test_a_network_with_nan_is_refused(tmp_path):
+    state = small_net().state_dict()
+    save_file(state | {"conv_hr.bias": state["conv_hr.bias"] * torch.nan}, tmp_path / "nan.safetensors")
     with pytest.raises(ProblemsError) as raised:
-        load_network(tmp_path / "two.safetensors", "images", "cpu")
-    assert raised.value.problems[0].code == "upscaler.other-build"
+        load_network(tmp_path / "nan.safetensors", "images", "cpu")
+    assert raised.value.codes == ["weights.not-finite"]
 
 
 @pytest.mark.parametrize(

@@ -238,6 +238,20 @@ def test_a_setting_that_one_folder_uses_has_an_effect():
 
 
 @pytest.mark.parametrize(
+    ("given", "facts", "fix"),
+    [
+        ({"weight": -1}, "item 1: Weight is -1", "use a number, 0 to 5"),
+        ({"mode": "strict"}, 'item 1: Control mode is "strict"', "use one of balanced"),
+        ({"file": None}, "item 1: ControlNet is null", "use text"),
+        ({"weigth": 1}, "There is no setting 'controls.nets.0.weigth'", "did you mean 'controls.nets.0.weight'"),
+    ],
+)
+def test_settings_of_list_items_are_named_with_what_they_take(given, facts, fix):
+    (problem,) = problems_of(GenerateJob, {"controls": {"nets": [{"file": "a", **given}]}})
+    assert facts in problem.what and problem.fix.startswith(fix) and problem.where.startswith("controls.nets")
+
+
+@pytest.mark.parametrize(
     "path, value, facts, fix",
     [
         ("dataset.more_resolutions", [512, 7], " 2 is 7", "use 64 or more"),

@@ -1,5 +1,7 @@
 """What textual inversion asks of the other settings, said before anything loads."""
 
+import pytest
+
 from core.settings.check import build
 from core.settings.job import TrainJob
 from core.settings.rules import training_problems
@@ -25,6 +27,21 @@ def test_a_file_of_another_name_than_its_token_is_advised_the_word_it_is_read_by
         assert f"The token is {token}," in advice.what and advice.fix.startswith(both)
     for name in ("zkw", "ZKW"):
         assert "saving.output_name" not in said(embedding={"token_string": "zkw"}, saving={"output_name": name})
+
+
+@pytest.mark.parametrize(
+    ("captions", "level"),
+    [
+        ({"caption_dropout_rate": 1.0}, "error"),
+        ({"caption_dropout_every_n_epochs": 1}, "error"),
+        ({"caption_dropout_rate": 0.1}, "advice"),
+        ({"caption_dropout_every_n_epochs": 2}, "advice"),
+        ({}, None),
+    ],
+)
+def test_steps_without_a_caption_train_no_token(captions, level):
+    found = said(embedding={"token_string": "zkw"}, captions=captions).get("captions.caption_dropout_rate")
+    assert (found and (found.code, found.level)) == (level and ("embedding.dropout", level))
 
 
 def test_words_whose_files_would_have_one_name_or_none_are_refused():

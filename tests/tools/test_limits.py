@@ -33,7 +33,7 @@ from core.tools.metadata.rules import (
     read_replacements,
 )
 from core.tools.models import merge_models
-from core.tools.models.convert_model import _vae_scale_problems, misnamed_problems
+from core.tools.models.convert_model import misnamed_problems
 from core.tools.models.header_edit import replace_header, undo_change, with_metadata
 from core.tools.models.merge_models import _weights
 from core.tools.models.strip_metadata import private_paths, stripped
@@ -489,15 +489,6 @@ def test_two_images_that_would_become_one_file_are_told_and_so_is_a_file_as_fold
 )
 def test_an_output_is_named_by_its_format(tmp_path, target, form, told):
     assert [each.code for each in misnamed_problems(tmp_path / target, form, "a")] == ["convert.output-format"] * told
-
-
-@pytest.mark.parametrize(
-    ("scale", "family", "told"),
-    [(0.18215, "sd1", False), (0.13025, "sd1", True), (0.13025, "sdxl", False), (0.18215, "sdxl", True), (None, "sdxl", False)],
-)  # fmt: skip
-def test_a_vae_of_another_scale_is_told(scale, family, told):
-    part = SimpleNamespace(config=None if scale is None else {"scaling_factor": scale})
-    assert [each.level for each in _vae_scale_problems(part, family, "a")] == ["warning"] * told
 
 
 # ---- captions

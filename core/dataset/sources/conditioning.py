@@ -49,6 +49,7 @@ class PartnerKind:
     needed: bool = False
 
 
+DARK = 16  # levels of 255 below which a mask counts as almost black, such as one with values of 0 and 1
 MASK = PartnerKind("conditioning", "mask", "mask", MASK_LABEL)
 CONTROL = PartnerKind("control", "control image", "control", CONTROL_LABEL, needed=True)
 
@@ -324,42 +325,58 @@ def blank_mask_advice(
     }
     files = {path: file_at(path, "") for _, path in masked.values()}
     mask_looks = known_looks(Memo(memo_path), list(files.values()))
-    black = [image for image, path in masked.values() if path in mask_looks and mask_looks[path].brightest == 0]
+    brightest = {path: look.brightest for path, look in mask_looks.items()}
+    black = [image for image, path in masked.values() if brightest.get(path) == 0]
+    dark = [image for image, path in masked.values() if 0 < brightest.get(path, 0) < DARK]
     transparent = [
         each.image
         for each in placed
         if each.concept.images.alpha_mask and each.image.key not in masked
         if (look := looks.get(each.image.key)) and look.opaque == 0
     ]
+    without_loss = len(black) + len(transparent)
+    level = "error" if without_loss == len(placed) else "warning" if 2 * without_loss > len(placed) else "advice"
     fix = "paint the area to train white in the masks, or remove these images"
+    dark_fix = "save the masks with values from 0 to 255, where 255 is white"
     return [
-        *about(black, "{n} {has} an all-black mask and {do} not affect training: {names}", fix, "mask.all-black"),
+        *about(
+            black, "{n} {has} an all-black mask and {do} not affect training: {names}", fix, "mask.all-black", level
+        ),
+        *about(dark, "{n} {has} a mask that is almost black everywhere: {names}", dark_fix, "mask.dark", "warning"),
         *about(
             transparent,
             "{n} {is} fully transparent and {do} not affect training: {names}",
             fix,
             "image.fully-transparent",
+            level,
         ),
     ]
 
 
 def unmasked_advice(placed: Sequence[Placed], looks: Mapping[tuple[str, str], Look]) -> list[Problem]:
-    """Return advice about images with neither mask nor transparency, in folders that use both, as far as decoded.
+    """Return advice about images with neither mask nor transparency, as far as decoded: in folders that use both, or if no image has any.
     looks: image key -> measurements of the image"""
     by_folder: dict[int, list[Placed]] = defaultdict(list)
     for each in placed:
-        if each.concept.images.alpha_mask and each.concept.images.masked_loss and not each.concept.control:
+        if each.concept.images.alpha_mask and not each.concept.control:
             by_folder[each.concept.number].append(each)
     problems: list[Problem] = []
-    for members in by_folder.values():
-        if folder := conditioning_folder(members[0].concept.images.conditioning_data_dir):
-            opaque = [
-                each.image
-                for each in members
-                if each.image.conditioning is None
-                if (look := looks.get(each.image.key)) and not look.transparent
-            ]
-            problems += _missing(MASK, printable(folder), len(members), opaque, "advice")
+    opaque_of = {
+        number: [
+            each.image
+            for each in members
+            if each.image.conditioning is None
+            if (look := looks.get(each.image.key)) and not look.transparent
+        ]
+        for number, members in by_folder.items()
+    }
+    for number, members in by_folder.items():
+        images = members[0].concept.images
+        if images.masked_loss and (folder := conditioning_folder(images.conditioning_data_dir)):
+            problems += _missing(MASK, printable(folder), len(members), opaque_of[number], "advice")
+    if by_folder and not problems and sum(map(len, opaque_of.values())) == sum(map(len, by_folder.values())):
+        what, fix = "Alpha mask is on, but no image has transparency", "save images with transparency, or turn it off"
+        problems.append(Problem(what, "dataset.alpha_mask", fix, "warning", code="mask.no-transparency"))
     return problems
 
 
@@ -386,7 +403,7 @@ def _partners_by_name(
 
 
 def _missing(kind: PartnerKind, where: str, total: int, missing: Sequence[ImageInfo], level: str) -> list[Problem]:
-    """Return the problem of images without a partner, of `level` if the kind needs one, else advice.
+    """Return the problem of images without a partner, of `level` if the kind needs one, else advice, or a warning if none has one.
 
     where   the partners' folder
     total   number of all images
@@ -394,8 +411,10 @@ def _missing(kind: PartnerKind, where: str, total: int, missing: Sequence[ImageI
     what = f"{len(missing)} of {total} images without a {kind.word}"
     if kind.needed:
         fix = f"add a {kind.word} of the same name for each, or remove these images"
+        if len(missing) == total:
+            fix = f"choose a folder with a {kind.word} of the same name for each, or enter the suffix of their names"
     else:
-        what, level = f"{what}, trained on the full image", "advice"
+        what, level = f"{what}, trained on the full image", "warning" if len(missing) == total else "advice"
         fix = "add the missing masks if parts of these images should be excluded"
     return about(missing, f"{what}: {{names}}", fix, f"{kind.code}.missing", level, where=where)
 

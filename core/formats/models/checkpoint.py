@@ -137,6 +137,8 @@ def open_vae(path: Path | str) -> Part:
     if part is None:
         kind = identify_header(entries, metadata)
         what, fix = f"This is not a VAE but: {kind}", "choose a VAE, or a checkpoint that contains one"
+        if kind.kind == "vae":
+            what = "The VAE is incomplete: it needs an encoder and a decoder"
         raise ProblemsError.one(what, str(path), fix, "model.not-a-vae")
     return replace(part, sizes=_named_sizes(path, metadata).get("vae", {}))
 

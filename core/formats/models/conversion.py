@@ -75,7 +75,10 @@ def convert(
         states, dtype, advice = _cast(states, conversion.dtype, conversion.target)
         note = partial(_note_damage, damaged)
         Model.of(conversion, files, states, dtype, on_tensor=note, cancel=cancel, wrote=wrote).write()
-    return advice + _damage_warning(damaged, conversion.source.path)
+    vae, source = conversion.parts.get("vae"), conversion.source.path
+    if vae is not None and all(name.startswith(("vae.", sd_keys.VAE_PREFIX)) for name in damaged):
+        source = vae.source  # it may be another file's
+    return advice + _damage_warning(damaged, source)
 
 
 def as_single_file(conversion: Conversion, files: OpenFiles) -> tuple[dict[str, LazyTensor], dict[str, str]]:

@@ -77,7 +77,7 @@ def extra_tensors(
         if name in in_parts or (name.startswith(EMA) and not ema) or (name == V_MARKER and prediction == "epsilon"):
             continue
         if name.endswith(POSITIONS):
-            extra |= _positions(name, entry.shape, family)
+            extra |= positions(name, entry.shape, family)
             continue
         tensor = files.lazy(TensorLocation(file, name, entry))
         extra[name] = tensor.cast(dtype) if name.startswith(cast) else tensor
@@ -98,7 +98,7 @@ def _names_in_parts(source: Checkpoint, states: Mapping[str, Mapping[str, LazyTe
     )
 
 
-def _positions(name: str, shape: tuple[int, ...], family: str) -> dict[str, LazyTensor]:
+def positions(name: str, shape: tuple[int, ...], family: str) -> dict[str, LazyTensor]:
     """Return {name: position_ids computed again}, since 16-bit files round them; CLIP's gets "text_model." in its name."""
     prefix = sd_keys.CLIP_PREFIXES.get(family, "\0")
     if name.startswith(prefix):

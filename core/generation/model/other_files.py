@@ -22,7 +22,7 @@ from core.formats.models.part_kinds import part_title
 from core.formats.tensors.header import read_header
 from core.generation.model.library import Scan, find
 from core.generation.model.store import ModelStore, fingerprint
-from core.record.problems import Problem, ProblemsError, collected
+from core.record.problems import Problem, ProblemsError, collected, problems_at
 from core.record.workspace import Workspace
 from core.settings.job import GenerateJob
 from core.settings.model import SD_SCALE, traits_of
@@ -131,8 +131,18 @@ def upscaler_problems(job: GenerateJob, family: str, workspace: Workspace) -> li
     if hires.highres_fix_upscaler_file and hires.highres_fix_scale is not None:
         path = collected(problems, find, "upscaler", hires.highres_fix_upscaler_file, workspace)
         if path is not None:
-            collected(problems, lambda: check_upscaler(identify(path), path, family))
+            collected(problems, _check_network, path, family)
     return problems
+
+
+def _check_network(path: Path, family: str) -> None:
+    """Raise ProblemsError as `check_upscaler`, and for a network of an unsupported architecture."""
+    from core.generation.model.upscaling_networks import check_network
+
+    kind = identify(path)
+    check_upscaler(kind, path, family)
+    with problems_at(UPSCALER):
+        check_network(path, kind_of_upscaler(kind, path))
 
 
 def check_upscaler(kind: ModelKind, path: Path, family: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,9 +12,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from core.formats.models.overflow import SHOWN, not_finite
+from core.formats.tensors.header import read_header
 from core.formats.tensors.reading import TensorFile
 from core.generation.sample.canvas import fitted, pixels_of
 from core.record.problems import ProblemsError
+from core.record.units import first_of
+from core.record.workspace import display_path
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -29,27 +33,43 @@ OLDER = (
     (r"^trunk_conv\.", "conv_body."),
     (r"^upconv(\d)\.", r"conv_up\1."),
     (r"^HRconv\.", "conv_hr."),
-    *((rf"^model\.{old}\.", f"{new}.") for old, new in ((0, "conv_first"), (3, "conv_up1"), (6, "conv_up2"))),
-    *((rf"^model\.{old}\.", f"{new}.") for old, new in ((8, "conv_hr"), (10, "conv_last"))),
 )
+OLDER_TAIL = re.compile(
+    r"^model\.(\d+)\.(?!sub\.)"
+)  # the convolutions around the blocks; one of every three doubles the size
 
 
 def load_network(path: Path, kind: str, device: str) -> Any:
-    """Load an upscaling network in float32. Raises ProblemsError for an unsupported architecture.
+    """Load an upscaling network in float32. Raises ProblemsError for an unsupported architecture, and for NaN and infinite weights.
     kind: "images" or "latents" (`other_files.upscaler_kind`)"""
     with TensorFile(path) as file:
-        averaged = any(name.startswith("params_ema.") for name in file.entries)
-        start = "params_ema." if averaged else "params."
-        names = {
-            _renamed(name.removeprefix(start)): name for name in file.entries if not averaged or name.startswith(start)
-        }
+        names = _names(file.entries)
         network = _empty_network({new: file.entries[name].shape for new, name in names.items()}, kind, path)
-        network.load_state_dict({new: file.read(name, torch.float32) for new, name in names.items()})
+        state = {new: file.read(name, torch.float32) for new, name in names.items()}
+    if damaged := not_finite(state):
+        what = f"{path.name} contains NaN or infinite values, which make black images: {first_of(damaged, SHOWN)}"
+        raise ProblemsError.one(what, display_path(path), "use another file; this one is damaged", "weights.not-finite")
+    network.to_empty(device="cpu").load_state_dict(state)
     return network.to(device).eval().requires_grad_(False)
 
 
+def check_network(path: Path, kind: str) -> None:
+    """Raise ProblemsError for an unsupported architecture, by the file's header. kind: as in `load_network`"""
+    entries, _ = read_header(path)
+    _empty_network({new: entries[name].shape for new, name in _names(entries).items()}, kind, path)
+
+
+def _names(entries: Iterable[str]) -> dict[str, str]:
+    """Return {name as in Real-ESRGAN: key} of a file's averaged weights, or of the only ones."""
+    averaged = any(name.startswith("params_ema.") for name in entries)
+    start = "params_ema." if averaged else "params."
+    keys = {name.removeprefix(start): name for name in entries if not averaged or name.startswith(start)}
+    last = max((int(found[1]) for name in keys if (found := OLDER_TAIL.match(name))), default=0)
+    return {_renamed(name, last): key for name, key in keys.items()}
+
+
 def _empty_network(shapes: Mapping[str, Sequence[int]], kind: str, path: Path) -> Any:
-    """Return an uninitialized network whose tensors have exactly these names and shapes. Raises ProblemsError for others.
+    """Return a network on the meta device whose tensors have exactly these names and shapes. Raises ProblemsError for others.
 
     kind   "images" or "latents"
     path   the file, for the message
@@ -62,9 +82,9 @@ def _empty_network(shapes: Mapping[str, Sequence[int]], kind: str, path: Path) -
     if network is None or _comparable_shapes(
         {name: t.shape for name, t in network.state_dict().items()}
     ) != _comparable_shapes(shapes):
-        what, fix = f"{path.name} has an unsupported architecture", "choose an RRDBNet with a scale of 4 or 2"
-        raise ProblemsError.one(what, "hires.highres_fix_upscaler_file", fix, "upscaler.other-build")
-    return network.to_empty(device="cpu")
+        what, fix = f"{path.name} has an unsupported architecture", "choose an RRDBNet for color images"
+        raise ProblemsError.one(what, display_path(path), fix, "upscaler.other-build")
+    return network
 
 
 def _comparable_shapes(shapes: Mapping[str, Sequence[int]]) -> dict[str, tuple[int, ...]]:
@@ -72,11 +92,12 @@ def _comparable_shapes(shapes: Mapping[str, Sequence[int]]) -> dict[str, tuple[i
     return {name: tuple(shape) for name, shape in shapes.items() if not name.endswith(".num_batches_tracked")}
 
 
-def _renamed(name: str) -> str:
-    """Rename a key of older ESRGAN files to that of Real-ESRGAN."""
+def _renamed(name: str, last: int) -> str:
+    """Rename a key of older ESRGAN files to that of Real-ESRGAN. last: number of the file's last convolution"""
+    numbered = {0: "conv_first.", last - 2: "conv_hr.", last: "conv_last."}
     for old, new in OLDER:
         name = re.sub(old, new, name)
-    return name
+    return OLDER_TAIL.sub(lambda found: numbered.get(number := int(found[1]), f"conv_up{number // 3}."), name)
 
 
 # -- images
@@ -116,43 +137,49 @@ class Block(nn.Module):
 
 
 class RRDBNet(nn.Module):
-    """ESRGAN's network (Wang et al. 2018, arXiv:1809.00219), with a scale of 4 / folds.
+    """ESRGAN's network (Wang et al. 2018, arXiv:1809.00219) for RGB images, with a scale of 2 ** doublings / folds.
 
-    channels   of the images
     width      channels of the hidden maps
     blocks     number of RRDB blocks
     growth     channels added by each convolution of a dense block
     folds      factor of a pixel unshuffle before it (Real-ESRGAN): 1, or 2 for a scale of 2
+    doublings  of the size after the blocks: 2; 0, 1, 3 or 4 for a scale of 1, 2, 8 or 16
     """
 
-    def __init__(self, channels: int = 3, width: int = 64, blocks: int = 23, growth: int = 32, folds: int = 1):
+    def __init__(self, width: int = 64, blocks: int = 23, growth: int = 32, folds: int = 1, doublings: int = 2):
         super().__init__()
-        self.folds = folds
-        self.conv_first = nn.Conv2d(channels * folds**2, width, 3, padding=1)
+        self.folds, self.scale = folds, 2**doublings // folds
+        self.conv_first = nn.Conv2d(3 * folds**2, width, 3, padding=1)
         self.body = nn.Sequential(*(Block(width, growth) for _ in range(blocks)))
-        self.conv_body, self.conv_up1, self.conv_up2, self.conv_hr = (
-            nn.Conv2d(width, width, 3, padding=1) for _ in range(4)
-        )
-        self.conv_last = nn.Conv2d(width, channels, 3, padding=1)
+        self.conv_body, self.conv_hr = (nn.Conv2d(width, width, 3, padding=1) for _ in range(2))
+        self.ups = [f"conv_up{number}" for number in range(1, doublings + 1)]
+        for name in self.ups:
+            self.add_module(name, nn.Conv2d(width, width, 3, padding=1))
+        self.conv_last = nn.Conv2d(width, 3, 3, padding=1)
 
     @classmethod
     def of(cls, shapes: Mapping[str, Sequence[int]]) -> RRDBNet:
         """Create an uninitialized network with the layer sizes in `shapes`. Raises LookupError or ArithmeticError for other architectures.
         shapes: {key in a state dict: shape}"""
         width, inward = shapes["conv_first.weight"][:2]
-        channels, growth = shapes["conv_last.weight"][0], shapes["body.0.rdb1.conv1.weight"][0]
+        growth = shapes["body.0.rdb1.conv1.weight"][0]
         blocks = sum(name.startswith("body.") for name in shapes) // TENSORS_OF_A_BLOCK
         shapes[f"body.{blocks - 1}.rdb3.conv5.bias"]
-        return cls(channels, width, blocks, growth, round((inward / channels) ** 0.5))
+        doublings = sum(name.startswith("conv_up") and name.endswith(".weight") for name in shapes)
+        folds = round((inward / 3) ** 0.5)
+        if 2**doublings % folds:
+            raise LookupError(folds)
+        return cls(width, blocks, growth, folds, doublings)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, 3, H, W] in 0..1 -> [B, 3, 4H / folds, 4W / folds]."""
+        """[B, 3, H, W] in 0..1 -> [B, 3, scale H, scale W]."""
         if self.folds > 1:
             x = functional.pixel_unshuffle(x, self.folds)
         x = self.conv_first(x)
         x = x + self.conv_body(self.body(x))
-        for conv in (self.conv_up1, self.conv_up2):
-            x = functional.leaky_relu(conv(functional.interpolate(x, scale_factor=2, mode="nearest")), 0.2)
+        for name in self.ups:
+            x = functional.interpolate(x, scale_factor=2, mode="nearest")
+            x = functional.leaky_relu(self.get_submodule(name)(x), 0.2)
         images: Tensor = self.conv_last(functional.leaky_relu(self.conv_hr(x), 0.2))
         return images
 
@@ -166,7 +193,8 @@ class RRDBNet(nn.Module):
         from PIL import Image as pillow
 
         pixels = (pixels_of(image) / 2 + 0.5).to(self.conv_first.weight.device)
-        pixels = (tiled(self, pixels, 4 // self.folds, TILE, MARGIN, self.folds)[0].clamp(0, 1) * 255).round().byte()
+        tile = TILE * 4 // max(4, self.scale)  # an output of the same size
+        pixels = (tiled(self, pixels, self.scale, tile, MARGIN, self.folds)[0].clamp(0, 1) * 255).round().byte()
         return pillow.fromarray(pixels.permute(1, 2, 0).cpu().numpy())
 
     def latents(self, latents: Tensor, scaling: float) -> Tensor:

@@ -24,6 +24,7 @@ from core.generation.plan.stages import (
     sampling_of,
     stages_of,
 )
+from core.generation.plan.upscalers import upscales_latents
 from core.generation.prompt.analysis import has_settings
 from core.generation.prompt.runs import parts_of
 from core.generation.sample.guidances import GUIDANCES, kind_of
@@ -114,6 +115,11 @@ def _large_image_problems(job: GenerateJob) -> Iterator[Problem]:
     ):
         what, where = "Upscale latents is ignored: an upscaler is chosen", "hires.highres_fix_latents_upscaling"
         yield Problem(what, where, "turn it off, or choose Lanczos", "advice", code="generate.two-upscalers")
+    strength = job.image_to_image.strength
+    if scale is not None and upscales_latents(job) and strength < 0.5:
+        what = f"A denoising strength of {strength:g} leaves the blur of upscaled latents"
+        fix = "use 0.5 or more, or an upscaler of images"
+        yield Problem(what, "image_to_image.strength", fix, "advice", code="generate.latent-strength")
 
 
 def _mask_problems(job: GenerateJob) -> Iterator[Problem]:

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from core.diffusion.samplers import noise_problem, sampler_problem, schedule_problem
 from core.families import family
-from core.families.locate import GENERATED, REFINER, family_of, model_path
+from core.families.locate import GENERATED, REFINER, family_of, model_path, vae_problems
 from core.families.prompt_weights import FIX
 from core.families.trained_size import default_guidance
 from core.formats.detect import identify
@@ -78,6 +78,7 @@ def find_sources(job: GenerateJob, workspace: Workspace, images: Sequence[Genera
     if problems:
         raise ProblemsError(list(dict.fromkeys(problems)))
     assert model is not None and family_name is not None
+    notes += vae_problems(open_vae(vae), family_name, "model.vae") if vae else ()
     if unused := None if vae else _a1111_vae(model):
         what, fix = (
             f"A1111 uses the VAE {unused.name} next to the model; here it is not used",

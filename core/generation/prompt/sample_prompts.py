@@ -14,7 +14,7 @@ from core.generation.prompt.loras import split_tags
 from core.generation.prompt.options import PromptLine
 from core.record.problems import Problem, ProblemsError, limited, raise_if_errors
 from core.record.units import count
-from core.record.workspace import resolve_path
+from core.record.workspace import display_path, resolve_path
 from core.settings.base import SEEDS
 from core.settings.samples import SampleSettings
 
@@ -124,7 +124,8 @@ def control_image(prompt: SamplePrompt, stretched: bool = False) -> np.ndarray |
     try:
         return control_for(path, (prompt.width or 0, prompt.height or 0), stretched)
     except BrokenImage as error:
-        what, fix = f"The control image {path.name} {error}", "choose another image file"
+        what = f"The control image {display_path(path)} {error}"
+        fix = "choose another image file; relative paths count from the project folder"
         raise ProblemsError.one(what, "samples.sample_prompts", fix, "prompts.bad-control-image") from error
 
 

@@ -168,7 +168,7 @@ def decode_pixels(
     """
     decoder = decoder or decode_latents
     if not is_finite(latents):
-        fix = "set mixed precision to bf16 or fp32; if that does not help, the model or a LoRA is damaged"
+        fix = "set mixed precision to bf16 or fp32; if that does not help, the model, its VAE or a LoRA is damaged"
         raise ProblemsError.one("The latents contain NaN values", "memory.mixed_precision", fix, "latents.nan")
     pixels = decoder(vae, latents)
     dtype = next(vae.parameters()).dtype
@@ -181,7 +181,7 @@ def decode_pixels(
         finally:
             vae.to(dtype)
     if not is_finite(pixels):
-        fix = "set mixed precision to bf16 or fp32; if that does not help, the model or a LoRA is damaged"
+        fix = "set mixed precision to bf16 or fp32; if that does not help, the model, its VAE or a LoRA is damaged"
         raise ProblemsError.one("The image contains NaN values and would be black", "generation", fix, "image.nan")
     return (pixels / 2 + 0.5).clamp(0, 1)
 

@@ -3,6 +3,7 @@
 from collections.abc import Collection, Iterable, Iterator, Sequence
 
 from core.record.problems import Problem
+from core.settings.dataset.concepts import Concept, any_folder
 from core.settings.job import TrainJob
 from core.settings.model import traits_of
 from core.settings.names import without_signs
@@ -51,6 +52,21 @@ def problems(job: TrainJob) -> Iterator[Problem]:
         what = "With several tokens, each caption must contain the one that its image shows"
         fix = "check the captions; images without a token have no effect"
         yield Problem(what, WHERE, fix, "advice", code="embedding.captions-need-token")
+    if any_folder(job, lambda each: _dropout(each) > 0):
+        never = not any_folder(job, lambda each: each.role == "train" and _dropout(each) < 1)
+        what = "All captions are dropped, so that no token would be trained"
+        if not never:
+            what = "Captions are dropped at some steps, which then train no token"
+        level = "error" if never else "advice"
+        yield Problem(
+            what, "captions.caption_dropout_rate", "set caption dropout to 0", level, code="embedding.dropout"
+        )
+
+
+def _dropout(folder: Concept) -> float:
+    """Return the share of a folder's captions that is dropped, by rate or by epoch."""
+    every = folder.captions.caption_dropout_every_n_epochs
+    return max(folder.captions.caption_dropout_rate, 1 / every if every else 0)
 
 
 def unused(job: TrainJob) -> Iterator[tuple[str, str]]:

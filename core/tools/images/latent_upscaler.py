@@ -4,7 +4,7 @@ import glob
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from core.dataset.images.opening import BrokenImage, open_rgb
 from core.dataset.sources.files import is_image, is_junk, is_label
 from core.families import family
-from core.families.locate import model_path
+from core.families.locate import model_path, vae_problems
 from core.families.vae import decode_latents, encode_image_latents, model_latents
 from core.formats.models.checkpoint import open_vae
 from core.generation.model.library import find
@@ -123,19 +123,23 @@ def _file(name: str | None, setting: str, title: str, find: Find, workspace: Wor
 
 
 def _vae_path(name: str, workspace: Workspace, where: str) -> Path:
-    """Return the path of a VAE. Raises ProblemsError for a file without a VAE."""
+    """Return the path of a VAE. Raises ProblemsError for a file without a VAE, and for one of another family than SD 1.x and 2.x."""
     path = model_path(name, workspace, where)
-    open_vae(path)
+    if wrong := vae_problems(open_vae(path), "sd1", where):
+        raise ProblemsError([replace(each, level="error") for each in wrong])
     return path
 
 
 def _weights_path(name: str, workspace: Workspace, where: str) -> Path:
-    """Return the path of the network's weights. Raises ProblemsError for weights of another kind of upscaler."""
+    """Return the path of the network's weights. Raises ProblemsError for weights of another kind of upscaler or architecture."""
+    from core.generation.model.upscaling_networks import check_network
+
     path = find("upscaler", name, workspace, where=where)
     if upscaler_kind(path, where) != "latents":
         fix = "choose the weights of sd-scripts' latent upscaler"
         what = f"{path.name} upscales images, not latents"
         raise ProblemsError.one(what, display_path(path), fix, "upscale.other-weights")
+    check_network(path, "latents")
     return path
 
 

@@ -10,10 +10,9 @@ from typing import Any
 
 from core.families.layout import Layout
 from core.families.layouts import layout_of
-from core.families.locate import GENERATED, SDXL_SCALE, STAGES, check_family, model_path
+from core.families.locate import GENERATED, STAGES, check_family, model_path, vae_problems
 from core.families.part_shapes import known_tensors, mismatch_problems
 from core.families.trained_size import trained_size
-from core.formats.detect import FAMILY_NAMES
 from core.formats.model_spec import model_spec_of
 from core.formats.models.checkpoint import SIZES_KEY, Checkpoint, Part, open_checkpoint, open_vae
 from core.formats.models.conversion import Conversion, convert
@@ -29,7 +28,6 @@ from core.record.lazy_torch import torch
 from core.record.problems import Problem, ProblemsError, at_setting, errors, problems_at, raise_if_errors
 from core.record.units import count, size_words
 from core.record.workspace import Workspace, display_path, resolve_path
-from core.settings.model import traits_of
 from core.settings.tools.convert_model import ConvertModelSettings
 from core.tools.files import model_file
 from core.tools.models.inspect import total_bytes
@@ -141,7 +139,7 @@ def chosen_parts(
     if settings.vae and not settings.no_vae:
         try:
             available["vae"] = open_vae(model_path(settings.vae, workspace, where))
-            problems += _vae_scale_problems(available["vae"], layout.family, where)
+            problems += vae_problems(available["vae"], layout.family, where)
         except ProblemsError as error:
             problems += at_setting(where, error.problems)
     names = [name for name in layout.published.parts if name != "vae" or not settings.no_vae]
@@ -168,15 +166,6 @@ def chosen_parts(
     if not any(problem.level == "error" for problem in problems):
         problems += mismatch_problems(layout, parts.values(), source.path)
     return parts, problems
-
-
-def _vae_scale_problems(vae: Part, family: str, where: str) -> list[Problem]:
-    """Return the warning that the VAE has the scaling factor of another family; [] if it has that of `family` or states none."""
-    scale = (vae.config or {}).get("scaling_factor")
-    if scale is None or (scale == SDXL_SCALE) == (traits_of(family).latent_scale == SDXL_SCALE):
-        return []
-    what = f"The VAE's scaling factor is {scale}, which is not {FAMILY_NAMES[family]}'s: images would be wrong"
-    return [Problem(what, where, f"choose a VAE for {FAMILY_NAMES[family]}", "warning", code="vae.other-family")]
 
 
 def _unknown_tensor_advice(part: Part, known: Part) -> list[Problem]:

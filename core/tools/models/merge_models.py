@@ -15,6 +15,7 @@ from core.formats.model_spec import architecture, implementation
 from core.formats.models import sd_keys
 from core.formats.models.checkpoint import SIZES_KEY, TensorLocation
 from core.formats.models.conversion import Conversion, as_single_file
+from core.formats.models.extra import POSITIONS, positions
 from core.formats.models.overflow import largest, not_finite, not_finite_names, overflowing
 from core.formats.models.text_keys import full_name
 from core.formats.models.whole_model import ModelFacts
@@ -174,12 +175,14 @@ def _open_model(path: Path, files: OpenFiles, workspace: Workspace, where: str) 
 
 
 def _from_file(path: Path, kind: ModelKind, files: OpenFiles) -> tuple[dict[str, LazyTensor], Mapping[str, str]]:
-    """Return (lazy tensors by key, metadata) of a single file."""
+    """Return (lazy tensors by key, metadata) of a single file; position_ids as integers, which a mix of floats would not be."""
     entries, metadata = read_header(path)
     prefix = sd_keys.CLIP_PREFIXES.get(kind.family or "", "\0")
     lazy = {
         _current_name(name, prefix): files.lazy(TensorLocation(path, name, entry)) for name, entry in entries.items()
     }
+    for name in [name for name in entries if name.endswith(POSITIONS)]:
+        lazy |= positions(name, entries[name].shape, kind.family or "")
     return lazy, metadata
 
 

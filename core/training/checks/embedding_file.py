@@ -7,8 +7,9 @@ from core.families.locate import family_of, model_path
 from core.families.token_count import count_tokens, cut_at
 from core.families.tokenizer import tokenizer_folder
 from core.families.vocabulary import read_vocabulary
+from core.formats.detect import identify
 from core.formats.embedding_file import LAYERS, ONE, SDXL, read_embedding, read_shapes
-from core.generation.model.embeddings import token_widths
+from core.generation.model.embeddings import check_embedding, token_widths
 from core.methods.kinds.embedding import START
 from core.record.problems import Problem, ProblemsError, collected
 from core.record.workspace import Workspace
@@ -48,10 +49,12 @@ def _initializer_advice(job: TrainJob) -> list[Problem]:
 def _check_initial(job: TrainJob, workspace: Workspace) -> None:
     """Raise ProblemsError for an embedding to start from that is missing, damaged or does not fit the settings."""
     path = model_path(str(job.embedding.embedding_weights), workspace, START)
-    _check_vectors(job, path, model_path(job.model.base_model, workspace))
+    model = model_path(job.model.base_model, workspace)
     try:
+        check_embedding(identify(path), path, family_of(model, job.model.family))
+        _check_vectors(job, path, model)
         read_embedding(path)
-    except ProblemsError as error:  # NaN or infinite vectors
+    except ProblemsError as error:  # another kind of file; NaN or infinite vectors
         raise ProblemsError([replace(each, where=START) for each in error.problems]) from None
 
 

@@ -44,6 +44,7 @@ def asked(prompt, **groups):
 
 MAP = {"regions": {"region_map": "x.png"}}
 NET = {"nets": [{"file": "n", "image": "i.png"}]}
+LATENT = {"highres_fix_upscaler": "latent"}
 
 
 @pytest.mark.parametrize(
@@ -72,6 +73,9 @@ NET = {"nets": [{"file": "n", "image": "i.png"}]}
         ({"hires": {"highres_fix_latents_upscaling": True}}, []),
         ({"hires": {"highres_fix_latents_upscaling": True, "highres_fix_upscaler": "nearest"}}, ["generate.two-upscalers"]),
         ({"hires": {"highres_fix_latents_upscaling": True, "highres_fix_upscaler_file": "a"}}, ["generate.two-upscalers"]),
+        ({"hires": {"highres_fix_scale": 2, **LATENT}, "image_to_image": {"strength": 0.49}}, ["generate.latent-strength"]),
+        ({"hires": {"highres_fix_scale": 2, **LATENT}, "image_to_image": {"strength": 0.5}}, []),
+        ({"hires": {"highres_fix_scale": 2}, "image_to_image": {"strength": 0.3}}, []),
         ({"gradual_latent": {"gradual_latent_timesteps": 0}}, ["generate.no-gradual-latent"]),
         ({"gradual_latent": {"gradual_latent_timesteps": 0}, "generate": {"sampler": "euler_a"}}, []),
         (

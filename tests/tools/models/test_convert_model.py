@@ -25,7 +25,7 @@ from core.formats.tensors.header import read_header
 from core.formats.tensors.lazy import in_memory
 from core.formats.tensors.reading import TensorFile
 from core.record.cancel import Cancelled, CancelToken
-from core.record.workspace import PROJECT, Workspace
+from core.record.workspace import PROJECT, Workspace, display_path
 from core.settings.check import build
 from core.settings.needs import without_effect
 from core.settings.tools.convert_model import ConvertModelSettings
@@ -249,6 +249,10 @@ def test_a_vae_with_a_damaged_tensor_is_written_and_named_and_a_good_one_says_no
     assert advice == ["weights.not-finite"]
     stored = read_part(open_vae(damaged))
     assert [key for key in stored if stored[key].isnan().any()] == [name]
+    settings = {"file": "models/starter", "vae": str(tmp_path / "vae"), "output": str(tmp_path / "baked.safetensors")}
+    bake = tasks.named("bake_vae")
+    outcome = bake.start(build(bake.job, {"bake_vae": settings}), surroundings(Workspace()))
+    assert display_path(tmp_path / "vae") in "\n".join(outcome.lines), "the VAE is damaged, not the model"
 
 
 @pytest.mark.slow

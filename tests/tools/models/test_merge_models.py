@@ -153,7 +153,7 @@ def test_only_the_unet_is_merged_where_that_is_asked(models, tmp_path):
 def test_keys_of_one_model_alone_and_whole_numbers_are_the_first_ones(models, tmp_path):
     a, b = (load_file(model) for model in models[:2])
     a["extra"], b["other"] = torch.ones(3), torch.ones(3)
-    a[POSITIONS] = torch.arange(77)[None]
+    a[POSITIONS] = torch.arange(77)[None] * 0.9  # as a careless merge leaves them
     b[POSITIONS.replace("text_model.", "")] = torch.zeros(1, 77)
     old = {key.replace("text_model.", ""): value for key, value in b.items()}  # as files of 2022 name them
     for name, state in (("a", a), ("b", old)):
