@@ -150,6 +150,38 @@ TWENTY_FIVE = ",".join(["4"] * 25)
             )
             for decay, said in ((60, []), (61, ["schedule.long-decay"]), (0, ["schedule.no-decay"]))
         ],
+        *[
+            ({"schedule__max_train_steps": 400, "method__ema": True} | {f"method__ema_{n}": v for n, v in ema.items()}, said)
+            for ema, said in (
+                ({}, []),
+                ({"update_every": 200}, []),
+                ({"update_every": 201}, ["method.ema-untrained"]),
+                ({"update_every": 401}, ["method.ema-untrained"]),
+                ({"warmup": False}, ["method.ema-untrained"]),
+                ({"warmup": False, "decay": 0.995}, ["method.ema-untrained"]),
+                ({"warmup": False, "decay": 0.99}, []),
+            )
+        ],
+        *[
+            ({f"schedule__{name}": scheduler, "schedule__lr_scheduler_args": arguments | {end: floor}}, said)
+            for name, scheduler, end, arguments in (
+                ("lr_scheduler", "cosine_with_min_lr", "min_lr", {}),
+                ("lr_scheduler", "polynomial", "lr_end", {}),
+                ("lr_scheduler_type", "CosineAnnealingLR", "eta_min", {"T_max": 9}),
+            )
+            for floor, said in ((1e-4, []), (2e-4, ["schedule.floor-above-rate"]))
+        ],
+        *[
+            (
+                {"schedule__lr_scheduler_type": "MultiStepLR", "schedule__lr_scheduler_args": {"milestones": steps}},
+                said,
+            )
+            for steps, said in (([3, 6], []), ("3 6", ["arguments.bad-value"]), (3, ["arguments.bad-value"]))
+        ],
+        ({"captions__caption_dropout_rate": 0.9, "captions__caption_dropout_every_n_epochs": 2}, []),
+        ({"captions__caption_dropout_rate": 1}, ["captions.all-dropped"]),
+        ({"captions__caption_dropout_every_n_epochs": 1}, ["captions.all-dropped"]),
+        ({"dataset__sources": [{"folder": "a", "loss_weight": 0}]}, ["dataset.loss-weight-zero"]),
         # saving
         ({"saving__save_every_minutes": 0}, ["saving.no-backups"]),
         ({"saving__save_every_minutes": None, "saving__save_every_n_epochs": 1}, ["saving.no-backups"]),

@@ -42,7 +42,14 @@ TOPICS = (
 
 def training_problems(job: TrainJob) -> list[Problem]:
     """Return the errors and advice that follow from the settings alone, without reading files."""
-    return limited([problem for topic in TOPICS for problem in topic.problems(job)])
+    problems = [problem for topic in TOPICS for problem in topic.problems(job)]
+    total = job.schedule.steps_in_force
+    return limited(problems + (length_problems(job, total) if total else []))
+
+
+def length_problems(job: TrainJob, total: int) -> list[Problem]:
+    """Return the errors and advice that follow from the length of the training, which epochs leave to the dataset. total: steps"""
+    return [*schedule.length_problems(job, total), *method.length_problems(job, total)]
 
 
 def ineffective(job: TrainJob) -> dict[str, str]:

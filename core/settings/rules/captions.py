@@ -10,11 +10,17 @@ from core.settings.needs import ignored
 
 
 def problems(job: TrainJob) -> Iterator[Problem]:
-    """Yield advice on a clip skip that adds to the skipped layer of SD 2.x."""
+    """Yield advice on a clip skip that adds to the skipped layer of SD 2.x, and on caption dropout that leaves no caption."""
     skipped = job.model.clip_skip or 1
     if traits_of(job.model.family).spare_layer and skipped > 1:
         what = f"SD 2.x already uses the second to last text encoder layer; a clip skip of {skipped} skips more"
         yield Problem(what, "model.clip_skip", "leave it empty", "advice", code="model.clip-skip-sd2")
+    if any_folder(job, lambda each: each.captions.caption_dropout_rate == 1):
+        what = "Caption dropout of 1 trains every image without its caption"
+        yield Problem(what, "captions.caption_dropout_rate", "use 0.1", "advice", code="captions.all-dropped")
+    if any_folder(job, lambda each: each.captions.caption_dropout_every_n_epochs == 1):
+        what, fix = "Captions are dropped in every epoch, so none is trained", "use 2 or more, or 0 for off"
+        yield Problem(what, "captions.caption_dropout_every_n_epochs", fix, "advice", code="captions.all-dropped")
 
 
 def without_effect(job: TrainJob) -> Iterator[tuple[str, str]]:
