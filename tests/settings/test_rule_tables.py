@@ -163,6 +163,20 @@ TWENTY_FIVE = ",".join(["4"] * 25)
             )
         ],
         *[
+            (
+                {
+                    "optimizer__optimizer_type": name,
+                    "optimizer__learning_rate": rate,
+                    "schedule__lr_scheduler": "cosine",
+                    "schedule__lr_warmup_steps": 5,
+                    "schedule__lr_warmup_from_zero": from_zero,
+                },
+                said,
+            )
+            for name, rate in (("DAdaptSGD", 1), ("Rprop", 1e-4), ("pytorch_optimizer.Gravity", 1e-4))
+            for from_zero, said in ((True, ["optimizer.warmup-from-zero"]), (False, []))
+        ],
+        *[
             ({f"schedule__{name}": scheduler, "schedule__lr_scheduler_args": arguments | {end: floor}}, said)
             for name, scheduler, end, arguments in (
                 ("lr_scheduler", "cosine_with_min_lr", "min_lr", {}),
