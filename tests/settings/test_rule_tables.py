@@ -192,6 +192,29 @@ TWENTY_FIVE = ",".join(["4"] * 25)
             )
             for steps, said in (([3, 6], []), ("3 6", ["arguments.bad-value"]), (3, ["arguments.bad-value"]))
         ],
+        *[
+            (
+                {
+                    "model__family": family,
+                    "network__train_text_encoder": True,
+                    "optimizer__text_encoder_lr": [5e-5, 2e-5],
+                },
+                said,
+            )
+            for family, said in (("sdxl", []), ("sd1", ["learning-rate.one-encoder"]))
+        ],
+        *[
+            (
+                {
+                    "network__kind": kind,
+                    "optimizer__optimizer_type": "Prodigy",
+                    "optimizer__learning_rate": 1,
+                    "optimizer__loraplus_lr_ratio": 16,
+                },
+                said,
+            )
+            for kind, said in (("loha", []), ("lora", ["learning-rate.one-for-all"]))
+        ],
         ({"captions__caption_dropout_rate": 0.9, "captions__caption_dropout_every_n_epochs": 2}, []),
         ({"captions__caption_dropout_rate": 1}, ["captions.all-dropped"]),
         ({"captions__caption_dropout_every_n_epochs": 1}, ["captions.all-dropped"]),
