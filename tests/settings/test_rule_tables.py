@@ -215,6 +215,11 @@ TWENTY_FIVE = ",".join(["4"] * 25)
             )
             for kind, said in (("loha", []), ("lora", ["learning-rate.one-for-all"]))
         ],
+        *[
+            ({"schedule__max_train_steps": 400, "captions__token_warmup_step": steps}, said)
+            for steps, said in ((400, []), (0.9, []), (401, ["captions.long-token-warmup"]))
+        ],
+        ({"dataset__reg_data_dir": "r", "dataset__prior_loss_weight": 0}, ["dataset.prior-weight-zero"]),
         ({"captions__caption_dropout_rate": 0.9, "captions__caption_dropout_every_n_epochs": 2}, []),
         ({"captions__caption_dropout_rate": 1}, ["captions.all-dropped"]),
         ({"captions__caption_dropout_every_n_epochs": 1}, ["captions.all-dropped"]),

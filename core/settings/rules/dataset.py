@@ -32,6 +32,9 @@ def problems(job: TrainJob) -> Iterator[Problem]:
         if concept.source.loss_weight == 0:
             what = f"The loss weight of {concept.source.folder} is 0, so its images have no effect"
             yield Problem(what, "dataset.sources", fix, code="dataset.loss-weight-zero")
+        if concept.role == "regularization" and job.dataset.prior_loss_weight == 0:
+            what = f"The prior loss weight is 0, so the images of {concept.source.folder} have no effect"
+            yield Problem(what, "dataset.prior_loss_weight", fix, "warning", code="dataset.prior-weight-zero")
         faces = concept.images.face_crop_aug_range
         if faces is not None and faces[0] > faces[1]:
             what = f"The smallest face crop ({faces[0]:g}) is above the largest ({faces[1]:g}): {concept.source.folder}"
