@@ -2,7 +2,7 @@
 
 Each topic has two functions. `problems(job)` returns errors and advice that follow from the settings alone. `without_effect(job)`
 yields (dotted path, reason) for settings that have no effect with the current values of the others, where a declared `needs` does
-not already say so.
+not already say so. Some have `length_problems(job, total)`, for what follows from the number of steps.
 """
 
 from core.record.problems import Problem, limited
