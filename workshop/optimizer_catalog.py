@@ -9,6 +9,7 @@ import inspect
 import json
 import warnings
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -182,6 +183,8 @@ def schedules() -> list[dict[str, Any]]:
     rows = []
     for name in SCHEDULES:
         arguments = arguments_of(getattr(torch.optim.lr_scheduler, name), ("optimizer", "last_epoch", "verbose"))
+        # torch's annotation cannot be evaluated, and a text of numbers would be read letter by letter
+        arguments = [replace(each, kind="numbers") if each.name == "milestones" else each for each in arguments]
         rows.append({"path": f"torch.optim.lr_scheduler.{name}", "arguments": [as_data(each) for each in arguments]})
     return rows
 

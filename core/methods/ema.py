@@ -31,12 +31,8 @@ class WeightAverage:
         }
 
     def old_weight(self) -> float:
-        """Return the weight of the old average in this update: decay ** update_every; with warmup (1 + n) / (10 + n) while that is less,
-        with n the number of updates so far (diffusers, EMAModel)."""
-        every = self._settings.ema_update_every
-        decay = self._settings.ema_decay**every
-        updates = self.steps // every
-        return min(decay, (1 + updates) / (10 + updates)) if self._settings.ema_warmup else decay
+        """Return the weight of the old average in this update."""
+        return self._settings.old_ema_weight(self.steps // self._settings.ema_update_every)
 
     @torch.no_grad()
     def after_step(self) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from core.families.components import Components
+from core.formats.lora.names import ALPHA
 from core.formats.tensors.writer import type_named
 from core.methods import Method
 from core.networks.adapter_file import with_convolutions, write_lora, write_lora_pickle
@@ -109,7 +110,14 @@ class NetworkMethod(Method):
         return self._built.state_dict()
 
     def load_state_dict(self, tensors: Mapping[str, Tensor]) -> None:
+        """Load the tensors of a training state. Raises ProblemsError if its layers, sizes or alphas are not those of the settings."""
+        alphas = {key: float(tensor) for key, tensor in self.state_dict().items() if key.endswith(f".{ALPHA}")}
         self._built.load_state(tensors)
+        for key, alpha in self.state_dict().items():
+            if key in alphas and float(alpha) != alphas[key]:
+                what = f"The alpha in this training state is {float(alpha):g}, not {alphas[key]:g}, such as of {key}"
+                fix = "use the network settings it was trained with"
+                raise ProblemsError.one(what, "network.alpha", fix, "network.other-alpha")
 
     def register_in_modules(self) -> None:
         """Register the network's weights as parameters of the model's modules."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -22,7 +23,11 @@ WHERE = "optimizer.optimizer_type"
 FUSED = ("torch.optim.AdamW", "torch.optim.Adam", "torch.optim.SGD")  # one kernel per step, on every device
 # Orthogonalize matrices and flattened convolutions; all else trains as with AdamW.
 OF_MATRICES = ("pytorch_optimizer.Muon", "pytorch_optimizer.AdaMuon")
-CONFIGURED = ("initial_lr", "betas", "eps", "weight_decay")  # of a group, from the settings
+STEPPED = {
+    "params",
+    "lr",
+    "theta",
+}  # arguments that a group has and that are not settings: `Rates` sets "lr", ASGD changes "theta"
 INSTEAD_OF_FUSED = {"fused", "foreach", "differentiable", "capturable"}
 
 
@@ -147,9 +152,10 @@ def device_problems(settings: OptimizerSettings, device: str) -> list[Problem]:
 
 def load_state(optimizer: Optimizer, state: Mapping[str, Any]) -> None:
     """Load a saved optimizer state without casting it: torch's `load_state_dict` casts it to the weights' dtype, so an optimizer with
-    bfloat16 states would resume from other values than were saved. Rates and the other options in CONFIGURED stay as in this run's
-    settings, not as saved."""
-    configured = [{name: group[name] for name in CONFIGURED if name in group} for group in optimizer.param_groups]
+    bfloat16 states would resume from other values than were saved. Rates and the constructor's arguments stay as in this run's settings,
+    not as saved."""
+    arguments = {"initial_lr", *inspect.signature(type(optimizer).__init__).parameters} - STEPPED
+    configured = [{name: group[name] for name in arguments & group.keys()} for group in optimizer.param_groups]
     optimizer.load_state_dict(dict(state))
     for group, options in zip(optimizer.param_groups, configured, strict=True):
         group.update(options)

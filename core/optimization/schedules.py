@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from core.record.problems import Problem, ProblemsError
 from core.settings.optimization.optimizer import OptimizerSettings, relative_steps
 from core.settings.optimization.optimizers import averages
 from core.settings.optimization.rates import effective_rates, scale_factor
@@ -245,11 +246,11 @@ class Rates:
     def set(self, optimizer: Optimizer, step: int) -> dict[str, float]:
         """Set the learning rates of this step in the optimizer, each from its group's `initial_lr`; return {group name: rate}."""
         rates = self.for_optimizer(optimizer, step)
-        if self._schedule is None:
+        if self._relative:
             return rates
         for group in optimizer.param_groups:
             group["lr"] = rates[group["name"]]
-            if not ("betas" in group or "momentum" in group):
+            if self._schedule is None or not ("betas" in group or "momentum" in group):
                 continue
             momentum = self._schedule.momentum(step, group.get("initial_lr", 0.0))
             if momentum is not None and "betas" in group:
@@ -257,6 +258,16 @@ class Rates:
             elif momentum is not None:
                 group["momentum"] = momentum
         return rates
+
+
+def schedule_problems(job: TrainJob, total: int) -> list[Problem]:
+    """Return the problems of a scheduler of torch with its arguments, which only its creation finds; [] for others. total: optimizer
+    steps"""
+    try:
+        Rates(job, total).at(0, effective_rates(job) if job.schedule.lr_scheduler_type else {})
+    except ProblemsError as error:
+        return error.problems
+    return []
 
 
 def curve(job: TrainJob, total: int, points: int = 200, processes: int = 1) -> list[tuple[int, dict[str, float]]]:

@@ -68,6 +68,7 @@ def _run(name: str, arguments: str, total: int, base_rate: float) -> tuple[tuple
                 if len(rates) < total:
                     schedule.step()
     except Exception as error:  # the library's own check of its arguments
-        what, fix = f"{bare} cannot be created: {error}", "correct the argument it names"
+        what = f"{bare} cannot be created: {error}"
+        fix = f"correct the argument it names; the schedule has {max(1, total)} steps"
         raise ProblemsError.one(what, "schedule.lr_scheduler_args", fix, "schedule.refused") from error
     return tuple(value / rate for value in rates), tuple(momenta)

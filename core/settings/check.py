@@ -76,7 +76,9 @@ def explain(model: type[Settings], error: ValidationError, where: str = "") -> l
         if item["type"] == "extra_forbidden":
             fix = _fix_for_unknown(path, model, _fields_of(path, known) or known)
             problems[path] = Problem(f"There is no setting '{path}'", location, fix, code="settings.unknown-name")
-        elif item["type"] == "missing":
+        elif item["type"] == "missing" and not isinstance(
+            item["loc"][-1], int
+        ):  # a number of a pair is missing by its index
             problems[path] = Problem(f"'{path}' is missing", location, "set a value", code="settings.missing")
         else:
             problems[path] = _bad_item(item, known, location) or invalid_value(path, item, known.get(path), location)

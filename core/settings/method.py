@@ -141,6 +141,12 @@ class MethodSettings(Settings):
         help="Where the averaged weights are used; the rest uses the current weights. Training states always hold both.",
     )
 
+    def old_ema_weight(self, updates: int) -> float:
+        """Return the weight of the old average in EMA update `updates`, counted from 1: ema_decay ** ema_update_every; with warmup (1 + n) /
+        (10 + n) while that is less (diffusers, EMAModel)."""
+        decay = self.ema_decay**self.ema_update_every
+        return min(decay, (1 + updates) / (10 + updates)) if self.ema_warmup else decay
+
     @property
     def stops_text_encoder(self) -> bool:
         """Whether a step or an epoch is set at which text encoder training stops."""

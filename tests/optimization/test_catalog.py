@@ -302,6 +302,24 @@ def test_states_in_a_short_number_format_come_back_as_they_were_saved():
     assert kinds[0] == kinds[1] and torch.bfloat16 in kinds[0].values()
 
 
+@mark.parametrize(
+    ("name", "argument", "state"),
+    [("Prodigy", "d_coef", "d"), ("AdamWScheduleFree", "warmup_steps", "k"), ("SGD", "momentum", "lr")],
+)
+def test_a_loaded_state_keeps_the_arguments_of_this_runs_settings(name, argument, state):
+    def made(value):
+        settings = OptimizerSettings(optimizer_type=name, learning_rate=1.0, optimizer_args={argument: value})
+        net = TrialNet()
+        return net, build_optimizer(settings, net.named_groups(1.0, same=True))
+
+    net, optimizer = made(1)
+    net.train(optimizer, range(2))
+    _, resumed = made(3)
+    load_state(resumed, optimizer.state_dict())
+    assert [group[argument] for group in resumed.param_groups] == [3, 3]
+    assert [group[state] for group in resumed.param_groups] == [group[state] for group in optimizer.param_groups]
+
+
 def test_the_step_size_that_prodigy_found_is_told():
     net = TrialNet()
     optimizer = build_optimizer(

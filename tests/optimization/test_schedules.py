@@ -5,7 +5,7 @@ import torch
 from pytest import approx, mark, raises
 
 from core.optimization.optimizers import build_optimizer
-from core.optimization.schedules import LrSchedule, Rates, curve
+from core.optimization.schedules import LrSchedule, Rates, curve, schedule_problems
 from core.settings.check import build
 from core.settings.job import TrainJob
 from core.settings.optimization.optimizers import parse_arguments
@@ -229,7 +229,7 @@ def test_the_inverse_square_root_falls_by_its_time_scale_as_in_transformers(warm
 
 def test_step_rules_are_read_and_refused_with_what_is_wrong():
     assert read_step_rules("1:10, 0.1:20,0.005") == ([(1.0, 10), (0.1, 20)], 0.005)
-    for bad in ("", "1:10", "1:20,0.5:10,0.1", "1-10,0.1", "1:a,1", "nan:5,1", "1:5,inf"):
+    for bad in ("", "1:10", "1:20,0.5:10,0.1", "1-10,0.1", "1:a,1", "1:0.5,1", "nan:5,1", "1:5,inf"):
         with raises(ValueError):
             read_step_rules(bad)
 
@@ -262,6 +262,9 @@ def test_a_schedule_that_torch_refuses_is_a_problem_with_its_words():
     own = settings(lr_scheduler_type="OneCycleLR", lr_scheduler_args={"max_lr": 1e-3, "total_steps": 5})
     with refused("schedule.refused", "OneCycleLR"):
         LrSchedule(own, 20).at(0, 1e-3)
+    job = build(TrainJob, {"schedule": {"lr_scheduler_type": "OneCycleLR", "lr_scheduler_args": {"max_lr": 1e-3}}})
+    assert [(each.code, "20 steps" in each.fix) for each in schedule_problems(job, 20)] == [("schedule.refused", True)]
+    assert schedule_problems(build(TrainJob, {}), 20) == []
 
 
 def optimizer_of(job, *rates):
@@ -339,6 +342,7 @@ def test_a_schedule_free_optimizer_keeps_its_rate_whatever_the_curve_says():
         },
     )
     optimizer = optimizer_of(job, 1e-3)
+    optimizer.param_groups[0]["lr"] = 1e-2  # of a loaded state
     for step in (0, 3, 9):
         assert Rates(job, 10).set(optimizer, step) == {"part0": 1e-3}
         assert optimizer.param_groups[0]["lr"] == 1e-3

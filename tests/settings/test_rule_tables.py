@@ -160,6 +160,80 @@ TWENTY_FIVE = ",".join(["4"] * 25)
             )
             for decay, said in ((60, []), (61, ["schedule.long-decay"]), (0, ["schedule.no-decay"]))
         ],
+        *[
+            ({"schedule__max_train_steps": 400, "method__ema": True} | {f"method__ema_{n}": v for n, v in ema.items()}, said)
+            for ema, said in (
+                ({}, []),
+                ({"update_every": 200}, []),
+                ({"update_every": 201}, ["method.ema-untrained"]),
+                ({"update_every": 401}, ["method.ema-untrained"]),
+                ({"warmup": False}, ["method.ema-untrained"]),
+                ({"warmup": False, "decay": 0.995}, ["method.ema-untrained"]),
+                ({"warmup": False, "decay": 0.99}, []),
+            )
+        ],
+        *[
+            (
+                {
+                    "optimizer__optimizer_type": name,
+                    "optimizer__learning_rate": rate,
+                    "schedule__lr_scheduler": "cosine",
+                    "schedule__lr_warmup_steps": 5,
+                    "schedule__lr_warmup_from_zero": from_zero,
+                },
+                said,
+            )
+            for name, rate in (("DAdaptSGD", 1), ("Rprop", 1e-4), ("pytorch_optimizer.Gravity", 1e-4))
+            for from_zero, said in ((True, ["optimizer.warmup-from-zero"]), (False, []))
+        ],
+        *[
+            ({f"schedule__{name}": scheduler, "schedule__lr_scheduler_args": arguments | {end: floor}}, said)
+            for name, scheduler, end, arguments in (
+                ("lr_scheduler", "cosine_with_min_lr", "min_lr", {}),
+                ("lr_scheduler", "polynomial", "lr_end", {}),
+                ("lr_scheduler_type", "CosineAnnealingLR", "eta_min", {"T_max": 9}),
+            )
+            for floor, said in ((1e-4, []), (2e-4, ["schedule.floor-above-rate"]))
+        ],
+        *[
+            (
+                {"schedule__lr_scheduler_type": "MultiStepLR", "schedule__lr_scheduler_args": {"milestones": steps}},
+                said,
+            )
+            for steps, said in (([3, 6], []), ("3 6", ["arguments.bad-value"]), (3, ["arguments.bad-value"]))
+        ],
+        *[
+            (
+                {
+                    "model__family": family,
+                    "network__train_text_encoder": True,
+                    "optimizer__text_encoder_lr": [5e-5, 2e-5],
+                },
+                said,
+            )
+            for family, said in (("sdxl", []), ("sd1", ["learning-rate.one-encoder"]))
+        ],
+        *[
+            (
+                {
+                    "network__kind": kind,
+                    "optimizer__optimizer_type": "Prodigy",
+                    "optimizer__learning_rate": 1,
+                    "optimizer__loraplus_lr_ratio": 16,
+                },
+                said,
+            )
+            for kind, said in (("loha", []), ("lora", ["learning-rate.one-for-all"]))
+        ],
+        *[
+            ({"schedule__max_train_steps": 400, "captions__token_warmup_step": steps}, said)
+            for steps, said in ((400, []), (0.9, []), (401, ["captions.long-token-warmup"]))
+        ],
+        ({"dataset__reg_data_dir": "r", "dataset__prior_loss_weight": 0}, ["dataset.prior-weight-zero"]),
+        ({"captions__caption_dropout_rate": 0.9, "captions__caption_dropout_every_n_epochs": 2}, []),
+        ({"captions__caption_dropout_rate": 1}, ["captions.all-dropped"]),
+        ({"captions__caption_dropout_every_n_epochs": 1}, ["captions.all-dropped"]),
+        ({"dataset__sources": [{"folder": "a", "loss_weight": 0}]}, ["dataset.loss-weight-zero"]),
         # saving
         ({"saving__save_every_minutes": 0}, ["saving.no-backups"]),
         ({"saving__save_every_minutes": None, "saving__save_every_n_epochs": 1}, ["saving.no-backups"]),

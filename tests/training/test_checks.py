@@ -57,6 +57,17 @@ def test_a_folder_that_takes_no_files_is_told_before_the_start(make_job, workspa
         ),
         ({"resume": {"initial_epoch": 3}}, "resume.initial_epoch"),
         ({"resume": {"initial_step": 4}}, "resume.initial_step"),
+        (
+            {"schedule": {"lr_scheduler_type": "OneCycleLR", "lr_scheduler_args": {"max_lr": 1e-3}}},
+            "schedule.lr_scheduler_args",
+        ),
+        (
+            {
+                "schedule": {"max_train_steps": None, "max_train_epochs": 2},
+                "method": {"ema": True, "ema_update_every": 7},
+            },
+            "method.ema_update_every",
+        ),
     ],
 )
 def test_what_images_device_and_length_tell_is_told_before_the_start(make_job, workspace, groups, where):

@@ -116,6 +116,9 @@ def test_a_state_of_another_network_is_refused_with_what_differs(train, ended):
     other = train(**steps(2), network={"rank": 2, "alpha": 2.0}, resume={"resume": str(short.folder.path)})
     with refused("network.other-modules", "has rank 4, not 2"):
         other.start()
+    weaker = train(**steps(2), network={"alpha": 2.0}, resume={"resume": str(short.folder.path)})
+    with refused("network.other-alpha", "is 4, not 2"):
+        weaker.start()
     late = train(**steps(1), resume={"resume": str(short.folder.path)})
     with refused("resume.after-end", "start at step 1, but ends at step 1"):
         late.start()

@@ -53,7 +53,7 @@ def base_rates(job: TrainJob) -> dict[str, float]:
 
     Parts are "unet", "text_encoder", "text_encoder_2", "unet_block0" ...; LoRA+'s up matrices are "unet plus" etc.
     """
-    optimizer = job.optimizer
+    optimizer, plus = job.optimizer, job.method.traits.uses_network and job.network.traits.loraplus
     first, second = optimizer.text_rates
     parts: dict[str, float] = {}
     if trains_text(job):
@@ -69,7 +69,7 @@ def base_rates(job: TrainJob) -> dict[str, float]:
     for part, rate in parts.items():
         if rate != 0:
             rates[part] = rate
-            if job.method.traits.uses_network and optimizer.plus_ratio(part) != 1:
+            if plus and optimizer.plus_ratio(part) != 1:
                 rates[f"{part} plus"] = rate * optimizer.plus_ratio(part)
     return rates
 

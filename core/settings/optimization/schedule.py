@@ -240,15 +240,14 @@ def steps_of(value: int | float | str, total: int) -> int:
 def read_step_rules(rules: object) -> tuple[list[tuple[float, int]], float]:
     """Parse step rules: "1:10,0.1:20,0.005" -> ([(1, 10), (0.1, 20)], 0.005). Each factor applies before its step, the last one after all
     steps. Raises ValueError."""
-    *parts, last = [part.strip() for part in str(rules).split(",")]
-    stages = []
-    for part in parts:
-        factor, sign, until = part.partition(":")
-        if not sign:
-            raise ValueError(f"'{part}' is not in the form factor:step")
-        stages.append((float(factor), int(until)))
-    if not all(map(math.isfinite, [*(factor for factor, _ in stages), float(last)])):
+    *parts, rest = str(rules).split(",")
+    try:
+        stages = [(float(factor), int(until)) for factor, until in (part.split(":") for part in parts)]
+        last = float(rest)
+    except ValueError:
+        raise ValueError("each part is factor:step with a whole step, the last one a factor alone") from None
+    if not all(map(math.isfinite, [*(factor for factor, _ in stages), last])):
         raise ValueError("a factor must be a finite number")
     if [until for _, until in stages] != sorted({until for _, until in stages}):
         raise ValueError("the steps must increase")
-    return stages, float(last)
+    return stages, last

@@ -2,7 +2,7 @@
 
 Each topic has two functions. `problems(job)` returns errors and advice that follow from the settings alone. `without_effect(job)`
 yields (dotted path, reason) for settings that have no effect with the current values of the others, where a declared `needs` does
-not already say so.
+not already say so. Some have `length_problems(job, total)`, for what follows from the number of steps.
 """
 
 from core.record.problems import Problem, limited
@@ -42,7 +42,14 @@ TOPICS = (
 
 def training_problems(job: TrainJob) -> list[Problem]:
     """Return the errors and advice that follow from the settings alone, without reading files."""
-    return limited([problem for topic in TOPICS for problem in topic.problems(job)])
+    problems = [problem for topic in TOPICS for problem in topic.problems(job)]
+    total = job.schedule.steps_in_force
+    return limited(problems + (length_problems(job, total) if total else []))
+
+
+def length_problems(job: TrainJob, total: int) -> list[Problem]:
+    """Return the errors and advice that follow from the length of the training, which epochs leave to the dataset. total: steps"""
+    return [problem for topic in (schedule, method, captions) for problem in topic.length_problems(job, total)]
 
 
 def ineffective(job: TrainJob) -> dict[str, str]:

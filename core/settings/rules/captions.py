@@ -10,11 +10,25 @@ from core.settings.needs import ignored
 
 
 def problems(job: TrainJob) -> Iterator[Problem]:
-    """Yield advice on a clip skip that adds to the skipped layer of SD 2.x."""
+    """Yield advice on a clip skip that adds to the skipped layer of SD 2.x, and on caption dropout that leaves no caption."""
     skipped = job.model.clip_skip or 1
     if traits_of(job.model.family).spare_layer and skipped > 1:
         what = f"SD 2.x already uses the second to last text encoder layer; a clip skip of {skipped} skips more"
         yield Problem(what, "model.clip_skip", "leave it empty", "advice", code="model.clip-skip-sd2")
+    if any_folder(job, lambda each: each.captions.caption_dropout_rate == 1):
+        what = "Caption dropout of 1 trains every image without its caption"
+        yield Problem(what, "captions.caption_dropout_rate", "use 0.1", "advice", code="captions.all-dropped")
+    if any_folder(job, lambda each: each.captions.caption_dropout_every_n_epochs == 1):
+        what, fix = "Captions are dropped in every epoch, so none is trained", "use 2 or more, or 0 for off"
+        yield Problem(what, "captions.caption_dropout_every_n_epochs", fix, "advice", code="captions.all-dropped")
+
+
+def length_problems(job: TrainJob, total: int) -> Iterator[Problem]:
+    """Yield advice on a token warmup that lasts longer than a run of `total` steps."""
+    if any_folder(job, lambda each: each.captions.token_warmup_step > total):
+        what = f"The token warmup lasts longer than the training ({total} steps), so captions never have all their tags"
+        fix = "use fewer steps, or a fraction such as 0.5"
+        yield Problem(what, "captions.token_warmup_step", fix, "advice", code="captions.long-token-warmup")
 
 
 def without_effect(job: TrainJob) -> Iterator[tuple[str, str]]:

@@ -25,10 +25,16 @@ def problems(job: TrainJob) -> Iterator[Problem]:
             what = f"Every image needs a control image, but {concept.source.folder} has no folder of them"
             fix = "choose a folder with a control image of the same name for each image, or enter a suffix; Tools makes them of images"
             yield Problem(what, "dataset.conditioning_data_dir", fix, code="control.no-folder")
+        fix = "use 1, or disable the folder"
         if concept.images.network_multiplier == 0 and job.method.traits.uses_network:
             what = f"The network multiplier of {concept.source.folder} is 0, so its images have no effect"
-            fix = "use 1, or disable the folder"
             yield Problem(what, "dataset.network_multiplier", fix, code="dataset.network-multiplier-zero")
+        if concept.source.loss_weight == 0:
+            what = f"The loss weight of {concept.source.folder} is 0, so its images have no effect"
+            yield Problem(what, "dataset.sources", fix, code="dataset.loss-weight-zero")
+        if concept.role == "regularization" and job.dataset.prior_loss_weight == 0:
+            what = f"The prior loss weight is 0, so the images of {concept.source.folder} have no effect"
+            yield Problem(what, "dataset.prior_loss_weight", fix, "warning", code="dataset.prior-weight-zero")
         faces = concept.images.face_crop_aug_range
         if faces is not None and faces[0] > faces[1]:
             what = f"The smallest face crop ({faces[0]:g}) is above the largest ({faces[1]:g}): {concept.source.folder}"

@@ -1,6 +1,7 @@
 """Rules on the training method: its own, and settings that belong to other methods."""
 
 from collections.abc import Iterator
+from math import prod
 
 from core.record.problems import Problem
 from core.settings.base import declared
@@ -10,6 +11,9 @@ from core.settings.needs import ignored
 from core.settings.optimization.optimizer import LORA_PLUS
 from core.settings.optimization.optimizers import averages
 from core.settings.optimization.rates import base_rates, trains_text
+
+MOST_UNTRAINED = 0.1  # of an EMA, at the end of a training
+MOST_COUNTED = 9  # updates of an EMA warmup, after which 0.01% of the first weights is left
 
 
 def problems(job: TrainJob) -> Iterator[Problem]:
@@ -33,6 +37,22 @@ def problems(job: TrainJob) -> Iterator[Problem]:
         what = "The optimizer is schedule-free and already averages the weights"
         fix = "turn EMA off, or choose another optimizer"
         yield Problem(what, "method.ema", fix, code="method.ema-schedule-free")
+
+
+def length_problems(job: TrainJob, total: int) -> Iterator[Problem]:
+    """Yield an error or warning that the EMA after `total` steps is not, or hardly, of trained weights."""
+    method, updates = job.method, total // job.method.ema_update_every
+    counted = prod(method.old_ema_weight(number) for number in range(1, min(updates, MOST_COUNTED) + 1))
+    untrained = counted if method.ema_warmup else method.old_ema_weight(1) ** updates
+    if not method.ema or untrained <= MOST_UNTRAINED:
+        return
+    what = f"After {total} steps, {untrained:.0%} of the EMA would still be the weights from before training"
+    if updates and not method.ema_warmup:
+        fix = "turn on EMA warmup, or lower the decay"
+        yield Problem(what, "method.ema_decay, ema_warmup", fix, "warning", code="method.ema-untrained")
+    else:
+        level = "warning" if updates else "error"
+        yield Problem(what, "method.ema_update_every", "use 1", level, code="method.ema-untrained")
 
 
 def without_effect(job: TrainJob) -> Iterator[tuple[str, str]]:

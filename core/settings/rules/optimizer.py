@@ -21,6 +21,13 @@ from core.settings.optimization.schedule import ScheduleSettings
 ARGUMENTS = "optimizer.optimizer_args"
 SCHEDULER = [name for name in ScheduleSettings.model_fields if name.startswith(("lr_", "rex_"))]
 
+# They divide by the first learning rate, or take their later steps from it.
+NOT_FROM_ZERO = (
+    "dadaptation.DAdaptSGD",
+    "torch.optim.Rprop",
+    *(f"pytorch_optimizer.{n}" for n in ("ASGD", "FTRL", "Gravity")),
+)
+
 
 def problems(job: TrainJob) -> Iterator[Problem]:
     """Yield errors and advice on the optimizer's type and arguments, AdaFactor and schedule-free optimizers."""
@@ -38,12 +45,22 @@ def problems(job: TrainJob) -> Iterator[Problem]:
         yield from _argument_problems(settings, entry)
         if entry.path == ADAFACTOR:
             yield from _adafactor(job)
+        if entry.path in NOT_FROM_ZERO and _starts_at_zero(job.schedule):
+            what = f"{entry.name} cannot begin with a learning rate of 0, as a warmup from zero does"
+            fix = "turn it off, or set 0 warmup steps"
+            yield Problem(what, "schedule.lr_warmup_from_zero", fix, code="optimizer.warmup-from-zero")
         if averages(entry.name) and job.schedule.lr_warmup_steps:
             how = "warmup_steps=100 in its arguments" if "warmup_steps" in entry.arguments else "its own arguments"
             what = f"{entry.name} is schedule-free and ignores the scheduler's warmup"
             yield Problem(
                 what, "schedule.lr_warmup_steps", f"use {how}", "advice", code="optimizer.schedule-free-warmup"
             )
+
+
+def _starts_at_zero(schedule: ScheduleSettings) -> bool:
+    """Return whether the schedule has a warmup whose first step has learning rate 0."""
+    warms = not schedule.lr_scheduler_type and schedule.lr_scheduler != "piecewise_constant"
+    return warms and bool(schedule.lr_warmup_steps) and schedule.lr_warmup_from_zero
 
 
 def _argument_problems(settings: OptimizerSettings, entry: Entry) -> list[Problem]:

@@ -7,6 +7,7 @@ from core.settings.job import TrainJob
 from core.settings.needs import ignored
 from core.settings.optimization.optimizer import relative_steps
 from core.settings.optimization.optimizers import argument_problems, averages
+from core.settings.optimization.rates import effective_rates
 from core.settings.optimization.schedule import ARGUMENTS, FLOORED, MINIMUM, read_step_rules, steps_of
 from core.settings.optimization.torch_curves import type_problems
 
@@ -19,6 +20,7 @@ USES = {  # setting -> the schedulers that use it
     "rex_d": {"rex"},
     "lr_scheduler_args": set(ARGUMENTS),
 }
+FLOORS = ("min_lr", "lr_end", "eta_min")  # arguments of schedulers, where they end
 RULES = "write for example step_rules=1:100,0.1:200,0.01: factor 1 until step 100, 0.1 until 200, then 0.01"
 
 
@@ -27,6 +29,7 @@ def problems(job: TrainJob) -> Iterator[Problem]:
     if _sets_own_rate(job):
         return
     schedule = job.schedule
+    yield from _floors(job)
     if schedule.lr_scheduler_type:
         yield from _torch_scheduler_problems(job)
         return
@@ -43,8 +46,22 @@ def problems(job: TrainJob) -> Iterator[Problem]:
         what = "Cosine with min LR needs a minimum learning rate"
         fix = "set a fraction of the learning rate, such as 0.1"
         yield Problem(what, "schedule.lr_scheduler_min_lr_ratio", fix, code="schedule.no-min-lr")
+    if schedule.lr_scheduler == "warmup_stable_decay" and not schedule.lr_decay_steps:
+        what = "warmup-stable-decay has no decay steps, so the learning rate never falls"
+        fix = "set a length, such as 20%"
+        yield Problem(what, "schedule.lr_decay_steps", fix, "advice", code="schedule.no-decay")
     yield from _arguments(job)
-    yield from _lengths(job)
+
+
+def _floors(job: TrainJob) -> Iterator[Problem]:
+    """Yield a warning of an argument that ends the schedule above the learning rate of a part."""
+    lowest = min(map(abs, effective_rates(job, job.memory.num_processes).values()), default=0.0)
+    for name in FLOORS:
+        floor = job.schedule.lr_scheduler_args.get(name)
+        if lowest and isinstance(floor, (int, float)) and floor > lowest:
+            what = f"The learning rate would never fall: {name} is {floor:g}, above a learning rate of {lowest:g}"
+            fix = f"use less than {lowest:g}"
+            yield Problem(what, "schedule.lr_scheduler_args", fix, "warning", code="schedule.floor-above-rate")
 
 
 def _torch_scheduler_problems(job: TrainJob) -> Iterator[Problem]:
@@ -82,14 +99,10 @@ def _arguments(job: TrainJob) -> Iterator[Problem]:
         yield Problem(what, where, RULES, code="schedule.step-rules" if rules else "schedule.no-step-rules")
 
 
-def _lengths(job: TrainJob) -> Iterator[Problem]:
-    """Yield advice on warmup and decay steps that do not fit the length of the run."""
-    schedule, total = job.schedule, job.schedule.steps_in_force
-    if schedule.lr_scheduler == "warmup_stable_decay" and not schedule.lr_decay_steps:
-        what = "warmup-stable-decay has no decay steps, so the learning rate never falls"
-        fix = "set a length, such as 20%"
-        yield Problem(what, "schedule.lr_decay_steps", fix, "advice", code="schedule.no-decay")
-    if total is None:
+def length_problems(job: TrainJob, total: int) -> Iterator[Problem]:
+    """Yield advice on warmup and decay steps that do not fit a run of `total` steps."""
+    schedule = job.schedule
+    if _sets_own_rate(job) or schedule.lr_scheduler_type:
         return
     warmup, decay = steps_of(schedule.lr_warmup_steps, total), steps_of(schedule.lr_decay_steps, total)
     if warmup >= total and schedule.lr_scheduler != "piecewise_constant":

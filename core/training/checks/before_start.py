@@ -28,7 +28,7 @@ from core.settings.dataset.concepts import training_resolution
 from core.settings.job import TrainJob
 from core.settings.methods import spec_of
 from core.settings.model import FAMILIES
-from core.settings.rules import set_without_effect, training_problems
+from core.settings.rules import length_problems, set_without_effect, training_problems
 from core.settings.rules.noise import prediction_problems
 from core.training.checks.demo_setup import demo_problems
 from core.training.checks.named_files import named_file_problems
@@ -82,9 +82,14 @@ def problems_without_model(
     problems += named_file_problems(job, workspace, new_run=new_run)
     if new_run and not errors(problems):
         problems += start_step_problems(job, workspace, report)
+    total = report.total_steps
+    if total and job.schedule.steps_in_force is None:
+        problems += length_problems(job, total)
     if device is not None:
         from core.optimization.optimizers import device_problems
+        from core.optimization.schedules import schedule_problems
 
+        problems += schedule_problems(job, total)
         problems += [*device_problems(job.optimizer, device), *memory_problems(job.memory, device)]
     return problems
 
