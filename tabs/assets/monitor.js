@@ -136,10 +136,13 @@
   /** Why a run does not offer an action. */
   const WHY_NOT = {...Object.fromEntries([...ROWS.running, "resume", "cancel"].map((name) => [name, "This is another user's job."])), continue: "This run is finished. Runs can train it longer.", generate: "This run has saved no file.", grid: "This run has saved no file."};
   const press = (button, name) => {
+    if (button.ariaDisabled) return;
     const pressed = run.run;
     if (name === "grid") return atelier.toVerdict();  // the button there says how many images it makes, and how long they take
-    /* Sampling and saving leave the state as it is: the button comes back by itself. */
-    atelier.once(button, () => { if (run && run.run === pressed && run.actions.includes(name)) { button.disabled = false; says(button, false); } }, ["sample", "save", "generate"].includes(name) ? 3000 : 20000);
+    /* Sampling and saving leave the state as it is: the button comes back by itself, and keeps the keyboard meanwhile. */
+    const stays = ["sample", "save", "generate"].includes(name);
+    atelier.once(button, () => { attr(button, "aria-disabled", null); if (run && run.run === pressed && run.actions.includes(name)) { button.disabled = false; says(button, false); } }, stays ? 3000 : 20000);
+    if (stays) { button.disabled = false; attr(button, "aria-disabled", "true"); }
     says(button, true);
     if (name === "save") { saving = pressed; atelier.hear(ACTIONS.save[1]); }
     if (name === "stop") atelier.stay(pressed);

@@ -22,6 +22,7 @@ from tabs.markup import button, esc, options, short
 Values = dict[str, Any]
 State = tuple[str, Values, Mapping[str, BadInput]]  # the loaded preset, values, invalid input
 STEPS = 50  # of undo
+THESE = "the last change of these settings"  # after Undo and Redo: a tab can have others, of its texts
 
 
 class PlainForm(PresetForm):
@@ -292,8 +293,8 @@ class PlainForm(PresetForm):
             f'<div class="form-presets block-part{" is-changed" if changed else ""}" role="group" aria-label="Preset">'
             f'<label class="own"><span>Preset</span><select id="{self.id}-preset" data-act="preset_load">{listed}'
             f'</select></label><div class="line"><span class="state" aria-live="polite">{state}</span>'
-            f"{button('preset_undo', 'Undo', kind='quiet', disabled=not self._steps.past, again=True)}"
-            f"{button('preset_redo', 'Redo', kind='quiet', disabled=not self._steps.undone, again=True)}"
+            f"{button('preset_undo', 'Undo', kind='quiet', disabled=not self._steps.past, again=True, title=f'Undo {THESE}')}"
+            f"{button('preset_redo', 'Redo', kind='quiet', disabled=not self._steps.undone, again=True, title=f'Redo {THESE}')}"
             f"{self._menu(name, changed)}</div></div>"
         )
 

@@ -275,7 +275,7 @@ def samples(page: Page, items: list[dict[str, Any]], at_base: bool = True) -> di
 
 
 def queue(page: Page) -> dict[str, Any]:
-    """Return the device's jobs, and those that wait for other lanes, such as tools.
+    """Return the device's jobs, and the running and waiting ones of other lanes, such as tools.
 
     "entries"                  [`_row`] of the running, then the waiting ones in order, with "doing": text, "paused", and for a waiting
                                one the positions "up" and "down" to move to, None if it cannot; then those of other lanes
@@ -287,7 +287,8 @@ def queue(page: Page) -> dict[str, Any]:
     """
     everything = page.engine.queue()
     entries = [entry for entry in everything if lane_of(entry) == "device"]
-    others = [entry for entry in everything if entry.state == "waiting" and lane_of(entry) != "device"]
+    others = [entry for entry in everything if lane_of(entry) != "device" and entry.state in ("running", "waiting")]
+    others.sort(key=lambda entry: entry.state)  # running first
     active = [entry for entry in entries if entry.state == "running"]
     active += [entry for entry in entries if entry.state == "waiting"]
     ended = [entry for entry in entries if entry not in active and not (entry.task == "train" and entry.run)]

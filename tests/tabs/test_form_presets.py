@@ -96,6 +96,7 @@ def test_undo_and_redo_walk_through_fields_and_presets(desk):
     assert desk._values()["steps"] == first["steps"]
     press(desk, "preset_undo")
     assert desk._values()["steps"] == 9
+    assert re.findall(r'data-act="preset_(undo|redo)"[^>]* title="[^"]', desk.presets.html()) == ["undo", "redo"]
 
 
 def test_all_changes_are_put_back_at_once(desk):

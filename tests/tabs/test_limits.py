@@ -129,12 +129,12 @@ def test_running_jobs_come_before_waiting_ones_and_trainings_that_began_are_not_
     assert [(each["id"], each["tab"]) for each in found["ended"]] == [("e3", "")]
 
 
-def test_the_queue_lists_jobs_of_tools_that_wait_after_those_of_the_device(queued):
+def test_the_queue_lists_jobs_of_tools_after_those_of_the_device(queued):
     queued.entries = [ended(n, task="resize", state="waiting") for n in range(2)]
     queued.entries += [ended(2, task="resize", state="running"), *(ended(n, state="waiting") for n in (3, 4))]
     rows = monitor.queue(queued)["entries"]
-    assert [each["id"] for each in rows] == ["e3", "e4", "e0", "e1"] and all(each["own"] for each in rows)
-    assert [(each.get("up"), each.get("down")) for each in rows] == [(None, 1), (0, None), (None, None), (None, None)]
+    assert [each["id"] for each in rows] == ["e3", "e4", "e2", "e0", "e1"] and all(each["own"] for each in rows)
+    assert [(each.get("up"), each.get("down")) for each in rows] == [(None, 1), (0, None), *[(None, None)] * 3]
 
 
 @pytest.mark.parametrize(

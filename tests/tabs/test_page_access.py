@@ -139,6 +139,10 @@ def test_save_now_is_heard_and_the_keyboard_goes_on_from_it(window, served):
     tab.locator("[data-action=save]:enabled").press("Enter")
     expect(tab.locator("#heard")).to_contain_text("Saving ...")
     tab.wait_for_timeout(300)  # longer than the page takes to look for a lost focus
+    assert tab.evaluate("document.activeElement.dataset.action") == "save"
+    tab.evaluate("atelier.command = (name) => { window.again = name }")
+    tab.keyboard.press("Enter")
+    assert tab.evaluate("window.again") is None
     tab.keyboard.press("Tab")
     expect(tab.locator("[data-action=pause]")).to_be_focused()
 

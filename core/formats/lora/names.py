@@ -59,7 +59,7 @@ PARTS = {  # beginning of a module's path -> its part
     "text_encoders.clip_g.transformer.": "text_encoder_2",
 }
 LDM_ROOTS = {"input_blocks", "middle_block", "output_blocks", "time_embed", "label_emb", "out"}
-LDM_LAYERS = tuple(f"lora_unet_{root}_" for root in LDM_ROOTS)
+LDM_LAYERS = tuple(f"lora_unet_{root}_" for root in sorted(LDM_ROOTS))
 UNET_ROOTS = LDM_ROOTS | {
     "down_blocks",
     "mid_block",

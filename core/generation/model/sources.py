@@ -20,6 +20,7 @@ from core.record.regular import open_regular
 from core.record.units import count
 from core.record.workspace import Workspace
 
+TENSORS = "tensors sha256"  # purpose in the memo
 MAX_SEARCHED_BYTES = 2 << 30  # of files that are hashed to find one by its hash
 
 
@@ -96,7 +97,7 @@ def model_hash(path: Path, family_name: str, memo: HashMemo, cancel: CancelToken
 
 def lora_hash(path: Path, memo: HashMemo, cancel: CancelToken | None = None) -> str:
     """Return `tensors_sha256` of a file, from `memo` until the file changes."""
-    return memo.get("tensors sha256", [path], partial(tensors_sha256, path, cancel))
+    return memo.get(TENSORS, [path], partial(tensors_sha256, path, cancel))
 
 
 def tensors_sha256(path: Path, cancel: CancelToken | None = None) -> str:
@@ -157,7 +158,7 @@ def _by_hash(files: list[Path], digest: str, memo: HashMemo) -> tuple[Path | Non
     budget, unread = MAX_SEARCHED_BYTES, 0
     for path in dict.fromkeys([*stated, *files]):
         with suppress(OSError, ProblemsError):
-            if memo.cached("tensors sha256", [path]) is None and path not in stated:
+            if memo.cached(TENSORS, [path]) is None and path not in stated:
                 if path.stat().st_size > budget:
                     unread += 1
                     continue

@@ -10,7 +10,7 @@ from typing import Any, BinaryIO
 
 from core.formats.hashes import HashMemo
 from core.formats.tensors.header import header_with, read_header, sniff
-from core.generation.model.sources import lora_hash
+from core.generation.model.sources import TENSORS, lora_hash
 from core.record import atomic
 from core.record.bounded_json import MAX_BYTES, json_or_none
 from core.record.cancel import CancelToken
@@ -70,6 +70,7 @@ def replace_header(path: Path, header: bytes, workspace: Workspace, cancel: Canc
     except BaseException:
         _remove(before)  # nothing was changed: there is nothing to take back
         raise
+    _remember(path, digest, workspace)
 
 
 def undo_change(path: Path, workspace: Workspace, cancel: CancelToken, *, kept: bool = False) -> list[str]:
@@ -93,7 +94,10 @@ def undo_change(path: Path, workspace: Workspace, cancel: CancelToken, *, kept: 
             elif metadata.get(name) != old.get(name):
                 left.append(name)
         header = with_metadata(path, metadata)
+    digest = HashMemo.of(workspace).cached(TENSORS, [path])
     write_copy(path, header, path, cancel)
+    if digest is not None:
+        _remember(path, digest, workspace)
     _remove(change.file)
     return left
 
@@ -148,6 +152,11 @@ def _remove(before: Path) -> None:
 def _tensors_hash(path: Path, workspace: Workspace, cancel: CancelToken | None = None) -> str:
     """Return the SHA-256 of a file's tensors, cached until the file changes."""
     return lora_hash(path, HashMemo.of(workspace), cancel)
+
+
+def _remember(path: Path, digest: str, workspace: Workspace) -> None:
+    """Cache the hash of a file whose header was replaced: its tensors are the same, and the check of Undo need not read them."""
+    HashMemo.of(workspace).get(TENSORS, [path], lambda: digest)
 
 
 def _tensors_of(header: bytes) -> Any:

@@ -15,6 +15,8 @@ from safetensors import safe_open
 
 from core.engine.keeping import mark_file, unmark_file
 from core.formats.tensors.header import read_header
+from core.generation.model import sources
+from core.generation.model.sources import tensors_sha256
 from core.networks.adapter_file import load_lora
 from core.record.cancel import Cancelled, CancelToken
 from core.record.problems import ProblemsError
@@ -82,7 +84,12 @@ def test_metadata_are_changed_in_a_copy_whose_tensors_are_equal_in_every_byte(tm
     assert refusals(name="edit_metadata", **given) == ["tools.output-exists"]
 
 
-def test_a_change_of_the_file_itself_is_undone_to_the_last_byte(tmp_path):
+def test_a_change_of_the_file_itself_is_undone_to_the_last_byte(tmp_path, monkeypatch):
+    """The tensors are read once, by the first change: each later check runs when Start is pressed."""
+    read = []
+    monkeypatch.setattr(
+        sources, "tensors_sha256", lambda path, cancel: read.append(path) or tensors_sha256(path, cancel)
+    )
     workspace = Workspace(tmp_path / "outputs", tmp_path / "models")
     path = lora(tmp_path / "fox.safetensors")
     before = path.read_bytes()
@@ -93,7 +100,7 @@ def test_a_change_of_the_file_itself_is_undone_to_the_last_byte(tmp_path):
     use(workspace, name="edit_metadata", file=str(path), undo=True)
     assert read_header(path)[1]["modelspec.title"] == "one"
     use(workspace, name="edit_metadata", file=str(path), undo=True)
-    assert path.read_bytes() == before
+    assert path.read_bytes() == before and read == [path]
     assert refusals(workspace=workspace, name="edit_metadata", file=str(path), undo=True) == ["tools.nothing-to-undo"]
     use(workspace, **given, metadata_title="three")
     lora(path, **{"lora_unet_mid_block_attentions_0_proj_in.lora_down.weight": torch.ones(2, 8)} | {
