@@ -205,17 +205,6 @@ TWENTY_FIVE = ",".join(["4"] * 25)
         *[
             (
                 {
-                    "model__family": family,
-                    "network__train_text_encoder": True,
-                    "optimizer__text_encoder_lr": [5e-5, 2e-5],
-                },
-                said,
-            )
-            for family, said in (("sdxl", []), ("sd1", ["learning-rate.one-encoder"]))
-        ],
-        *[
-            (
-                {
                     "network__kind": kind,
                     "optimizer__optimizer_type": "Prodigy",
                     "optimizer__learning_rate": 1,

@@ -23,20 +23,12 @@ def problems(job: TrainJob) -> Iterator[Problem]:
     if not rates and not relative_steps(job.optimizer):
         what = "Every learning rate is 0, so nothing would be trained"
         yield Problem(what, "optimizer", "set a learning rate above 0, such as 1e-4", code="learning-rate.all-zero")
-    first, second = job.optimizer.text_rates
-    if first != second and trains_text(job) and job.model.traits and not job.model.traits.two_encoders:
-        what = (
-            f"Models of this family have one text encoder, so the second of two learning rates, {second:g}, is ignored"
-        )
-        yield Problem(
-            what, "optimizer.text_encoder_lr", f"use {first:g} alone", "advice", code="learning-rate.one-encoder"
-        )
     yield from _negative(job, rates)
     if not relative_steps(job.optimizer):
         yield from _adaptive_problems(job, rates)
     yield from _far_from_usual(job)
     first, second = job.optimizer.text_rates
-    if first != second and trains_text(job) and job.model.family in ("sd1", "sd2"):
+    if first != second and trains_text(job) and job.model.traits and not job.model.traits.two_encoders:
         what = f"The model has one text encoder, so its second learning rate, {second:g}, has no effect"
         yield Problem(what, "optimizer.text_encoder_lr", f"enter {first:g}", "advice", code="learning-rate.one-encoder")
 
