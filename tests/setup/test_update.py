@@ -105,6 +105,13 @@ def test_without_git_it_tells_how_and_still_checks_the_environment(copies, capfd
     assert (mine / "synced").read_text() == "sync"
 
 
+def test_a_checkout_without_git_is_told_to_install_it(copies, capfd, monkeypatch):
+    monkeypatch.setattr("core.setup.environment.shutil.which", lambda name: None)
+    assert update(copies[1]) == 0
+    said = capfd.readouterr().err
+    assert "install it" in said and "zip" not in said
+
+
 def test_the_launcher_calls_it(copies):
     origin, mine = copies
     publish(origin, "new")
