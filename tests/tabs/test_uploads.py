@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+from types import SimpleNamespace
 
 import pytest
 from work_parts import image
@@ -100,3 +101,19 @@ def test_a_copy_that_fails_leaves_no_half_folder(tmp_path, monkeypatch):
     with pytest.raises(ProblemsError, match="disk is full"):
         uploads.store_upload([image(tmp_path / "a.png")], tmp_path / "datasets")
     assert list((tmp_path / "datasets").iterdir()) == []
+
+
+def test_uploads_that_a_killed_page_left_are_removed_at_the_next_start(tmp_path, monkeypatch):
+    from tabs.server import app
+
+    for name in ("GRADIO_TEMP_DIR", "GRADIO_ANALYTICS_ENABLED", "FORWARDED_ALLOW_IPS"):
+        monkeypatch.setenv(name, "")  # put back after the test
+    left = tmp_path / "uploads" / "0a1b" / "photos.zip"
+    left.parent.mkdir(parents=True)
+    left.write_bytes(b"x")
+    monkeypatch.setattr(app, "build", lambda page: 1 / 0)  # nothing is served
+    with pytest.raises(ZeroDivisionError):
+        app.launch(
+            SimpleNamespace(workspace=SimpleNamespace(private=tmp_path)), host="", port=0, share=False, auth=None
+        )
+    assert not left.exists()
