@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import zipfile
 from types import SimpleNamespace
 
@@ -77,6 +78,12 @@ def test_a_zip_is_unpacked(tmp_path):
         archive.write(tmp_path / "in" / "a.txt", "foxes/a.txt")
     folder = uploads.store_upload([tmp_path / "foxes.zip"], tmp_path / "datasets")
     assert folder.name == "foxes" and (folder / "a.txt").read_text() == "a fox"
+    for dropped in (tmp_path / "foxes.zip", tmp_path / "in" / "a.png"):
+        left = tmp_path / "datasets" / ".tmp-0abc_def"  # by a kill, hours ago
+        left.mkdir()
+        os.utime(left, (0, 0))
+        uploads.store_upload([dropped], tmp_path / "datasets")
+        assert not left.exists()
 
 
 def test_no_image_is_refused_and_leaves_nothing(tmp_path):
