@@ -359,6 +359,8 @@ def update(root: Path) -> int:
         # --keep moves the code back and fails rather than lose uncommitted changes.
         if git(root, "reset", "--keep", before).returncode == 0:
             say("the update failed, so the previous version of the code was restored.")
+    elif before and git(root, "rev-parse", "HEAD").stdout.strip() != before:
+        say("updated. If Atelier is running, start it again: a running page would mix both versions.")
     return code
 
 

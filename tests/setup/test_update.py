@@ -58,10 +58,11 @@ def mine_is_whole(mine):
     )
 
 
-def test_an_update_brings_the_new_code_and_then_its_environment(copies):
+def test_an_update_brings_the_new_code_and_then_its_environment(copies, capfd):
     origin, mine = copies
+    assert update(mine) == 0 and "start it again" not in capfd.readouterr().err  # there was nothing new
     new = publish(origin, "new")
-    assert update(mine) == 0
+    assert update(mine) == 0 and "start it again" in capfd.readouterr().err
     assert git(mine, "rev-parse", "HEAD") == new and (mine / "page.txt").read_text() == "new"
     assert (mine / "synced").read_text() == "sync", "the new launcher makes the environment, not the old one"
     assert mine_is_whole(mine)
