@@ -5,6 +5,9 @@ rem Paths may contain spaces and brackets: each is quoted, and none is in a brac
 setlocal EnableExtensions DisableDelayedExpansion
 chcp 65001 >nul 2>&1
 set "PYTHONUTF8=1"
+rem Of another program: its packages would be imported instead of Atelier's.
+set "PYTHONHOME="
+set "PYTHONPATH="
 rem The Python install manager would download a missing version.
 set "PYTHON_MANAGER_AUTOMATIC_INSTALL=false"
 set "answer=%TEMP%\atelier_%RANDOM%.txt"

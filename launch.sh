@@ -13,6 +13,8 @@ while [ -h "$script" ]; do # started through a link
 done
 root=$(CDPATH='' cd -- "$(dirname -- "$script")" && pwd -P) || exit 1
 home=${HOME:-/nonexistent}
+# Of another program (ROS, a cluster's modules): its packages would be imported instead of Atelier's.
+unset PYTHONHOME PYTHONPATH
 
 # Every file of this name on PATH, not only the first, which may be a pyenv shim that refuses to run.
 on_path() {

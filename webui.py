@@ -26,7 +26,12 @@ def _other_python() -> None:
     if all(map(find_spec, ("gradio", "psutil", "pydantic", "torch"))):
         return
     folder = os.path.join(os.path.dirname(os.path.abspath(__file__)), ".venv")
-    if read_stamp(folder) is None or os.path.realpath(sys.prefix) == os.path.realpath(folder):
+    installed = read_stamp(folder) is not None
+    if installed and os.path.realpath(sys.prefix) == os.path.realpath(folder):
+        sys.exit(
+            "Packages are missing in .venv: delete that folder, then start launch.sh (Windows: launch.bat) to install them."
+        )
+    if not installed:
         words = " ".join(["webui.py", *sys.argv[1:]])
         sys.exit(
             f"Atelier's packages are not installed in this Python. Start with: ./launch.sh {words} (Windows: launch.bat)"

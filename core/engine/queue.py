@@ -70,8 +70,11 @@ class QueueEntry:
 
 
 def _entry(values: Any) -> QueueEntry:
-    """Return a `QueueEntry` from its fields in queue.json. Raises TypeError for fields of other types (a file edited by hand)."""
-    entry = QueueEntry(**values)
+    """Return a `QueueEntry` from its fields in queue.json, without those of a later version. Raises TypeError for fields of other types (a
+    file edited by hand)."""
+    if not isinstance(values, dict):
+        raise TypeError("an entry is no object")
+    entry = QueueEntry(**{each.name: values[each.name] for each in fields(QueueEntry) if each.name in values})
     texts = [getattr(entry, each.name) for each in fields(entry) if each.type is str]
     if not (all(isinstance(text, str) for text in texts) and isinstance(entry.job, dict)):
         raise TypeError("an entry's field is not text")

@@ -27,7 +27,7 @@ SERIES_POINTS = 500
 MAX_WATCH_VALUES = 3_000_000  # watch.json has some for each image
 MAX_POINTS = 2000  # of a run that has ended
 LOG_LINES = 200
-SLEPT = 900  # seconds without a step after which the machine must have been asleep
+SLEPT = 900  # seconds without a line after which the machine must have been asleep
 SMOOTHING_STEPS = 20.0
 STEP_SERIES = ("losses", "rates", "corrected", "norms")
 ENDED = ("done", "stopped", "failed")
@@ -51,12 +51,12 @@ class RunView:
         self.peak_bytes, self.peak_device = 0, ""
         self.too_short = False  # to measure the loss of checkpoints
         self.seconds_per_step = self.seconds_per_sample = self._average_step_seconds = 0.0
-        self._timing: tuple[int, float, float] | None = (
-            None  # (first step, its time, time of the last step) since the start
-        )
+        self._timing: tuple[int, float] | None = None  # (first step, its time) since the start
         self.started = self.ended = self._last_time = 0.0
         self._time_before = 0.0  # time of the line before this one
-        self._idle = 0.0  # seconds between an end, a kill or a pause and resuming
+        self._idle = (
+            0.0  # seconds between an end, a kill or a pause and resuming, of sleep, and by which the clock was set
+        )
         self.losses, self.rates = Points(), Points(named=True)
         self.corrected, self.norms = Points(), Points()
         self._best = BestTracker()
@@ -101,6 +101,10 @@ class RunView:
             self.seq = line["seq"]
             self._time_before, self._last_time = self._last_time or line["time"], line["time"]
             self.started = self.started or line["time"]
+            gap = self._last_time - self._time_before
+            clock_was_set, slept = gap < 0, gap > max(SLEPT, 10 * self.seconds_per_step)
+            if clock_was_set or slept or (line["kind"], line.get("state")) == ("state", "running"):
+                self._idle += gap
             handler = getattr(self, "_on_" + line["kind"], None)
             if handler is not None:
                 # KeyError ...: a line that was edited by hand
@@ -108,9 +112,8 @@ class RunView:
                     handler(line)
 
     def _on_state(self, line: Line) -> None:
-        """Set state and messages; count the idle time since the line before if the run resumes; thin the curves if it has ended."""
+        """Set state and messages; thin the curves if the run has ended."""
         if line["state"] == "running":
-            self._idle += line["time"] - self._time_before
             self._timing = None
         self.state, self.message, self.fix = line["state"], line["message"], line["fix"]
         self.code = str(line.get("code", ""))
@@ -144,10 +147,7 @@ class RunView:
         self.step, self.epoch = line["steps"][-1], line["epoch"]
         self.seconds_per_step = line["seconds_per_step"]
         now = line["time"] - self._idle
-        first, began, last = self._timing or (self.step, now, now)
-        if now - last > max(SLEPT, 10 * self.seconds_per_step):
-            began += now - last
-        self._timing = first, began, now
+        first, began = self._timing = self._timing or (self.step, now)
         self._average_step_seconds = (now - began) / (self.step - first) if self.step > first else 0.0
         if self._points:
             self._add_points(line)
@@ -338,7 +338,7 @@ class RunView:
             }
 
     def _seconds(self, state: str, held: bool) -> float:
-        """Return the seconds that the run has worked, without pauses and the time between a stop and resuming."""
+        """Return the seconds that the run has worked, without pauses, sleep and the time between a stop and resuming."""
         if not self.started:
             return 0.0
         until = self.ended or (time.time() if held and state == "running" else self._last_time)

@@ -177,7 +177,10 @@ def fill(root: Path, target: Path, build: Build) -> None:
 
 VENV_FAILED = "this Python could not create an environment. On Debian and Ubuntu: sudo apt install python3-venv. Then start again."
 PIP_FAILED = "the installation did not finish (see above): check the network and the free disk space, then start again."
-TORCH_FAILED = "PyTorch was installed but does not start (see above)."
+TORCH_FAILED = (
+    "PyTorch was installed but does not start (see above). If there is no module named torch, pip installs into another folder: "
+    "remove target, prefix, root and dry-run from its configuration (pip config list), then start again."
+)
 if os.name == "nt":
     PIP_FAILED += (
         " If a file with a very long name could not be written, move this folder to a shorter path (C:\\Atelier)."
@@ -192,13 +195,13 @@ def pip(environment: Path, arguments: list[str]) -> None:
     )
 
 
+# Variables with which pip would install elsewhere or nothing, or a Python would import packages from elsewhere.
+ELSEWHERE = ("PYTHONPATH", "PYTHONHOME", "PIP_TARGET", "PIP_PREFIX", "PIP_ROOT", "PIP_PYTHON", "PIP_DRY_RUN")
+
+
 def run_step(command: list[str], message: str) -> None:
     """Run a command of the installation with its output on stderr. Raises SetupError with `message` if it fails."""
-    environment = {
-        key: value
-        for key, value in os.environ.items()
-        if key not in ("PYTHONPATH", "PYTHONHOME", "PIP_TARGET", "PIP_PREFIX")
-    }
+    environment = {key: value for key, value in os.environ.items() if key not in ELSEWHERE}
     quiet = {"PIP_USER": "0", "PIP_REQUIRE_VIRTUALENV": "0", "PYTHONUTF8": "1"}
     try:
         code = subprocess.run(command, env=environment | quiet, stdout=sys.stderr, check=False).returncode
@@ -329,6 +332,7 @@ def try_lock(descriptor: int) -> bool:
 
 # -- ./launch.sh update
 
+GIT_MISSING = "this copy is updated by Git, which was not found: install it and start the update again. Now checking the environment."
 WITHOUT_GIT = (
     "this copy is not a Git checkout, so update it by hand: unpack the new zip into a new folder, move your models, "
     "outputs and presets/user there, and start it. Now checking the environment of this copy."
@@ -348,13 +352,15 @@ def update(root: Path) -> int:
             say("the update failed (see above) and nothing was changed: fix what Git reports and try again.")
             return 1
     else:
-        say(WITHOUT_GIT)
+        say(GIT_MISSING if (root / ".git").exists() else WITHOUT_GIT)
     # A new process, because the launcher itself may have been replaced.
     code = subprocess.run([sys.executable, str(root / "core" / "setup" / "launch.py"), "sync"], check=False).returncode
     if code and before:
         # --keep moves the code back and fails rather than lose uncommitted changes.
         if git(root, "reset", "--keep", before).returncode == 0:
             say("the update failed, so the previous version of the code was restored.")
+    elif before and git(root, "rev-parse", "HEAD").stdout.strip() != before:
+        say("updated. If Atelier is running, start it again: a running page would mix both versions.")
     return code
 
 

@@ -24,6 +24,7 @@ from starlette.middleware import Middleware
 
 from core.record.allowed import keep_files_inside
 from core.record.heap import freeze_gc, without_gc
+from core.record.space import clear
 from core.record.workspace import Workspace
 from tabs import header, pulse
 from tabs.context import TABS, Page, make_page, run_all
@@ -151,7 +152,9 @@ def launch(
     people    {login: page}: logins with a page each; `auth` is the owner's then
     """
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-    os.environ.setdefault("GRADIO_TEMP_DIR", str(page.workspace.private / "uploads"))
+    uploads = page.workspace.private / "uploads"
+    clear(uploads)  # those of a page that was killed: Gradio deletes what the same process has stored
+    os.environ.setdefault("GRADIO_TEMP_DIR", str(uploads))
     if not (share or names):  # without a proxy, forwarded addresses of clients are not trusted
         os.environ.setdefault("FORWARDED_ALLOW_IPS", "")
     for each in (page, *people.values()):

@@ -10,7 +10,7 @@ from pathlib import Path
 from core.dataset.sources.archive import DATASET_EXTENSIONS, unpack_zip
 from core.dataset.sources.files import extension, is_image, is_junk, printable, split_label
 from core.dataset.sources.walk import Walk, note_unused
-from core.record.atomic import numbered, remove_folder, rename_to_unused
+from core.record.atomic import numbered, remove_folder, remove_leftovers, rename_to_unused
 from core.record.cancel import CancelToken
 from core.record.problems import ProblemsError, unwritten
 from core.record.units import first_of
@@ -59,6 +59,7 @@ def copy_files(paths: Sequence[Path], datasets: Path, task=None, unused: Walk | 
         raise ProblemsError.one("The dropped files contain no images", names, FIX, code="upload.no-images")
     targets = _names(usable, set(images))
     datasets.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(datasets)
     temporary = Path(tempfile.mkdtemp(prefix=".tmp-", dir=datasets))
     try:
         for number, (path, name) in enumerate(zip(usable, targets, strict=True)):

@@ -31,6 +31,7 @@ CACHES = {
     TEXTS.folder: ("Cached text encoder outputs", "Encoded again by the next training that uses the captions."),
     MASKS.folder: ("Cached masks", "Created again when needed."),
     CONTROLS.folder: ("Cached control images", "Resized again by the next training that uses them."),
+    (THUMBS := "thumbs"): ("Thumbnails", "Created again when shown. Includes those of deleted images."),
 }
 LISTED = 20  # deleted runs
 RUNS, IMAGES, GENERATED = "runs", "images", "generated"
@@ -84,7 +85,11 @@ class DiskHandlers:
         if self.page.engine.status()["job"] is not None:
             what = "A job is running and may need the cache"
             raise ProblemsError.one(what, WHERE, "wait for it, or stop it", "disk.in-use")
-        return prune(self.page.workspace.cache / name, int(gigabytes * GB))
+        return prune(self._cache(name), int(gigabytes * GB))
+
+    def _cache(self, name: str) -> Path:
+        """Return the folder of cache `name`."""
+        return self.page.workspace.thumbs if name == THUMBS else self.page.workspace.cache / name
 
     def _delete(self, name: str) -> int:
         """Empty the trash `name` (RUNS, IMAGES or GENERATED) for good; return the bytes freed. Raises ProblemsError if not allowed."""
@@ -120,7 +125,7 @@ class DiskHandlers:
             _row(
                 title,
                 effect_text,
-                folder_bytes(space.cache / name),
+                folder_bytes(self._cache(name)),
                 button("prune", "Empty", name, label=f"Empty: {title}"),
             )
             for name, (title, effect_text) in CACHES.items()

@@ -352,11 +352,18 @@ def test_no_job_begins_once_the_running_ones_are_stopped_for_the_end(workspace):
     assert [entry.state for entry in Queue(workspace.private / "queue.json").entries()][1:] == ["waiting"] * 2
 
 
-@pytest.mark.parametrize("damage", [{"lane": "cloud"}, {"job": {"generate": None}}])
+@pytest.mark.parametrize("damage", [{"lane": "cloud"}, {"job": {"generate": None}}, None])
 def test_a_queue_file_of_another_version_does_not_keep_the_page_from_starting(workspace, damage):
-    entry = {"id": "a", "task": "inspect", "title": "t", "job": {}} | damage
+    entry = {"id": "a", "task": "inspect", "title": "t", "job": {}} | damage if damage else damage
     atomic.write_json(workspace.private / "queue.json", {"entries": [entry]})
     assert "moved to queue.broken" in Queue(workspace.private / "queue.json").set_aside
+
+
+def test_a_queue_of_a_later_version_keeps_its_jobs(workspace):
+    entries = [{"id": name, "task": "inspect", "title": "t", "job": {}, "later": 1} for name in "ab"]
+    atomic.write_json(workspace.private / "queue.json", {"entries": entries, "also later": 2})
+    queue = Queue(workspace.private / "queue.json")
+    assert [entry.id for entry in queue.entries()] == ["a", "b"] and not queue.set_aside
 
 
 def test_a_generation_of_a_removed_extension_is_listed_for_other_people():

@@ -386,6 +386,17 @@ def test_a_run_that_was_too_short_to_measure_says_so_whatever_its_log_still_hold
     assert view.snapshot(False)["too_short"]
 
 
+@pytest.mark.parametrize("jump", [0.0, 3600.0, -3600.0, 86400.0])  # the machine slept, or the clock was set
+def test_the_time_a_training_took_is_without_sleep_and_changes_of_the_clock(tmp_path, jump):
+    view = RunView(RunFolder(tmp_path))
+    facts = {"kind": "steps", "losses": [1.0], "rates": {}, "epoch": 1, "seconds_per_step": 1.0}
+    view.apply({"kind": "state", "state": "running", "message": "", "fix": "", "time": 1e6, "seq": 1})
+    for step in range(1, 11):
+        view.apply(facts | {"steps": [step], "time": 1e6 + step + jump * (step > 5), "seq": step + 1})
+    view.apply({"kind": "state", "state": "done", "message": "", "fix": "", "time": 1e6 + 11 + jump, "seq": 12})
+    assert view.snapshot(False)["seconds"] == pytest.approx(11, abs=1)
+
+
 def test_the_time_left_of_a_training_includes_samples_and_saves_as_they_were_so_far(tmp_path):
     view = RunView(RunFolder(tmp_path))
     facts = {"losses": [1.0], "rates": {}, "epoch": 1, "seconds_per_step": 1.0}

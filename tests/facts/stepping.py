@@ -148,6 +148,7 @@ def _noting(heard: list[Any], step: int, begun: int, due: bool) -> timetable.Tim
         job=job,
         plan=plan,
         total=9,
+        stop_wanted=False,
         reports=reports,
         passes=None,
         stepper=SimpleNamespace(weights_for=lambda use: ExitStack()),

@@ -290,6 +290,14 @@ def test_a_silent_index_is_said_aloud_and_the_default_one_taken(project, monkeyp
     )
 
 
+def test_variables_that_lead_pip_elsewhere_do_not_reach_it(monkeypatch):
+    names = ("PYTHONPATH", "PIP_TARGET", "PIP_PREFIX", "PIP_ROOT", "PIP_DRY_RUN")
+    for name in names:
+        monkeypatch.setenv(name, "/elsewhere")
+    code = f"import os, sys; sys.exit(bool(set(os.environ) & set({names})))"
+    environment.run_step([sys.executable, "-c", code], "reached")
+
+
 def test_an_unsupported_machine_is_told_before_anything_is_made(project, monkeypatch):
     monkeypatch.delenv("ATELIER_BUILD")
     monkeypatch.setattr(

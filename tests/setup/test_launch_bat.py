@@ -131,6 +131,11 @@ def test_the_python_of_the_environment_is_taken_then_the_py_launcher_is_asked_3_
     assert 'py -%1 "%~dp0core\\setup\\probe.py" >"%answer%" 2>nul' in part("ask_py")
 
 
+def test_packages_of_another_program_are_out_of_reach():
+    first_probe = next(i for i, line in enumerate(COMMANDS) if "probe.py" in line)
+    assert {'set "PYTHONHOME="', 'set "PYTHONPATH="'} <= set(COMMANDS[:first_probe])
+
+
 def test_the_stores_stub_is_recognized_by_its_silence_and_its_place():
     ask = part("ask_file")
     silent, told = ask.index("if defined fit exit /b 0"), [i for i, line in enumerate(ask) if "WindowsApps" in line]

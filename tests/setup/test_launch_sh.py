@@ -192,6 +192,12 @@ def test_the_current_folder_stays_the_users(machine, tmp_path):
     assert run.stdout.splitlines()[0] == str(here)
 
 
+def test_packages_of_another_program_are_out_of_reach(machine):
+    file = machine.python("bin/python3.11", "3.11")
+    file.write_text(file.read_text().replace('echo "started $0"', 'echo "<$PYTHONHOME$PYTHONPATH>"'))
+    assert machine.launch(PYTHONHOME="/opt/other", PYTHONPATH="/opt/other/lib").stdout.splitlines()[0] == "<>"
+
+
 def test_the_script_holds_no_bashism():
     checker = shutil.which("dash") or shutil.which("sh")
     assert subprocess.run([checker, "-n", ROOT / "launch.sh"], check=False).returncode == 0

@@ -296,6 +296,11 @@ def test_webui_outside_of_its_environment_runs_in_it_or_says_how(project, tmp_pa
     assert process.returncode == 1 and "Traceback" not in process.stderr
     assert "./launch.sh webui.py --version" in process.stderr
     environment = tmp_path / "copy" / ".venv"
+    environment.symlink_to(bare)  # an installation that lost its packages: another start would not bring them back
+    write_stamp(str(bare), {"schema": SCHEMA})
+    process = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert process.returncode == 1 and "delete" in process.stderr
+    environment.unlink()
     (environment / "bin").mkdir(parents=True)
     (environment / "bin" / "python").write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
     (environment / "bin" / "python").chmod(0o755)

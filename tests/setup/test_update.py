@@ -58,10 +58,11 @@ def mine_is_whole(mine):
     )
 
 
-def test_an_update_brings_the_new_code_and_then_its_environment(copies):
+def test_an_update_brings_the_new_code_and_then_its_environment(copies, capfd):
     origin, mine = copies
+    assert update(mine) == 0 and "start it again" not in capfd.readouterr().err  # there was nothing new
     new = publish(origin, "new")
-    assert update(mine) == 0
+    assert update(mine) == 0 and "start it again" in capfd.readouterr().err
     assert git(mine, "rev-parse", "HEAD") == new and (mine / "page.txt").read_text() == "new"
     assert (mine / "synced").read_text() == "sync", "the new launcher makes the environment, not the old one"
     assert mine_is_whole(mine)
@@ -103,6 +104,13 @@ def test_without_git_it_tells_how_and_still_checks_the_environment(copies, capfd
     said = capfd.readouterr().err
     assert "zip" in said and "models" in said and "presets/user" in said
     assert (mine / "synced").read_text() == "sync"
+
+
+def test_a_checkout_without_git_is_told_to_install_it(copies, capfd, monkeypatch):
+    monkeypatch.setattr("core.setup.environment.shutil.which", lambda name: None)
+    assert update(copies[1]) == 0
+    said = capfd.readouterr().err
+    assert "install it" in said and "zip" not in said
 
 
 def test_the_launcher_calls_it(copies):

@@ -71,6 +71,16 @@ def test_every_cache_of_a_training_is_counted_and_emptied(name, desk):
     assert not entry.exists() and other.exists() and "7.0 MB freed" in said(desk)
 
 
+def test_thumbnails_are_emptied_too_but_nothing_of_the_users_next_to_them(desk):
+    small, other = (desk.page.workspace.thumbs / name for name in ("0a/0a1.jpg", "notes.jpg"))
+    small.parent.mkdir(parents=True)
+    for path in (small, other):
+        path.write_bytes(b"x" * 9000)
+    assert "Thumbnails" in desk.html({})
+    desk.act({}, event("prune", "thumbs"))
+    assert not small.exists() and other.exists() and "9.0 kB freed" in said(desk)
+
+
 def test_deleted_runs_go_for_good_only_after_a_question(desk):
     run = desk.page.workspace.trash / "run-1"
     run.mkdir(parents=True)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import zipfile
+from types import SimpleNamespace
 
 import pytest
 from work_parts import image
@@ -76,6 +78,12 @@ def test_a_zip_is_unpacked(tmp_path):
         archive.write(tmp_path / "in" / "a.txt", "foxes/a.txt")
     folder = uploads.store_upload([tmp_path / "foxes.zip"], tmp_path / "datasets")
     assert folder.name == "foxes" and (folder / "a.txt").read_text() == "a fox"
+    for dropped in (tmp_path / "foxes.zip", tmp_path / "in" / "a.png"):
+        left = tmp_path / "datasets" / ".tmp-0abc_def"  # by a kill, hours ago
+        left.mkdir()
+        os.utime(left, (0, 0))
+        uploads.store_upload([dropped], tmp_path / "datasets")
+        assert not left.exists()
 
 
 def test_no_image_is_refused_and_leaves_nothing(tmp_path):
@@ -100,3 +108,19 @@ def test_a_copy_that_fails_leaves_no_half_folder(tmp_path, monkeypatch):
     with pytest.raises(ProblemsError, match="disk is full"):
         uploads.store_upload([image(tmp_path / "a.png")], tmp_path / "datasets")
     assert list((tmp_path / "datasets").iterdir()) == []
+
+
+def test_uploads_that_a_killed_page_left_are_removed_at_the_next_start(tmp_path, monkeypatch):
+    from tabs.server import app
+
+    for name in ("GRADIO_TEMP_DIR", "GRADIO_ANALYTICS_ENABLED", "FORWARDED_ALLOW_IPS"):
+        monkeypatch.setenv(name, "")  # put back after the test
+    left = tmp_path / "uploads" / "0a1b" / "photos.zip"
+    left.parent.mkdir(parents=True)
+    left.write_bytes(b"x")
+    monkeypatch.setattr(app, "build", lambda page: 1 / 0)  # nothing is served
+    with pytest.raises(ZeroDivisionError):
+        app.launch(
+            SimpleNamespace(workspace=SimpleNamespace(private=tmp_path)), host="", port=0, share=False, auth=None
+        )
+    assert not left.exists()

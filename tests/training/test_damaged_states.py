@@ -198,7 +198,7 @@ def test_a_state_that_cannot_be_written_is_said_and_the_training_goes_on(train, 
     monkeypatch.setattr(states, "seal_state", fails("complete.json"))
     assert training.start() == "done" and failed
     (said,) = [line for line in training.lines("log") if line["level"] == "error"]
-    assert "nothing was saved at step 4" in said["text"] and said["fix"]
+    assert "training state of step 4" in said["text"] and "tries again" in said["fix"]
     assert [line["step"] for line in training.lines("backed_up")] == [2, 6]
     assert sorted(path.name for path in training.folder.states.iterdir()) == ["step00000002", "step00000006"]
     assert training.losses() == whole["losses"]

@@ -1,5 +1,6 @@
 """When a run saves, samples and measures: at its first step, at the ends of epochs, at its last step, at a stop and after it."""
 
+import errno
 import itertools
 import json
 from contextlib import nullcontext
@@ -47,7 +48,7 @@ class SimulatedRun:
     """A run of the real loop whose steps compute nothing, and what it did at which step."""
 
     def __init__(self, place, total=8, *, prompts=("a fox",), holds_out_images=True, ranks_checkpoints=False, **groups):
-        self.done, self.place = [], place
+        self.done, self.messages, self.place = [], [], place
         self.job, self.plan = build(TrainJob, merge(QUIET, groups)), plan_of(total)
         self.prompts, self.holds_out_images, self.ranks_checkpoints, self.unmeasured_saves = (
             list(prompts),
@@ -72,7 +73,7 @@ class SimulatedRun:
             token=SimpleNamespace(wanted=False),
             journal=SimpleNamespace(put=lambda event: None),
             take_commands=lambda: [self.commands.pop()] if self.commands and self.state.step == 2 else [],
-            say=lambda *words: None,
+            say=lambda *words: self.messages.append(words),
             stage=lambda text: self.stages.append((self.state.step, text)),
             after_stop=nullcontext,
         )
@@ -240,6 +241,20 @@ def test_a_stop_saves_a_checkpoint_and_a_state_also_where_none_are_asked_for_but
     assert table.live(stop_at=0) == []
     table.begun = 5
     assert table.live(step=5, stop_at=5) == [], "nothing was trained since it began there"
+
+
+@pytest.mark.parametrize(("stop_at", "resumes"), [(None, [False, False, True]), (3, [False, True])])
+def test_a_state_that_a_full_disk_does_not_take_is_saved_by_the_next_save_or_by_resuming(tmp_path, stop_at, resumes):
+    saving = {"save_every_n_steps": 2, "save_state": True, "save_state_on_train_end": True}
+    run = SimulatedRun(tmp_path, 6, prompts=(), saving=saving)
+
+    def note(what):
+        if what == "state":
+            raise OSError(errno.ENOSPC, "full")
+
+    run.note = note
+    run.live(stop_at=stop_at)
+    assert ["resume the run" in fix for _, _, fix in run.messages] == resumes
 
 
 def test_a_resumed_run_makes_up_for_what_was_due_where_it_ended_and_is_not_in_its_journal(tmp_path):

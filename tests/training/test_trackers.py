@@ -148,6 +148,19 @@ def test_tensorboards_files_lie_in_a_folder_of_the_trackers_name_and_take_its_ow
     assert path.name.endswith(".fox")
 
 
+def test_tensorboard_shows_the_steps_that_a_resumed_run_repeats_once(tmp_path):
+    for life, steps in enumerate(([1, 2, 3, 4], [3, 4, 5])):
+        tracker = tracker_of(tmp_path, log_with="tensorboard", log_config=True)
+        for step in steps:
+            tracker.add("loss", float(life), step)
+        tracker.close()
+        (file,) = (tmp_path / "20260102-030405_t" / "logs").glob("events.out.*[0-9]")
+        file.rename(file.with_suffix(f".{life}.life"))  # TensorBoard reads files in the order of their names
+    board = read_board(tmp_path / "20260102-030405_t" / "logs")
+    assert [(each.step, each.value) for each in board.Scalars("loss")] == [(1, 0), (2, 0), (3, 1), (4, 1), (5, 1)]
+    assert "settings/text_summary" in board.Tags()["tensors"]
+
+
 @pytest.mark.parametrize(("log_with", "kinds"), [("none", []), ("tensorboard", ["TensorBoard"]), ("wandb", ["Wandb"])])
 def test_numbers_go_to_the_trackers_that_are_set_and_settings_only_where_that_is_set(tmp_path, wandb, log_with, kinds):
     for log_config in (False, True):

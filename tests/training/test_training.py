@@ -182,7 +182,7 @@ def test_a_full_disk_is_said_and_leaves_what_was_saved_before(train, monkeypatch
     with suppress(OSError):
         training.start()
     said = [line for line in training.lines("log") if line["level"] == "error"]
-    assert said[0]["text"].startswith("The disk is full; nothing was saved at step 4")
+    assert said[0]["text"].startswith("The disk is full; the checkpoint of step 4 was not saved")
     assert said[0]["fix"].startswith("free some space and ")
     assert weights(training.file("t-step00000002.safetensors"))
     assert not list(training.folder.checkpoints.glob(".tmp*"))
@@ -209,7 +209,7 @@ def test_a_checkpoint_on_the_way_that_cannot_be_written_ends_no_training(train, 
     assert training.start() == "done"
     assert [line["step"] for line in training.lines("saved")] == [2, 3]
     (said,) = (line for line in training.lines("log") if line["level"] == "error")
-    assert "nothing was saved at step 1" in said["text"] and "tries again" in said["fix"]
+    assert "checkpoint of step 1" in said["text"] and "tries again" in said["fix"]
 
 
 def test_a_file_that_cannot_be_removed_takes_nothing_from_what_was_saved(train, monkeypatch):

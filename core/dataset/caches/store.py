@@ -237,8 +237,8 @@ class Entry(NamedTuple):
 
 
 def entries(folder: Path) -> Iterator[Entry]:
-    """Yield every entry of a cache folder, unsorted."""
-    for path in folder.glob("??/*.safetensors"):
+    """Yield every entry of a cache folder, or of the thumbnails', unsorted."""
+    for path in folder.glob("??/*.*"):
         with suppress(OSError):
             status = os.stat(path)
             yield Entry(status.st_mtime, status.st_size, path)

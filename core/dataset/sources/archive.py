@@ -25,7 +25,7 @@ from core.dataset.sources.files import (
     split_label,
 )
 from core.dataset.sources.walk import Walk, note_unused, unused_files
-from core.record.atomic import remove_folder, rename_to_unused
+from core.record.atomic import remove_folder, remove_leftovers, rename_to_unused
 from core.record.bounded_zip import open_zip
 from core.record.cancel import CancelToken
 from core.record.image_formats import IMAGE_EXTENSIONS, UNREAD_IMAGES
@@ -76,6 +76,7 @@ def unpack_zip(
     with open_regular(zip_path) as handle, open_zip(handle, where, fix, MAX_LISTING_BYTES) as archive:
         datasets_dir.mkdir(parents=True, exist_ok=True)
         entries = _entries(archive, where, Walk() if unused is None else unused)
+        remove_leftovers(datasets_dir)  # they may be filling the disk
         _refuse_too_large(entries, os.fstat(handle.fileno()).st_size, datasets_dir, where)
         temporary = Path(tempfile.mkdtemp(prefix=".tmp-", dir=datasets_dir))
         try:

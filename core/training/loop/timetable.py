@@ -156,7 +156,7 @@ class Timetable:
         try:
             self._states.save()
         except OSError as error:
-            self._say_unwritten(error)
+            self._say_unwritten(error, "the training state")
             return
         finally:
             self._backup_timer.restart()
@@ -184,7 +184,7 @@ class Timetable:
             with self._run.stepper.weights_for("files"):
                 self._checkpoints.write(name, self._state.step)
         except (OSError, ProblemsError) as error:
-            self._say_unwritten(error)
+            self._say_unwritten(error, "the checkpoint")
         else:
             self._rotate(lambda: self._checkpoints.remove_old(self._state.step))
         self._checkpoint_timer.restart()
@@ -257,14 +257,16 @@ class Timetable:
             what = f"An old file cannot be removed ({error.strerror or error})" + (f": {name}" if name else "")
             self._context.say(what, "warning", "close the program that uses it; the next save tries again")
 
-    def _say_unwritten(self, error: OSError | ProblemsError) -> None:
-        """Report that a checkpoint or state could not be written."""
-        intact = f"nothing was saved at step {self._state.step}; earlier files are complete"
+    def _say_unwritten(self, error: OSError | ProblemsError, file: str) -> None:
+        """Report that a checkpoint or state, `file` in words, could not be written."""
+        step, ends = self._state.step, self._state.step >= self._run.total or self._run.stop_wanted
+        intact = f"{file} of step {step} was not saved; earlier files are complete"
+        next_attempt = "resume the run to save it" if ends else "the next save tries again"
         if isinstance(error, ProblemsError):
             for problem in error.problems:
-                self._context.say(f"{problem.what}: {intact}", "error", f"{problem.fix}; the next save tries again")
+                self._context.say(f"{problem.what}: {intact}", "error", f"{problem.fix}; {next_attempt}")
             return
-        (problem,) = unwritten(error, "A file cannot be written", "", intact, "wait for the next save").problems
+        (problem,) = unwritten(error, "A file cannot be written", "", intact, next_attempt).problems
         self._context.say(problem.what, "error", problem.fix)
 
 

@@ -117,27 +117,33 @@ class TensorBoard:
     def __init__(self, folder: Path, options: Mapping[str, Any] | None = None):
         self._folder, self._options = folder, dict(options or {})
         self._writer: Any = None
+        self._settings = ""  # to be written with the first number
 
-    def _open(self) -> Any:
-        """Return the writer of the event file; create it at the first call, or after an error."""
+    def _open(self, step: int) -> Any:
+        """Return the writer of the event file; create it at the first call, or after an error. TensorBoard then drops what earlier files
+        have from `step` on: a killed run writes those steps again when it resumes."""
         if self._writer is None:
             from torch.utils.tensorboard import SummaryWriter
 
             check_space(self._folder)  # a writer that fails to open leaves a thread behind
-            self._writer = SummaryWriter(str(self._folder), **self._options)
+            self._writer = SummaryWriter(str(self._folder), **{"purge_step": step} | self._options)
+            if self._settings:
+                self._writer.add_text("settings", self._settings, 0)
         return self._writer
 
     def add(self, name: str, value: float, step: int) -> None:
-        self._open().add_scalar(name, value, step)
+        self._open(step).add_scalar(name, value, step)
 
     def image(self, name: str, image: Image, caption: str, step: int) -> None:
         import numpy as np
 
-        self._open().add_image(name, np.asarray(image.convert("RGB")), step, dataformats="HWC")
+        writer = self._open(step + 1)  # the losses of its step were written before the kill
+        writer.add_image(name, np.asarray(image.convert("RGB")), step, dataformats="HWC")
 
     def settings(self, values: Mapping[str, Any]) -> None:
-        lines = "\n".join(f"    {name} = {value}" for name, value in values.items())  # four spaces: preformatted
-        self._open().add_text("settings", lines, 0)
+        self._settings = "\n".join(
+            f"    {name} = {value}" for name, value in values.items()
+        )  # four spaces: preformatted
 
     def close(self) -> None:
         if self._writer is not None:
