@@ -23,11 +23,12 @@
       found.push(...some);
     }
   };
-  /** The files dropped and those in the folders; names of folders inside folders are lost on the way, and with them whose caption is whose. */
+  /** Upload the files dropped and those in the folders. An upload has no folders, whose names hold repeats. */
   const takeFolders = async (entries) => {
     const inside = await Promise.all(entries.map((entry) => entry.isDirectory ? entriesOf(entry) : [entry])), all = inside.flat();
     const deeper = all.find((entry) => entry.isDirectory && !entry.name.startsWith("."));
-    if (deeper) return atelier.complain([{what: "A folder with folders inside cannot be dropped", where: deeper.fullPath, fix: "drop it as a zip; or choose it under Image folder, if it is on the computer where Atelier runs"}]);
+    const fix = "drop it as a zip; or choose it under Image folder, if it is on the computer where Atelier runs";
+    if (deeper) return atelier.complain([{what: "A folder with folders inside cannot be dropped", where: deeper.fullPath, fix}]);
     atelier.uploadFiles(TAKES_FOLDERS, await Promise.all(all.filter((entry) => entry.isFile).map(fileOf)));
   };
   document.addEventListener("drop", (event) => {
@@ -36,8 +37,9 @@
     if (!folder) return;
     event.preventDefault();
     event.stopImmediatePropagation();
-    if (!event.target.closest(`#${TAKES_FOLDERS}`)) atelier.complain([{what: "A folder cannot be dropped here", where: folder.name, fix: "drop a file"}]);
-    else takeFolders(entries).catch((error) => atelier.complain([{what: `The folder cannot be read (${error.message})`, where: folder.name, fix: "drop its files, or a zip"}]));
+    const refuse = (what, fix) => atelier.complain([{what, where: folder.name, fix}]);
+    if (!event.target.closest(`#${TAKES_FOLDERS}`)) refuse("A folder cannot be dropped here", "drop a file");
+    else takeFolders(entries).catch((error) => refuse(`The folder cannot be read (${error.message})`, "drop its files, or a zip"));
   }, true);
 
   /* Areas that take files handle the event themselves. */

@@ -183,7 +183,9 @@ def test_an_image_is_dropped_painted_over_and_its_regions_painted(window, tmp_pa
     )
     tab.dispatch_event("[data-card=image_to_image] h3", "drop", {"dataTransfer": data})
     expect(tab.locator("#gen-cards .gen-thumb")).to_have_count(1)
-    paste = """(data) => document.body.dispatchEvent(new ClipboardEvent("paste", {clipboardData: data, bubbles: true}))"""
+    paste = (
+        """(data) => document.body.dispatchEvent(new ClipboardEvent("paste", {clipboardData: data, bubbles: true}))"""
+    )
     tab.evaluate(paste, data.evaluate_handle(RENAMED))
     expect(tab.locator("#gen-image_path")).to_have_value(re.compile("copied_"))
     tab.locator("[data-paint=mask]").click()
