@@ -94,14 +94,19 @@
       [...rates.children].forEach((node, n) => { attr(node, "data-on", n < stars); text(node, n < stars ? "★" : "☆"); attr(node, "aria-pressed", String(n + 1 === stars)); });
     };
     const trash = async () => {
-      const of = name, at = list.indexOf(of);
-      if (!await remove([of])) return;
+      const of = name;
+      if (leaving.has(of)) return;
+      leaving.add(of);
+      const removed = await remove([of]), at = list.indexOf(of);
+      leaving.delete(of);
+      if (!removed) return;
       list.splice(at, 1);
       gone.set(of, at);
       if (!list.length) return box.close();
-      go(list[Math.min(at, list.length - 1)]);
+      if (name === of) go(list[Math.min(at, list.length - 1)]); else drawBar();
       views.focus();
     };
+    const leaving = new Set();  // on their way to the trash, while the keys go on
     const gone = new Map();  // name -> its place in the list
 
     /* ---- comparing ---- */
