@@ -95,18 +95,14 @@
     };
     const trash = async () => {
       const of = name;
-      if (leaving.has(of)) return;
-      leaving.add(of);
-      const removed = await remove([of]), at = list.indexOf(of);
-      leaving.delete(of);
-      if (!removed) return;
+      if (!await remove([of])) return;
+      const at = list.indexOf(of);  // keys go on meanwhile
       list.splice(at, 1);
       gone.set(of, at);
       if (!list.length) return box.close();
       if (name === of) go(list[Math.min(at, list.length - 1)]); else drawBar();
       views.focus();
     };
-    const leaving = new Set();  // on their way to the trash, while the keys go on
     const gone = new Map();  // name -> its place in the list
 
     /* ---- comparing ---- */
