@@ -299,3 +299,17 @@ def test_a_folder_is_dropped_with_all_its_files_and_elsewhere_nothing_leaves_the
     dropped(tab, "#ds-drop", home)
     wait_until(lambda: any(len(list(each.iterdir())) == 202 for each in served.workspace.datasets.glob("*")))
     assert len(tab.context.pages) == 2  # with the one that a window keeps
+
+
+@pytest.mark.slow
+def test_after_an_upload_that_failed_the_area_takes_the_next_one(visit, served, tmp_path):
+    path = image(tmp_path / "lone fox.png")
+    tab = visit().open("Dataset")
+    tab.locator("#ds-drop button").wait_for()
+    tab.route("**/upload*", lambda route: route.abort())
+    dropped(tab, "#ds-drop", path)
+    expect(tab.locator("#ds-drop .error")).to_be_visible()
+    tab.unroute("**/upload*")
+    dropped(tab, "#ds-drop", path)
+    wait_until(lambda: any(served.workspace.datasets.glob("lone fox*/*.png")))
+    expect(tab.locator("#ds-drop .error")).to_have_count(0)
