@@ -23,6 +23,8 @@ THOUSANDS = r"[-+]?[1-9]\d{0,2},\d{3}(?!\d)"
 POINT_OF_THOUSANDS = (
     r"[-+]?[1-9]\d{0,2}\.\d{3}"  # in German, Spanish ...: nobody writes a whole number with three decimals
 )
+# Pasted numbers: the minus sign and the en dash of texts, signs without width, marks of the direction of writing.
+PASTED = str.maketrans("\u2212\u2013", "--", "\u200b\u200c\u200d\u200e\u200f\u202a\u202c\u2060\ufeff")
 SIZE_SIGNS = {"k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 MAX_VALUES = 10_000  # in one word of the command line
 
@@ -82,11 +84,11 @@ def _json_or_text(entry: Declared, text: str) -> Any:
 
 
 def _unless_empty(read: Callable[[Declared, str], Any]) -> Callable[[Declared, str], Any]:
-    """Return `read` extended to strip the text and replace a decimal comma first; empty text is None, or an error if required."""
+    """Return `read` extended to clean a pasted text and replace a decimal comma first; empty text is None, or an error if required."""
 
     def filled(entry: Declared, text: str) -> Any:
         """Read the text; None if it is empty and the setting optional, ProblemsError if required."""
-        text = with_point(entry, text.strip())
+        text = with_point(entry, text.translate(PASTED).strip())
         if text:
             return read(entry, text)
         if entry.optional:

@@ -57,7 +57,7 @@
       const all = [...lines, ...points].flatMap((line) => line.values).filter((value) => value !== null && (!this.log || value > 0));
       const left = top ? 0 : Math.min(steps[0], 1, ...points.flatMap((line) => line.steps)), right = top ? this.data.right : Math.max(steps[steps.length - 1], total || 0, left + 1);
       let low = Math.min(...all), high = Math.max(...all);
-      if (!all.length) { low = 0; high = 1; }
+      if (!all.length) { low = this.log ? 0.1 : 0; high = 1; }
       if (top) { low = 0; high = top; }
       else if (low === high) { const pad = Math.abs(low) * 0.1 || 1; low = low === 0 ? 0 : low - pad; high += pad; }
       else if (!this.log) { const pad = (high - low) * 0.06; low = low >= 0 ? Math.max(0, low - pad) : low - pad; high += pad; }

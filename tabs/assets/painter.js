@@ -361,6 +361,7 @@
       if (!event.repeat || !["save", "leave"].includes(name)) acts[name]();
     });
     box.addEventListener("keyup", (event) => { if (event.key === " ") { tool.holdsSpace = false; draw(); } });
+    frame.addEventListener("blur", () => { tool.holdsSpace = false; draw(); });  // another window has the keyboard: the key is released there
     box.addEventListener("cancel", (event) => { event.preventDefault(); acts.leave(); });  // Back on a phone
     listen(frame, mask, view, tool, draw);
     const stays = (event) => { if (mask.dirty) event.preventDefault(); };

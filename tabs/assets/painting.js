@@ -1,5 +1,5 @@
 "use strict";
-/* The initial image, its mask and the regions of Generate: dropped, uploaded, or painted (painter.js). The server's side is
+/* The initial image, its mask and the regions of Generate: dropped, pasted, uploaded, or painted (painter.js). The server's side is
    tabs/generate/painting.py. A field that changes by it changes as if it were typed. */
 (() => {
   const atelier = window.atelier, {byId} = atelier;
@@ -34,14 +34,6 @@
 
   const FILES = {image_to_image: "gen-initial", controls: "gen-control"};  // card: what takes its image
   const input = (id) => document.querySelector(`#${id} input[type=file]`);
-  const upload = (file, id) => {
-    const taken = input(id);
-    if (!taken || !file) return;
-    const data = new DataTransfer();
-    data.items.add(file);
-    taken.files = data.files;
-    taken.dispatchEvent(new Event("change", {bubbles: true}));
-  };
   atelier.on("click", "[data-paint]", (button, {isTrusted}) => {
     if (button.dataset.paint !== "upload") return paint(button.dataset.paint, !isTrusted);
     const taken = input(button.dataset.into || FILES.image_to_image);
@@ -58,6 +50,14 @@
     if (!found) return;
     event.preventDefault();
     found.classList.toggle("takes", kind === "dragenter" || kind === "dragover");
-    if (kind === "drop") upload(event.dataTransfer.files[0], FILES[found.dataset.card]);
+    if (kind === "drop") atelier.uploadFiles(FILES[found.dataset.card], [...event.dataTransfer.files].slice(0, 1));
+  });
+  /* An image that was copied: the initial one, unless a field of another card has the keyboard. Office programs copy a text and its image. */
+  document.addEventListener("paste", (event) => {
+    const {files, types} = event.clipboardData, image = [...files].find(({type}) => type.startsWith("image/"));
+    if (!image || types.includes("text/plain") || atelier.openTab() !== "Generate" || document.querySelector("dialog[open]")) return;
+    event.preventDefault();
+    const found = event.target.closest && event.target.closest("#gen-cards [data-card]");
+    atelier.uploadFiles(FILES[found && found.dataset.card] || FILES.image_to_image, [image]);
   });
 })();

@@ -94,12 +94,13 @@
       [...rates.children].forEach((node, n) => { attr(node, "data-on", n < stars); text(node, n < stars ? "★" : "☆"); attr(node, "aria-pressed", String(n + 1 === stars)); });
     };
     const trash = async () => {
-      const of = name, at = list.indexOf(of);
+      const of = name;
       if (!await remove([of])) return;
+      const at = list.indexOf(of);  // keys go on meanwhile
       list.splice(at, 1);
       gone.set(of, at);
       if (!list.length) return box.close();
-      go(list[Math.min(at, list.length - 1)]);
+      if (name === of) go(list[Math.min(at, list.length - 1)]); else drawBar();
       views.focus();
     };
     const gone = new Map();  // name -> its place in the list

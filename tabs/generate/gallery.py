@@ -243,15 +243,21 @@ class GalleryHandlers:
     def _set_stars(self, request: dict[str, Any]) -> dict[str, Any]:
         """Set request["stars"] (a number) for the images request["names"]. Returns {"stars": {name: stars}}."""
         number = request.get("stars")
-        names = names_of(request)
+        names = self._present(request)
         self.gallery.set_stars(names, number if isinstance(number, int) else 0)
         return {"stars": {name: self.gallery.stars(name) for name in names}}
 
     def _trash(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Move the requested images to the trash. Returns {"token" for undo, "names", "said": message}."""
-        names = names_of(request)
+        """Move the requested images to the trash. Returns {"token" for undo, "names": also those gone before, "said": message}."""
+        names = self._present(request)
         token = self.gallery.put_away(names)
-        return {"token": token, "names": names, "said": f"{count(len(names), 'image')} moved to the trash"}
+        return {"token": token, "names": names_of(request), "said": f"{count(len(names), 'image')} moved to the trash"}
+
+    def _present(self, request: dict[str, Any]) -> list[str]:
+        """Return the requested images that are still in the folder; if none is, all, so that the refusal names one."""
+        self.gallery.refresh()
+        names, present = names_of(request), {shot.name for shot in self.gallery.newest()}
+        return [name for name in names if name in present] or names
 
     def _last_deletion(self) -> dict[str, Any] | None:
         """Return {"token", "said": message, "recent"} of the last deletion that can be undone; None without one.

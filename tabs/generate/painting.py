@@ -8,7 +8,7 @@ from typing import Any
 
 from PIL import Image
 
-from core.dataset.images.opening import BrokenImage, read_header
+from core.dataset.images.opening import BrokenImage, open_decoded, read_header
 from core.dataset.images.painting import decoded_png, too_large
 from core.dataset.sources.files import printable
 from core.generation.model.library import title_of_name
@@ -74,7 +74,10 @@ class Painting:
         return act(request)
 
     def store_upload(self, upload: str) -> str:
-        """Copy an uploaded image to outputs/inputs and return the copy's path. Raises ProblemsError for an invalid or too large image."""
+        """Copy an uploaded image to outputs/inputs, as PNG unless it is in FORMATS, and return the copy's path.
+
+        Raises ProblemsError for an invalid or too large image.
+        """
         path = Path(upload)
         name, size = printable(path.name), os.path.getsize(path)
         if size > MAX_BYTES:
@@ -82,20 +85,21 @@ class Painting:
             raise ProblemsError.one(what, name, "save it as JPEG or WebP", "image.too-many-bytes")
         image = opened(path, IMAGE)  # decodes it, so that a damaged one is refused
         raise_if_errors([problem] if (problem := too_large(image.size, name)) else [])
-        ending = FORMATS.get(read_header(path).format)
-        if ending is None:
-            raise ProblemsError.one(
-                "The file is not a PNG, JPEG or WebP image", name, "convert it first", "image.format"
-            )
         stem = path.stem[:60] if bad_name(path.stem[:60]) is None else "image"
-        return self._store(stem, path.read_bytes(), ending)
+        ending = FORMATS.get(read_header(path).format)
+        if ending is not None:
+            return self._store(stem, path.read_bytes(), ending)
+        decoded = open_decoded(path)
+        if decoded.alpha is not None:
+            decoded.colors.putalpha(decoded.alpha)
+        return self._store(stem, to_png(decoded.colors), ".png")
 
     def row(self, group: str, values: dict[str, Any]) -> str:
         """Return the HTML above the fields of settings group `group`: thumbnails and the buttons Upload and Paint; "" for other groups."""
         if group == "image_to_image":
             thumbs = self.thumb(values["image_path"], "Initial image") + self.thumb(values["mask_path"], "Mask")
             buttons = _button("upload", "Upload image") + _button("mask", "Paint mask")
-            drop = "" if thumbs else '<span class="hint">Or drop an image here.</span>'
+            drop = "" if thumbs else '<span class="hint">Or drop or paste an image.</span>'
             return f'<div class="gen-paint"><div class="strip">{buttons}{drop}</div><div class="strip">{thumbs}</div></div>'
         if group == "regions":
             thumbs = self.thumb(values["region_map"], "Region map")

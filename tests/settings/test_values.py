@@ -163,6 +163,9 @@ def test_a_field_keeps_every_digit_of_a_seed():
         ("dataset.more_resolutions", "", []),
         ("dataset.face_crop_aug_range", "0.2, 0.6", [0.2, 0.6]),
         ("dataset.face_crop_aug_range", "", None),
+        ("optimizer.learning_rate", "1e\u22124", 1e-4),
+        ("optimizer.learning_rate", "\u200b1e\u20134\ufeff", 1e-4),
+        ("dataset.face_crop_aug_range", "0.2, \u200e0.6", [0.2, 0.6]),
     ],
 )
 def test_texts_become_values(path, text, value):

@@ -420,6 +420,11 @@ def test_stars_trash_and_undo(desk):
         last = answer(desk, "list")["away"]
         assert not last["recent"] and len(answer(desk, "back", token=last["token"])["names"]) == 1, "one after another"
     assert answer(desk, "list")["away"] is None and answer(desk, "list")["tiles"][names[0]]["stars"] == 5
+    (desk.page.workspace.images / names[1]).unlink()  # by another program
+    assert answer(desk, "stars", names=names, stars=4) == {"stars": {names[0]: 4}}
+    away = answer(desk, "trash", names=names)
+    assert away["names"] == names and answer(desk, "back", token=away["token"])["names"] == names[:1]
+    assert codes(answer(desk, "trash", names=names[1:])) == ["gallery.gone"]
     assert codes(answer(desk, "trash", names=["../x.png"])) == ["gallery.gone"]
     assert codes(answer(desk, "trash", names=[])) == ["trash.nothing-selected"]
     assert codes(answer(desk, "back", token="/etc/passwd")) == ["trash.missing-record"]

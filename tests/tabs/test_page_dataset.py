@@ -270,3 +270,46 @@ def test_what_a_folder_contains_describes_its_field_and_is_announced(window, ser
     field.press("Enter")
     expect(heard).to_contain_text("The image folder does not exist")
     expect(field).to_have_accessible_description("The image folder does not exist")
+
+
+def dropped(tab, selector, path):
+    """Drop a file or folder of this machine on an element; returns where the browser lets it fall."""
+    box = tab.locator(selector).bounding_box()
+    data = {"items": [], "files": [str(path)], "dragOperationsMask": 1}
+    at = {"x": box["x"] + box["width"] / 2, "y": box["y"] + box["height"] / 2, "data": data}
+    session = tab.context.new_cdp_session(tab)
+    for kind in ("dragEnter", "dragOver", "drop"):
+        session.send("Input.dispatchDragEvent", {"type": kind, **at})
+    session.detach()
+
+
+@pytest.mark.slow
+def test_a_folder_is_dropped_with_all_its_files_and_elsewhere_nothing_leaves_the_page(window, served, tmp_path):
+    home = tmp_path / "my foxes"
+    for number in range(101):  # a browser lists a hundred at once
+        image(home / f"{number}.png", (64, 64), caption=f"fox {number}")
+    tab = window.open("Train")
+    dropped(tab, "[role=tab][data-tab-id=Train]", home)
+    expect(tab.locator("#said")).to_contain_text("cannot be dropped here")
+    tab.locator("[role=tab][data-tab-id=Dataset]").click()
+    tab.locator("#ds-drop button").wait_for()
+    dropped(tab, "#ds-summary", home / "1.png")
+    dropped(tab, "#ds-drop", home.parent)
+    expect(tab.locator("#said")).to_contain_text("folders inside")
+    dropped(tab, "#ds-drop", home)
+    wait_until(lambda: any(len(list(each.iterdir())) == 202 for each in served.workspace.datasets.glob("*")))
+    assert len(tab.context.pages) == 2  # with the one that a window keeps
+
+
+@pytest.mark.slow
+def test_after_an_upload_that_failed_the_area_takes_the_next_one(visit, served, tmp_path):
+    path = image(tmp_path / "lone fox.png")
+    tab = visit().open("Dataset")
+    tab.locator("#ds-drop button").wait_for()
+    tab.route("**/upload*", lambda route: route.abort())
+    dropped(tab, "#ds-drop", path)
+    expect(tab.locator("#ds-drop .error")).to_be_visible()
+    tab.unroute("**/upload*")
+    dropped(tab, "#ds-drop", path)
+    wait_until(lambda: any(served.workspace.datasets.glob("lone fox*/*.png")))
+    expect(tab.locator("#ds-drop .error")).to_have_count(0)

@@ -112,6 +112,32 @@ def test_arrows_stars_trash_and_undo_by_keyboard_alone(tab, work):
     expect(tab.locator("#shelf-count")).to_have_text("1 of 60 images")
 
 
+HOLD_TRASH = """() => { const {question} = atelier; window.held = [];
+const later = (...request) => new Promise((done) => held.push(() => done(question(...request))));
+atelier.question = (whom, asked) => (asked.act === "trash" ? later : question)(whom, asked); }"""
+
+
+@pytest.mark.slow
+def test_keys_that_are_faster_than_the_trash_remove_each_image_once_and_the_viewer_stays_where_they_went(tab, work):
+    tab.locator("#shelf-grid .tile").first.click()
+    viewer = tab.get_by_role("dialog", name="Image viewer")
+    expect(viewer).to_contain_text("1 of 60")
+    tab.evaluate(HOLD_TRASH)
+    for key in ("Delete", "Delete", "ArrowRight", "Delete", "ArrowRight"):
+        tab.keyboard.press(key)
+    expect(viewer).to_contain_text("3 of 60")
+    assert tab.evaluate("held.length") == 2
+    for number in (0, 1):
+        tab.evaluate("(number) => held[number]()", number)
+        expect(viewer).to_contain_text(f"{2 - number} of {59 - number}")
+    expect(viewer.get_by_role("group", name="fox 57, seed 57")).to_be_focused()
+    tab.keyboard.press("ArrowRight")
+    expect(viewer).to_contain_text("2 of 58")
+    for count in (59, 60):
+        tab.keyboard.press("Control+z")
+        expect(viewer).to_contain_text(f"of {count}")
+
+
 @pytest.mark.slow
 def test_a_new_image_comes_into_the_strip_and_nothing_that_is_looked_at_moves(tab, work):
     tab.locator("#shelf-grid .tile").first.focus()

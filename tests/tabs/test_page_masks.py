@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 
 import pytest
@@ -161,6 +162,11 @@ def test_view_touch_keys_and_what_is_asked_before_painting_is_lost(opened):
     drag(tab, (300, 100), (280, 90))
     tab.keyboard.up(" ")
     assert at(tab, 300, 100)[0] < before[0] - 10
+    tab.keyboard.down(" ")
+    frame.blur()  # to another window, which gets the key's end
+    expect(frame).not_to_have_class(re.compile("moves"))
+    tab.keyboard.up(" ")
+    frame.focus()
     drag(tab, (200, 100), (210, 100), button="middle")
     tab.keyboard.press("ArrowUp")
     expect(button(tab, "Undo")).to_be_disabled()

@@ -153,6 +153,16 @@ def test_a_loss_that_is_not_a_number_is_called_that(window):
     assert tab.locator("#loss-gap").text_content() == "Step 0: the loss on 4 held-out images is NaN or infinite."
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("value", [None, 0])
+def test_a_log_scale_without_a_value_that_it_can_show_stands(window, value):
+    tab = window.open("Monitor")
+    drawn = """(value) => { const holder = document.body.appendChild(document.createElement("div"));
+    new atelier.Chart(holder, {label: "Loss", log: true}, {steps: [1, 2], lines: [{name: "loss", values: [value, value], kind: "raw"}]});
+    return new Promise((done) => requestAnimationFrame(() => setTimeout(() => done(holder.querySelectorAll(".tick").length)))); }"""
+    assert 2 < tab.evaluate(drawn, value) < 20
+
+
 WAITING = {
     "device": "CPU", "memory_used": 1, "memory_total": 2, "job": None, "trained": None,
     "tool": "Check weights: glyphy, step 120", "waits": [{"id": "a", "title": "Check weights", "words": "waits"}],
