@@ -1,6 +1,6 @@
 "use strict";
-/* Files that are dropped: those in a folder, which a browser hands over as one thing that cannot be read, and those beside every area
-   that takes files, which would open in place of the page. */
+/* What is dropped: the files in a folder, which a browser hands over as one thing that cannot be read; and what nothing takes, for which
+   the browser would leave the page. */
 (() => {
   const atelier = window.atelier;
   const TAKES_FOLDERS = "ds-drop";
@@ -42,10 +42,21 @@
     else takeFolders(entries).catch((error) => refuse(`The folder cannot be read (${error.message})`, "drop its files, or a zip"));
   }, true);
 
-  /* Areas that take files handle the event themselves. */
+  /* Areas that take something handle the event themselves. A link from elsewhere brings no file, which is said. */
+  let own = false;  // what is dragged comes from this page
+  for (const kind of ["dragstart", "dragend"]) addEventListener(kind, () => { own = kind === "dragstart"; }, true);
+  const brings = (event, type) => event.dataTransfer.types.includes(type);
+  const isForText = (event) => !brings(event, "Files") && event.target.closest?.("textarea, input:not([type=file]), [contenteditable]");
+  const isLink = (event) => !own && brings(event, "text/uri-list") && !brings(event, "Files") && !isForText(event);
   addEventListener("dragover", (event) => {
-    if (event.defaultPrevented || !event.dataTransfer.types.includes("Files") || event.target.closest?.("input[type=file]")) return;
+    if (event.defaultPrevented || isForText(event) || event.target.closest?.("input[type=file]")) return;
     event.preventDefault();
-    event.dataTransfer.dropEffect = "none";
+    if (!isLink(event)) event.dataTransfer.dropEffect = "none";
   });
+  addEventListener("drop", (event) => {
+    if (!isLink(event)) return;
+    event.preventDefault();
+    event.stopPropagation();
+    atelier.complain([{what: "A link was dropped", where: event.dataTransfer.getData("text/uri-list"), fix: "save its file first, and drop that"}]);
+  }, true);
 })();

@@ -50,22 +50,6 @@
   const isFile = (event) => TABS.includes(atelier.openTab()) && event.dataTransfer && [...event.dataTransfer.types].includes("Files") && !event.target.closest?.("input[type=file]");
   document.addEventListener("dragover", (event) => { if (isFile(event)) event.preventDefault(); });
   document.addEventListener("drop", (event) => { if (isFile(event)) { event.preventDefault(); atelier.takeFiles(event.dataTransfer.files); } });
-  /* A link from elsewhere brings no file, which is said; what nothing takes is not dropped: the browser would leave the page for it. */
-  let own = false;  // what is dragged comes from this page
-  for (const kind of ["dragstart", "dragend"]) addEventListener(kind, () => { own = kind === "dragstart"; }, true);
-  const isText = (event) => event.target.closest?.("textarea, input:not([type=file]), [contenteditable]");
-  const isLink = (event) => !own && !isText(event) && ["text/uri-list", "Files"].map((each) => event.dataTransfer.types.includes(each)).join() === "true,false";
-  addEventListener("dragover", (event) => {
-    if (event.defaultPrevented || event.target.closest?.("textarea, input, [contenteditable]")) return;
-    event.preventDefault();
-    if (!isLink(event)) event.dataTransfer.dropEffect = "none";
-  });
-  addEventListener("drop", (event) => {
-    if (!isLink(event)) return;
-    event.preventDefault();
-    event.stopPropagation();
-    refuse("This is a link. Save its file first, and drop that.");
-  }, true);
   document.addEventListener("paste", (event) => {
     const isField = event.target.closest && event.target.closest("input, textarea, select, [contenteditable]");
     if (isField || !TABS.includes(atelier.openTab()) || document.querySelector("dialog[open]")) return;
