@@ -15,7 +15,7 @@ from core.generation.prompt.files import MODULE, Entry, is_prompt, line_of_table
 from core.generation.prompt.loras import LORAS, with_prompt_loras
 from core.generation.prompt.options import PromptLine, read_line, take_seeds
 from core.generation.prompt.styles import Style, styled, styled_entry
-from core.generation.prompt.wildcards import Files, WildcardError, has_variants, variants
+from core.generation.prompt.wildcards import FIX, Files, WildcardError, has_variants, variants
 from core.generation.sample.noise import Variation
 from core.record.problems import Problem, ProblemsError, raise_if_errors
 from core.record.workspace import resolve_path
@@ -204,8 +204,7 @@ def _requests_of_entry(
         weighted = job.generate.compatibility != "kohya"
         lines = variants(text, image_seeds, files, weighted) if dynamic else [(text, seed) for seed in image_seeds]
     except WildcardError as error:  # in a group that exists only after others were chosen
-        fix = "correct it, or write \\{ and \\} for literal braces"
-        notes.append(Problem(f"In the prompt '{text[:40]}', {error}", where, fix, code="prompt.bad-wildcard"))
+        notes.append(Problem(f"In the prompt '{text[:40]}', {error}", where, FIX, code="prompt.bad-wildcard"))
         return
     for chosen, seed in lines:
         parsed = read_line(chosen, notes, where) if isinstance(line, str) else PromptLine(chosen, line.values)
