@@ -128,7 +128,7 @@ _hints_unused = later("core.control.hints", "unused_settings")
 
 _start, _probe = partial(later, "core.training.start"), later("core.training.probe", "run_probe")
 _register_training(
-    "train", "Training", "train a LoRA, a checkpoint or an embedding", TrainJob, _start("run_task"), pauses=True
+    "train", "Training", "train a LoRA, checkpoint, embedding or ControlNet", TrainJob, _start("run_task"), pauses=True
 )
 _register_training(
     "probe", "Memory and time probe", "measure the memory and time of a training", TrainJob, _probe, tab="Train"

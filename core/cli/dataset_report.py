@@ -56,7 +56,8 @@ def _open_questions(report: Report) -> Iterator[str]:
         images = transparent if each.kind == "transparency" else each.images if unanswered else 0
         counts = ", ".join(f"{number} {words}" for words, number in each.counts.items())
         if images:
-            yield f"Left open: {each.kind}, {count(images, 'image')}{f' ({counts})' if counts else ''}"
+            title = groups[min(unanswered)].title_of(names[0])
+            yield f"Left open: {title}, {count(images, 'image')}{f' ({counts})' if counts else ''}"
 
 
 def _image(

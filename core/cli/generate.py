@@ -46,7 +46,7 @@ def run(argv: list[str]) -> int:
 
 def _without_effect(job: GenerateJob) -> Iterator[Problem]:
     """Yield advice on settings without effect that are not at their default; the page shows them on cards that need the missing one."""
-    from core.generation.plan.checks import idle_settings
+    from core.generation.plan.idle import idle_settings
 
     defaults = {entry.path: entry.default for entry in declared(GenerateJob)}
     for path, reason in idle_settings(job).items():

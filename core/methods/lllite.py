@@ -102,10 +102,7 @@ def file_problems(job: TrainJob, workspace: Workspace) -> list[Problem]:
             lllite_file.sizes_of(path)
     except ProblemsError as error:
         return error.problems
-    if model is None:
+    if model is None or model[0] not in FAMILIES:  # lllite_problems names the family
         return []
     name, unet = model
-    if name not in FAMILIES:
-        what = "ControlNet-LLLite is for SD 1.x and SDXL"
-        return [Problem(what, "model.base_model", "choose ControlNet, or another model", code="lllite.family")]
     return lllite_file.file_problems(path, unet, name) if path is not None else []

@@ -16,10 +16,10 @@ Atelier: usage (launch.bat on Windows)
   ./launch.sh test [for pytest]   run the tests (--all: the slow ones too; --near: those near your changes)
   ./launch.sh webui.py check      check what works on this machine, in at most 3 minutes
   ./launch.sh check               format, lint and types of Atelier's source, for developers
-  ./launch.sh docs                regenerate docs/settings.md, recipes.md and optimizers.md
+  ./launch.sh docs                regenerate docs/settings.md and the other generated pages
   ./launch.sh deepspeed           install DeepSpeed (Linux)
-Options of the page: --port --listen --share --host NAME --auth user:password --allow DIR --models DIR --outputs DIR --device --no-browser
-  --resume
+Options of the page: --port --listen --share --host NAME --auth user:password --auth-file FILE --allow DIR --lend-keys --models DIR
+  --outputs DIR --presets DIR --device NAME --allow-module NAME --no-browser --resume
   ./launch.sh COMMAND --help      the settings of a job: train, generate, tag ...
 Variables: ATELIER_PYTHON (a Python), ATELIER_BUILD (cpu, cu126, cu130, rocm7.2), ATELIER_TORCH_INDEX (a mirror of
 PyTorch's wheel index), ATELIER_BROWSER (for the tests). See docs/install.md.

@@ -16,6 +16,7 @@ from core.dataset.sources.image_info import ImageInfo
 from core.settings.dataset.captions import CaptionSettings
 from core.settings.dataset.concepts import concepts, concepts_of
 from core.settings.dataset.dataset import DatasetSettings
+from core.settings.dataset.images import ImageSettings
 from core.settings.dataset.source import Source
 from core.settings.dataset.validation import ValidationSettings
 from core.settings.job import TrainJob
@@ -180,6 +181,8 @@ def test_an_image_too_narrow_is_refused_by_name_and_nothing_crashes():
     assert ["1.png (60 x 400)" in placing.problems[0].what, "2.png (400 x 60)" in placing.problems[1].what] == [
         True
     ] * 2
+    titles = [ImageSettings.title_of(name) for name in ("bucket_no_upscale", "bucket_reso_steps")]
+    assert all(title in problem.fix for problem in placing.problems for title in titles)  # cropping makes it no wider
 
 
 # ---- held out to find the best checkpoint

@@ -6,13 +6,16 @@ import re
 import pytest
 
 from core import extensions
-from core.cli.options import DATASET, commands
+from core.cli.options import DATASET, PAGE, commands
 from core.record import allowed
 from core.record.workspace import PROJECT
+from core.setup.start import USAGE
 from core.tasks import tasks
+from tabs.server.limits import LIMITS
 from tests.docs.guide import DOCS, Guide, blocks_of, forget_modules
 from tests.test_architecture import ORDER, PLACE
 
+INSTALL = (DOCS / "install.md").read_text("utf-8")
 # they register something: tests/seams runs them in processes of their own
 APART = {"extending.md", "extending_images.md", "extending_imports.md", "extending_networks.md"}
 WITH_EXAMPLES = sorted(path.name for path in DOCS.glob("*.md") if blocks_of(path) and path.name not in APART)
@@ -64,6 +67,17 @@ def test_every_option_of_prepare_train_and_bench_is_in_the_page_of_the_command_l
     for name in commands():
         under = tasks().get(name) and tasks()[name].under
         assert f"python webui.py {under} {name}" in page if under else f"python webui.py {name}" in page, name
+
+
+def test_every_option_of_the_page_is_in_the_launchers_help_and_its_guide():
+    row = re.search(r"^\| `./launch.sh \[options\]` .*$", INSTALL, re.M)[0]
+    for name in PAGE:
+        assert f"--{name}" in row and f"--{name}" in USAGE, name
+
+
+def test_the_limits_of_requests_are_in_the_guide():
+    rows = re.findall(r"^\| [^|]+ \| (\d+) \| (\d+) \| (\d+) \|$", INSTALL, re.M)
+    assert [tuple(map(float, row)) for row in rows] == list(LIMITS.values())
 
 
 def test_the_picture_of_the_rooms_is_the_order_of_imports():

@@ -346,7 +346,10 @@ def test_files_that_cannot_begin_it_are_named_before_the_start(groups, make_job,
         model = {"model": {"compatibility": "sd-scripts-0.10"}} if kohya else {}
         start = {"controlnet": {START["controlnet"]: file}}
         assert ("control.other-range" in codes("controlnet", **start, **model)) == advised, (file, kohya)
-    assert "lllite.family" in codes("lllite", model={"base_model": models["sd2"]})
+    of_sd2 = [
+        each.where for each in told("lllite", model={"base_model": models["sd2"]}) if each.code == "lllite.family"
+    ]
+    assert of_sd2 == ["model.base_model"]  # once, and at what was chosen
     one = sorted((tmp_path / "few").parent.glob("*"))[0]
     (tmp_path / "few").mkdir()
     shutil.copy(one, tmp_path / "few")

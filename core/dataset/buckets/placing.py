@@ -83,7 +83,7 @@ def place(
         ]
         if not fitting:
             result.refused[image.key] = "is too narrow for any bucket"
-            result.problems.append(_too_narrow(image, level))
+            result.problems.append(_too_narrow(image, concept.images, level))
             continue
         caption = caption_of(image)
         validates = image.key in held_out
@@ -147,13 +147,16 @@ def _resolution_name(resolution: int | Size) -> str:
     return f"{width}x{height}"
 
 
-def _too_narrow(image: ImageInfo, level: str) -> Problem:
+def _too_narrow(image: ImageInfo, settings: ImageSettings, level: str) -> Problem:
     """Return the problem of an image that is too narrow for any bucket; with level "advice" the image is skipped."""
     skipped = " (skipped)" if level == "advice" else ""
     what = (
         f"The image {printable(image.relative)} ({image.width} x {image.height}) is too narrow for any bucket{skipped}"
     )
-    fix = "crop it to train on it" if level == "advice" else f"crop it, or {LEAVE_OUT}"
+    fix = "crop it"
+    if settings.bucket_no_upscale and min(image.width, image.height) < settings.bucket_reso_steps:
+        fix = f"turn off '{settings.title_of('bucket_no_upscale')}' or lower '{settings.title_of('bucket_reso_steps')}'"
+    fix += " to train on it" if level == "advice" else f", or {LEAVE_OUT}"
     return Problem(what, printable(image.path), fix, level, SKIP, code="image.too-narrow")
 
 

@@ -25,9 +25,9 @@ from core.generation.grids.axes import (
 )
 from core.generation.grids.folder import GridFolder, Index, require_writable
 from core.generation.model.library import find_file
-from core.generation.plan.checks import idle_settings
 from core.generation.plan.files import model_problems
 from core.generation.plan.hooks import with_hook_images
+from core.generation.plan.idle import idle_settings
 from core.generation.plan.initial import with_initial_images
 from core.generation.plan.plan import Plan, plan_for, requests_and_notes
 from core.generation.plan.requests import Request

@@ -35,7 +35,6 @@ from core.record.workspace import Workspace, resolve_path
 from core.settings.generation.high_resolution import GROWING, unsharp_of
 from core.settings.job import GenerateJob
 from core.settings.model import FAMILIES
-from core.settings.needs import all_but, ignored
 from core.settings.samples import SAMPLER_LABELS
 
 if TYPE_CHECKING:
@@ -48,22 +47,6 @@ STRENGTH = "image_to_image.strength"
 SWITCH = "refiner.refiner_switch_at"
 FIELD = re.compile(r"\[([^\[\]]*)\]")
 FIELDS = ("date", "time", "seed", "prompt", "model", "sampler", "steps", "cfg", "width", "height", "number")
-
-
-def idle_settings(job: GenerateJob) -> dict[str, str]:
-    """Return {dotted path: reason} of settings that are ignored because another one, such as the initial image, is not set."""
-    image, hires = job.image_to_image, job.hires
-    shared = () if hires.highres_fix_scale is None else ("strength",)
-    of_image = all_but(image, "image_to_image", "image_path", "mask_path", *shared)
-    of_mask = "image_to_image.mask_blur mask_invert inpaint_area mask_padding masked_content"
-    rows = (
-        (not image.image_path, of_image, "there is no initial image"),
-        (image.image_path and not image.mask_path, of_mask, "there is no mask"),
-        (hires.highres_fix_scale is None, all_but(hires, "hires", "highres_fix_scale"), "there is no hires scale"),
-        (not job.refiner.refiner_checkpoint, "refiner.refiner_switch_at", "there is no refiner"),
-        (not job.generate.variation_strength, "generate.variation_seed", "the variation strength is 0"),
-    )
-    return dict(ignored(*rows))
 
 
 def _prompt_problems(job: GenerateJob) -> Iterator[Problem]:
@@ -275,11 +258,14 @@ def guidance_problems(job: GenerateJob, model_family: Family) -> Iterator[Proble
 
 
 def stage_problems(job: GenerateJob, model_family: Family) -> Iterator[Problem]:
-    """Yield problems of regions, of the initial image's size and of hires fix sizes with models of a family.
+    """Yield problems of regions, of SDXL's sizes, of the initial image's size and of hires fix sizes with models of a family.
     job: with width and height set"""
     if has_regions(job) and model_family.input_blocks is None:
         what, fix = "Regions need a U-Net; models of this family have none", "remove the region map"
         yield Problem(what, "regions.region_map", fix, code="regions.family")
+    if job.sizes != type(job.sizes)() and not model_family.reads_sizes:
+        what = f"SDXL's sizes and crops have no effect: the model is {FAMILY_NAMES[model_family.name]}"
+        yield Problem(what, "sizes.original_width", "leave them empty", "advice", code="generate.sizes-ignored")
     step = FAMILIES[model_family.name].size_step
     sides = job.generate.width or 0, job.generate.height or 0
     if job.image_to_image.image_path and not only_upscales(job) and not LEAST <= min(sides) <= max(sides) <= MOST:

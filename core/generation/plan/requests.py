@@ -8,14 +8,15 @@ from random import Random
 from typing import Any
 
 from core.generation.plan.hooks import inline_setting
+from core.generation.plan.idle import idle_settings
 from core.generation.plan.stages import passes_of
 from core.generation.prompt.analysis import Names, Parsing, findings_of
 from core.generation.prompt.changes import with_settings
 from core.generation.prompt.files import MODULE, Entry, is_prompt, line_of_table, module_entries, read_entries
 from core.generation.prompt.loras import LORAS, with_prompt_loras
-from core.generation.prompt.options import PromptLine, read_line, take_seeds
+from core.generation.prompt.options import OPTIONS, PromptLine, read_line, take_seeds
 from core.generation.prompt.styles import Style, styled, styled_entry
-from core.generation.prompt.wildcards import Files, WildcardError, has_variants, variants
+from core.generation.prompt.wildcards import FIX, Files, WildcardError, has_variants, variants
 from core.generation.sample.noise import Variation
 from core.record.problems import Problem, ProblemsError, raise_if_errors
 from core.record.workspace import resolve_path
@@ -204,8 +205,7 @@ def _requests_of_entry(
         weighted = job.generate.compatibility != "kohya"
         lines = variants(text, image_seeds, files, weighted) if dynamic else [(text, seed) for seed in image_seeds]
     except WildcardError as error:  # in a group that exists only after others were chosen
-        fix = "correct it, or write \\{ and \\} for literal braces"
-        notes.append(Problem(f"In the prompt '{text[:40]}', {error}", where, fix, code="prompt.bad-wildcard"))
+        notes.append(Problem(f"In the prompt '{text[:40]}', {error}", where, FIX, code="prompt.bad-wildcard"))
         return
     for chosen, seed in lines:
         parsed = read_line(chosen, notes, where) if isinstance(line, str) else PromptLine(chosen, line.values)
@@ -233,6 +233,11 @@ def _request(job: GenerateJob, line: PromptLine, seed: int, seeds: _Seeds, notes
     if any(not use.always for use in with_loras.generate.loras[: count_merged(job, len(with_loras.generate.loras))]):
         fix = "turn merging off, or give it all steps"
         notes.append(Problem("A LoRA that is merged acts at every step", LORAS, fix, code="lora.merged-range"))
+    idle = idle_settings(with_loras) if line.values else {}
+    for switch, option in OPTIONS.items():
+        if option.sets in line.values and option.sets in idle:
+            what = f"'--{switch}' has no effect: {idle[option.sets].removeprefix('ignored: ')}"
+            notes.append(Problem(what, "generate.prompt", "remove it", "advice", code="prompts.idle-option"))
     return Request(with_loras, line.values.get("file_name"))
 
 

@@ -35,7 +35,16 @@ from core.generation.prompt.runs import (
     weighted_parts,
     windows_of,
 )
-from core.generation.prompt.wildcards import LONGEST, Files, braces, has_variants, no_files, one_variant, problems_in
+from core.generation.prompt.wildcards import (
+    FIX,
+    LONGEST,
+    Files,
+    braces,
+    has_variants,
+    no_files,
+    one_variant,
+    problems_in,
+)
 from core.record.problems import Problem, collected
 
 BAD_WILDCARD = "prompt.bad-wildcard"
@@ -236,8 +245,8 @@ def _excerpt(text: str, start: int, end: int) -> str:
 def _variant_findings(text: str, names: Names, parsing: Parsing) -> Iterator[Finding]:
     """Yield errors of invalid variants and wildcards, and advice about unpaired braces."""
     for start, end, reason in problems_in(text, names.files):
-        what, fix = f"{reason[:1].upper()}{reason[1:]}", "correct it, or write \\{ and \\} for literal braces"
-        yield Finding(start, end, Problem(what, parsing.where, fix, code=BAD_WILDCARD))
+        what = f"{reason[:1].upper()}{reason[1:]}"
+        yield Finding(start, end, Problem(what, parsing.where, FIX, code=BAD_WILDCARD))
     for index in braces(text)[1]:
         what = f"The brace in {_excerpt(text, index, index + 1)} has no partner and is read as text"
         fix = "close the braces, or write \\{ or \\} for a literal brace"

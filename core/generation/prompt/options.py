@@ -222,8 +222,7 @@ def line_of(text: str, texts: Mapping[str, Any], notes: list[Problem], where: st
     values: dict[str, Any] = {}
     for switch, value in texts.items():
         if switch in FOR_OTHER_FAMILIES:
-            what = f"'--{switch}' of the prompt '{text[:40]}' is ignored: it is for other model families"
-            notes.append(_note(what, where, "unsupported-option"))
+            notes.append(_note(f"'--{switch}' is ignored: it is for other model families", where, "unsupported-option"))
         elif value is not None:
             _store(values, switch, value, notes, where)
     return PromptLine(text, values)

@@ -28,6 +28,9 @@ _ESCAPED, _PADDING = {r"\{": "\ue000", r"\}": "\ue001"}, "\ue002"
 Files = Callable[[str], Sequence[str]]  # name -> its lines; raises WildcardError if there is none
 
 
+FIX = "correct it, write \\{ and \\} for literal braces, or turn off 'Dynamic prompts' to read it as text"
+
+
 class WildcardError(ValueError):
     """An error in a prompt's variants, with a message for users."""
 

@@ -25,7 +25,7 @@ def lllite_problems(job: TrainJob) -> Iterator[Problem]:
     yield from controlnet_problems(job)
     if job.model.family not in FAMILIES:
         what = "ControlNet-LLLite is for SD 1.x and SDXL"
-        yield Problem(what, "model.family", "choose ControlNet, or another model", code="lllite.family")
+        yield Problem(what, "model.base_model", "choose ControlNet, or another model", code="lllite.family")
     if job.memory.torch_compile:
         what = "torch.compile does not support ControlNet-LLLite"
         yield Problem(what, "memory.torch_compile", "turn it off", code="lllite.compile")

@@ -157,7 +157,7 @@ def _plan_folder(plan: Plan, folder: Path, settings: ConvertLoraSettings, worksp
             plan.left_out.append(f"left out {relative}: {error.problems[0].what}")
     if not plan.files:
         what = f"The folder {display_path(folder)} has no LoRA to convert"
-        more = f": {plan.left_out[0]}" if plan.left_out else ""
+        more = f": {first_of(plan.left_out, 5, '; ')}" if plan.left_out else ""
         raise ProblemsError.one(what + more, FILE, "choose a LoRA or another folder", "tools.no-loras")
 
 

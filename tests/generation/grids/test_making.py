@@ -431,8 +431,21 @@ def test_the_command_line_counts_and_makes(workspace, capsys):
     assert len(folder.generated()) == 3 and folder.html.name in capsys.readouterr().out
 
 
-def test_an_axis_that_is_ignored_without_an_initial_image_is_told(workspace):
-    notes = grid_of(job_of(x_axis="denoising", x_values="0.2, 0.8"), workspace).notes
+@pytest.mark.parametrize(
+    "axis",
+    [
+        "denoising",
+        "deep_shrink.ds_ratio",
+        "gradual_latent.gradual_latent_ratio",
+        "detailer.ad_denoising_strength",
+        "refiner.aesthetic_score",
+    ],
+)
+def test_an_axis_that_is_ignored_without_another_setting_is_told(axis, workspace):
+    notes = grid_of(job_of(x_axis=axis, x_values="0.2, 0.8" if "aesthetic" not in axis else "2, 6"), workspace).notes
     assert [(note.code, note.where) for note in notes] == [("grid.idle-axis", "grid.x_values")]
+
+
+def test_an_axis_that_hires_fix_needs_is_not_idle(workspace):
     names = {"x_axis": "denoising", "x_values": "0.2, 0.8", "y_axis": "hires upscale", "y_values": "2"}
     assert not grid_of(job_of(**names), workspace).notes

@@ -204,6 +204,12 @@ def test_sizes_that_follow_from_an_initial_image_have_limits(size, strength, sai
     assert [problem.code for problem in stage_problems(job, family("sd1"))] == said
 
 
+@pytest.mark.parametrize(("name", "said"), [("sd1", ["generate.sizes-ignored"]), ("sdxl", [])])
+def test_sizes_of_sdxl_without_effect_are_told(name, said):
+    job = with_settings(job_of(sizes={"crop_top": 8}), generate={"width": 512, "height": 512})
+    assert [problem.code for problem in stage_problems(job, family(name))] == said
+
+
 @pytest.mark.parametrize(
     ("size", "words"),
     [((10, 20), None), ((5, 10), "is resized"), ((20, 10), "is stretched"), ((10, 21), "is stretched")],

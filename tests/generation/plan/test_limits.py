@@ -83,7 +83,7 @@ def test_an_option_sets_its_setting_and_what_is_beyond_its_range_becomes_the_nea
     place, least, most = RANGES[option]
     for edge, beyond in ((least, least - 1), (most, most + 1)):
         job, codes = asked(f"a fox --{option} {edge}")
-        assert (value(job, place), codes) == (edge, [])
+        assert value(job, place) == edge and set(codes) <= {"prompts.idle-option"}
         job, codes = asked(f"a fox --{option} {beyond}")
         assert value(job, place) == edge and codes.count("prompts.out-of-range") == 1
 

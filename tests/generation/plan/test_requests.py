@@ -61,7 +61,7 @@ def test_an_option_holds_for_its_own_line_only(tmp_path):
     file = tmp_path / "prompts.txt"
     file.write_text("cat --w 768 --n dog, ugly --d 1,2 --s 7\n# a comment\n\na hat --dsd1 2 --t 0.3\nplain\n", "utf-8")
     found, codes = asked(job_of(prompts={"from_file": str(file)}, generate={"count": 3}))
-    assert not codes and len(found) == 9
+    assert codes == ["prompts.idle-option"] and len(found) == 9  # --t without an initial image
     first = [each.job.generate for each in found[:3]]
     assert [each.seed for each in first] == [1, 2, 2]
     assert {(each.width, each.negative_prompt, each.steps, each.prompt) for each in first} == {
@@ -126,6 +126,20 @@ def test_every_option_keeps_to_the_limits_of_its_setting_so_that_the_image_can_b
     (found,), codes = asked(job_of("x --l 60 --nl 60 --w 500"))
     kept = found.job.generate
     assert (kept.guidance_scale, kept.negative_scale, kept.width) == (60, 60, 496) and codes == ["prompts.out-of-range"]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ("--t 0.3", ["prompts.idle-option"]),
+        ("--vs 5 --vst 0", ["prompts.idle-option"]),
+        ("--vs 5 --vst 0.5", []),
+        ("--dsr 0.3", []),  # turns Deep Shrink on
+        ("--g 2", ["prompts.unsupported-option"]),
+    ],
+)
+def test_options_without_effect_are_told_once(options, said):
+    assert asked(job_of(f"a fox {options}", generate={"count": 3}))[1] == said
 
 
 def test_seeds_of_64_bits_are_kept_in_settings_options_and_when_counted_up():

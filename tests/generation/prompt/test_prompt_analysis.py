@@ -31,6 +31,7 @@ from core.generation.prompt.wildcards import LONGEST
 from core.record.problems import ProblemsError
 from core.record.workspace import PROJECT, Workspace
 from core.settings.check import build
+from core.settings.generation.prompts import PromptSettings
 from core.settings.job import GenerateJob
 from tests.refusals import refused
 
@@ -196,6 +197,7 @@ def test_hostile_prompts_answer_soon(name):
 def test_ten_to_the_nine_combinations_are_said_in_numbers():
     (found,) = findings_of(HOSTILE["combinations"])
     assert found.problem.code == "prompt.bad-wildcard" and "1,000,000,000" in found.problem.what
+    assert PromptSettings.title_of("dynamic_prompts") in found.problem.fix  # __name__ has no braces to escape
 
 
 # -- the same before a start

@@ -121,6 +121,7 @@ def test_nothing_is_written_over_and_everything_is_told_before(tmp_path):
             convert(**asked)
         assert str(caught.value).count(path.name) <= 1
         assert {file: file.read_bytes() for file in tmp_path.iterdir()} == before
+    assert "b.safetensors" in str(caught.value)  # each file of the folder that was left out
     lora(tmp_path / "a.pt.safetensors").rename(tmp_path / "a.pt")
     with refused("tools.output-twice"):
         convert(file=tmp_path, names="diffusers")
