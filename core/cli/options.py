@@ -18,7 +18,7 @@ from core.record.bounded_json import read_json_object
 from core.record.image_formats import IMAGE_EXTENSIONS
 from core.record.problems import Problem, ProblemsError, collected, errors, unwritten
 from core.record.processes import PERSON
-from core.record.workspace import PROJECT, Workspace, open_home, resolve_path
+from core.record.workspace import PROJECT, Workspace, open_home, pasted_path, resolve_path
 from core.settings.base import Declared, Settings, declared, item_of
 from core.settings.check import build
 from core.settings.flags import merge, read_flags
@@ -335,6 +335,7 @@ def is_preset(word: str, entry: Declared, workspace: Workspace) -> bool:
 def _store_argument(word: str, entry: Declared, options: Options) -> None:
     """Store a positional argument as the value of setting `entry`, or as the next item of a list. A relative path is relative to the
     working directory if it exists there."""
+    word = pasted_path(word) if entry.names else word
     before = options.argument_setting
     if before:
         options.settings.remove(before)
@@ -438,6 +439,7 @@ def _outside_project() -> bool:
 
 def _absolute(text: str, entry: Declared) -> str:
     """Return a path as absolute if it is meant relative to the working directory (`_from_working_directory`), else unchanged."""
+    text = pasted_path(text)
     path = open_home(text)
     is_new_file = entry.names == "path" and not os.path.exists(resolve_path(text))
     return os.path.abspath(path) if text and (os.path.exists(path) or is_new_file) else text

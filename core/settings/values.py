@@ -11,6 +11,7 @@ from typing import Any
 from core.record.bounded_json import json_or_none, parse_json
 from core.record.problems import ProblemsError
 from core.record.units import count, first_of, number_text, period_words
+from core.record.workspace import INVISIBLE
 from core.settings.base import Declared, Settings, every
 from core.settings.check import allowed
 from core.settings.dataset.dataset import Source
@@ -23,8 +24,7 @@ THOUSANDS = r"[-+]?[1-9]\d{0,2},\d{3}(?!\d)"
 POINT_OF_THOUSANDS = (
     r"[-+]?[1-9]\d{0,2}\.\d{3}"  # in German, Spanish ...: nobody writes a whole number with three decimals
 )
-# Pasted numbers: the minus sign and the en dash of texts, signs without width, marks of the direction of writing.
-PASTED = str.maketrans("\u2212\u2013", "--", "\u200b\u200c\u200d\u200e\u200f\u202a\u202c\u2060\ufeff")
+PASTED = str.maketrans("\u2212\u2013", "--", INVISIBLE)  # the minus sign and the en dash of texts
 SIZE_SIGNS = {"k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 MAX_VALUES = 10_000  # in one word of the command line
 

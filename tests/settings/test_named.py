@@ -183,6 +183,13 @@ def test_no_path_setting_of_any_job_leads_out(space, tmp_path):
     ways += ["/etc/passwd", "~/x", "~root/x", "../x", "outputs/../../x", f"{space.private}/queue.json", f"'{outside}'"]
     ways += [f"{space.outputs}/.ATELIER/queue.json", "a/../../../x", f" {outside} ", "a\0b", f'"{outside}']
     ways += [*SHARES, "file:///etc/passwd", "file://server/share/a", f"file://{outside}"]
+    ways += [
+        f"\u202a{outside}",
+        f"\u200b'\ufefffile://{outside}'",
+        "file:%2Fetc",
+        "file:/%2e%2e/etc",
+        "\u202a//server/share/a",
+    ]
     limits = Limits.of(space)
     places = [each for each in marked() if each[3] in PATHS]
     assert {name for _, _, name, _ in places} >= {
