@@ -81,7 +81,11 @@ def test_a_relative_path_counts_from_where_it_is_typed(tmp_path, monkeypatch):
     (tmp_path / "photos").mkdir()
     monkeypatch.chdir(tmp_path)
     assert job_of("tag", "photos/").dataset.folder == str(tmp_path / "photos")
-    for words in (["\u202aphotos"], ["--dataset.folder", f"file://{tmp_path}/photos"], ["--dataset.folder", '"photos"']):
+    for words in (
+        ["\u202aphotos"],
+        ["--dataset.folder", f"file://{tmp_path}/photos"],
+        ["--dataset.folder", '"photos"'],
+    ):
         assert job_of("tag", *words).dataset.folder == str(tmp_path / "photos")
     assert job_of("tag", "models/starter/images").dataset.folder == "models/starter/images", "as a setting counts it"
     monkeypatch.chdir(PROJECT)
