@@ -83,7 +83,7 @@ def place(
         ]
         if not fitting:
             result.refused[image.key] = "is too narrow for any bucket"
-            result.problems.append(_too_narrow(image, level))
+            result.problems.append(_too_narrow(image, level, concept.images.enable_bucket))
             continue
         caption = caption_of(image)
         validates = image.key in held_out
@@ -147,13 +147,14 @@ def _resolution_name(resolution: int | Size) -> str:
     return f"{width}x{height}"
 
 
-def _too_narrow(image: ImageInfo, level: str) -> Problem:
+def _too_narrow(image: ImageInfo, level: str, bucketing: bool) -> Problem:
     """Return the problem of an image that is too narrow for any bucket; with level "advice" the image is skipped."""
     skipped = " (skipped)" if level == "advice" else ""
     what = (
         f"The image {printable(image.relative)} ({image.width} x {image.height}) is too narrow for any bucket{skipped}"
     )
     fix = "crop it to train on it" if level == "advice" else f"crop it, or {LEAVE_OUT}"
+    fix += "" if bucketing else f"; with '{ImageSettings.title_of('enable_bucket')}' it may fit"
     return Problem(what, printable(image.path), fix, level, SKIP, code="image.too-narrow")
 
 
