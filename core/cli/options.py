@@ -22,6 +22,7 @@ from core.record.workspace import PROJECT, Workspace, open_home, pasted_path, re
 from core.settings.base import Declared, Settings, declared, item_of
 from core.settings.check import build
 from core.settings.flags import merge, read_flags
+from core.settings.named import CONTROL_IMAGE
 from core.settings.presets.files import Preset, PresetStore, apply, read, to_values
 from core.settings.values import value_typed
 
@@ -426,6 +427,8 @@ def _absolute_paths(entry: Declared, value: Any) -> Any:
     if entry.names == "word=path" and "=" in value and not os.path.exists(open_home(value)):
         word, _, path = value.partition("=")
         return f"{word}={_absolute(path, entry)}"
+    if entry.name in ("prompt", "sample_prompts"):
+        return CONTROL_IMAGE.sub(lambda image: image[0].replace(image[1], _absolute(image[1], entry)), value)
     return _absolute(value, entry) if entry.names in ("path", "path or name", "word=path", "state") else value
 
 
