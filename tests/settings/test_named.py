@@ -215,7 +215,7 @@ def test_a_path_is_checked_as_written_and_as_it_is_read_from_a_pasted_text(space
     limits = Limits.of(
         replace(space, allowed=(PROJECT,))
     )  # to which a path that begins with an invisible character is relative
-    for text in ("\u202a/etc/passwd", "file:///etc/passwd", "\u200b//server/share/a", "'\u202a/etc/passwd"):
+    for text in ("\u202a/etc/passwd", "file:///etc/passwd", "\u200b//server/share/a", "'\u202a/etc/passwd'"):
         assert not limits.allows(text), text
         for where, job in (("generate.embeddings", "generate"), ("model.base_model", "train")):
             group, name = where.split(".")
