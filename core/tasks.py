@@ -110,7 +110,7 @@ class Task:
     def title_of(self, job: Settings) -> str:
         """Return the title of a job in lists: the task's, for tools followed by the file or folder that it works on."""
         path = next((each.value for each in named_in(job)), "") if self.own else ""
-        name = path.partition("?")[0].strip().strip("\"'").replace("\\", "/").rstrip("/").rpartition("/")[2]
+        name = path.partition("?")[0].replace("\\", "/").rstrip("/").rpartition("/")[2]
         return f"{self.title}: {name}" if name else self.title
 
     def only_reads(self, job: Settings) -> bool:

@@ -16,7 +16,7 @@ from pydantic import BaseModel
 from core.record.allowed import lies_in
 from core.record.problems import Problem, ProblemsError
 from core.record.run_about import others_run_problem
-from core.record.workspace import Workspace, resolve_path
+from core.record.workspace import Workspace, pasted_path, resolve_path
 from core.settings.named import Limits, admit, closed_path_problem, limit_problems
 
 
@@ -46,7 +46,7 @@ class Roots:
         """Return the path that `text` names, relative to the project. Raises ProblemsError if it is invalid or the page may not read it.
         where: setting or field, for the problem"""
         try:
-            path = resolve_path(str(text).strip())
+            path = resolve_path(pasted_path(text) if isinstance(text, str) else text)
             path.resolve() if self.local else None
             path.is_file()  # raises for a name that is too long
         except (OSError, ValueError, RuntimeError):

@@ -18,10 +18,11 @@ from core.record.bounded_json import read_json_object
 from core.record.image_formats import IMAGE_EXTENSIONS
 from core.record.problems import Problem, ProblemsError, collected, errors, unwritten
 from core.record.processes import PERSON
-from core.record.workspace import PROJECT, Workspace, open_home, resolve_path
+from core.record.workspace import PROJECT, Workspace, open_home, pasted_path, resolve_path
 from core.settings.base import Declared, Settings, declared, item_of
 from core.settings.check import build
 from core.settings.flags import merge, read_flags
+from core.settings.named import CONTROL_IMAGE
 from core.settings.presets.files import Preset, PresetStore, apply, read, to_values
 from core.settings.values import value_typed
 
@@ -335,6 +336,7 @@ def is_preset(word: str, entry: Declared, workspace: Workspace) -> bool:
 def _store_argument(word: str, entry: Declared, options: Options) -> None:
     """Store a positional argument as the value of setting `entry`, or as the next item of a list. A relative path is relative to the
     working directory if it exists there."""
+    word = pasted_path(word) if entry.names else word
     before = options.argument_setting
     if before:
         options.settings.remove(before)
@@ -425,6 +427,8 @@ def _absolute_paths(entry: Declared, value: Any) -> Any:
     if entry.names == "word=path" and "=" in value and not os.path.exists(open_home(value)):
         word, _, path = value.partition("=")
         return f"{word}={_absolute(path, entry)}"
+    if entry.name in ("prompt", "sample_prompts"):
+        return CONTROL_IMAGE.sub(lambda image: image[0].replace(image[1], _absolute(image[1], entry)), value)
     return _absolute(value, entry) if entry.names in ("path", "path or name", "word=path", "state") else value
 
 
@@ -438,6 +442,7 @@ def _outside_project() -> bool:
 
 def _absolute(text: str, entry: Declared) -> str:
     """Return a path as absolute if it is meant relative to the working directory (`_from_working_directory`), else unchanged."""
+    text = pasted_path(text)
     path = open_home(text)
     is_new_file = entry.names == "path" and not os.path.exists(resolve_path(text))
     return os.path.abspath(path) if text and (os.path.exists(path) or is_new_file) else text

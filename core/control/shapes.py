@@ -11,7 +11,7 @@ from core.formats.models.checkpoint import open_checkpoint
 from core.formats.models.overflow import SHOWN
 from core.formats.models.sd_keys import unet_to_ldm
 from core.record.problems import ProblemsError
-from core.record.units import first_of
+from core.record.units import count, first_of
 from core.record.workspace import display_path
 from core.settings.blocks import has_nine_blocks
 
@@ -45,7 +45,7 @@ def check_shapes(path: Path, shapes: Shapes, expected: Shapes, problem: tuple[st
         if name not in shapes or name not in expected or not _same_values(shapes[name], expected[name])
     )
     if different:
-        what = f"{path.name} was made for another model: {len(different)} tensors differ, such as {first_of(different, SHOWN)}"
+        what = f"{path.name} was made for another model: it differs in {count(len(different), 'tensor')}: {first_of(different, SHOWN)}"
         fix = f"choose {problem[0]} for {FAMILY_NAMES.get(family, family)}"
         raise ProblemsError.one(what, display_path(path), fix, problem[1])
 

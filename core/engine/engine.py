@@ -19,7 +19,7 @@ from core.engine.extend import check_not_queued, extend, extended, job_of, job_t
 from core.engine.in_use import require_unused
 from core.engine.launch import is_launched, supervise
 from core.engine.light import CLOSE_SECONDS, LANES, LightLane, LightTask, with_limits
-from core.engine.owner import DeviceLock, Ownership, read_inbox
+from core.engine.owner import DeviceLock, Ownership
 from core.engine.put_back import cut_off, mark_broken_off, move_cut_off_first, requeue_cut_off
 from core.engine.queue import (
     Queue,
@@ -105,8 +105,8 @@ class Engine:
 
     @property
     def notice(self) -> str:
-        """Warnings for the user at the start: a damaged queue file, an interrupted change of captions ...; "" without any."""
-        return " ".join(filter(None, (self._queue.set_aside, self._interruption, self._not_resumed)))
+        """Warnings for the user: a damaged queue file, an interrupted change of captions, a moved outputs folder ...; "" without any."""
+        return " ".join(filter(None, (self._owner.lost, self._queue.set_aside, self._interruption, self._not_resumed)))
 
     def announce(self, holder: str) -> None:
         """Store `holder`, such as the page's address, for other processes that find the outputs folder in use."""
@@ -310,7 +310,7 @@ class Engine:
         """The inbox thread: queue jobs handed in by other processes until the engine closes."""
         while not self._closing:
             with suppress(OSError, ProblemsError):  # a disk that fails for now ends no thread: it is tried again
-                read_inbox(self.workspace, self._queue_handed_in)
+                self._owner.read_inbox(self._queue_handed_in)
             with self._wake:
                 self._wake.wait(INBOX_SECONDS)
 

@@ -25,7 +25,7 @@ class Ownership:
     """
 
     def __init__(self, workspace: Workspace, holder: str, page: bool = False):
-        self._folder = workspace.private
+        self._workspace, self._folder, self.lost = workspace, workspace.private, ""
         self._page = page
         self._note = self._folder / "holder.json"
         try:
@@ -39,6 +39,15 @@ class Ownership:
             what, fix = f"The output folder cannot be written: {error.strerror}", "choose another with --outputs"
             raise ProblemsError.one(what, str(workspace.outputs), fix, "outputs.unwritable") from None
         self.write_note(holder)
+
+    def read_inbox(self, on_job: Callable[[Any], None]) -> None:
+        """`read_inbox` for this folder. Sets `lost` to a warning once the lock file is not in it: it was moved, renamed or deleted."""
+        if not self._lock.is_there:
+            self.lost = (
+                f"The outputs folder was moved, renamed or deleted while this page runs; new files are in a new {self._workspace.outputs}. "
+                "Close the page, put the folder back and start again: until then another page could use the same folder."
+            )
+        read_inbox(self._workspace, on_job)
 
     def _refusal(self, held: lock.HeldElsewhere, workspace: Workspace) -> ProblemsError:
         """Return the ProblemsError that says who holds the lock and how to stop that process."""

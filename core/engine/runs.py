@@ -16,7 +16,7 @@ from core.engine.view import ENDED, RunView, facts_of
 from core.record import atomic
 from core.record.journal import last_of_kind
 from core.record.problems import ProblemsError, unwritten
-from core.record.regular import LONGEST_NAME
+from core.record.regular import LONGEST_NAME, name_length
 from core.record.run_about import title_of
 from core.record.run_folder import RunFolder, list_runs, newest_runs
 from core.record.workspace import Workspace
@@ -43,12 +43,12 @@ class Runs:
 
     def folder(self, name: str) -> RunFolder:
         """Return the folder of a run or other job. Raises ProblemsError for an unknown name or one with path separators."""
-        named = name == Path(name).name and name not in ("", ".", "..")
-        if named and len(name.encode("utf-8", "replace")) <= LONGEST_NAME:
-            for parent in (self._workspace.runs, self._workspace.private / "jobs"):
-                folder = RunFolder(parent / name)
-                if folder.exists:
-                    return folder
+        with suppress(ValueError):  # half a surrogate
+            if name == Path(name).name and name not in ("", ".", "..") and name_length(name) <= LONGEST_NAME:
+                for parent in (self._workspace.runs, self._workspace.private / "jobs"):
+                    folder = RunFolder(parent / name)
+                    if folder.exists:
+                        return folder
         raise ProblemsError.one("There is no such run", name, "choose one from the list", "runs.no-such-run")
 
     def view(self, name: str) -> RunView:

@@ -89,7 +89,12 @@ def check_family(kind: ModelKind, path: Path | str, wanted: str = "auto", varian
     family = kind.family or (wanted if wanted != "auto" else None)
     if family is None:
         what = f"The family of this model is unknown ({kind.evidence})"
-        raise ProblemsError.one(what, str(path), "set the model family if you know it", "model.undetected-family")
+        raise ProblemsError.one(
+            what,
+            str(path),
+            "choose another model, or set the model family where the job has this setting",
+            "model.undetected-family",
+        )
     if wanted != family and (wanted != "auto" or family not in FAMILIES):
         what = f"This is {with_article(str(kind))}; this job works with {accepted}"
         fix = f"choose {with_article(accepted)} model as the base model ({kind.evidence})"

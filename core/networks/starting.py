@@ -14,7 +14,7 @@ from core.networks.layer_sizes import part_of, trains_part_of
 from core.networks.network import Network, named_as
 from core.networks.sizes import has_large_kernel, sizes_by_file
 from core.record.problems import Problem, ProblemsError
-from core.record.units import first_of, listed
+from core.record.units import count, first_of, listed
 from core.settings.base import Settings
 from core.settings.network import NetworkSettings
 
@@ -128,9 +128,9 @@ def _raise_differences(
     by_setting = {
         setting: {sizes[0] for sizes in ranks.values() if sizes[2] == setting} for _, _, setting in ranks.values()
     }
-    for (file_rank, rank, setting), count in Counter(ranks.values()).items():
+    for (file_rank, rank, setting), number in Counter(ranks.values()).items():
         names = [name for name, sizes in ranks.items() if sizes == (file_rank, rank, setting)]
-        what = f"{count} layers of the LoRA have rank {file_rank}, but rank {rank} is set: {first_of(names, SHOWN)}"
+        what = f"The LoRA has rank {file_rank} in {count(number, 'layer')}, but rank {rank} is set: {first_of(names, SHOWN)}"
         fix = f"set network.{setting} to {file_rank}, or turn on network.dim_from_weights"
         if len(by_setting[setting]) > 1:  # several, such as ranks that follow the width (BOFT)
             fix = "turn on network.dim_from_weights"
@@ -138,7 +138,9 @@ def _raise_differences(
             fix = f"set these blocks to rank {file_rank} in network.{setting}, or turn on network.dim_from_weights"
         problems.append(Problem(what, f"{WHERE}, {setting}", fix, code="network.start-rank"))
     if shapes:
-        what = f"{len(shapes)} layers of the LoRA differ in size from the model's: {first_of(shapes, SHOWN)}"
+        what = (
+            f"The LoRA differs from the model in the size of {count(len(shapes), 'layer')}: {first_of(shapes, SHOWN)}"
+        )
         problems.append(Problem(what, WHERE, "choose a LoRA of the same model family", code="network.start-shape"))
     if not problems and kinds:
         what = f"The LoRA to start from is of the network type {listed([each.title for each in kinds])}"
@@ -171,7 +173,9 @@ def _alpha_advice(alphas: Mapping[str, tuple[float, float]], settings: NetworkSe
     if not alphas or settings.dim_from_weights:
         return []
     pairs = Counter(alphas.values()).most_common(SHOWN)
-    text = "; ".join(f"{loaded:g} in {count} layers where {alpha:g} is set" for (loaded, alpha), count in pairs)
+    text = "; ".join(
+        f"{loaded:g} in {count(number, 'layer')} where {alpha:g} is set" for (loaded, alpha), number in pairs
+    )
     if settings.weights_scale == "kohya":
         what = (
             f"The LoRA's alpha differs from the settings ({text}): training uses the settings, the saved "
@@ -203,7 +207,7 @@ def _layer_advice(
         )
     unused = [name for name in unmatched if trains_part_of(settings, name)]
     if unused:
-        what = f"{len(unused)} layers of the LoRA are not used: {first_of(unused, SHOWN)}"
+        what = f"The training leaves out {count(len(unused), 'layer')} of the LoRA: {first_of(unused, SHOWN)}"
         fix = "turn on network.dim_from_weights to train all of them"
         problems.append(Problem(what, WHERE, fix, "advice", code="network.start-unused-layers"))
     return problems
@@ -213,6 +217,6 @@ def _untrained_tensor_advice(keys: Sequence[str]) -> list[Problem]:
     """Return advice about tensors of the file that are not trained further, such as changes of biases."""
     if not keys:
         return []
-    what = f"{len(keys)} tensors of the LoRA do not train further and will be missing in the result: {first_of(keys, SHOWN)}"
+    what = f"The training and its result leave out {count(len(keys), 'tensor')} of the LoRA: {first_of(keys, SHOWN)}"
     fix = "merge the LoRA into the base model with network.base_weights to keep their effect"
     return [Problem(what, WHERE, fix, "advice", code="network.start-left-out")]

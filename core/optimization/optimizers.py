@@ -156,7 +156,11 @@ def load_state(optimizer: Optimizer, state: Mapping[str, Any]) -> None:
     not as saved."""
     arguments = {"initial_lr", *inspect.signature(type(optimizer).__init__).parameters} - STEPPED
     configured = [{name: group[name] for name in arguments & group.keys()} for group in optimizer.param_groups]
+    cosine = getattr(getattr(optimizer, "warmup", None), "cosine_stepper", None)  # of SPAM and StableSPAM
+    shape = {name: getattr(cosine, name) for name in ("T_max", "eta_min") if hasattr(cosine, name)}
     optimizer.load_state_dict(dict(state))
+    if cosine is not None:
+        vars(cosine).update(shape)
     for group, options in zip(optimizer.param_groups, configured, strict=True):
         group.update(options)
     weights = [weight for group in optimizer.param_groups for weight in group["params"]]

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path, PureWindowsPath
 
 from core.record.problems import ProblemsError
-from core.record.regular import LONGEST_NAME, is_special_on_windows
+from core.record.regular import LONGEST_NAME, is_special_on_windows, name_length
 from core.record.workspace import PROJECT, is_closed, is_share
 
 FILE = PROJECT / "allowed_modules.txt"
@@ -96,7 +96,7 @@ def lies_in(path: str | os.PathLike, folders: Iterable[Path] | None) -> bool:
             return False
     try:
         real = Path(path).resolve()
-        if any(len(part if os.name == "nt" else os.fsencode(part)) > LONGEST_NAME for part in real.parts):
+        if any(name_length(part) > LONGEST_NAME for part in real.parts):
             return False
     except (OSError, ValueError, RuntimeError):  # a NUL byte, a loop of links
         return False

@@ -21,6 +21,7 @@ _STRING = re.compile(
     r'"[^"\\]*(?:\\.[^"\\]*)*"?', re.DOTALL
 )  # even an unclosed one, so that no position is visited twice
 _NO_BRACKETS, _AS_LISTS = re.compile(r"[^\[\]{}]+"), str.maketrans("{}", "[]")
+LOST = re.compile(r"[-+]?[0.]*[1-9]")  # begins a number that is not 0
 AGAIN = "download or copy it again"
 
 
@@ -124,9 +125,17 @@ def _bounded_int(digits: str) -> int:
     return int(digits)
 
 
-def _finite_float(text: str) -> float:
-    """Parse a number. Raises ValueError for NaN and infinity."""
+def nonzero_float(text: str) -> float:
+    """Parse a number. Raises ValueError for one that would become 0, such as 1e-400."""
     value = float(text)
+    if value == 0 and LOST.match(text):
+        raise ValueError(f"{text[:MAX_DIGITS]} is too small a number")
+    return value
+
+
+def _finite_float(text: str) -> float:
+    """Parse a number. Raises ValueError for NaN, infinity and one that would become 0."""
+    value = nonzero_float(text)
     if not math.isfinite(value):
         raise ValueError(f"{text[:MAX_DIGITS]} is not a finite number")
     return value

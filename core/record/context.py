@@ -85,6 +85,7 @@ class JobContext(Reports):
     pending: list[str] = field(default_factory=list)
     _stage_time: float = 0.0
     _stage_text: str = ""
+    _moved: bool = False
 
     def stage(
         self, text: str, done: int = 0, total: int = 0, step: int = 0, steps: int = 0, *, of_bytes: bool = False
@@ -100,6 +101,14 @@ class JobContext(Reports):
     def say(self, text: str, level: str = "info", fix: str = "", code: str = "") -> None:
         """Write a message to the journal. Arguments as in `Reports.say`."""
         self.journal.put(LogMessage(level, text, fix, code))
+
+    def warn_if_moved(self) -> None:
+        """Warn, once, if the job's folder was moved, renamed or deleted while it runs: what it writes then makes a new one."""
+        if not self._moved and self.folder.is_moved:
+            self._moved = True
+            what = f"The run's folder was moved, renamed or deleted; the files from here on are in a new {self.folder.path}"
+            fix = "move the files of both folders together once the run has ended"
+            self.say(what, "warning", fix, "run.folder-moved")
 
     def generated(self, path: Path, seed: int) -> None:
         """Write the image to the journal and delete the preview file."""

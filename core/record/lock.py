@@ -93,6 +93,16 @@ class Lock:
             except OSError:
                 continue
 
+    @property
+    def is_there(self) -> bool:
+        """Whether the file of this lock, which is held, is still at its path: without it another process could lock the folder too."""
+        path = self._path if self._beating is None else heartbeat_file(self._path)
+        try:
+            path.stat()
+        except OSError as error:
+            return not isinstance(error, FileNotFoundError)  # a drive that fails for now
+        return True
+
     def release(self) -> None:
         """Release the file lock, or stop the heartbeat and delete its file if this object wrote it."""
         if self._beating is None:

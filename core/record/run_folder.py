@@ -117,6 +117,11 @@ class RunFolder:
             self._lock.release()
             self._lock = None
 
+    @property
+    def is_moved(self) -> bool:
+        """Whether the folder was moved, renamed or deleted since this object locked it."""
+        return self._lock is not None and not self._lock.is_there
+
     def remove_half_written(self) -> None:
         """Delete temporary files of checkpoints, states, samples and the run itself that a killed process left; put back a folder that it
         had only moved aside. Only for the process that holds the lock."""

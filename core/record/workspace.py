@@ -10,12 +10,16 @@ from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from pathlib import Path, PureWindowsPath
 from typing import Any
+from urllib.parse import unquote
 
 PROJECT = Path(__file__).resolve().parents[2]
 STARTER = PROJECT / "models" / "starter"  # the model that is shipped, with training images
 CAPTIONERS = "captioners"  # in the models folder: what writes captions
 PREPROCESSORS = "preprocessors"  # there too: what makes control images
 PERSONAL = ("images", "grids")  # folders that each person has alone
+# Without width, or marks of the direction of writing, which Windows' dialog of a file's properties copies with its path
+INVISIBLE = "\u200b\u200c\u200d\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2060\u2066\u2067\u2068\u2069\ufeff"
+LONGEST_PASTED = 10_000  # characters
 
 
 @dataclass(frozen=True)
@@ -117,6 +121,22 @@ def open_home(text: str | os.PathLike) -> Path:
         return path.expanduser()
     except RuntimeError:
         return path
+
+
+def pasted_path(text: str) -> str:
+    """Return a path without what copying puts around it: spaces, invisible characters, quotation marks, file:// with its %20.
+
+    The result of a result is itself, so that a path that was checked stays the same when its job is read again.
+    """
+    before = ""
+    while text != before and len(text) <= LONGEST_PASTED:
+        before, text = text, text.strip().strip(INVISIBLE).strip()
+        if len(text) > 1 and text[0] == text[-1] and text[0] in "\"'":
+            text = text[1:-1]
+        elif text[:6].lower() == "file:/":
+            path = re.sub("^//(localhost)?(?=/)", "", unquote(text[5:]), flags=re.IGNORECASE)
+            text = path[1:] if re.match("/[A-Za-z]:", path) else path
+    return text
 
 
 def resolve_path(text: str | os.PathLike) -> Path:

@@ -9,6 +9,8 @@ from typing import Annotated, Any, Literal, Self, TypedDict, Union, Unpack, cast
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic.fields import FieldInfo
 
+from core.record.workspace import pasted_path
+
 # What a setting's text can name: a path; a path or the name of something that lies in models/ or outputs/; one with a word
 # before it (word=file); a part of a file's or folder's name; a training state here or on the hub; a model to fetch; a repository to upload to; a tracker; its settings.
 NAMES = Literal[
@@ -136,13 +138,10 @@ def kohya_setting(default: Any = ..., **about: Any) -> Any:
 
 
 def _as_pasted(value: Any) -> Any:
-    """Return a path, or each path of a list, without surrounding spaces and the quotation marks of "Copy as path"; others unchanged."""
+    """Return a path, or each path of a list, as `pasted_path` reads it; others unchanged."""
     if isinstance(value, list):
         return [_as_pasted(each) for each in value]
-    if not isinstance(value, str):
-        return value
-    bare = value.strip()
-    return bare[1:-1].strip() if len(bare) > 1 and bare[0] == bare[-1] and bare[0] in "\"'" else bare
+    return pasted_path(value) if isinstance(value, str) else value
 
 
 def follows_compatibility(plain: str, sd_scripts: str, sd_scripts_09: str = "") -> Any:

@@ -16,7 +16,6 @@ from core.settings.base import (
     compatibility_values,
     declared,
     item_of,
-    item_settings,
     settings_called,
 )
 from core.settings.elsewhere import ELSEWHERE
@@ -98,14 +97,17 @@ def _setting_path(loc: tuple, known: dict[str, Declared]) -> str:
 def _fields_of(path: str, known: dict[str, Declared]) -> dict[str, Declared]:
     """Return {dotted path: setting} of the list item that `path` is in, such as "controls.nets.0.weight"; {} for other paths."""
     setting, number, _ = path.rsplit(".", 2) if path.count(".") == 3 else ("", "", "")
-    entry = known.get(setting)
-    return {f"{setting}.{number}.{each.name}": each for each in item_settings(entry)} if entry else {}
+    item = item_of(known[setting]) if setting in known else None
+    fields = item.model_fields if item is not None else {}
+    return {
+        f"{setting}.{number}.{name}": Declared(f"{setting}[].{name}", "", name, each) for name, each in fields.items()
+    }
 
 
 def _plain_list(loc: tuple, known: dict[str, Declared]) -> Declared | None:
-    """Return the list setting that the error location `loc` is an item of; None for other settings and for dataset folders."""
+    """Return the list setting that the error location `loc` is an item of; None for other settings."""
     entry = known.get(".".join(str(part) for part in loc[:2]))
-    if entry is None or entry.kind != "list" or len(loc) < 3 or not isinstance(loc[2], int) or entry.name == "sources":
+    if entry is None or entry.kind != "list" or len(loc) < 3 or not isinstance(loc[2], int):
         return None
     return entry
 
@@ -133,7 +135,8 @@ def _bound(item: Mapping[str, Any]) -> str:
     """Return the limit that a value violates as text ("1 or more"), else the expected type ("a whole number"). item: pydantic's error"""
     limits = item.get("ctx", {})
     bounds = [words.format(f"{limits[name]:g}") for name, words in BOUNDS.items() if name in limits]
-    return bounds[0] if bounds else "a whole number" if item["type"].startswith("int") else "a number"
+    kinds = {"int": "a whole number", "string": "text in quotes", "model": "a JSON object of its settings"}
+    return bounds[0] if bounds else kinds.get(item["type"].partition("_")[0], "a number")
 
 
 def invalid_value(path: str, item: Mapping[str, Any], entry: Declared | None, location: str) -> Problem:

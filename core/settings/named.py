@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from core.record.allowed import lies_in
 from core.record.problems import Problem, ProblemsError
 from core.record.run_about import others_run_problem
-from core.record.workspace import PROJECT, STARTER, Workspace, display_path, lies_below, resolve_path
+from core.record.workspace import PROJECT, STARTER, Workspace, display_path, lies_below, pasted_path, resolve_path
 from core.settings.base import about_of
 from core.settings.names import bad_name
 from core.settings.optimization.schedule import ScheduleSettings
@@ -30,6 +30,11 @@ WRITTEN = {
     *("console_log_file", "offload_optimizer_nvme_path", "offload_param_nvme_path", "class_images.folder"),
 }
 CONTROL_IMAGE = re.compile(r"--cn\s+(.+?)(?=\s--|$)", re.IGNORECASE | re.DOTALL)  # of a prompt
+
+
+def _bare(text: str) -> str:
+    """Return the path that a text may be read as, also without an unpaired quotation mark."""
+    return pasted_path(text).strip("\"'")
 
 
 @dataclass(frozen=True)
@@ -61,8 +66,8 @@ class Limits:
         return replace(self, workspace=workspace if workspace.person else None)
 
     def allows(self, text: str) -> bool:
-        """Return whether jobs may use the path `text`, both as written and after surrounding spaces and quotation marks are stripped."""
-        return all(self._allows_exactly(each) for each in {text, text.strip(), text.strip().strip("\"'")} if each)
+        """Return whether jobs may use the path `text`, both as written and as it is read from a pasted text."""
+        return all(self._allows_exactly(each) for each in {text, text.strip(), _bare(text)} if each)
 
     def _allows_exactly(self, text: str) -> bool:
         """Return whether a path, exactly as written, is in an allowed folder and in no closed one or one of another user."""
@@ -116,7 +121,7 @@ def named_in(job: BaseModel, prefix: str = "") -> Iterator[Reference]:
 
 def closed_path_problem(text: str, where: str, limits: Limits) -> Problem:
     """Return the problem that `limits` do not allow the path `text` of the setting `where`."""
-    path, space = resolve_path(text.strip().strip("\"'")), limits.workspace
+    path, space = resolve_path(_bare(text)), limits.workspace
     if (
         space
         and lies_in(path, limits.folders)
@@ -229,7 +234,7 @@ def _is_outside(text: str, limits: Limits) -> bool:
 
     Plain names are never outside: they are only looked up in allowed folders (core/record/allowed.py).
     """
-    plain = text.strip().strip("\"'")
+    plain = _bare(text)
     parts = plain.replace("\\", "/").split("/")
     is_path = parts[0] == "" or ":" in parts[0] or parts[0].startswith("~") or ".." in (part.strip() for part in parts)
     closed = {folder.name.casefold() for folder in limits.closed}

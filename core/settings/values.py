@@ -8,9 +8,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from core.record.bounded_json import json_or_none, parse_json
+from core.record.bounded_json import LOST, json_or_none, nonzero_float, parse_json
 from core.record.problems import ProblemsError
 from core.record.units import count, first_of, number_text, period_words
+from core.record.workspace import INVISIBLE
 from core.settings.base import Declared, Settings, every
 from core.settings.check import allowed
 from core.settings.dataset.dataset import Source
@@ -23,8 +24,7 @@ THOUSANDS = r"[-+]?[1-9]\d{0,2},\d{3}(?!\d)"
 POINT_OF_THOUSANDS = (
     r"[-+]?[1-9]\d{0,2}\.\d{3}"  # in German, Spanish ...: nobody writes a whole number with three decimals
 )
-# Pasted numbers: the minus sign and the en dash of texts, signs without width, marks of the direction of writing.
-PASTED = str.maketrans("\u2212\u2013", "--", "\u200b\u200c\u200d\u200e\u200f\u202a\u202c\u2060\ufeff")
+PASTED = str.maketrans("\u2212\u2013", "--", INVISIBLE)  # the minus sign and the en dash of texts
 SIZE_SIGNS = {"k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 MAX_VALUES = 10_000  # in one word of the command line
 
@@ -70,7 +70,7 @@ def value_typed(entry: Declared, text: str) -> Any:
 def _json_else(read: Callable[[str], Any], text: str) -> Any:
     """Parse JSON of at most MAX_VALUES values; for other text return `read(text)`."""
     try:
-        return parse_json(text, "command line", max_values=MAX_VALUES, finite=False)
+        return parse_json(text, "command line", max_values=MAX_VALUES, finite=False, parse_float=nonzero_float)
     except ProblemsError:
         return read(text)
 
@@ -136,7 +136,7 @@ def _number(entry: Declared, text: str, full_text: str = "") -> int | float:
         number = float(size[1] if size else text)
     except ValueError:
         number = math.nan
-    lost = number == 0 and re.match(r"[-+]?[0.]*[1-9]", text)  # 1e-400 would become 0
+    lost = number == 0 and LOST.match(text)  # 1e-400 would become 0
     if lost or not math.isfinite(number):
         reason = "is not a number" if math.isnan(number) else "is beyond the range of numbers"
         raise _bad_value(entry, f"'{(full_text or text)[:40]}', which {reason}")

@@ -15,9 +15,9 @@
     return found;
   };
   const logTicks = (low, high) => {
-    const found = [];
-    for (let power = Math.floor(Math.log10(low)); power <= Math.ceil(Math.log10(high)); power += 1)
-      for (const n of [1, 2, 5]) { const value = n * 10 ** power; if (value >= low * 0.999 && value <= high * 1.001) found.push(value); }
+    const found = [], decades = Math.log10(high) - Math.log10(low), each = Math.max(1, Math.ceil(decades / 8));
+    for (let power = Math.floor(Math.log10(low) / each) * each; power <= Math.ceil(Math.log10(high)); power += each)
+      for (const n of decades > 4 ? [1] : [1, 2, 5]) { const value = n * 10 ** power; if (value >= low * 0.999 && value <= high * 1.001) found.push(value); }
     return found.length >= 2 ? found : ticks(low, high, 4);
   };
 

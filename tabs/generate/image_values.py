@@ -12,7 +12,7 @@ from core.generation.model.embeddings import Embedding, find_embedding, find_emb
 from core.generation.model.index import facts_of_file
 from core.generation.model.library import Scan, find, find_file, portable_name, tokens_of_file, trained_token
 from core.generation.model.other_files import NETS, find_refiner, net_of_image
-from core.generation.model.sources import Hashes, file_of_image, has_hash, model_hash
+from core.generation.model.sources import MAX_SEARCHED_BYTES, Hashes, file_of_image, has_hash, model_hash
 from core.generation.plan.hooks import prompts_of
 from core.generation.prompt.changes import with_settings
 from core.generation.prompt.wildcards import has_variants
@@ -106,11 +106,13 @@ def values_of(
     return values, [replace(each, level="advice") for each in notes]
 
 
-def with_chosen_model(job: GenerateJob, digest: str, models: Iterable[str], workspace: Workspace) -> GenerateJob:
+def with_chosen_model(
+    job: GenerateJob, digest: str, models: Iterable[str], workspace: Workspace, notes: list[Problem]
+) -> GenerateJob:
     """Return `job` with its base model replaced by the one of `models` with the same file name, if its stored name is not found.
 
     Images store only the file name of models outside of models and outputs.
-    models: names or paths of base models; digest: hash of the image's model, which must match unless it is ""
+    models: names or paths of base models; digest, notes: as in `is_model`
     """
     if find_file(job.model.base_model, workspace) is not None:
         return job
@@ -118,24 +120,33 @@ def with_chosen_model(job: GenerateJob, digest: str, models: Iterable[str], work
         path = find_file(name, workspace)
         if path is None or portable_name(path, workspace) != job.model.base_model:
             continue
-        if _is_model_hash(path, digest, workspace):
+        if _is_model_hash(path, digest, workspace, notes):
             return with_settings(job, model={"base_model": name})
     return job
 
 
-def _is_model_hash(path: Path, digest: str, workspace: Workspace) -> bool:
-    """Return whether the model's hash begins with `digest`; True for "", False if the file's family is unknown."""
+def _is_model_hash(path: Path, digest: str, workspace: Workspace, notes: list[Problem]) -> bool:
+    """Return whether the model's hash begins with `digest`; True for "", False if the file's family is unknown. A large file whose hash is
+    not cached is not hashed, which may take minutes: True with advice."""
     family = facts_of_file(path).family if digest else None
     memo = HashMemo.of(workspace)
-    return not digest or (bool(family) and model_hash(path, family or "", memo, None).startswith(digest.lower()))
+    if not digest or not family:
+        return not digest
+    if path.is_file() and path.stat().st_size > MAX_SEARCHED_BYTES and memo.cached("sha256", [path]) is None:
+        what = f"{path.name} may be another model than that of the image: its hash is not known yet"
+        fix = "generate an image with it, which computes its hash, and load these settings again to compare them"
+        notes.append(Problem(what, "model.base_model", fix, "advice", code="generate.hash-unknown"))
+        return True
+    return model_hash(path, family, memo, None).startswith(digest.lower())
 
 
-def is_model(chosen: str, name: str, digest: str, workspace: Workspace) -> bool:
-    """Return whether the file of model `chosen` has the same stem as `name` and a hash that begins with `digest`; "" matches any."""
+def is_model(chosen: str, name: str, digest: str, workspace: Workspace, notes: list[Problem]) -> bool:
+    """Return whether the file of model `chosen` has the same stem as `name` and a hash that begins with `digest`; "" matches any.
+    notes: list to which advice is appended if the hash is unknown"""
     path = find_file(chosen, workspace)
     if path is None or (name and file_stem(name) != file_stem(path.name)):
         return False
-    return _is_model_hash(path, digest, workspace)
+    return _is_model_hash(path, digest, workspace, notes)
 
 
 def model_values_in(

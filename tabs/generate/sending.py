@@ -141,10 +141,10 @@ class Sending:
         """Return (form values that generate the image again, notes of the image and advice about missing files)."""
         current, job = self._fields.load(), record.job
         assert job is not None
-        model, workspace = self.page.project.job.model, self.page.workspace
+        model, workspace, unhashed = self.page.project.job.model, self.page.workspace, list[Problem]()
         if record.source == "atelier":
             job = image_values.with_chosen_model(
-                job, record.hashes.model, (current["base_model"], model.base_model), workspace
+                job, record.hashes.model, (current["base_model"], model.base_model), workspace, unhashed
             )
         values, notes = image_values.values_of(job, current, workspace, model, record.hashes)
         foreign = record.source != "atelier"
@@ -162,8 +162,8 @@ class Sending:
             values["zero_terminal_snr"] = "auto"  # which is off for these files
         chosen = values["base_model"] or model.base_model
         stated = foreign and bool(record.model or record.hashes.model)
-        same = stated and image_values.is_model(chosen, record.model, record.hashes.model, workspace)
-        notes = [note for note in record.notes if not same or note.code != OTHER_MODEL] + notes
+        same = stated and image_values.is_model(chosen, record.model, record.hashes.model, workspace, unhashed)
+        notes = [note for note in record.notes if not same or note.code != OTHER_MODEL] + unhashed + notes
         output = {name: current[name] for name in form.FIELDS if form.OF_JOB[name].group == "output"}
         return values | output | {"count": 1}, notes
 

@@ -81,7 +81,24 @@ def test_a_relative_path_counts_from_where_it_is_typed(tmp_path, monkeypatch):
     (tmp_path / "photos").mkdir()
     monkeypatch.chdir(tmp_path)
     assert job_of("tag", "photos/").dataset.folder == str(tmp_path / "photos")
+    for words in (
+        ["\u202aphotos"],
+        ["--dataset.folder", f"file://{tmp_path}/photos"],
+        ["--dataset.folder", '"photos"'],
+    ):
+        assert job_of("tag", *words).dataset.folder == str(tmp_path / "photos")
     assert job_of("tag", "models/starter/images").dataset.folder == "models/starter/images", "as a setting counts it"
+    (tmp_path / "a b.png").touch()
+    for words, more in (
+        ("a fox --cn a b.png --d 1", " --d 1"),
+        ("a fox --cn a b.png", ""),
+        ("a fox --CN a b.png --w 64", " --w 64"),
+    ):
+        sign = "CN" if "CN" in words else "cn"
+        meant = f"a fox --{sign} {tmp_path / 'a b.png'}{more}"
+        assert job_of("train", "--samples.sample_prompts", words).samples.sample_prompts == [meant]
+        assert job_of("generate", words).generate.prompt == meant
+    assert job_of("generate", "a fox --cn other.png").generate.prompt == "a fox --cn other.png", "of the project"
     monkeypatch.chdir(PROJECT)
     assert job_of("tag", "models/starter/images").dataset.folder == "models/starter/images"
 

@@ -16,6 +16,7 @@ from core.dataset.preflight import preflight
 from core.record.problems import ProblemsError, errors
 from core.record.workspace import Workspace
 from core.settings.check import build
+from core.settings.dataset.images import ImageSettings
 from core.settings.job import TrainJob
 from core.settings.optimization.schedule import ScheduleSettings
 from core.settings.rules import ineffective
@@ -98,6 +99,8 @@ def test_an_image_too_narrow_for_any_bucket_is_named(check, add):
     report = check()
     (problem,) = report.problems
     assert "line.png (3 x 900) is too narrow" in problem.what and problem.level == "error"
+    (square,) = [each for each in check(dataset={"enable_bucket": False}).problems if each.level == "error"]
+    assert square.code == problem.code and ImageSettings.title_of("enable_bucket") in square.fix
     assert check(dataset={"skip_broken": True}).ok
 
 

@@ -830,7 +830,7 @@ def test_the_queue_goes_on_after_the_disk_was_full_for_a_while(engine, monkeypat
         engine.submit("train", job("c"))
     hand_in(engine.workspace, "train", "e", to_values(job("e")))
     with refused("disk.full"):
-        engine_module.read_inbox(engine.workspace, engine._queue_handed_in)
+        engine._owner.read_inbox(engine._queue_handed_in)
     assert len(engine.queue()) == 2, "a job that was refused is not done all the same"
     full.clear()
     engine.submit("train", job("d"))

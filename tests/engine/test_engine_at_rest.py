@@ -313,7 +313,7 @@ def test_the_id_of_a_job_that_is_handed_in_is_known_before_it_is_taken_in(engine
     values = to_values(job())
     ids = [hand_in(workspace, "train", "a", values), hand_in(workspace, "train", "b", values, run=folder.name)]
     ids.append(hand_in(workspace, "train", "c", {"network": {"rank": 0}}))
-    engine_module.read_inbox(workspace, engine._queue_handed_in)
+    engine._owner.read_inbox(engine._queue_handed_in)
     assert [entry.id for entry in engine.queue()] == ids and states(engine) == ["waiting", "waiting", "failed"]
 
 
@@ -323,7 +323,7 @@ def test_a_job_that_was_handed_in_is_queued_once_even_if_its_file_stays(engine, 
         hand_in(workspace, "train", title, to_values(job(title)), run=run)
     monkeypatch.setattr(atomic, "remove", lambda path: None)  # the program was killed, or the folder is read-only
     for _ in range(3):
-        engine_module.read_inbox(workspace, engine._queue_handed_in)
+        engine._owner.read_inbox(engine._queue_handed_in)
     assert [(entry.state, entry.run) for entry in engine.queue()] == [("waiting", ""), ("waiting", folder.name)]
 
 

@@ -13,12 +13,13 @@ from core.engine.engine import Engine
 from core.engine.execute import execute
 from core.engine.points import Points, spread
 from core.engine.run_facts import FILE, read_facts, write_facts
-from core.engine.runs import MAX_VIEWS
+from core.engine.runs import MAX_VIEWS, Runs
 from core.engine.view import LOG_LINES, MAX_POINTS, STEP_SERIES, RunView, facts_of
-from core.record import atomic
+from core.record import atomic, regular
 from core.record.best import TOO_SHORT
 from core.record.events import CONTROL_IMAGE, Planned, Sampled, Saved, StateChanged, Steps, Validated
 from core.record.journal import Journal
+from core.record.problems import collected
 from core.record.run_about import write_about
 from core.record.run_folder import RunFolder
 from core.record.workspace import Workspace
@@ -173,6 +174,18 @@ def test_a_renamed_folder_keeps_its_facts(engine, workspace, unread):
     (found,) = engine.runs()
     assert (found.name, found.title) == ("20260101-120000_two", "two")
     assert all(file.is_file() and file.parent.parent == found.folder for file in found.files)
+
+
+def test_a_name_of_a_run_is_as_long_as_the_system_counts_it(workspace, monkeypatch):
+    monkeypatch.setattr(RunFolder, "exists", True)
+    for windows, name, found in (
+        (False, "狐" * 85, True),
+        (False, "狐" * 86, False),
+        (True, "狐" * 255, True),
+        (True, "🦊" * 128, False),
+    ):
+        monkeypatch.setattr(regular, "WINDOWS", windows)
+        assert (collected([], Runs(workspace, running=bool).folder, name) is not None) == found
 
 
 def test_a_title_needs_no_journal(engine, workspace, unread):

@@ -320,6 +320,21 @@ def test_a_loaded_state_keeps_the_arguments_of_this_runs_settings(name, argument
     assert [group[state] for group in resumed.param_groups] == [group[state] for group in optimizer.param_groups]
 
 
+def test_a_loaded_state_keeps_the_cosine_of_this_runs_settings():
+    def made(**arguments):
+        settings = OptimizerSettings(optimizer_type="pytorch_optimizer.StableSPAM", optimizer_args=arguments)
+        net = TrialNet()
+        return net, build_optimizer(settings, net.named_groups(1.0, same=True))
+
+    net, optimizer = made(t_max=100, eta_min=0.1, theta=0.5)
+    net.train(optimizer, range(2))
+    _, resumed = made(t_max=50, eta_min=0.7, theta=0.9)
+    load_state(resumed, optimizer.state_dict())
+    cosine = resumed.warmup.cosine_stepper
+    assert (cosine.T_max, cosine.eta_min, resumed.theta) == (51, 0.7, 0.9)
+    assert cosine.last_epoch == optimizer.warmup.cosine_stepper.last_epoch
+
+
 def test_the_step_size_that_prodigy_found_is_told():
     net = TrialNet()
     optimizer = build_optimizer(

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from core.engine import execute as execution
-from core.engine.owner import Ownership, is_held
+from core.engine.owner import Ownership, hand_in, is_held
 from core.record import lock
 from core.record.journal import read_lines
 from core.record.lock import HeldElsewhere, Lock, heartbeat_age, heartbeat_file
@@ -95,6 +95,28 @@ def test_without_locks_one_output_folder_has_one_engine(lockless, workspace, cap
     said = capsys.readouterr().err
     assert "Taken over" in said and "3 minutes" in said
     second.release()
+
+
+def test_a_folder_that_is_moved_while_it_is_held_is_noticed(workspace):
+    owner, jobs = Ownership(workspace, "the page"), []
+    hand_in(workspace, "resize", "a", {})
+    owner.read_inbox(jobs.append)
+    assert len(jobs) == 1 and not owner.lost
+    workspace.outputs.rename(workspace.outputs.with_name("moved"))
+    owner.read_inbox(jobs.append)
+    Ownership(workspace, "a later one").release()
+    owner.read_inbox(jobs.append)
+    assert owner.lost
+    owner.release()
+
+
+def test_without_locks_the_sign_is_what_is_moved(lockless, tmp_path):
+    held = Lock(tmp_path / "lock")
+    held.acquire()
+    assert held.is_there
+    heartbeat_file(tmp_path / "lock").unlink()
+    assert not held.is_there
+    held.release()
 
 
 def test_the_sign_is_renewed_while_the_lock_is_held(lockless, tmp_path):

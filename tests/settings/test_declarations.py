@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from core.networks.kinds import kinds
+from core.record.workspace import pasted_path
 from core.settings.base import declared, every, item_settings
 from core.settings.check import build
 from core.settings.dataset.source import Source
@@ -115,9 +116,27 @@ def test_output_preservation_among_the_custom_attributes_is_read_as_the_setting(
         assert again == job and to_values(again) == to_values(job)
 
 
-@pytest.mark.parametrize("typed", ['"C:\\my models\\base.safetensors"', " 'C:\\my models\\base.safetensors' "])
-def test_a_path_pasted_with_quotation_marks_is_kept_without_them(typed):
-    meant = r"C:\my models\base.safetensors"
+FILE = r"C:\my models\base.safetensors"
+
+
+@pytest.mark.parametrize(
+    "typed, meant",
+    [
+        (f'"{FILE}"', FILE),
+        (f" '{FILE}' ", FILE),
+        (f"\u202a{FILE}\u200b ", FILE),
+        (f'\ufeff"\u202a{FILE}\u202c"', FILE),
+        ("file:///C:/my%20models/base.safetensors", "C:/my models/base.safetensors"),
+        ("FILE://localhost/my%20models/%C3%A9.pt", "/my models/é.pt"),
+        ("file:///%22a%22", '/"a"'),
+        ("file://server/share/a", "//server/share/a"),
+        ("/a/👩\u200d🎨/b", "/a/👩\u200d🎨/b"),
+        ('"' * 9_999, '"'),
+        ("\u202a" * 20_000, "\u202a" * 20_000),
+    ],
+)
+def test_a_path_is_kept_without_what_copying_puts_around_it(typed, meant):
+    assert pasted_path(typed) == pasted_path(meant) == meant
     job = build(TrainJob, {"model": {"base_model": typed}, "dataset": {"sources": [{"folder": typed}]}})
     assert (job.model.base_model, job.dataset.sources[0].folder) == (meant, meant)
     assert build(JOBS["inspect"], {"inspect": {"file": typed}}).inspect.file == meant

@@ -485,7 +485,7 @@ def test_an_optimizer_in_a_sentence():
     ("argument", "words"),
     [(Argument("x", "bool"), "true or false"), (Argument("x", "int", optional=True), "a whole number, or null")]
     + [(Argument("x", "numbers", [0.9, 1e-30]), "numbers, such as (0.9, 1e-30)")]
-    + [(Argument("x", "numbers"), "numbers, such as 0.9,0.999"), (Argument("x", "number"), "a number")]
+    + [(Argument("x", "numbers"), "numbers, such as 500,1000"), (Argument("x", "number"), "a number")]
     + [(Argument("x", "choice", choices=("a", 2)), "one of a, 2"), (Argument("x", "text"), "text"), (Argument("x"), "a value")],
 )  # fmt: skip
 def test_what_an_argument_takes_in_words(argument, words):

@@ -21,7 +21,7 @@ from core.record.problems import ProblemsError
 from core.record.regular import is_special_on_windows
 from core.record.run_about import read_about, write_person
 from core.record.run_folder import RunFolder
-from core.record.workspace import Workspace, display_path, is_share
+from core.record.workspace import PROJECT, Workspace, display_path, is_share
 from core.settings.base import about_of, union_members
 from core.settings.check import build
 from core.settings.job import JOBS, GenerateJob, TrainJob
@@ -183,6 +183,13 @@ def test_no_path_setting_of_any_job_leads_out(space, tmp_path):
     ways += ["/etc/passwd", "~/x", "~root/x", "../x", "outputs/../../x", f"{space.private}/queue.json", f"'{outside}'"]
     ways += [f"{space.outputs}/.ATELIER/queue.json", "a/../../../x", f" {outside} ", "a\0b", f'"{outside}']
     ways += [*SHARES, "file:///etc/passwd", "file://server/share/a", f"file://{outside}"]
+    ways += [
+        f"\u202a{outside}",
+        f"\u200b'\ufefffile://{outside}'",
+        "file:%2Fetc",
+        "file:/%2e%2e/etc",
+        "\u202a//server/share/a",
+    ]
     limits = Limits.of(space)
     places = [each for each in marked() if each[3] in PATHS]
     assert {name for _, _, name, _ in places} >= {
@@ -202,6 +209,20 @@ def test_no_path_setting_of_any_job_leads_out(space, tmp_path):
             assert limit_problems(job_with(task, group, name, f"fox={outside}", space), limits)
         inside = str(space.outputs / "runs" / "x.safetensors")
         assert not limit_problems(job_with(task, group, name, inside, space), limits), (task, name)
+
+
+def test_a_path_is_checked_as_written_and_as_it_is_read_from_a_pasted_text(space):
+    limits = Limits.of(
+        replace(space, allowed=(PROJECT,))
+    )  # to which a path that begins with an invisible character is relative
+    for text in ("\u202a/etc/passwd", "file:///etc/passwd", "\u200b//server/share/a", "'\u202a/etc/passwd'"):
+        assert not limits.allows(text), text
+        for where, job in (("generate.embeddings", "generate"), ("model.base_model", "train")):
+            group, name = where.split(".")
+            values = {group: {name: [text] if job == "generate" else text}}
+            assert limit_problems(build(JOBS[job], values), limits), (where, text)
+    job = build(TrainJob, {"dataset": {"folder": f"\u202afile://{space.outputs}/a%20b"}})
+    assert job.dataset.folder == f"{space.outputs}/a b" and not limit_problems(job, limits)
 
 
 def personal_folders(space: Workspace) -> list[Path]:

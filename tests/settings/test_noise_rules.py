@@ -10,6 +10,8 @@ from core.settings.noise import NoiseSettings
 from core.settings.rules import ineffective
 from core.settings.rules.noise import prediction_problems, problems
 
+LAST = {"zero_terminal_snr": True, "min_timestep": 999}
+
 
 def job(prediction="auto", **noise):
     return build(TrainJob, {"model": {"prediction": prediction}, "noise": noise})
@@ -82,6 +84,10 @@ def test_the_lowest_timestep_may_be_the_highest_and_not_above_it():
             },
         ),
         ("auto", {"noise_offset": 0.1, "multires_noise_iterations": 6}, {"noise.multires_noise_iterations": "advice"}),
+        ("v", LAST | {"min_snr_gamma": 5}, {"noise.min_snr_gamma": "error"}),
+        ("v", LAST | {"scale_v_pred_loss_like_noise_pred": True}, {"noise.scale_v_pred_loss_like_noise_pred": "error"}),
+        ("v", LAST | {"debiased_estimation_loss": True, "p2_gamma": 1}, {"noise.p2_gamma": "advice"}),
+        ("v", LAST | {"min_timestep": 998, "min_snr_gamma": 5}, {}),
         ("auto", {"min_snr_gamma": 5, "debiased_estimation_loss": True}, {"noise.debiased_estimation_loss": "advice"}),
     ],
 )

@@ -218,6 +218,14 @@ TWENTY_FIVE = ",".join(["4"] * 25)
             ({"schedule__max_train_steps": 400, "captions__token_warmup_step": steps}, said)
             for steps, said in ((400, []), (0.9, []), (401, ["captions.long-token-warmup"]))
         ],
+        *[
+            ({"schedule__max_train_steps": 400, "method__stop_text_encoder_training": steps} | more, said)
+            for steps, more, said in (
+                (399, {"network__train_text_encoder": True}, []),
+                (400, {"network__train_text_encoder": True}, ["method.text-encoder-stops-late"]),
+                (400, {"network__train_text_encoder": False}, []),
+            )
+        ],
         ({"dataset__reg_data_dir": "r", "dataset__prior_loss_weight": 0}, ["dataset.prior-weight-zero"]),
         ({"captions__caption_dropout_rate": 0.9, "captions__caption_dropout_every_n_epochs": 2}, []),
         ({"captions__caption_dropout_rate": 1}, ["captions.all-dropped"]),

@@ -7,6 +7,7 @@ import json
 import pytest
 
 from core import extensions, tasks
+from core.record.bounded_json import parse_json
 from core.record.problems import ProblemsError
 from core.record.units import number_text
 from core.settings.base import declared, item_of, item_settings, value_of
@@ -191,6 +192,15 @@ def test_texts_that_are_no_value_are_told_with_the_fix(path, text):
     with pytest.raises(ProblemsError) as told:
         value_from(FIELDS[path], text)
     assert told.value.problems[0].where == path and told.value.problems[0].fix.startswith(("use ", "write"))
+
+
+def test_a_number_that_would_become_0_is_refused_on_the_command_line_and_in_files():
+    for path, text in (("network.alpha", "1e-400"), ("optimizer.betas", "[0.9, 1e-400]")):
+        with pytest.raises(ProblemsError):
+            build(TrainJob, {path.partition(".")[0]: {path.partition(".")[2]: value_typed(FIELDS[path], text)}})
+    with pytest.raises(ProblemsError):
+        parse_json('{"a": 1e-400}', "a file")
+    assert value_typed(FIELDS["network.alpha"], "0e-400") == 0
 
 
 def test_a_comma_that_may_part_thousands_is_asked_about():

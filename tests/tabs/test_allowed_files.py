@@ -138,6 +138,13 @@ def test_roots_of_a_shared_page(tmp_path):
         assert not closed.holds(bad), bad
         with pytest.raises(ProblemsError):
             closed.check(bad)
+        with pytest.raises(ProblemsError):
+            closed.check(f"\u202a'{bad}'")
+    pasted = f"\u202afile://{space.outputs}/a%20b"
+    assert closed.check(pasted) == open_.check(pasted) == space.outputs / "a b"
+    for written in ("file:///etc/passwd", f"file://{space.outputs}/%2e%2e/%2e%2e/x", "file:////server/share"):
+        with pytest.raises(ProblemsError):
+            closed.check(written)
     assert closed.holds(space.outputs / "runs" / "x") and open_.holds("/etc")
     with pytest.raises(ProblemsError):
         open_.check("a\0b")

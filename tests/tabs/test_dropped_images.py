@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from core.formats.hashes import HashMemo, file_sha256
 from core.generation.images.record import ImageRecord
 from core.generation.model import sources
 from core.generation.model.embeddings import find_embeddings
-from core.generation.model.sources import Hashes, tensors_sha256
+from core.generation.model.sources import Hashes, model_hash, tensors_sha256
 from core.record.workspace import Workspace
 from core.settings.check import build
 from core.settings.job import TrainJob
@@ -118,6 +119,25 @@ def test_an_image_of_a_model_that_is_not_here_brings_its_clip_skip(desk, tmp_pat
 def test_the_chosen_model_is_not_asked_for_unless_its_hash_is_another(desk, tmp_path, named, codes):
     drop(desk, tmp_path, {"parameters": f"{A1111}, {named}"})
     assert said_codes(desk) == codes
+
+
+def test_a_large_model_is_not_hashed_while_the_page_waits(tmp_path, monkeypatch):
+    space, family = Workspace(tmp_path / "outputs", tmp_path / "models"), SimpleNamespace(family="sd1")
+    monkeypatch.setattr(image_values, "facts_of_file", lambda path: family)
+    monkeypatch.setattr(image_values, "MAX_SEARCHED_BYTES", 3)
+    space.models.mkdir()
+    for content, after, codes in ((b"abc", False, []), (b"abcd", True, ["generate.hash-unknown"])):
+        notes = []
+        (space.models / "fox.safetensors").write_bytes(content)
+        assert (
+            image_values.is_model("fox.safetensors", "fox", "0123456789", space, notes) == after
+            and [each.code for each in notes] == codes
+        )
+    memo = HashMemo.of(space)
+    model_hash(space.models / "fox.safetensors", "sd1", memo, None)
+    assert not image_values.is_model("fox.safetensors", "fox", "0123456789", space, notes) and len(notes) == 1, (
+        "its hash is known now"
+    )
 
 
 @pytest.mark.parametrize(

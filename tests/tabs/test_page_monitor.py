@@ -154,13 +154,13 @@ def test_a_loss_that_is_not_a_number_is_called_that(window):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("value", [None, 0])
-def test_a_log_scale_without_a_value_that_it_can_show_stands(window, value):
+@pytest.mark.parametrize("values", [[None, None], [0, 0], [1e-14, 1], [1e-300, 1e300]])
+def test_a_log_scale_has_a_few_labels_whatever_it_can_show(window, values):
     tab = window.open("Monitor")
-    drawn = """(value) => { const holder = document.body.appendChild(document.createElement("div"));
-    new atelier.Chart(holder, {label: "Loss", log: true}, {steps: [1, 2], lines: [{name: "loss", values: [value, value], kind: "raw"}]});
+    drawn = """(values) => { const holder = document.body.appendChild(document.createElement("div"));
+    new atelier.Chart(holder, {label: "Loss", log: true}, {steps: [1, 2], lines: [{name: "loss", values, kind: "raw"}]});
     return new Promise((done) => requestAnimationFrame(() => setTimeout(() => done(holder.querySelectorAll(".tick").length)))); }"""
-    assert 2 < tab.evaluate(drawn, value) < 20
+    assert 2 < tab.evaluate(drawn, values) < 20
 
 
 WAITING = {

@@ -169,6 +169,9 @@ def test_tokens_initializers_and_the_initial_embedding_are_checked_before_the_st
     for value, told in ((1.0, []), (math.nan, [("weights.not-finite", where, "error")])):
         write_safetensors(file, {"emb_params": in_memory(torch.full((1, width), value))}, {})
         assert problems(embedding_weights=str(file), init_word="red fox") == told
+    tables = {name: in_memory(torch.ones(1, width)) for name in ("<fox>", "<bear>")}
+    write_safetensors(file, tables, {})
+    assert problems(embedding_weights=str(file)) == [("embedding.first-token", where, "advice")]
     for other in ("unet", "vae"):
         weights = str(STARTER / other / "diffusion_pytorch_model.safetensors")
         assert problems(embedding_weights=weights) == [("embedding.not-an-embedding", where, "error")]

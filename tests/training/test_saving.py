@@ -81,7 +81,9 @@ def checkpoints(tmp_path, said):
     epochs = SimpleNamespace(first_step=lambda epoch: epoch * 3)
     plan = SimpleNamespace(total=7, epochs=epochs, epoch_of=lambda step: step // 3)
     folder = SimpleNamespace(checkpoints=tmp_path / "checkpoints", path=tmp_path)
-    context = SimpleNamespace(folder=folder, journal=SimpleNamespace(put=said.append), warn=None)
+    context = SimpleNamespace(
+        folder=folder, journal=SimpleNamespace(put=said.append), warn=None, warn_if_moved=lambda: None
+    )
     uploads = SimpleNamespace(send=lambda path, wait: None, finish=lambda: None)
     facts = SimpleNamespace(metadata=lambda step: f"after {step}")
     return Checkpoints(SavingSettings(output_name="t", save_last_n=2), context, plan, Written(), uploads, facts)

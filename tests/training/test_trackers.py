@@ -1,6 +1,7 @@
 """Numbers, images and settings for TensorBoard and wandb; what they may not be told."""
 
 import errno
+import inspect
 import sys
 import threading
 import time
@@ -17,7 +18,7 @@ from core.settings.methods import methods
 from core.training.checks.named_files import named_file_problems
 from core.training.loop import trackers
 from core.training.loop.reports import rate_name
-from core.training.loop.trackers import log_folder, logged_settings, make_tracker, tracker_config
+from core.training.loop.trackers import WRITER_OPTIONS, log_folder, logged_settings, make_tracker, tracker_config
 
 
 class FakeRun:
@@ -99,13 +100,27 @@ def test_the_project_at_wandb_is_called_as_sd_scripts_calls_that_of_the_method(t
     assert wandb.runs[0].given["project"] == project
 
 
+UNKNOWN_OPTIONS = [
+    f"[{text}\n" for text in ("tensorboard]\nnope = 1", "tensorboard]\nlog_dir = 'a'", "wandb]\nproject = 'a'")
+]
+UNKNOWN_OPTIONS += [f"[tensorboard]\n{text}\n" for text in ("max_queue = '9'", "flush_secs = true")]
+
+
+def test_the_arguments_of_a_tensorboard_writer_are_those_of_the_library(tmp_path):
+    from torch.utils.tensorboard import SummaryWriter
+
+    assert {*inspect.signature(SummaryWriter).parameters} == {*WRITER_OPTIONS, "log_dir"}
+    (tmp_path / "c.toml").write_text("[tensorboard]\nmax_queue = 5\nfilename_suffix = '.a'\n")
+    assert tracker_config(str(tmp_path / "c.toml")) == {"tensorboard": {"max_queue": 5, "filename_suffix": ".a"}}
+
+
 def test_the_trackers_own_settings_replace_the_runs_name(tmp_path, wandb):
     (tmp_path / "c.toml").write_text("[wandb]\nentity = 'us'\nnotes = 'n'\n")
     tracker = tracker_of(tmp_path, log_with="wandb", wandb_run_name="x", log_tracker_config=str(tmp_path / "c.toml"))
     tracker.add("a", 1.0, 1)
     tracker.close()
     assert wandb.runs[0].given["entity"] == "us" and "name" not in wandb.runs[0].given
-    for text in ("[wandb", "[neptune]\na = 1\n", "wandb = 3\n"):
+    for text in ("[wandb", "[neptune]\na = 1\n", "wandb = 3\n", *UNKNOWN_OPTIONS):
         (tmp_path / "c.toml").write_text(text)
         with pytest.raises(ProblemsError):
             tracker_config(str(tmp_path / "c.toml"))

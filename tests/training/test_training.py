@@ -311,3 +311,16 @@ def test_training_is_said_again_after_the_first_step_loaded_the_vae_for_images_w
     assert training.start() == "done"
     stages = [line["text"] for line in training.lines("stage")]
     assert stages[stages.index("loading the VAE") + 1] == "training"
+
+
+def test_a_run_folder_that_is_renamed_while_it_trains_is_named_once(train):
+    training = train(schedule={"max_train_steps": 2}, saving={"save_every_n_steps": 1})
+    training.folder.lock()
+    elsewhere = training.folder.path.with_name("elsewhere")
+    training.on_line = lambda line: (
+        training.folder.path.rename(elsewhere) if line["kind"] == "saved" and not elsewhere.exists() else None
+    )
+    assert training.start() == "done"
+    training.folder.unlock()
+    assert [line["code"] for line in training.lines("log")].count("run.folder-moved") == 1
+    assert training.file().is_file() and len([*(elsewhere / "checkpoints").iterdir()]) == 1

@@ -156,6 +156,8 @@ def _too_narrow(image: ImageInfo, settings: ImageSettings, level: str) -> Proble
     fix = "crop it"
     if settings.bucket_no_upscale and min(image.width, image.height) < settings.bucket_reso_steps:
         fix = f"turn off '{settings.title_of('bucket_no_upscale')}' or lower '{settings.title_of('bucket_reso_steps')}'"
+    elif not settings.enable_bucket:
+        fix = f"turn on '{settings.title_of('enable_bucket')}', or crop it"
     fix += " to train on it" if level == "advice" else f", or {LEAVE_OUT}"
     return Problem(what, printable(image.path), fix, level, SKIP, code="image.too-narrow")
 

@@ -69,8 +69,7 @@ class Paired:
 
 def conditioning_folder(setting: str | None) -> Path | None:
     """Convert a folder setting to a path; None if it is empty."""
-    text = (setting or "").strip().strip("\"'")
-    return reachable(resolve_path(text)) if text else None
+    return reachable(resolve_path(setting)) if setting else None
 
 
 def mask_folders(concept: Concept) -> list[Path]:

@@ -162,7 +162,7 @@ class ScanBuilder:
         path           the image folder
         file_setting   the setting with the metadata file
         """
-        metadata = read_metadata(reachable(resolve_path(file_setting.strip().strip("\"'"))))
+        metadata = read_metadata(reachable(resolve_path(file_setting)))
         root = whole_root(concept.source, path)
         excluded = excluded_folders(concept, path)
         walked = walk(

@@ -104,7 +104,13 @@ class Walk:
 
 # What lies among the images and does not train: field of a walk, word, what is wrong, fix, code.
 _UNUSED = (
-    ("unread", "file", "cannot be read as an image", "save it as PNG if it is an image", "dataset.unread-files"),
+    (
+        "unread",
+        "file",
+        "cannot be read as an image",
+        "save it as PNG if it is an image, unpack it if it is an archive",
+        "dataset.unread-files",
+    ),
     ("ignored", "system folder or hidden file", "left out", "rename it to train on it", "dataset.ignored-names"),
     (
         "orphans",

@@ -19,6 +19,7 @@ from core.formats.tensors.header import read_header
 from core.formats.tensors.lazy import LazyTensor, OpenFiles
 from core.record.lazy_torch import torch
 from core.record.problems import ProblemsError
+from core.record.units import count
 
 EXTRA_FILE = "atelier_extra.safetensors"  # in a diffusers folder, with a single file's names
 # The U-Net's averages in CompVis' files: its keys from "diffusion_model." on, without their dots.
@@ -132,7 +133,9 @@ def with_ema(unet: Part, source: Checkpoint, family: str) -> Part:
         what, fix = "The model has no EMA weights", "choose another setting for EMA weights, or a file with them"
         raise ProblemsError.one(what, str(source.path), fix, "model.no-ema")
     if missing:
-        what = f"The EMA weights lack {len(missing)} tensors of the U-Net, such as {', '.join(missing[:SHOWN])}"
+        what = (
+            f"The EMA weights lack {count(len(missing), 'tensor')} of the U-Net, such as {', '.join(missing[:SHOWN])}"
+        )
         fix = "use the U-Net's own weights: drop or keep the EMA weights"
         raise ProblemsError.one(what, str(source.path), fix, "model.incomplete-ema")
     return replace(unet, locations=locations)

@@ -99,7 +99,7 @@ class Argument:
             "bool": "true or false",
             "int": "a whole number",
             "number": "a number",
-            "numbers": f"numbers, such as {_plain(self.default)}" if self.default else "numbers, such as 0.9,0.999",
+            "numbers": f"numbers, such as {_plain(self.default)}" if self.default else "numbers, such as 500,1000",
             "text": "text",
             "choice": "one of " + ", ".join(str(choice) for choice in self.choices),
             "any": "a value",

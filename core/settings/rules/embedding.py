@@ -3,6 +3,7 @@
 from collections.abc import Collection, Iterable, Iterator, Sequence
 
 from core.record.problems import Problem
+from core.record.units import count
 from core.settings.dataset.concepts import Concept, any_folder
 from core.settings.job import TrainJob
 from core.settings.model import traits_of
@@ -96,7 +97,7 @@ def known_tokens(words: Iterable[str], vocabulary: Collection[str]) -> list[Prob
 
 def other_size(shape: Sequence[int], needed: Sequence[int]) -> Problem:
     """Return the error for an initial embedding of `shape` [vectors, width] where the training needs another shape."""
-    (count, width), (vectors, size) = shape, needed
-    what = f"The embedding contains {count} vectors of width {width}; this training needs {vectors} of width {size}"
-    fix = "choose an embedding for this base model" if width != size else f"set Vectors per token to {count}"
+    (number, width), (vectors, size) = shape, needed
+    what = f"The embedding contains {count(number, 'vector')} of width {width}; this training needs {vectors} of width {size}"
+    fix = "choose an embedding for this base model" if width != size else f"set Vectors per token to {number}"
     return Problem(what, "embedding.embedding_weights", fix, code="embedding.other-size")

@@ -40,7 +40,19 @@ def problems(job: TrainJob) -> Iterator[Problem]:
 
 
 def length_problems(job: TrainJob, total: int) -> Iterator[Problem]:
-    """Yield an error or warning that the EMA after `total` steps is not, or hardly, of trained weights."""
+    """Yield advice that the text encoder would stop at the end of a run of `total` steps, or later, and an error or warning that its EMA is
+    not, or hardly, of trained weights."""
+    by_steps = job.schedule.steps_in_force is not None
+    epochs = None if by_steps else job.schedule.max_train_epochs
+    for name, length in (("stop_text_encoder_training", total), ("stop_text_encoder_epochs", epochs)):
+        stop = getattr(job.method, name)
+        if stop is not None and length and stop >= length and trains_text(job):
+            title = type(job.method).title_of(name)
+            what, fix = (
+                f"'{title}' is {stop}, and the training ends at {length}",
+                "use a lower number, or leave it empty",
+            )
+            yield Problem(what, f"method.{name}", fix, "advice", code="method.text-encoder-stops-late")
     method, updates = job.method, total // job.method.ema_update_every
     counted = prod(method.old_ema_weight(number) for number in range(1, min(updates, MOST_COUNTED) + 1))
     untrained = counted if method.ema_warmup else method.old_ema_weight(1) ** updates

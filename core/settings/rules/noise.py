@@ -9,6 +9,7 @@ from core.settings.methods import spec_of
 from core.settings.needs import ignored
 from core.settings.noise import OBJECTIVES, NoiseSettings
 
+LAST_TIMESTEP = 999
 MASKS = ("unmasked_weight", "unmasked_probability", "masked_prior_preservation_weight")  # for any objective
 
 
@@ -49,6 +50,8 @@ def prediction_problems(noise: NoiseSettings, prediction: str) -> Iterator[Probl
         if noise.v_pred_like_loss:
             what = "v-prediction-like loss is for noise-prediction models; this is a v-prediction model"
             yield Problem(what, "noise.v_pred_like_loss", "leave it empty", code="noise.v-like-loss-for-v")
+        if noise.zero_terminal_snr and noise.min_timestep == LAST_TIMESTEP and noise.compatibility == "none":
+            yield from _zero_weights(noise)
         return
     if noise.scale_v_pred_loss_like_noise_pred:
         what = "Scale v-prediction loss needs a v-prediction model; this one predicts noise"
@@ -61,6 +64,14 @@ def prediction_problems(noise: NoiseSettings, prediction: str) -> Iterator[Probl
     what = "Zero terminal SNR is for v-prediction models; with noise prediction the last timestep has no effect"
     fix = "turn it off, or set model.prediction to v"
     yield Problem(what, "noise.zero_terminal_snr", fix, "advice", code="noise.zero-snr-for-epsilon")
+
+
+def _zero_weights(noise: NoiseSettings) -> Iterator[Problem]:
+    """Yield errors for loss weights of v-prediction that are 0 at SNR 0, where only this timestep is trained."""
+    for name in ("min_snr_gamma", "scale_v_pred_loss_like_noise_pred"):
+        if getattr(noise, name):
+            what = f"With zero terminal SNR, '{NoiseSettings.title_of(name)}' gives the only timestep weight 0: nothing would be trained"
+            yield Problem(what, f"noise.{name}", "turn it off, or lower noise.min_timestep", code="noise.zero-weight")
 
 
 def _infinite_weights(noise: NoiseSettings) -> Iterator[Problem]:

@@ -3,15 +3,17 @@
 from dataclasses import replace
 from pathlib import Path
 
+from core.dataset.sources.image_info import about
 from core.families.locate import family_of, model_path
 from core.families.token_count import count_tokens, cut_at
 from core.families.tokenizer import tokenizer_folder
 from core.families.vocabulary import read_vocabulary
 from core.formats.detect import identify
-from core.formats.embedding_file import LAYERS, ONE, SDXL, read_embedding, read_shapes
+from core.formats.embedding_file import LAYERS, ONE, SDXL, read_embedding, read_shapes, tokens_in
 from core.generation.model.embeddings import check_embedding, token_widths
 from core.methods.kinds.embedding import START
 from core.record.problems import Problem, ProblemsError, collected
+from core.record.units import count
 from core.record.workspace import Workspace
 from core.settings.job import TrainJob
 from core.settings.model import traits_of
@@ -23,8 +25,7 @@ def problems(job: TrainJob, workspace: Workspace) -> list[Problem]:
     from that is missing, damaged or does not fit the settings."""
     problems = collected([], _known_tokens, job, workspace) or []
     if job.embedding.embedding_weights:
-        collected(problems, _check_initial, job, workspace)
-        return problems
+        return problems + (collected(problems, _initial_advice, job, workspace) or [])
     return problems + _initializer_advice(job)
 
 
@@ -41,13 +42,14 @@ def _initializer_advice(job: TrainJob) -> list[Problem]:
         used, cut = cut_at(word, job.embedding.num_vectors_per_token)
         if cut:
             what = f"The initializer '{word}' is {count_tokens(word)} tokens, of which only '{used}' is used"
-            fix = f"use {count_tokens(word)} vectors per token, or a shorter initializer"
+            fix = f"use {count(count_tokens(word), 'vector')} per token, or a shorter initializer"
             problems.append(Problem(what, "embedding.init_word", fix, "advice", code="embedding.initializer-cut"))
     return problems
 
 
-def _check_initial(job: TrainJob, workspace: Workspace) -> None:
-    """Raise ProblemsError for an embedding to start from that is missing, damaged or does not fit the settings."""
+def _initial_advice(job: TrainJob, workspace: Workspace) -> list[Problem]:
+    """Return advice about the tokens of an embedding to start from of which only the first is used. Raises ProblemsError for one that is
+    missing, damaged or does not fit the settings."""
     path = model_path(str(job.embedding.embedding_weights), workspace, START)
     model = model_path(job.model.base_model, workspace)
     try:
@@ -56,6 +58,9 @@ def _check_initial(job: TrainJob, workspace: Workspace) -> None:
         read_embedding(path)
     except ProblemsError as error:  # another kind of file; NaN or infinite vectors
         raise ProblemsError([replace(each, where=START) for each in error.problems]) from None
+    what = "The embedding has {n}, of which only the first is used: {names}"
+    tokens, fix = tokens_in(path), "save another one in a file of its own to start from it"
+    return about(tokens, what, fix, "embedding.first-token", where=START, noun="token") if len(tokens) > 1 else []
 
 
 def _check_vectors(job: TrainJob, path: Path, model: Path) -> None:

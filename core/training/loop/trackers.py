@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from core.record.bounded_toml import read_toml
 from core.record.problems import Problem, ProblemsError
 from core.record.secrets import secret
+from core.record.units import listed
 from core.record.workspace import resolve_path
 from core.settings.base import declared, value_of
 from core.settings.methods import spec_of
@@ -32,6 +33,9 @@ PRIVATE = {
 }
 
 RETRY_SECONDS = 30
+# Arguments of SummaryWriter that a config file can set, and those of wandb.init that it cannot: the trackers set them.
+WRITER_OPTIONS = {"comment": str, "filename_suffix": str, "flush_secs": int, "max_queue": int, "purge_step": int}
+SET_OF_WANDB = ("dir", "project", "settings")
 PROBE_BYTES = 64 * 1024  # more than a writer buffers before it notices a full disk
 
 
@@ -258,8 +262,8 @@ def log_folder(job: TrainJob, folder: Path) -> Path:
 
 
 def tracker_config(path: str | None) -> dict[str, dict[str, Any]]:
-    """Return {"wandb" or "tensorboard": its options} from a .toml file; {} for None. Raises ProblemsError for a file that cannot be read or
-    has other tables."""
+    """Return {"wandb" or "tensorboard": its options} from a .toml file; {} for None. Raises ProblemsError for a file that cannot be read,
+    has other tables or options that the tracker would refuse at the first step."""
     if not path:
         return {}
     fix = "write a table for each tracker: [wandb] or [tensorboard]"
@@ -269,6 +273,15 @@ def tracker_config(path: str | None) -> dict[str, dict[str, Any]]:
     ]
     if unknown:
         raise ProblemsError.one(f"'{unknown[0]}' is not a table of a tracker", CONFIG, fix, "trackers.unknown-table")
+    board, wandb = tables.get("tensorboard", {}), tables.get("wandb", {})
+    refused = [f"tensorboard.{name}" for name, value in board.items() if type(value) is not WRITER_OPTIONS.get(name)]
+    refused += [f"wandb.{name}" for name in SET_OF_WANDB if name in wandb]
+    if refused:
+        fix = "leave it out; folder and project are logging.logging_dir and logging.log_tracker_name"
+        fix += "; [tensorboard] takes " + ", ".join(
+            f"{name} ({kind.__name__})" for name, kind in WRITER_OPTIONS.items()
+        )
+        raise ProblemsError.one(f"{listed(refused)} cannot be set here", CONFIG, fix, "trackers.unknown-option")
     return tables
 
 

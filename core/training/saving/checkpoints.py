@@ -111,6 +111,7 @@ class Checkpoints:
         step    optimizer steps done
         final   it is the final checkpoint: also copy it to `copy_to`, wait for its upload, and warn if other programs would misread it
         """
+        self.context.warn_if_moved()
         path = self.context.folder.checkpoints / name
         atomic.make_folders(path.parent)
         written = self.method.write(

@@ -41,6 +41,7 @@ class States:
         """Write the training state to state/step<8 digits>/ atomically and return the folder. An existing complete state of this step is
         returned instead."""
         run, states = self.run, self.run.context.folder.states
+        run.context.warn_if_moved()
         atomic.make_folders(states)
         name = f"step{run.state.step:08d}"
         for state in states_in(states):
