@@ -221,10 +221,12 @@ python train_network.py --network_dim=$dim $extra `
     assert of_key(found, "seed").kind == "unavailable"
     text = "%cd x\nlr = 1e-4 #@param\nname = 'my fox'\nsteps = len(images)\n"
     text += "!accelerate launch train_network.py --network_dim 8 --vae '{a.vae}' \\\n"
+    text += " --unet_lr={lr/2} --text_encoder_lr={lr:.0e} \\\n"
     found = imported(text + " --learning_rate {lr} --output_name '{name} 2' --max_train_steps={steps} --sdpa\n")
     assert (found.job.network.rank, found.job.memory.attention) == (8, "sdpa")
     assert (found.job.optimizer.learning_rate, found.job.saving.output_name) == (1e-4, "my fox 2")
-    assert {of_key(found, name).kind for name in ("vae", "max_train_steps")} == {"unavailable"}
+    computed = ("vae", "max_train_steps", "unet_lr", "text_encoder_lr")
+    assert {of_key(found, name).kind for name in computed} == {"unavailable"}
 
 
 CONDITIONS = {
@@ -256,6 +258,34 @@ if "%1"=="a" (
 set /a ALPHA=2*2
 set /p OTHER=Other options?
 python train_network.py --network_dim=%DIM% --network_alpha=!ALPHA! --seed=%SEED% --full_bf16 --seed=7 %MORE% %OTHER%
+""",
+}
+
+
+CONDITIONS |= {
+    "short.sh": """DIM=8
+more="--sdpa"
+[[ $v2 == 1 ]] && DIM=64
+[ -n "$1" ] && more="--v2" || more="--clip_skip 2"
+ALPHA=4; both="--full_bf16 --seed=7"
+python train_network.py --network_dim=$DIM --network_alpha=$ALPHA ${both} ${more}
+""",
+    "short.bat": """set DIM=8
+if "%1"=="a" set DIM=64
+set MORE=
+if not "%2"=="" (set "MORE=--v2")
+set ALPHA=4
+python train_network.py --network_dim=%DIM% --network_alpha=%ALPHA% --seed=7 %MORE%
+""",
+    "notebook.txt": """dim = 8
+alpha = 4
+seed = 7
+if v2:
+  dim = 64
+
+more = "--sdpa"
+if xl: more = "--v2"
+!python train_network.py --network_dim={dim} --network_alpha={alpha} --seed=$seed $more
 """,
 }
 
@@ -297,6 +327,23 @@ def test_signs_of_chats_are_read_as_plain_ones():
     assert "import.note" in [problem.code for problem in found.problems]
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "accelerate launch\n --num_processes=1\n './train_network.py'\n --network_dim 8\n --seed 5",
+        "python train_network.py --network_dim=8\n--seed=5\n",
+        "python train_network.py \\\n  --network_dim=8 \\\n# --network_dim=4 \\\n  --seed=5\n",
+        "python train_network.py --network_dim=8 ^\r\n\r\n  --seed=5\r\npause",
+        "x = 1\n!python train_network.py --network_dim=8\n  --seed=5\ny = 2",
+    ],
+)
+def test_options_on_lines_after_the_command_are_read_and_said(text):
+    found = imported(text)
+    assert (found.job.network.rank, found.job.schedule.seed) == (8, 5)
+    assert "import.note" in [problem.code for problem in found.problems]
+    assert {entry.key for entry in found.entries("unavailable")} <= {"accelerate --num_processes"}
+
+
 def test_several_commands_are_a_choice():
     text = f"{START} --output_name one\n{START} --output_name two\npython gen_img.py --seed 1"
     with pytest.raises(ProblemsError) as asked:
@@ -313,12 +360,23 @@ def test_options_without_a_script_are_a_loras_or_ask():
         imported("learning_rate = 1e-5\nmax_train_steps = 5")
     assert asked.value.codes == ["import.which-script"]
     assert imported("learning_rate = 1e-5", choice="fine_tune.py").job.method.kind == "fine_tune"
+    found = imported("network_module = 'networks.lora'\n[sdxl_arguments]\ncache_text_encoder_outputs = false")
+    assert (found.choice, found.job.model.family) == ("sdxl_train_network", "auto") and not found.entries("unavailable")
+    found = imported("model_train_type = 'sdxl-finetune'\nlearning_rate = 1e-5\ntrain_data_dir = '/a'")
+    assert (found.job.method.kind, found.job.model.family) == ("dreambooth", "sdxl")
+    assert of_key(found, "model_train_type").kind == "taken"
+    found = imported("[general]\npretrained_model_name_or_path = 'm'\n[x]\nnetwork_module = 'networks.lora'\nseed = 5")
+    assert (found.job.model.base_model, found.job.schedule.seed) == ("m", 5)
 
 
 @pytest.mark.parametrize(
     ("text", "code"),
     [
         ("accelerate launch flux_train_network.py --seed 1", "import.other-family"),
+        ("network_module = 'networks.lora_flux'\nseed = 1", "import.other-family"),
+        ("--network_module networks.lora_wan --seed 1", "import.other-family"),
+        ("model_train_type = 'anima-lora'\nnetwork_module = 'lycoris.kohya'", "import.other-family"),
+        ("t5xxl = 't5.safetensors'\nlearning_rate = 1e-5", "import.other-family"),
         ("python train_dreambooth_lora.py --seed 1", "import.unknown-script"),
         ("hello", "import.unknown"),
         ('subprocess.run(["python", "train_network.py", "--seed", "1"])', "import.no-command"),
@@ -326,6 +384,14 @@ def test_options_without_a_script_are_a_loras_or_ask():
         ("[[datasets]]\nresolution = 512", "preset.is-dataset-config"),
         ("{}", "import.unknown"),
         ('{"LoRA_type": "Standard",', "file.not-json"),
+        (
+            '{"LoRA_type": "Standard", "additional_parameters": "--min_bucket_reso 256 --seed 1 --sdpa",}',
+            "file.not-json",
+        ),
+        (
+            '{"epoch": 1, "output_dir": "a", "train_data_dir": "b", "x": 1, "y": 1, "z": 1, "u": 1, "v": 1}',
+            "import.unknown",
+        ),
         ("#!/bin/bash\necho --seed", "import.which-script"),
         ("output_dir = 'a'\nvae = \"C:\\models\\vae.pt\"\n", "file.not-toml"),
     ],

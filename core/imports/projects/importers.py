@@ -85,7 +85,8 @@ def import_project(
             raise ProblemsError.one(what, opened.where, fix, "import.too-long")
     importer = next((each for each in reversed(PROJECT_IMPORTERS.values()) if each.recognizes(opened)), None)
     if importer is None:
-        if (foreign := foreign_problem(opened.json or opened.toml, opened.where)) is not None:
+        foreign = foreign_problem(opened.json or opened.toml, opened.where)
+        if foreign is not None and foreign.code != "preset.other-program":  # whose fix is this import
             raise ProblemsError([foreign])
         if opened.text.lstrip("\ufeff \t\r\n").startswith("{"):
             parse_json(opened.text, opened.where, opened.fix)
