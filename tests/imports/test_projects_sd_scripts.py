@@ -229,76 +229,6 @@ python train_network.py --network_dim=$dim $extra `
     assert {of_key(found, name).kind for name in computed} == {"unavailable"}
 
 
-CONDITIONS = {
-    "a.sh": """DIM=8
-more=(--sdpa)
-if [[ $v2 == 1 ]]; then
-  DIM=64; more+=("--v2")
-else more+=("--clip_skip 2"); fi
-case $1 in a) SEED=1;; esac
-ALPHA=4 ; both=("--full_bf16 --seed=7")
-python train_network.py --network_dim=$DIM --network_alpha=$ALPHA --seed=$SEED ${both[@]} "${more[@]}"
-""",
-    "a.ps1": """$dim = 8
-$more = [System.Collections.ArrayList]::new()
-if ($v2 -eq 1)
-{ $dim = 64; [void]$more.Add("--v2") } else { $seed = 1
-}
-$alpha = 4 ; $both = @("--full_bf16", "--seed=7")
-python train_network.py --network_dim=$dim --network_alpha=$alpha --seed=$seed $both $more
-""",
-    "a.bat": """setlocal EnableDelayedExpansion
-set DIM=8
-if "%1"=="a" (
-  set DIM=64
-  set MORE=--v2
-) else (
-  set SEED=1
-)
-set /a ALPHA=2*2
-set /p OTHER=Other options?
-python train_network.py --network_dim=%DIM% --network_alpha=!ALPHA! --seed=%SEED% --full_bf16 --seed=7 %MORE% %OTHER%
-""",
-}
-
-
-CONDITIONS |= {
-    "short.sh": """DIM=8
-more="--sdpa"
-[[ $v2 == 1 ]] && DIM=64
-[ -n "$1" ] && more="--v2" || more="--clip_skip 2"
-ALPHA=4; both="--full_bf16 --seed=7"
-python train_network.py --network_dim=$DIM --network_alpha=$ALPHA ${both} ${more}
-""",
-    "short.bat": """set DIM=8
-if "%1"=="a" set DIM=64
-set MORE=
-if not "%2"=="" (set "MORE=--v2")
-set ALPHA=4
-python train_network.py --network_dim=%DIM% --network_alpha=%ALPHA% --seed=7 %MORE%
-""",
-    "notebook.txt": """dim = 8
-alpha = 4
-seed = 7
-if v2:
-  dim = 64
-
-more = "--sdpa"
-if xl: more = "--v2"
-!python train_network.py --network_dim={dim} --network_alpha={alpha} --seed=$seed $more
-""",
-}
-
-
-@pytest.mark.parametrize("name", CONDITIONS)
-def test_what_a_script_sets_on_a_condition_is_asked_for(name):
-    found = imported(CONDITIONS[name], name=name, choice="train_network")
-    assert (found.job.network.alpha, found.job.schedule.seed, found.job.model.family) == (4, 7, "sd1")
-    assert of_key(found, "network_dim").kind == "unavailable"
-    unset = [problem for problem in found.problems if problem.code == "import.unset-variable"]
-    assert len(unset) >= 2 and "ore" in unset[-1].what + unset[-2].what
-
-
 @pytest.mark.parametrize(
     "text",
     [
@@ -325,23 +255,6 @@ def test_signs_of_chats_are_read_as_plain_ones():
     found = imported("accelerate launch train_network.py –network_dim 8\u00a0—output_name “my fox”")
     assert (found.job.network.rank, found.job.saving.output_name) == (8, "my fox")
     assert "import.note" in [problem.code for problem in found.problems]
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "accelerate launch\n --num_processes=1\n './train_network.py'\n --network_dim 8\n --seed 5",
-        "python train_network.py --network_dim=8\n--seed=5\n",
-        "python train_network.py \\\n  --network_dim=8 \\\n# --network_dim=4 \\\n  --seed=5\n",
-        "python train_network.py --network_dim=8 ^\r\n\r\n  --seed=5\r\npause",
-        "x = 1\n!python train_network.py --network_dim=8\n  --seed=5\ny = 2",
-    ],
-)
-def test_options_on_lines_after_the_command_are_read_and_said(text):
-    found = imported(text)
-    assert (found.job.network.rank, found.job.schedule.seed) == (8, 5)
-    assert "import.note" in [problem.code for problem in found.problems]
-    assert {entry.key for entry in found.entries("unavailable")} <= {"accelerate --num_processes"}
 
 
 def test_several_commands_are_a_choice():
@@ -379,6 +292,8 @@ def test_options_without_a_script_are_a_loras_or_ask():
         ("t5xxl = 't5.safetensors'\nlearning_rate = 1e-5", "import.other-family"),
         ("python train_dreambooth_lora.py --seed 1", "import.unknown-script"),
         ("hello", "import.unknown"),
+        ("[[subsets]]\nimage_dir = 'a'\n[general_args.args]\nseed = 1", "import.not-read"),
+        ("export MODEL_TYPE='lora'\nexport TRAINER_EXTRA_ARGS='--noise_offset=0.1'", "import.not-read"),
         ('subprocess.run(["python", "train_network.py", "--seed", "1"])', "import.no-command"),
         ("", "import.unknown"),
         ("[[datasets]]\nresolution = 512", "preset.is-dataset-config"),

@@ -150,7 +150,7 @@ class _Reader(ABC):
                 self.end_command()
             case "doubled":
                 self.add('"')
-            case "unset":
+            case "unset" | "placeholder":
                 self.add(UNSET + token[0] + END)
             case "redirect":  # 2>&1, > file: the number before and the word after are no words of the command
                 self.word_parts = None if self.word.isdigit() else self.word_parts
@@ -185,7 +185,8 @@ class _Reader(ABC):
         self.words = []
 
 
-_REDIRECT = r"(?P<redirect>&?[<>]{1,3}&?[ \t]*)"
+_PLACEHOLDER = r"(?P<placeholder><(?=[^\s#])[^<>\n]{0,80}(?<=[^\s#])>(?![^\s\"']))"  # of a guide: <path of the model>
+_REDIRECT = _PLACEHOLDER + r"|(?P<redirect>&?[<>]{1,3}&?[ \t]*)"
 _SCOPE = r"(?:(?:script|global|local|private):)?"
 _OR = r"(?:\[[@*]\])?(?::?-(?P<fallback>[^{}\"'$]*))?"
 BASH, PS, BOTH = "b", "p", "bp"
