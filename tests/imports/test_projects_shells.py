@@ -1,5 +1,7 @@
 """Scripts of shells and notebooks: what only a shell would know is asked for, and no option is lost."""
 
+import json
+
 import pytest
 
 from core.imports.projects.importers import import_project
@@ -73,6 +75,13 @@ def test_what_a_script_sets_on_a_condition_is_asked_for(name):
     assert of_key(found, "network_dim").kind == "unavailable"
     unset = [problem for problem in found.problems if problem.code == "import.unset-variable"]
     assert len(unset) >= 2 and "ore" in unset[-1].what + unset[-2].what
+
+
+def test_a_notebook_is_read_as_its_cells():
+    code = ["dim = 8 #@param\n", "!python train_network.py --network_dim={dim} \\\n", "  --output_name C:\\x --seed=5"]
+    cells = [{"cell_type": "markdown", "source": ["# Train"]}, {"cell_type": "code", "source": code, "outputs": []}]
+    found = import_project(json.dumps({"cells": [*cells, {"source": "print(1)"}], "nbformat": 4}), name="a.ipynb")
+    assert (found.job.network.rank, found.job.schedule.seed) == (8, 5)
 
 
 @pytest.mark.parametrize("name", ["a.sh", "a.ps1", "a.bat"])

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from core.dataset.captions.encodings import decode_text
@@ -43,7 +44,7 @@ SCRIPT_OF_OPTION = {"network_module": "train_network", "token_string": "train_te
 def recognizes(source: Source) -> bool:
     """Return whether a text is a command line or config file of sd-scripts."""
     if source.text.lstrip("\ufeff \t\r\n").startswith("{"):
-        return False
+        return bool(TRAINING_SCRIPT.search(_code_of_notebook(source)))
     if source.suffix in SUFFIXES:
         return True
     tables = source.toml
@@ -56,8 +57,17 @@ def recognizes(source: Source) -> bool:
 def read(source: Source) -> Import:
     """Import a command line or config file of sd-scripts as a job. Raises ProblemsError for a text without a command or options, and for
     other model families."""
+    if code := _code_of_notebook(source):
+        source = replace(source, text=code, suffix=".sh")
     tables = source.toml if source.suffix not in SUFFIXES else None
     return _from_toml(source, tables) if tables is not None else _from_command(source)
+
+
+def _code_of_notebook(source: Source) -> str:
+    """Return the code in the cells of a notebook (.ipynb); "" for other texts."""
+    cells = (source.json or {}).get("cells")
+    code = [each.get("source") for each in cells if isinstance(each, dict)] if isinstance(cells, list) else []
+    return "\n".join("".join(map(str, each)) for each in code if isinstance(each, (str, list)))
 
 
 def keys() -> Iterable[str]:
