@@ -177,10 +177,11 @@ def test_the_tab_is_told_by_the_keys_unless_it_is_chosen():
     assert imported(PATHS, choice="lora").job.method.kind == "lora"
 
 
-def test_a_preset_of_another_family_is_refused_by_its_name():
+@pytest.mark.parametrize(("key", "title"), [("flux1_checkbox", "FLUX"), ("leco_denoise_guidance_scale", "LECO")])
+def test_a_preset_of_another_family_is_refused_by_its_name(key, title):
     with pytest.raises(ProblemsError) as refused:
-        imported({**LORA, "flux1_checkbox": True})
-    assert refused.value.codes == ["import.other-family"] and "FLUX" in refused.value.problems[0].what
+        imported({**LORA, key: 1.0})
+    assert refused.value.codes == ["import.other-family"] and title in refused.value.problems[0].what
 
 
 def test_the_recorded_presets_import_with_every_key(tmp_path):

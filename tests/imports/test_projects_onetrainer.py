@@ -161,6 +161,11 @@ BECOMES = [
     ),
     ({"learning_rate_scheduler": "COSINE"}, {"schedule.lr_scheduler": "cosine"}, {}),
     (
+        {"learning_rate_scheduler": "constant", "learning_rate_warmup_steps": 0},  # its names are in capitals
+        {"schedule.lr_scheduler": "constant"},
+        {"learning_rate_scheduler": "unavailable"},
+    ),
+    (
         {"learning_rate_scheduler": "COSINE_WITH_RESTARTS", "learning_rate_cycles": 3},
         {"schedule.lr_scheduler": "cosine", "schedule.lr_scheduler_args": {"num_cycles": 3.0}},
         {},

@@ -221,52 +221,12 @@ python train_network.py --network_dim=$dim $extra `
     assert of_key(found, "seed").kind == "unavailable"
     text = "%cd x\nlr = 1e-4 #@param\nname = 'my fox'\nsteps = len(images)\n"
     text += "!accelerate launch train_network.py --network_dim 8 --vae '{a.vae}' \\\n"
+    text += " --unet_lr={lr/2} --text_encoder_lr={lr:.0e} \\\n"
     found = imported(text + " --learning_rate {lr} --output_name '{name} 2' --max_train_steps={steps} --sdpa\n")
     assert (found.job.network.rank, found.job.memory.attention) == (8, "sdpa")
     assert (found.job.optimizer.learning_rate, found.job.saving.output_name) == (1e-4, "my fox 2")
-    assert {of_key(found, name).kind for name in ("vae", "max_train_steps")} == {"unavailable"}
-
-
-CONDITIONS = {
-    "a.sh": """DIM=8
-more=(--sdpa)
-if [[ $v2 == 1 ]]; then
-  DIM=64; more+=("--v2")
-else more+=("--clip_skip 2"); fi
-case $1 in a) SEED=1;; esac
-ALPHA=4 ; both=("--full_bf16 --seed=7")
-python train_network.py --network_dim=$DIM --network_alpha=$ALPHA --seed=$SEED ${both[@]} "${more[@]}"
-""",
-    "a.ps1": """$dim = 8
-$more = [System.Collections.ArrayList]::new()
-if ($v2 -eq 1)
-{ $dim = 64; [void]$more.Add("--v2") } else { $seed = 1
-}
-$alpha = 4 ; $both = @("--full_bf16", "--seed=7")
-python train_network.py --network_dim=$dim --network_alpha=$alpha --seed=$seed $both $more
-""",
-    "a.bat": """setlocal EnableDelayedExpansion
-set DIM=8
-if "%1"=="a" (
-  set DIM=64
-  set MORE=--v2
-) else (
-  set SEED=1
-)
-set /a ALPHA=2*2
-set /p OTHER=Other options?
-python train_network.py --network_dim=%DIM% --network_alpha=!ALPHA! --seed=%SEED% --full_bf16 --seed=7 %MORE% %OTHER%
-""",
-}
-
-
-@pytest.mark.parametrize("name", CONDITIONS)
-def test_what_a_script_sets_on_a_condition_is_asked_for(name):
-    found = imported(CONDITIONS[name], name=name, choice="train_network")
-    assert (found.job.network.alpha, found.job.schedule.seed, found.job.model.family) == (4, 7, "sd1")
-    assert of_key(found, "network_dim").kind == "unavailable"
-    unset = [problem for problem in found.problems if problem.code == "import.unset-variable"]
-    assert len(unset) >= 2 and "ore" in unset[-1].what + unset[-2].what
+    computed = ("vae", "max_train_steps", "unet_lr", "text_encoder_lr")
+    assert {of_key(found, name).kind for name in computed} == {"unavailable"}
 
 
 @pytest.mark.parametrize(
@@ -313,19 +273,40 @@ def test_options_without_a_script_are_a_loras_or_ask():
         imported("learning_rate = 1e-5\nmax_train_steps = 5")
     assert asked.value.codes == ["import.which-script"]
     assert imported("learning_rate = 1e-5", choice="fine_tune.py").job.method.kind == "fine_tune"
+    found = imported("network_module = 'networks.lora'\n[sdxl_arguments]\ncache_text_encoder_outputs = false")
+    assert (found.choice, found.job.model.family) == ("sdxl_train_network", "auto") and not found.entries("unavailable")
+    found = imported("model_train_type = 'sdxl-finetune'\nlearning_rate = 1e-5\ntrain_data_dir = '/a'")
+    assert (found.job.method.kind, found.job.model.family) == ("dreambooth", "sdxl")
+    assert of_key(found, "model_train_type").kind == "taken"
+    found = imported("[general]\npretrained_model_name_or_path = 'm'\n[x]\nnetwork_module = 'networks.lora'\nseed = 5")
+    assert (found.job.model.base_model, found.job.schedule.seed) == ("m", 5)
 
 
 @pytest.mark.parametrize(
     ("text", "code"),
     [
         ("accelerate launch flux_train_network.py --seed 1", "import.other-family"),
+        ("network_module = 'networks.lora_flux'\nseed = 1", "import.other-family"),
+        ("--network_module networks.lora_wan --seed 1", "import.other-family"),
+        ("model_train_type = 'anima-lora'\nnetwork_module = 'lycoris.kohya'", "import.other-family"),
+        ("t5xxl = 't5.safetensors'\nlearning_rate = 1e-5", "import.other-family"),
         ("python train_dreambooth_lora.py --seed 1", "import.unknown-script"),
         ("hello", "import.unknown"),
+        ("[[subsets]]\nimage_dir = 'a'\n[general_args.args]\nseed = 1", "import.not-read"),
+        ("export MODEL_TYPE='lora'\nexport TRAINER_EXTRA_ARGS='--noise_offset=0.1'", "import.not-read"),
         ('subprocess.run(["python", "train_network.py", "--seed", "1"])', "import.no-command"),
         ("", "import.unknown"),
         ("[[datasets]]\nresolution = 512", "preset.is-dataset-config"),
         ("{}", "import.unknown"),
         ('{"LoRA_type": "Standard",', "file.not-json"),
+        (
+            '{"LoRA_type": "Standard", "additional_parameters": "--min_bucket_reso 256 --seed 1 --sdpa",}',
+            "file.not-json",
+        ),
+        (
+            '{"epoch": 1, "output_dir": "a", "train_data_dir": "b", "x": 1, "y": 1, "z": 1, "u": 1, "v": 1}',
+            "import.unknown",
+        ),
         ("#!/bin/bash\necho --seed", "import.which-script"),
         ("output_dir = 'a'\nvae = \"C:\\models\\vae.pt\"\n", "file.not-toml"),
     ],

@@ -311,7 +311,8 @@ def test_a_full_model_and_an_embedding_of_ai_toolkit_train_as_there():
         "bf16",
     )
     assert not found.memory.stochastic_rounding
-    process |= {"embedding": {"trigger": "zkw", "tokens": 2}, "train": {"lr": 1e-3, "embedding_lr": 5e-3}}
+    process |= {"type": "textual_inversion_trainer", "train": {"lr": 1e-3, "embedding_lr": 5e-3}}  # its older name
+    process |= {"embedding": {"trigger": "zkw", "tokens": 2}}
     found = import_project(json.dumps({"job": "train", "config": {"process": [process]}})).job
     assert (found.method.kind, found.embedding.token_string, found.optimizer.learning_rate) == (
         "embedding",

@@ -25,6 +25,20 @@ EXPECTED = (
     "files that it names, such as one of concepts, are opened together with it"
 )
 
+# Texts that are not read, by what they have alone -> (what they are, fix)
+NOT_READ = (
+    (
+        re.compile(r"^\[(?:\w+\.(?:dataset_)?args|\[subsets\])\]", re.MULTILINE),
+        "a config of LoRA Easy Training Scripts",
+        "train with it once there, and open config.toml and dataset.toml of its folder runtime_store, which are sd-scripts'",
+    ),
+    (
+        re.compile(r"^export TRAINER_EXTRA_ARGS=", re.MULTILINE),
+        "a config.env of an older SimpleTuner",
+        "open a config.json of SimpleTuner, or set in the form what it sets",
+    ),
+)
+
 
 @dataclass(frozen=True)
 class ProjectImporter:
@@ -83,9 +97,13 @@ def import_project(
         if len(source) > MAX_BYTES:
             what, fix = f"The text has more than {MAX_BYTES:,} characters", "paste only the settings"
             raise ProblemsError.one(what, opened.where, fix, "import.too-long")
+    for mark, title, fix in NOT_READ:
+        if mark.search(opened.text):
+            raise ProblemsError.one(f"This is {title}, which is not read", opened.where, fix, "import.not-read")
     importer = next((each for each in reversed(PROJECT_IMPORTERS.values()) if each.recognizes(opened)), None)
     if importer is None:
-        if (foreign := foreign_problem(opened.json or opened.toml, opened.where)) is not None:
+        foreign = foreign_problem(opened.json or opened.toml, opened.where)
+        if foreign is not None and foreign.code != "preset.other-program":  # whose fix is this import
             raise ProblemsError([foreign])
         if opened.text.lstrip("\ufeff \t\r\n").startswith("{"):
             parse_json(opened.text, opened.where, opened.fix)

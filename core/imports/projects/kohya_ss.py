@@ -134,7 +134,8 @@ def resolve(preset: Mapping[str, Any], tab: str, where: str, counts: Counts) -> 
     """Return the options that kohya_ss passes to sd-scripts for a preset on a fresh form. Raises ProblemsError for other model families.
     counts: folder -> {subfolder: number of images}, None if the folder is missing; see `count_images`"""
     form, changed = _loaded(preset, tab)
-    family = next((FAMILIES[name] for name in FAMILIES if form.get(name) or form.get("LoRA_type") == name), "")
+    shown = {**preset, **form}
+    family = next((FAMILIES[name] for name in FAMILIES if shown.get(name) or shown.get("LoRA_type") == name), "")
     if family:
         what, fix = f"This preset trains {family} models", "open a preset for SD 1.x, SD 2.x or SDXL"
         raise ProblemsError.one(what, where, fix, "import.other-family")

@@ -294,17 +294,18 @@ def schedule(config: Config) -> Values:
 
 
 def _named_scheduler(config: Config, name: str, warmup: bool) -> Values:
-    """Return {name in the schedule group: value} for a scheduler of OneTrainer: "lr_scheduler" (cosine, with a note, for an unknown
-    one), and options such as "lr_scheduler_num_cycles".
+    """Return {name in the schedule group: value} for a scheduler of OneTrainer: "lr_scheduler" (constant, with a note, for an unknown
+    one, as OneTrainer does), and options such as "lr_scheduler_num_cycles".
 
     name     OneTrainer's ("COSINE")
     warmup   whether there are warmup steps
     """
     low, cycles = clamp(0.0, 1.0, config["learning_rate_min_factor"]), clamp(0.0, 1e4, config["learning_rate_cycles"])
     if name not in SCHEDULERS:
-        sentence = f"{shorten(name)} is not available; cosine is the nearest"
+        sentence = f"{shorten(name)} is no scheduler of OneTrainer, which trains with its default: CONSTANT"
         config.note("learning_rate_scheduler", "unavailable", sentence)
-    settings: Values = {"lr_scheduler": SCHEDULERS.get(name, "cosine")}
+        name = "CONSTANT"
+    settings: Values = {"lr_scheduler": SCHEDULERS[name]}
     if name == "CONSTANT" and warmup:
         settings["lr_scheduler"] = "constant_with_warmup"
     elif name == "REX":

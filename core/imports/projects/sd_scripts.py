@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from core.dataset.captions.encodings import decode_text
@@ -9,6 +10,7 @@ from core.imports.projects.options import MORE_OPTIONS, NUMBER, SCRIPTS, Script,
 from core.imports.projects.report import MAX_BYTES, ChoiceNeeded, Entry, Import, Source, choose
 from core.imports.projects.rules import Reading
 from core.imports.projects.shells import SUFFIXES, read_script, unresolved
+from core.imports.projects.shells import Script as Commands
 from core.imports.projects.to_job import to_import
 from core.record.bounded_toml import parse_toml
 from core.record.problems import Problem, ProblemsError
@@ -24,7 +26,14 @@ OPTION = re.compile(r"(?<!\S)--([a-z]\w+)")
 OTHER_FAMILIES = {
     "flux": "FLUX", "sd3": "Stable Diffusion 3", "lumina": "Lumina", "hunyuan_image": "HunyuanImage", "anima": "Anima",
     "control_net": "ControlNet", "controlnet": "ControlNet", "leco": "LECO", "wan_": "Wan", "hv_": "HunyuanVideo",
-    "qwen": "Qwen-Image", "zimage": "Z-Image", "fpack": "FramePack", "kandinsky": "Kandinsky",
+    "qwen": "Qwen-Image", "zimage": "Z-Image", "fpack": "FramePack", "kandinsky": "Kandinsky", "chroma": "Chroma",
+}  # fmt: skip
+# Options for text encoders and models of other families
+OTHER_OPTIONS = {"t5xxl": "FLUX or Stable Diffusion 3", "qwen3": "Anima", "gemma2": "Lumina", "dit": "DiT"}
+# What lora-scripts (SD-Trainer) writes into its config files -> the script
+TRAIN_TYPE = "model_train_type"
+SCRIPT_OF_TYPE = {
+    "sd-lora": "train_network", "sdxl-lora": "sdxl_train_network", "sd-dreambooth": "train_db", "sdxl-finetune": "sdxl_train",
 }  # fmt: skip
 # Commands that name a script without running it
 NO_RUN = frozenset("echo printf write-host write-output ls dir cat cp mv nano wget curl git chmod sed grep".split())
@@ -34,13 +43,13 @@ SCRIPT_OF_OPTION = {"network_module": "train_network", "token_string": "train_te
 
 def recognizes(source: Source) -> bool:
     """Return whether a text is a command line or config file of sd-scripts."""
-    if source.json is not None:
-        return False
+    if source.text.lstrip("\ufeff \t\r\n").startswith("{"):
+        return bool(TRAINING_SCRIPT.search(_code_of_notebook(source)))
     if source.suffix in SUFFIXES:
         return True
     tables = source.toml
     if tables is not None:
-        return not {"datasets", "general"} & set(tables) and any(name in options_of() for name in flattened(tables)[0])
+        return "datasets" not in tables and any(name in options_of() for name in flattened(tables)[0])
     names = OPTION.findall(source.text)
     return bool(TRAINING_SCRIPT.search(source.text)) or any(name in options_of() for name in names) or len(names) > 2
 
@@ -48,8 +57,17 @@ def recognizes(source: Source) -> bool:
 def read(source: Source) -> Import:
     """Import a command line or config file of sd-scripts as a job. Raises ProblemsError for a text without a command or options, and for
     other model families."""
+    if code := _code_of_notebook(source):
+        source = replace(source, text=code, suffix=".sh")
     tables = source.toml if source.suffix not in SUFFIXES else None
     return _from_toml(source, tables) if tables is not None else _from_command(source)
+
+
+def _code_of_notebook(source: Source) -> str:
+    """Return the code in the cells of a notebook (.ipynb); "" for other texts."""
+    cells = (source.json or {}).get("cells")
+    code = [each.get("source") for each in cells if isinstance(each, dict)] if isinstance(cells, list) else []
+    return "\n".join("".join(map(str, each)) for each in code if isinstance(each, (str, list)))
 
 
 def keys() -> Iterable[str]:
@@ -89,15 +107,30 @@ def _bounded(value: Any) -> Any:
 def _from_toml(source: Source, tables: Mapping[str, Any]) -> Import:
     """Import the tables of a --config_file."""
     values, entries = flattened(tables)
+    _refuse_other_families(values, source)
     script, choices = _script_of(values, source)
+    if SCRIPT_OF_TYPE.get(str(values.get(TRAIN_TYPE))) == script.name:
+        entries.append(Entry("taken", TRAIN_TYPE, values.pop(TRAIN_TYPE), ("method.kind", "model.family")))
     return _imported(script, choices, values, source, entries, [])
+
+
+def _refuse_other_families(values: Mapping[str, Any], source: Source) -> None:
+    """Raise ProblemsError for options of another model family, which a config file or command without a script can have."""
+    kind = str(values.get(TRAIN_TYPE, ""))
+    names = f"{values.get('network_module', '')}_ {'' if kind in SCRIPT_OF_TYPE else kind}".lower()
+    by_name = (title for part, title in OTHER_FAMILIES.items() if part in names and title != "ControlNet")
+    by_option = (title for option, title in OTHER_OPTIONS.items() if values.get(option))
+    if family := next(by_name, next(by_option, "")):
+        fix = "open a config for SD 1.x, SD 2.x or SDXL"
+        raise ProblemsError.one(f"This config trains {family} models", source.where, fix, "import.other-family")
 
 
 def _script_of(values: Mapping[str, Any], source: Source) -> tuple[Script, tuple[str, ...]]:
     """Return (script for options that come without one, names of the scripts to choose from). Raises ChoiceNeeded if the options do not
     show the method."""
     header = HEADER.match(source.text)
-    name = last_part(source.choice or (header[1] if header else "")).removesuffix(".py")
+    stated = header[1] if header else SCRIPT_OF_TYPE.get(str(values.get(TRAIN_TYPE)), "")
+    name = last_part(source.choice or stated).removesuffix(".py")
     if name in SCRIPTS:
         return SCRIPTS[name], tuple(SCRIPTS)
     script_name = next((script for option, script in SCRIPT_OF_OPTION.items() if values.get(option)), "")
@@ -106,9 +139,9 @@ def _script_of(values: Mapping[str, Any], source: Source) -> tuple[Script, tuple
         fix = f"choose one of {', '.join(f'{name}.py' for name in SCRIPTS)}"
         raise ChoiceNeeded(Problem(what, where, fix, code="import.which-script"), list(SCRIPTS))
     method = SCRIPTS[script_name].method
-    return Script(script_name, method, guessed=True), tuple(
-        name for name, each in SCRIPTS.items() if each.method == method
-    )
+    names = tuple(name for name, each in SCRIPTS.items() if each.method == method)
+    fitting = max(names, key=lambda each: len(values.keys() & SCRIPTS[each].options))  # some options are of SDXL's only
+    return Script(fitting, method, guessed=True), names
 
 
 # ---- command lines
@@ -118,9 +151,10 @@ def _from_command(source: Source) -> Import:
     """Import the training command in a text, the one that `source.choice` names if there are several. Raises ProblemsError without a
     command, and ChoiceNeeded if none of several is named."""
     script = read_script(source.text, source.suffix)
-    commands = [words for words in script.commands if words[0].lower() not in NO_RUN and _script_index(words) >= 0]
+    lines = _joined(script)
+    commands = [words for words in lines if words[0].lower() not in NO_RUN and _script_index(words) >= 0]
     commands = [inner for words in commands for inner in _unwrapped(words)]
-    bare_words = [word for words in script.commands if any(is_option(word) for word in words) for word in words]
+    bare_words = [word for words in lines if any(is_option(word) for word in words) for word in words]
     if not commands and not any(word.lstrip("-").partition("=")[0] in options_of() for word in bare_words):
         what = "The text has no training command of sd-scripts"
         fix = "paste the whole command, from accelerate or python on, or its options"
@@ -131,6 +165,20 @@ def _from_command(source: Source) -> Import:
         result.choices, result.choice = choices, choices[index]
     result.problems += [Problem(note, source.where, level="advice", code="import.note") for note in script.notes]
     return result
+
+
+def _joined(script: Commands) -> list[list[str]]:
+    """Return the commands, with lines of options that follow a training command joined to it, and a note in `script` on them."""
+    lines: list[list[str]] = []
+    for words in script.commands:
+        if words[0].startswith("--") and lines and _script_index(lines[-1]) >= 0:
+            lines[-1] = [*lines[-1], *words]
+        else:
+            lines.append(words)
+    if len(lines) < len(script.commands):
+        what = "Lines of options follow the end of the command, where a shell would not pass them on; they were joined to it."
+        script.notes.append(what)
+    return lines
 
 
 def _unwrapped(words: list[str]) -> list[list[str]]:
@@ -171,6 +219,7 @@ def _command(words: list[str], source: Source) -> Import:
     values, entries = parse_words(script.name, arguments)
     launcher = _launcher_entries(words[: max(index, 0)], values)
     values = _config_file(values, source, entries) | values
+    _refuse_other_families(values, source)
     return _imported(script, choices, values, source, entries, launcher)
 
 

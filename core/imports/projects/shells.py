@@ -25,7 +25,8 @@ _TYPOGRAPHY = str.maketrans({
     UNSET: None, END: None, "\0": None, "\r": None,
 })  # fmt: skip
 _DASH = re.compile(r"(?<!\S)[–—−](?:[–—−-])?(?=[A-Za-z])")
-_CELL = re.compile(r"^[ \t]*!((?:[^\n]*\\\n)*[^\n]*)", re.MULTILINE)  # a command in a notebook cell
+# A command in a notebook cell, with lines of options after it
+_CELL = re.compile(r"^[ \t]*!((?:[^\n]*\\\n)*[^\n]*(?:\n[ \t]*--(?:[^\n]*\\\n)*[^\n]*)*)", re.MULTILINE)
 _PS_COMMENT = re.compile(r"<#.*?(?:#>|\Z)", re.DOTALL)
 _BROKEN_JOIN = re.compile(r"([\\`^])[ \t]+\n(?=[ \t]*-)")
 SUFFIXES: dict[str, Shell] = {".sh": "bash", ".bat": "cmd", ".cmd": "cmd", ".ps1": "powershell"}
@@ -82,13 +83,20 @@ def unresolved(text: str) -> list[str]:
 
 
 def _python_values(text: str) -> dict[str, Value]:
-    """Return {name: value as text} of the variables that a notebook's lines set to texts and numbers."""
+    """Return {name: value as text} of the variables that a notebook's lines set to texts and numbers, where no condition decides."""
     values: dict[str, Value] = {}
-    for name, written in _PYTHON_LINE.findall(text):
-        values.pop(name, None)
-        with suppress(ValueError, SyntaxError, MemoryError, RecursionError):
-            value = ast.literal_eval(written.strip())
-            values |= {name: str(value)} if isinstance(value, (str, int, float)) else {}
+    condition = MOST_EXPANDED  # indentation of the line that begins an open block of if, for ...
+    for line in text.split("\n"):
+        depth = len(line) - len(line.lstrip())
+        condition = condition if depth > condition or not line.strip() else MOST_EXPANDED
+        if condition == MOST_EXPANDED and _PYTHON_CONDITION.match(line):
+            condition = depth
+        for name, changes, written in _PYTHON_SET.findall(line):
+            values.pop(name, None)
+            if not changes and condition == MOST_EXPANDED:
+                with suppress(ValueError, SyntaxError, MemoryError, RecursionError):
+                    value = ast.literal_eval(written.strip())
+                    values |= {name: str(value)} if isinstance(value, (str, int, float)) else {}
     return values
 
 
@@ -99,9 +107,9 @@ def _with_python(text: str, values: Mapping[str, Value]) -> str:
     def value(match: Token) -> str:
         """Return the value of the matched variable, marked if it is unknown or too much text was added."""
         nonlocal characters_left
-        known = values.get(match[1])
+        known = values.get(match[1]) if not match[2].strip() else None
         characters_left -= len(known or "")
-        return known if isinstance(known, str) and characters_left >= 0 else f"{UNSET}{{{match[1]}}}{END}"
+        return known if isinstance(known, str) and characters_left >= 0 else f"{UNSET}{match[0]}{END}"
 
     return _IN_PYTHON.sub(value, text)
 
@@ -142,7 +150,7 @@ class _Reader(ABC):
                 self.end_command()
             case "doubled":
                 self.add('"')
-            case "unset":
+            case "unset" | "placeholder":
                 self.add(UNSET + token[0] + END)
             case "redirect":  # 2>&1, > file: the number before and the word after are no words of the command
                 self.word_parts = None if self.word.isdigit() else self.word_parts
@@ -177,7 +185,8 @@ class _Reader(ABC):
         self.words = []
 
 
-_REDIRECT = r"(?P<redirect>&?[<>]{1,3}&?[ \t]*)"
+_PLACEHOLDER = r"(?P<placeholder><(?=[^\s#])[^<>\n]{0,80}(?<=[^\s#])>(?![^\s\"']))"  # of a guide: <path of the model>
+_REDIRECT = _PLACEHOLDER + r"|(?P<redirect>&?[<>]{1,3}&?[ \t]*)"
 _SCOPE = r"(?:(?:script|global|local|private):)?"
 _OR = r"(?:\[[@*]\])?(?::?-(?P<fallback>[^{}\"'$]*))?"
 BASH, PS, BOTH = "b", "p", "bp"
@@ -214,8 +223,9 @@ _TOKENS = (
 )
 _PS_NUMBER = re.compile(r"[-+]?[\d.]+(?:[eE][-+]?\d+)?")
 _ASSIGNED = re.compile(r"(\w+)(\+?)=(.*)", re.DOTALL)
-_IN_PYTHON = re.compile(r"(?<!\$)\{([A-Za-z_]\w*)[^{}\n]{0,100}\}")
-_PYTHON_LINE = re.compile(r"^[ \t]*([A-Za-z_]\w*)[ \t]*=(?!=)([^\n]{1,500})", re.MULTILINE)
+_IN_PYTHON = re.compile(r"(?<!\$)\{[ ]*([A-Za-z_]\w*)([^{}\n]{0,100})\}")
+_PYTHON_SET = re.compile(r"(?:^|:)[ \t]*([A-Za-z_]\w*)[ \t]*([-+*/]{0,2})=(?!=)([^\n]{1,500})")
+_PYTHON_CONDITION = re.compile(r"[ \t]*(?:if|elif|else|for|while|try|except)\b")
 # Words before a command -> the branches that they open or close
 _BRANCHES = {"if": 1, "case": 1, "fi": -1, "esac": -1} | dict.fromkeys(("then", "elif", "else", "do"), 0)
 _PS_BRANCHES = ("if", "elseif", "else", "switch", "catch")
@@ -242,6 +252,7 @@ class _Shell(_Reader):
         self.words_before: list[str] = []  # the words before a bash array
         self.depth, self.is_array, self.is_computed = 0, False, False  # of a PowerShell assignment
         self.open_branches = 0  # bash: if and case that are not closed yet
+        self.tested = False  # bash: whether the command follows a test and && or ||
         # Whether PowerShell's open blocks depend on a condition, and the next one does
         self.blocks, self.condition = list[bool](), False
         self.notebook_values = dict(variables)  # what the Python of a notebook set
@@ -294,8 +305,13 @@ class _Shell(_Reader):
                 self.depth > 0 or not self.powershell or self._after_comma(token.start())
             ):
                 self.end_word()
+            case "separator" if not self.powershell:
+                tested = self.tested or self.words[:1] in (["["], ["[["], ["test"])
+                self.end_command()
+                self.tested = tested and token[0] != ";"
             case "line":
                 self.end_command()
+                self.tested = False
             case "comment" if self.word_parts is None:
                 end = self.text.find("\n", self.position)
                 self.position = len(self.text) if end < 0 else end
@@ -389,8 +405,8 @@ class _Shell(_Reader):
             self.add(token[0])
 
     def _set(self, name: str, append: bool, value: Value | None) -> None:
-        """Set a variable, or append to it. It becomes unknown if `value` is None, and inside of conditional blocks."""
-        value = None if self.open_branches or any(self.blocks) else value
+        """Set a variable, or append to it. It becomes unknown if `value` is None, and where a condition decides."""
+        value = None if self.open_branches or self.tested or any(self.blocks) else value
         before = self.variables.get(name) if append else None
         if value is None and name in self.notebook_values:
             self.variables[name] = self.notebook_values[name]
@@ -470,6 +486,7 @@ def _evaluated(node: ast.AST) -> int:
 
 _CMD_SET = re.compile(r'set\s+(/[ap]\s+)?(?:"(\w+)=(.*)"|(\w+)=([^&|]*))\s*', re.IGNORECASE)
 _CMD_VARIABLE = re.compile(r"%(?:(%)|(\w+)%|~?[\w~]*)|!(\w+)!")
+_CMD_CONDITION = re.compile(r"(?:if|for)\b", re.IGNORECASE)
 _CMD_BRANCH = re.compile(r"(?:if|for)\b.*\($", re.IGNORECASE)
 
 
@@ -503,6 +520,9 @@ class _Cmd(_Reader):
             if re.match(r"(rem\b|::|echo\b)", line, re.IGNORECASE):
                 continue
             branches += 1 if _CMD_BRANCH.match(line) else -1 if line.startswith(")") and not line.endswith("(") else 0
+            if _CMD_CONDITION.match(line):  # whose variables depend on it, also in one line: if ... set NAME=value
+                for each in _CMD_SET.finditer(line):
+                    self.variables.pop((each[2] or each[4]).lower(), None)
             line = _CMD_VARIABLE.sub(self._value, line)
             match = _CMD_SET.fullmatch(line)
             if match is None:
