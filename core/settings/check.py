@@ -123,7 +123,9 @@ def _bad_item(item: Mapping[str, Any], known: dict[str, Declared], location: str
     if entry is None:
         return None
     path = _setting_path(item["loc"], known)
-    where = location.replace(path, entry.path)
+    where = (
+        location if entry.name == "sources" else location.replace(path, entry.path)
+    )  # imports correct single folders
     if field := _fields_of(path, known).get(path):
         problem = invalid_value(path, item, field, where)
         return replace(problem, what=f"{entry.title}, item {number + 1}: {problem.what}")

@@ -329,7 +329,9 @@ def found_states() -> Facts:
 
 def _run(place: Path, heard: list[Any]) -> Any:
     say = lambda *words: heard.append(["said", *words[1:2], len(words)])  # noqa: E731
-    context = SimpleNamespace(folder=RunFolder(place), say=say, device="cpu", processes=SimpleNamespace(first=True))
+    context = SimpleNamespace(
+        folder=RunFolder(place), say=say, device="cpu", warn_if_moved=list, processes=SimpleNamespace(first=True)
+    )
     stepper = SimpleNamespace(
         write_parts=lambda folder: heard.append("parts"),
         state_dict=lambda: {"weights": {}},

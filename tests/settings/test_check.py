@@ -257,13 +257,6 @@ def test_settings_of_list_items_are_named_with_what_they_take(given, facts, fix)
         ("dataset.more_resolutions", [512, 7], " 2 is 7", "use 64 or more"),
         ("dataset.more_resolutions", [[7, 512]], " 1 is [7, 512]", "use"),
         ("dataset.sources", [{"folder": "a", "num_repeats": "x"}], ' item 1: Repeats is "x"', "use a whole number"),
-        (
-            "dataset.sources",
-            [{"folder": "a", "resolution": "x"}],
-            ' item 1: Resolution is "x"',
-            "use one number or two",
-        ),
-        ("dataset.sources", ["a"], ' 1 is "a"', "use a JSON object"),
         ("samples.sample_prompts", [5], " 1 is 5", "use text"),
         ("optimizer.betas", 0.9, " is 0.9", "use two numbers"),
         ("optimizer.betas", [0.9], " is [0.9]", "use two numbers"),
@@ -277,3 +270,17 @@ def test_values_of_lists_and_pairs_are_refused_in_words(path, value, facts, fix)
     assert (problem.code, problem.where) == ("settings.bad-value", path)
     assert problem.what.startswith(title) and problem.what.endswith(facts) and problem.fix.startswith(fix)
     assert "constrained" not in f"{problem.what}{problem.fix}"
+
+
+@pytest.mark.parametrize(
+    ("item", "where", "fix"),
+    [
+        ({"folder": "a", "num_repeats": "x"}, "0.num_repeats", "use a whole number"),
+        ({"folder": "a", "resolution": "x"}, "0.resolution", "use one number or two"),
+        ({"folder": 5}, "0.folder", "use text"),
+        ("a", "0", "use a JSON object"),
+    ],
+)
+def test_dataset_folders_are_refused_in_words_at_their_place(item, where, fix):
+    (problem,) = problems_of(TrainJob, {"dataset": {"sources": [item]}})
+    assert problem.where == f"dataset.sources.{where}" and problem.fix.startswith(fix)
