@@ -256,7 +256,6 @@ def test_settings_of_list_items_are_named_with_what_they_take(given, facts, fix)
     [
         ("dataset.more_resolutions", [512, 7], " 2 is 7", "use 64 or more"),
         ("dataset.more_resolutions", [[7, 512]], " 1 is [7, 512]", "use"),
-        ("dataset.sources", [{"folder": "a", "num_repeats": "x"}], ' item 1: Repeats is "x"', "use a whole number"),
         ("samples.sample_prompts", [5], " 1 is 5", "use text"),
         ("optimizer.betas", 0.9, " is 0.9", "use two numbers"),
         ("optimizer.betas", [0.9], " is [0.9]", "use two numbers"),
