@@ -2,7 +2,10 @@
 
 import hashlib
 import json
+from functools import partial
 from typing import Any
+
+_compact = partial(json.dumps, ensure_ascii=False, separators=(",", ":"), default=str)
 
 
 def with_signature(data: Any) -> dict[str, Any]:
@@ -12,8 +15,11 @@ def with_signature(data: Any) -> dict[str, Any]:
 
 
 def to_json(parts: dict[str, Any]) -> str:
-    """Return compact JSON; values of other types become their str()."""
-    return json.dumps(parts, ensure_ascii=False, separators=(",", ":"), default=str)
+    """Return compact JSON; values of other types become their str(), and NaN and infinity null, since a browser would refuse the whole."""
+    try:
+        return _compact(parts, allow_nan=False)
+    except ValueError:
+        return _compact(json.loads(_compact(parts), parse_constant=lambda name: None))
 
 
 def json_object(text: Any) -> dict[str, Any]:

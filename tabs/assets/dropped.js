@@ -23,11 +23,14 @@
       found.push(...some);
     }
   };
-  /** Upload the files dropped and those in the folders. An upload has no folders, whose names hold repeats. */
+  const REPEATS = /^\d+_/;  // in a folder's name, which an upload has not
+  /** Upload the files dropped and those in the folders. */
   const takeFolders = async (entries) => {
     const inside = await Promise.all(entries.map((entry) => entry.isDirectory ? entriesOf(entry) : [entry])), all = inside.flat();
     const deeper = all.find((entry) => entry.isDirectory && !entry.name.startsWith("."));
     const fix = "drop it as a zip; or choose it under Image folder, if it is on the computer where Atelier runs";
+    const named = entries.find((entry) => entry.isDirectory && REPEATS.test(entry.name));
+    if (named) return atelier.complain([{what: "A dropped folder loses its name, which holds the repeats", where: named.name, fix}]);
     if (deeper) return atelier.complain([{what: "A folder with folders inside cannot be dropped", where: deeper.fullPath, fix}]);
     atelier.uploadFiles(TAKES_FOLDERS, await Promise.all(all.filter((entry) => entry.isFile).map(fileOf)));
   };

@@ -285,7 +285,7 @@ def dropped(tab, selector, path):
 
 @pytest.mark.slow
 def test_a_folder_is_dropped_with_all_its_files_and_elsewhere_nothing_leaves_the_page(window, served, tmp_path):
-    home = tmp_path / "my foxes"
+    home, repeated = tmp_path / "my foxes", image(tmp_path / "10_fox" / "a.png").parent
     for number in range(101):  # a browser lists a hundred at once
         image(home / f"{number}.png", (64, 64), caption=f"fox {number}")
     tab = window.open("Train")
@@ -296,6 +296,8 @@ def test_a_folder_is_dropped_with_all_its_files_and_elsewhere_nothing_leaves_the
     dropped(tab, "#ds-summary", home / "1.png")
     dropped(tab, "#ds-drop", home.parent)
     expect(tab.locator("#said")).to_contain_text("folders inside")
+    dropped(tab, "#ds-drop", repeated)
+    expect(tab.locator("#said")).to_contain_text("repeats")
     dropped(tab, "#ds-drop", home)
     wait_until(lambda: any(len(list(each.iterdir())) == 202 for each in served.workspace.datasets.glob("*")))
     assert len(tab.context.pages) == 2  # with the one that a window keeps

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -21,7 +23,7 @@ from tabs.pulse import all_parts, answer, changed_parts, status
 from tabs.server.browsers import Browsers
 from tabs.train.presets_bar import recipe_facts
 from tabs.train.tab import ACTIONS
-from tabs.wire import json_object, to_count, with_signature
+from tabs.wire import json_object, to_count, to_json, with_signature
 
 
 @pytest.fixture(scope="module")
@@ -310,6 +312,15 @@ def test_nonsense_from_a_browser_is_answered_like_an_empty_message(page):
     ):
         assert set(json.loads(answer(page, json_object(text), browser))) >= {"status", "names"}
     assert [to_count(value) for value in (True, -1, 2.0, "3", 4, None)] == [0, 0, 0, 0, 4, 0]
+
+
+def test_a_number_that_is_none_does_not_make_an_answer_that_browsers_refuse():
+    parts = {"loss": [math.nan, math.inf, 0.5], "text": "1:NaN", "path": Path("a")}
+    assert json.loads(to_json(parts), parse_constant=pytest.fail) == {
+        "loss": [None, None, 0.5],
+        "text": "1:NaN",
+        "path": "a",
+    }
 
 
 def test_a_fault_of_our_own_is_told_once(page, monkeypatch, capsys):
