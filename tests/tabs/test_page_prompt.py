@@ -204,7 +204,7 @@ def test_completion_takes_by_tab_and_drops_late_answers(tab):
 @pytest.mark.slow
 def test_history_and_styles_put_prompts_back(tab, served, monkeypatch):
     asked = []
-    monkeypatch.setattr(served.engine, "submit", lambda task, job, title="": asked.append(job.generate) or "e1")
+    monkeypatch.setattr(served.engine, "submit", lambda task, job, **about: asked.append(job.generate) or "e1")
     tab.locator("#gen-negative_prompt").fill("blurry <b>")
     tab.locator("#gen-prompt").fill("<i>first</i> {prompt}")
     tab.locator("#gen-prompt").press("Control+Enter")
