@@ -131,15 +131,12 @@ def _vae_path(name: str, workspace: Workspace, where: str) -> Path:
 
 
 def _weights_path(name: str, workspace: Workspace, where: str) -> Path:
-    """Return the path of the network's weights. Raises ProblemsError for weights of another kind of upscaler or architecture."""
-    from core.generation.model.upscaling_networks import check_network
-
+    """Return the path of the network's weights. Raises ProblemsError for weights of another kind of upscaler."""
     path = find("upscaler", name, workspace, where=where)
     if upscaler_kind(path, where) != "latents":
         fix = "choose the weights of sd-scripts' latent upscaler"
         what = f"{path.name} upscales images, not latents"
         raise ProblemsError.one(what, display_path(path), fix, "upscale.other-weights")
-    check_network(path, "latents")
     return path
 
 
