@@ -278,6 +278,7 @@
     if (answer.said) said = answer.said;
     if (number < newest) {  // its list is old; where it leads is not
       if (moves && moved <= since && answer.open) pick(answer.open);
+      if (at < 0) place(answer);
       return paint();
     }
     newest = number;
@@ -308,11 +309,16 @@
       if (answer.open) turn(answer.open); else if (open) close();
       if (held) hold();  // by whoever has changed the dataset in another window
     }
+    if (!place(answer) && asked !== open) shelfSoon();
+  };
+  /** Take over the answer's chain if the open image is in it. */
+  const place = (answer) => {
     const places = answer.chain.flatMap((key, n) => key === open ? [n] : []);
-    if (!places.length) { if (asked !== open) shelfSoon(); return; }
+    if (!places.length) return false;
     chain = answer.chain;
     ring = answer.ring;
     at = places.reduce((best, n) => Math.abs(n - answer.at) < Math.abs(best - answer.at) ? n : best);
+    return true;
   };
   /** What is typed on does not go into another image's caption: its box takes nothing until it is chosen. */
   const hold = () => {

@@ -73,6 +73,7 @@ def opened(visit, served, slow, tmp_path):
         made.append(visit())
         tab = made[-1].open("Captions")
         expect(box(tab)).to_have_value("caption 0")
+        expect(tab.locator("#cap-buttons [data-act=next]")).to_be_enabled()
         box(tab).focus()
         tab.keyboard.press("Control+End")
         slow.seconds = seconds
@@ -311,6 +312,33 @@ def test_a_refresh_opens_the_image_that_was_open_whichever_answer_comes_first(op
     expect(box(tab)).to_have_value(re.compile("caption"))
     tab.wait_for_timeout(2000)
     expect(box(tab)).to_have_value("caption 1")
+
+
+@pytest.mark.slow
+def test_the_key_opens_the_next_image_also_when_a_later_question_was_answered_before_the_folder_was_read(opened):
+    tab, _ = opened(seconds=0.0)
+    lists = []
+
+    def answer(way):
+        act = way.request.post_data_json["act"]
+        if act not in ("open", "shelf"):
+            return way.continue_()
+        lists.append((act, way))
+        acts = [act for act, _ in lists]
+        if sorted(acts) == ["open", "shelf"]:
+            held = dict(lists)
+            nothing = {"open": "", "chain": [], "at": -1, "items": {}, "page": [], "list": "", "stamp": "earlier"}
+            held["shelf"].fulfill(json=held["shelf"].fetch().json() | nothing)
+            tab.wait_for_timeout(100)
+            held["open"].fulfill(response=held["open"].fetch())
+        # whatever is asked later is answered never
+
+    tab.route("**/atelier/captions", answer)
+    tab.reload()
+    expect(box(tab)).to_have_value("caption 0")
+    tab.keyboard.press("Alt+ArrowDown")
+    assert box(tab).input_value() == "caption 1"
+    assert [act for act, _ in lists[:2]] == ["open", "shelf"]
 
 
 @pytest.mark.slow
