@@ -89,9 +89,10 @@
         if ((data.marks || []).some((mark) => Math.abs(mark - step) <= frame.right / 14)) continue;
         parts.push(h("text", {class: "tick", x: x(step), y: height - 8, "text-anchor": "middle"}, String(Math.round(step))));
       }
-      for (const step of data.markers || []) {
-        if (step < frame.left || step > frame.right) continue;
-        parts.push(h("line", {class: "marker", x1: x(step), x2: x(step), y1: MARGIN.top, y2: height - MARGIN.bottom}));
+      const markers = [...new Set(data.markers)].filter((step) => step >= frame.left && step <= frame.right).sort((a, b) => a - b);
+      const sparse = markers.every((step, n) => !n || x(step) - x(markers[n - 1]) >= 12);  // lines nearer than that hide the values
+      for (const step of markers) {
+        if (sparse) parts.push(h("line", {class: "marker", x1: x(step), x2: x(step), y1: MARGIN.top, y2: height - MARGIN.bottom}));
         parts.push(h("path", {class: "marker-head", d: `M${x(step) - 4} ${MARGIN.top} h8 l-4 6 z`}));
       }
       for (const [from, wide, value, words, beyond] of data.columns || [])

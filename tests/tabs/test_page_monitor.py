@@ -64,6 +64,7 @@ def test_a_started_run_is_watched_paused_and_resumed_survives_a_refresh_and_move
         assert len(each["ticks"]) >= 2 and len(set(each["ticks"])) == len(each["ticks"]), each
         assert each["names"] == ["step", "learning rate"]
     assert min(map(float, each["ticks"])) == 0, "an axis of nothing but 0 has no numbers below it"
+    assert tab.evaluate(SAVED) == [[3, 3], [5, 0]], "triangles, and lines unless these are too near to see the values"
 
 
 # What stands at the axes of charts whose values are nearly the same, far apart, large, or nothing but 0.
@@ -77,6 +78,18 @@ AXES = """() => [[0.00199, 0.00201], [2e-3, 2.0001e-3], [0.1, 0.9], [1000000, 10
   const names = [...holder.querySelectorAll(".axis-name")].map((one) => one.textContent);
   holder.remove();
   return {ticks, names};
+})"""
+
+# Triangles and lines of few, and of many saved files, one of them saved twice and out of order.
+SAVED = """() => [[100, 200, 300], [10, 300, 20, 30, 20, 40]].map((markers) => {
+  const holder = document.createElement("div");
+  holder.style.cssText = "width: 400px; height: 200px";
+  document.body.append(holder);
+  const lines = [{name: "loss", values: [1, 2], kind: "smooth"}];
+  new atelier.Chart(holder, {label: "Loss"}).set({steps: [1, 400], total: 400, lines, markers});
+  const counts = [".marker-head", ".marker"].map((kind) => holder.querySelectorAll(kind).length);
+  holder.remove();
+  return counts;
 })"""
 
 
