@@ -235,6 +235,38 @@ def test_variants_and_lines_have_weights_as_in_dynamic_prompts():
         variants("{0::a|0::b}", [1])
 
 
+@pytest.mark.parametrize("name", ["hair color", "髪色", "été/v1.5_a-b", "a b/c d"])
+def test_names_of_wildcard_files_have_spaces_and_letters_of_any_alphabet(name):
+    assert variants(f"a __{name}__ fox, __{name}__", [1], lambda asked: [f"<{asked}>"]) == [
+        (f"a <{name}> fox, <{name}>", 1)
+    ]
+    assert problems_in(f"__{name}__")[0][:2] == (0, len(name) + 4)
+    assert not problems_in(f"snake__ {name} __case, __{name}, x__")
+
+
+def test_variants_of_the_negative_prompt_and_of_the_detailers_prompts_are_chosen_by_the_images_seed():
+    asked_for = {"count": 30, "negative_prompt": "{blur|noise}, __x__ --w 64 \\{"}
+    detailer = {"ad_model": "face", "ad_prompt": "{old|young} face", "ad_negative_prompt": "__x__"}
+    groups = {"generate": asked_for, "detailer": detailer}
+    found, _ = asked(job_of(**groups), lambda name: ["red"])
+    texts = {(each.job.generate.negative_prompt, each.job.detailer.ad_prompt) for each in found}
+    assert {negative for negative, _ in texts} == {"blur, red --w 64 {", "noise, red --w 64 {"}
+    assert {prompt for _, prompt in texts} == {"old face", "young face"}
+    assert {each.job.detailer.ad_negative_prompt for each in found} == {"red"}
+    again = asked(job_of(generate=asked_for | {"count": 1, "seed": found[9].seed}), lambda name: ["red"])[0][0]
+    assert again.job.generate.negative_prompt == found[9].job.generate.negative_prompt
+    kept = asked(job_of(**groups, prompts={"dynamic_prompts": False}))[0][0].job
+    assert (kept.generate.negative_prompt, kept.detailer.ad_prompt) == (
+        asked_for["negative_prompt"],
+        "{old|young} face",
+    )
+    found, _ = asked(job_of("a --n {x|y}", generate={"negative_prompt": "__x__"}), lambda name: ["red"])
+    assert found[0].job.generate.negative_prompt in ("x", "y")
+    for group, setting, texts in (("generate", "negative_prompt", {}), ("detailer", "ad_prompt", {"ad_model": "face"})):
+        with refused("prompt.bad-wildcard", f"{group}.{setting}"):
+            asked(job_of(**{group: texts | {setting: "__none__"}}))
+
+
 def test_several_lines_of_a_file_are_different_ones():
     def files(name):
         return ["a", "b", "0::never", "c"]
