@@ -26,7 +26,7 @@ from core.generation.plan.stages import (
 )
 from core.generation.plan.upscalers import upscales_latents
 from core.generation.prompt.analysis import has_settings
-from core.generation.prompt.runs import parts_of
+from core.generation.prompt.runs import parts_of, weighted_parts
 from core.generation.sample.guidances import GUIDANCES, kind_of
 from core.generation.sample.loop import evaluation_count
 from core.record.problems import Problem
@@ -116,6 +116,9 @@ def _mask_problems(job: GenerateJob) -> Iterator[Problem]:
     if job.regions.region_map and len(parts_of(job.generate.prompt)) == 1:
         what, fix = "The region map has no effect: the prompt has no AND", "write 'a fox AND a dog'"
         yield Problem(what, "regions.region_map", fix, "advice", code="generate.no-regions")
+    if has_regions(job) and any(weight != 1 for _, weight in weighted_parts(job.generate.prompt)):
+        what, fix = "Weights of prompts joined by AND have no effect in regions", "weigh words instead: (word:1.2)"
+        yield Problem(what, "generate.prompt", fix, "advice", code="generate.region-weights")
 
 
 def _noise_problems(job: GenerateJob) -> Iterator[Problem]:

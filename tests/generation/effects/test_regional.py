@@ -69,14 +69,15 @@ def test_a_lora_belongs_to_the_sub_prompt_of_its_place_among_those_of_the_image(
     halves.paste((0, 255, 0), (32, 0, 64, 64))
     halves.save(tmp_path / "map.png")
 
-    def drawn(names):
+    def drawn(names, prompt="a fox AND a dog"):
         uses = [LoraUse(file=str(files[name])) for name in names]
-        job = job_of(prompt="a fox AND a dog", steps=2, seed=1, width=64, height=64, loras=uses)
+        job = job_of(prompt=prompt, steps=2, seed=1, width=64, height=64, loras=uses)
         job = job.model_copy(update={"regions": RegionSettings(region_map=str(tmp_path / "map.png"))})
         (path,) = run_generate(job, space, store=store)
         return Image.open(path).convert("RGB").tobytes()
 
     assert len({drawn("ab"), drawn("ba"), drawn("abc")}) == 3
+    assert drawn("ab", "a fox AND a dog :0.5") == drawn("ab")
 
 
 def other(layer, seed):

@@ -75,11 +75,14 @@ def test_an_option_holds_for_its_own_line_only(tmp_path):
 def test_a_file_of_a1111s_script_for_prompts_is_read(tmp_path):
     file = tmp_path / "prompts.txt"
     options = '--negative_prompt "bad, hat" --seed 7 --steps 3 --cfg_scale 5.5 --sampler_name "Euler a" --width 64 --height 72'
-    file.write_text(f'--prompt "a fox, red" {options}\n--prompt it\'s a fox --batch_size 2\n', "utf-8")
+    lines = [f'--prompt "a fox, red" {options}', "--prompt it's a fox --batch_size 2", '--steps 5 --prompt "a cat"']
+    file.write_text("\n".join(lines), "utf-8")
     found, codes = asked(job_of(prompts={"from_file": str(file)}))
     made = [each.job.generate for each in found]
-    assert codes == ["prompts.unknown-option"] and [each.prompt for each in made] == ["a fox, red", "it's a fox"]
-    assert (made[0].negative_prompt, made[0].steps, made[0].guidance_scale, made[0].sampler) == (
+    assert codes == ["prompts.unknown-option"]
+    assert [(each.prompt, each.steps) for each in made[1:]] == [("it's a fox", 20), ("a cat", 5)]
+    assert (made[0].prompt, made[0].negative_prompt, made[0].steps, made[0].guidance_scale, made[0].sampler) == (
+        "a fox, red",
         "bad, hat",
         3,
         5.5,
@@ -367,6 +370,7 @@ def test_a_line_may_have_a_variation_of_its_own(tmp_path):
         ({"hires": {"highres_fix_scale": 1}}, "generate.hires-scale"),
         ({"hires": {"highres_fix_scale": 2, "highres_fix_steps": 9, "hires_steps": 9}}, "generate.hires-steps"),
         ({"regions": {"region_map": "x.png"}}, "generate.no-regions"),
+        ({"regions": {"region_map": "x.png"}, "generate": {"prompt": "a AND b :0.5"}}, "generate.region-weights"),
         ({"generate": {"guidance_scale": 1, "negative_scale": 2}}, "generate.no-guidance"),
         (
             {"image_to_image": {"image_path": "x.png"}, "start_noise": {"pyramid_noise_prob": 1}},
