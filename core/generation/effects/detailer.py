@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING
 
 from core.control.detectors import DETECTORS, Box, Find, lowest_confidence
 from core.formats.onnx.file import check_onnx
-from core.generation.effects.inpaint import blurred, only_masked
+from core.generation.effects.inpaint import only_masked
 from core.generation.model.sources import HookFile
 from core.generation.plan.files import weight_problems
 from core.generation.plan.hooks import Inpaint
+from core.generation.plan.initial import blurred
 from core.generation.plan.stages import as_sd_scripts, detail_size, least_strength
 from core.generation.prompt.changes import with_settings
 from core.generation.prompt.loras import has_tags
