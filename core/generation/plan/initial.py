@@ -33,7 +33,8 @@ def image_files(text: str, where: str) -> list[Path]:
     path = resolve_path(text)
     if os.path.isfile(path):
         return [path]
-    files = sorted(file for file in path.glob("*") if file.suffix.lower() in ENDINGS) if os.path.isdir(path) else []
+    listed = sorted(path.glob("*")) if os.path.isdir(path) else []
+    files = [file for file in listed if file.suffix.lower() in ENDINGS and not file.name.startswith(".")]
     if files:
         return files
     what = f"The folder '{text}' contains no images" if os.path.isdir(path) else f"'{text}' does not exist"

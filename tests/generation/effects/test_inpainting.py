@@ -175,6 +175,7 @@ def test_masks_that_cannot_be_meant_are_refused_before_a_model_is_loaded(files, 
     assert problems(inpainting((picture, tmp_path / "broken.png")), workspace) == ["image.unreadable"]
     assert problems(inpainting((tmp_path / "broken.png", mask)), workspace) == ["image.unreadable"]
     assert problems(inpainting((tmp_path / "images", tmp_path / "masks")), workspace) == ["generate.mask-count"]
+    (tmp_path / "images" / "._0.png").write_bytes(b"of a Mac")
     several = inpainting((tmp_path / "images", mask))
     assert problems(several, workspace) == ["generate.unused-images"]
     assert problems(with_settings(several, generate={"count": 3}), workspace) == []
