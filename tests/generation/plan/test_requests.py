@@ -187,7 +187,8 @@ def test_wildcard_files_are_read_below_their_folder_only(tmp_path):
     assert read("color") == ["red", "blue"] and read("*/*") == ["mouse"]
     found, _ = asked(job_of("__color__ __animals/small__", generate={"count": 8}), read)
     assert {each.job.generate.prompt for each in found} == {"red mouse", "blue mouse"}
-    for name, words in (("colour", "did you mean 'color'"), ("../secret", "no wildcard file")):
+    (folder / "more.yaml").write_text("clothes:\n  - hat\n", "utf-8")
+    for name, words in (("colour", "did you mean 'color'"), ("../secret", "no wildcard file"), ("hat", "only .txt")):
         with pytest.raises(WildcardError, match=words):
             read(name)
     for prompt, words in (
@@ -215,7 +216,8 @@ def test_two_stars_in_a_wildcard_are_every_file_below(tmp_path):
     assert read("**/a") == ["x/a", "x/deep/er/a", "y/a"] and read("x/**/a") == ["x/a", "x/deep/er/a"]
     assert read("**") == read("**/**/**") == ["x", "x/a", "x/deep/b", "x/deep/er/a", "y/a"]
     assert read("*") == ["x"] and read("x/*") == ["x/a"] and read("x/de**/b") == ["x/deep/b"]
-    for prompt in ("__x/**__", "__" + "**/" * 5000 + "a__", "__" + "a*" * 5000 + "__", "__" + "a" * 5000 + "__"):
+    long = ("__" + "**/" * 5000 + "a__", "__" + "a*" * 5000 + "__", "__" + "a" * 5000 + "__", "__a " * 20_000)
+    for prompt in ("__x/**__", *long):
         begin = time.thread_time()
         findings_of(prompt, Names(read))
         assert time.thread_time() - begin < 2
