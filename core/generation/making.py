@@ -416,7 +416,10 @@ class ImageMaker:
         Texts are the prompts between AND, the negative prompt and, if the guidance needs it, an empty one.
         """
         prompt = job.generate.prompt
-        parts = [(part, 1.0) for part in parts_of(prompt)] if has_regions(job) else weighted_parts(prompt)
+        parts = weighted_parts(prompt)
+        if has_regions(job):  # without weights, which sd-scripts reads as text
+            plain = parts_of(prompt) if as_sd_scripts(job) else [text for text, _ in parts]
+            parts = [(part, 1.0) for part in plain]
         if len(parts) == 1:
             parts = [(prompt, 1.0)]
         empty = [""] if EMPTY in self.sampling(job).guidance().sides else []

@@ -241,7 +241,7 @@
     if (caret !== field.selectionEnd) return null;
     let match = /<(?:lora|lyco):([^<>:]*)$/i.exec(before);
     if (match) return {kind: "lora", value: match[1], more: match[0].length - match[1].length};
-    match = /(?:^|\W)__([A-Za-z0-9][\w\-./*]*)?$/.exec(before);
+    match = /(?:^|\W)__([\p{L}\p{N}][\p{L}\p{N}_\-./*]*)?$/u.exec(before);
     if (match) return {kind: "wildcard", value: match[1] || "", more: 2};
     const value = /[^,\n(){}[\]|:<>"]*$/.exec(before)[0].trimStart();
     return value.length > 1 && !/\s$/.test(value) ? {kind: "word", value, more: 0} : null;

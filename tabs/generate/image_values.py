@@ -33,6 +33,7 @@ FIND_BY_NAME: dict[str, Callable[[str, Workspace], Path]] = {
     "refiner_checkpoint": lambda name, workspace: find_refiner(name, workspace, None),
     "highres_fix_upscaler_file": partial(find, "upscaler"),
 }
+PROMPT_FIELDS = ("prompt", "negative_prompt", "ad_prompt", "ad_negative_prompt")  # that can have variants
 # Programs that never state the clip skip: their images leave it as in Train
 NO_CLIP_SKIP = ("sd-scripts", "novelai", "draw things", "another program")
 
@@ -53,7 +54,7 @@ def values_of(
     values = before | {name: json_value(value_of(job, OF_JOB[name].path)) for name in FIELDS}
     values |= _escaped_prompt(job)
     notes: list[Problem] = []
-    if not values["dynamic_prompts"] and has_variants(job.generate.prompt):
+    if not values["dynamic_prompts"] and any(map(has_variants, _plain_prompts(job).values())):
         what, fix = (
             "Dynamic prompts are off, since its prompt contains {} or __ as text",
             "turn them on for other prompts",
@@ -283,14 +284,19 @@ def _other_hash(kind: str, name: str, where: str) -> Problem:
 
 
 def _escaped_prompt(job: GenerateJob) -> dict[str, Any]:
-    """Return {"prompt", "dynamic_prompts": True} with the braces of an image's plain prompt escaped; {} to leave both as they are.
+    """Return "dynamic_prompts": True and the fields of an image's plain prompts with their braces escaped; {} to leave all as they are.
 
-    {} if dynamic prompts are already on, with sd-scripts compatibility (dynamic prompts would change its seed), or if the escaped
+    {} if dynamic prompts are already on, with sd-scripts compatibility (dynamic prompts would change its seed), or if an escaped
     prompt would still be read as variants or options.
     """
-    text = job.generate.prompt
     if job.prompts.dynamic_prompts or job.generate.compatibility == "kohya":
         return {}
-    escaped = text.replace("{", "\\{").replace("}", "\\}")
-    readable = not has_variants(escaped) and " --" not in text
-    return {"prompt": escaped, "dynamic_prompts": True} if readable else {}
+    escaped = {name: text.replace("{", "\\{").replace("}", "\\}") for name, text in _plain_prompts(job).items()}
+    readable = not any(map(has_variants, escaped.values())) and " --" not in job.generate.prompt
+    return escaped | {"dynamic_prompts": True} if readable else {}
+
+
+def _plain_prompts(job: GenerateJob) -> dict[str, str]:
+    """Return {form field: prompt} of the prompts of an image that can have variants."""
+    prompts = {name: value_of(job, OF_JOB[name].path) for name in PROMPT_FIELDS}
+    return {name: text for name, text in prompts.items() if text}

@@ -72,7 +72,7 @@ class PromptBox:
         """
         values, text = self._form.load(), _text(request.get("text"))
         negative = request.get("name") == "negative_prompt"
-        dynamic, weighted = bool(values["dynamic_prompts"]) and not negative, bool(values["prompt_weights"])
+        dynamic, weighted = bool(values["dynamic_prompts"]), bool(values["prompt_weights"])
         mode = replace(self._parsing(values), dynamic=dynamic, weighted=weighted, negative=negative)
         embeddings = form.chosen_embeddings(values, self.page)
         chosen = [(word, each.path, each.token) for each in embeddings for word in each.names]

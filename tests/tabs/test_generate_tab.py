@@ -314,6 +314,18 @@ def test_an_image_made_as_sd_scripts_makes_it_is_repeated_from_the_fields(desk, 
     assert request.job.generate.compatibility == "kohya"
 
 
+@pytest.mark.parametrize(("negative", "dynamic"), [("{{bad}}", True), ("__bad__", False)])
+def test_braces_in_the_prompts_of_an_image_stay_text(desk, tmp_path, negative, dynamic):
+    job = made(prompt="a {red} fox", negative_prompt=negative)
+    job = job.model_copy(update={"prompts": PromptSettings(dynamic_prompts=False)})
+    Image.new("RGB", (64, 64)).save(tmp_path / "in.png", pnginfo=png_info(job, Hashes()))
+    desk.read(str(tmp_path / "in.png"))
+    assert desk._values()["dynamic_prompts"] == dynamic
+    press(desk, **desk._values())
+    (request,), _ = requests_of(desk.page.engine.jobs[0], no_files)
+    assert (request.job.generate.prompt, request.job.generate.negative_prompt) == ("a {red} fox", negative)
+
+
 def test_what_an_image_used_and_is_not_here_is_said(desk, tmp_path):
     file = draw(tmp_path / "in.png", loras=[{"file": f"models/{HOSTILE}", "strength": 1}])
     desk.read(str(file))

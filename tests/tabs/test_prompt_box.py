@@ -60,12 +60,16 @@ def test_places_are_those_of_the_browser(box):
     assert look(box, "a zunkel")[0] == "4/75"  # three vectors
     assert look(box, "{red|blue} AND cat")[0] == "about 1/75 AND 1/75"
     assert look(box, "fox " * 400)[0] == "6 windows, 25/75 in the last"
-    assert look(box, "a {b <lora:x:1>", "negative_prompt")[1] == [(5, 15, "prompt.lora-in-negative")]
+    assert look(box, "a {b <lora:x:1>", "negative_prompt")[1] == [
+        (2, 3, "prompt.open-brace"),
+        (5, 15, "prompt.lora-in-negative"),
+    ]
 
 
 def test_hostile_questions_are_answered_in_words(box):
     assert look(box, "a" * 1_000_000) == ("", [(0, 1_000_000, "prompt.too-long")])
-    assert look(box, "x __self__")[1] == [(2, 10, "prompt.bad-wildcard")]
+    for name in ("prompt", "negative_prompt"):
+        assert look(box, "x __self__ --w 9", name)[1][0] == (2, 10, "prompt.bad-wildcard")
     for asked in ({}, {"act": "look"}, {"act": 3}, {"act": "complete", "kind": [], "value": {}}, {"act": "import"}):
         assert isinstance(answered(box.answer, asked), dict)
 

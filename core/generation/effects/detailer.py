@@ -12,15 +12,17 @@ from typing import TYPE_CHECKING
 
 from core.control.detectors import DETECTORS, Box, Find, lowest_confidence
 from core.formats.onnx.file import check_onnx
-from core.generation.effects.inpaint import blurred, only_masked
+from core.generation.effects.inpaint import only_masked
 from core.generation.model.sources import HookFile
 from core.generation.plan.files import weight_problems
 from core.generation.plan.hooks import Inpaint
+from core.generation.plan.initial import blurred
 from core.generation.plan.stages import as_sd_scripts, detail_size, least_strength
 from core.generation.prompt.changes import with_settings
 from core.generation.prompt.loras import has_tags
 from core.generation.sample.canvas import Box as Pixels
 from core.record.problems import Problem, ProblemsError, collected, problems_at, raise_if_errors
+from core.record.units import count
 from core.record.workspace import resolve_path
 from core.settings.base import SEEDS
 from core.settings.generation.detailer import DetailerSettings
@@ -139,16 +141,28 @@ class Detailer(ExitStack):
         settings = job.detailer
         if not settings.used:
             return image
-        boxes = boxes_to_detail(self._find(settings, image), image.size, settings)
+        found = self._find(settings, image)
+        boxes = boxes_to_detail(found, image.size, settings)
         if not boxes:
-            what = f"The detailer found nothing in the image with seed {job.generate.seed}, which is unchanged"
+            what, code = "found nothing", "detailer.none-found"
             fix = "lower the detector confidence, or choose another detector"
-            self._reports.warn(Problem(what, DETECTOR, fix, "advice", code="detailer.none-found"))
+            if found:
+                what, code = f"left out {count(len(found), 'detection')}", "detailer.all-left-out"
+                fix = "change the area ratios or the mask dilation"
+            what = f"The detailer {what} in the image with seed {job.generate.seed}, which is unchanged"
+            self._reports.warn(Problem(what, DETECTOR, fix, "advice", code=code))
         for number, box in enumerate(boxes):
             if (part := job_of(job, number)) is None:
                 continue
             self._reports.stage(f"detailing {number + 1} of {len(boxes)}", number, len(boxes))
             mask = blurred(box_mask(box, image.size), settings.ad_mask_blur)
+            if mask.getbbox() is None:
+                what, fix = (
+                    f"A blur of {settings.ad_mask_blur} pixels leaves nothing of detection {number + 1}",
+                    "use less",
+                )
+                self._reports.warn(Problem(what, "detailer.ad_mask_blur", fix, "advice", code="detailer.mask-blurred"))
+                continue
             image = inpaint(part, only_masked(image, mask, settings.ad_inpaint_only_masked_padding, detail_size(job)))
         return image
 
@@ -175,12 +189,13 @@ def boxes_to_detail(boxes: Sequence[Box], size: tuple[int, int], settings: Detai
 
     Keeps boxes of an allowed area, at most the `ad_mask_k_largest` largest, in the order of `ad_bbox_sortby`.
 
-    boxes     (left, top, right, bottom) in pixels
+    boxes     (left, top, right, bottom) in pixels, also beyond the image
     size      (width, height) of the image
     returns   boxes in whole pixels inside the image
     """
-    low, high = (ratio * size[0] * size[1] for ratio in (settings.ad_mask_min_ratio, settings.ad_mask_max_ratio))
-    fitting = [box for box in boxes if low <= area(box) <= high]
+    whole = size[0] * size[1]
+    low, high = settings.ad_mask_min_ratio * whole, settings.ad_mask_max_ratio * whole
+    fitting = [box for box in boxes if low <= min(area(box), whole) <= high]
     if settings.ad_mask_k_largest:
         largest = sorted(fitting, key=area, reverse=True)[: settings.ad_mask_k_largest]
         fitting = [box for box in fitting if box in largest]

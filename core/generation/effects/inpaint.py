@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from core.diffusion.samplers import add_noise
 from core.generation.plan.hooks import HookInputs
-from core.generation.plan.initial import IMAGE, blur_of, opened, read_mask
+from core.generation.plan.initial import IMAGE, blur_of, blurred, opened, read_mask
 from core.generation.plan.stages import as_sd_scripts
 from core.generation.sample.canvas import Box, Canvas, encoded, fitted, mask_of, pixels_of
 from core.generation.sample.guidance import Moment
@@ -54,13 +54,6 @@ def only_masked(image: Image, mask: Image, padding: int, size: tuple[int, int], 
     box = box_around(mask.getbbox() or (0, 0, *mask.size), mask.size, padding, size)
     visible, small = fitted(image.crop(box), size, "resize"), fitted(mask.crop(box), size, "resize")
     return Canvas(filled(visible, small) if fill else visible, small, image, box, mask)
-
-
-def blurred(mask: Image, radius: int) -> Image:
-    """Return a mask with Gaussian blur. radius: in pixels; 0 keeps the mask"""
-    from PIL import ImageFilter
-
-    return mask.filter(ImageFilter.GaussianBlur(radius)) if radius else mask
 
 
 def box_around(area: Box, image: tuple[int, int], padding: int, size: tuple[int, int]) -> Box:

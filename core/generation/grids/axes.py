@@ -43,6 +43,11 @@ A1111_NAMES = {
     "var. strength": "generate.variation_strength",
     "denoising": "image_to_image.strength",
     "hires upscale": "hires.highres_fix_scale",
+    "upscale by": "hires.highres_fix_scale",
+    "hires upscaler": "hires.highres_fix_upscaler",
+    "rng source": "start_noise.noise_source",
+    "[controlnet] weight": WEIGHT,
+    "lora weight": STRENGTH,
     "refiner checkpoint": "refiner.refiner_checkpoint",
     "refiner switch at": "refiner.refiner_switch_at",
     "lora file": LORA,
@@ -264,6 +269,8 @@ def read_values(setting: str, text: str) -> list[Value]:
     values = [_value(setting, entry, each, problems) for each in texts]
     if problems:
         raise ProblemsError(problems)
+    if setting == PROMPT_SR:
+        return [values[0], *(replace(each, value="") if each.text.casefold() == NONE else each for each in values[1:])]
     bare = [OPTIONS.split(value.text)[0] for value in values]
     if setting == "generate.prompt" and len(set(bare)) == len(values):  # labels without options are still unique
         return [replace(value, text=text) for value, text in zip(values, bare, strict=True)]
@@ -338,8 +345,8 @@ def _value_of_text(entry: Declared, text: str) -> Any:
         return None if normalized == NONE and entry.optional else ALSO_CALLED.get(text, text)
     if entry.kind == "bool":
         return {"on": True, "true": True, "yes": True, "off": False, "false": False, "no": False}.get(normalized, text)
-    if entry.optional and normalized == NONE:
-        return None
+    if normalized == NONE and (entry.optional or entry.widget == "prompt"):
+        return None if entry.optional else ""
     if entry.kind == "list":
         return [] if normalized == NONE else [each.strip() for each in text.split(";") if each.strip()]
     return value_typed(entry, text)
@@ -359,7 +366,7 @@ def _near_choice(entry: Declared, text: str) -> str:
 
 def label_of(entry: Declared, value: Any, text: str) -> str:
     """Return the label of a value's row or column. text: as the user wrote it"""
-    if value is None or value == []:
+    if value in (None, [], ""):
         return NONE
     if entry.kind == "bool":
         return "on" if value else "off"

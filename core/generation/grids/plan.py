@@ -33,6 +33,7 @@ from core.generation.plan.plan import Plan, plan_for, requests_and_notes
 from core.generation.plan.requests import Request
 from core.generation.plan.stages import sampling_steps
 from core.generation.prompt.changes import with_settings
+from core.generation.prompt.wildcards import has_variants
 from core.record.allowed import may_reach
 from core.record.file_titles import file_stem, title_of_file, titles_of
 from core.record.problems import Problem, ProblemsError, collected, raise_if_errors
@@ -219,7 +220,8 @@ def _request(
     for axis in axes:
         if "." not in axis.setting or axis.setting in texts:
             continue
-        if value_of(cell_job, axis.setting) != value_of(cell, axis.setting):
+        value = value_of(cell, axis.setting)
+        if value_of(cell_job, axis.setting) != value and not (isinstance(value, str) and has_variants(value)):
             what = f"{axis.title} of the axis is ignored: the prompt has an option for it"
             notes.append(Problem(what, axis.field, "remove the option", "advice", code="grid.option-wins"))
     for when in (AFTER, LAST):

@@ -44,7 +44,8 @@ def save_image(
     now = time.localtime()
     kind = ENDINGS.get(Path(name or "").suffix.lower(), job.output.image_format)
     folder = root_of(job, workspace)
-    for part in job.output.folder_pattern.replace("\\", "/").split("/"):
+    folders, file_pattern = job.output.folder_pattern, job.output.file_pattern.replace("\\", "/")
+    for part in [*folders.replace("\\", "/").split("/"), *file_pattern.split("/")[:-1]]:
         if part_name := _filled_pattern(part, job, now, number):
             folder /= part_name
     content = encoded_image(image, job, hashes, kind)
@@ -82,7 +83,8 @@ def _file_stem(name: str | None, job: GenerateJob, now: time.struct_time, number
         stem = _plain_stem(job.image_to_image.image_path)
     if not stem and job.output.sequential_file_name:
         stem = f"im_{stage}{number:06d}"
-    return stem or _filled_pattern(job.output.file_pattern, job, now, number) or "image"
+    pattern = job.output.file_pattern.replace("\\", "/").rpartition("/")[2]
+    return stem or _filled_pattern(pattern, job, now, number) or "image"
 
 
 def _filled_pattern(pattern: str, job: GenerateJob, now: time.struct_time, number: int) -> str:

@@ -490,9 +490,10 @@ def wildcard_lines(workspace: Workspace, name: str) -> list[str]:
     if matches:
         raise WildcardError(f"the wildcard file '{name}' is empty")
     near = difflib.get_close_matches(name, wildcard_names(workspace), 1)
-    raise WildcardError(
-        f"no wildcard file '{name}' in models/wildcards" + (f"; did you mean '{near[0]}'?" if near else "")
-    )
+    hint = f"; did you mean '{near[0]}'?" if near else ""
+    if not near and any(folder.rglob("*.y*ml")):
+        hint = "; only .txt files are read"
+    raise WildcardError(f"no wildcard file '{name}' in models/wildcards{hint}")
 
 
 def _matches_wildcard(pattern: str, name: str) -> bool:

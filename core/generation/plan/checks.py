@@ -26,7 +26,7 @@ from core.generation.plan.stages import (
 )
 from core.generation.plan.upscalers import upscales_latents
 from core.generation.prompt.analysis import has_settings
-from core.generation.prompt.runs import parts_of
+from core.generation.prompt.runs import parts_of, weighted_parts
 from core.generation.sample.guidances import GUIDANCES, kind_of
 from core.generation.sample.loop import evaluation_count
 from core.record.problems import Problem
@@ -116,6 +116,9 @@ def _mask_problems(job: GenerateJob) -> Iterator[Problem]:
     if job.regions.region_map and len(parts_of(job.generate.prompt)) == 1:
         what, fix = "The region map has no effect: the prompt has no AND", "write 'a fox AND a dog'"
         yield Problem(what, "regions.region_map", fix, "advice", code="generate.no-regions")
+    if has_regions(job) and any(weight != 1 for _, weight in weighted_parts(job.generate.prompt)):
+        what, fix = "Weights of prompts joined by AND have no effect in regions", "weigh words instead: (word:1.2)"
+        yield Problem(what, "generate.prompt", fix, "advice", code="generate.region-weights")
 
 
 def _noise_problems(job: GenerateJob) -> Iterator[Problem]:
@@ -138,9 +141,6 @@ def _guidance_problems(job: GenerateJob) -> Iterator[Problem]:
     for name in [name for name, used in unused.items() if off and used]:
         what = f"{settings.title_of(name)} has no effect: guidance is off at a scale of 1 and below"
         yield Problem(what, f"generate.{name}", "raise the guidance scale", "advice", code="generate.no-guidance")
-    if SAMPLERS[settings.sampler].cfg_pp and (settings.guidance_scale or 0) > MAX_CFG_PP_SCALE:
-        what = f"{SAMPLER_LABELS[settings.sampler]} oversaturates at a guidance scale of {settings.guidance_scale:g}"
-        yield Problem(what, "generate.guidance_scale", "use 0.5 to 2", "advice", code="generate.cfg-pp-scale")
     if settings.negative_scale is not None and not kind.negative_scale:
         what, fix = f"{kind.title} has no negative scale", "empty the field, or choose another guidance"
         yield Problem(what, "generate.negative_scale", fix, code="guidance.negative-scale")
@@ -241,8 +241,11 @@ def depth_problems(jobs: Jobs, model_family: Family) -> Iterator[Problem]:
 
 
 def guidance_problems(job: GenerateJob, model_family: Family) -> Iterator[Problem]:
-    """Yield problems of a job's guidance with models of a family. model_family: the family"""
-    guidance = kind_of(job.generate.guidance)
+    """Yield problems of a job's guidance with models of a family. job: with guidance scale set; model_family: the family"""
+    settings, guidance = job.generate, kind_of(job.generate.guidance)
+    if SAMPLERS[settings.sampler].cfg_pp and (settings.guidance_scale or 0) > MAX_CFG_PP_SCALE:
+        what = f"{SAMPLER_LABELS[settings.sampler]} oversaturates at a guidance scale of {settings.guidance_scale:g}"
+        yield Problem(what, "generate.guidance_scale", "use 0.5 to 2", "advice", code="generate.cfg-pp-scale")
     if model_family.reads_guidance and guidance.name != "classic":
         what, fix = f"{guidance.title} does not work with guidance-distilled models", "choose classic"
         yield Problem(what, "generate.guidance", fix, code="guidance.family")
@@ -299,7 +302,11 @@ def _model_guidance_problems(jobs: Jobs, sources: Sources) -> Iterator[Problem]:
     """Yield problems of each distinct guidance with the base model, and with the refiner for jobs that use one."""
     refined = [job for job in jobs if job.refiner.refiner_checkpoint]
     for name, jobs_of_family in ((sources.family, jobs), (REFINER, refined)):
-        for job in {(job.generate.guidance, guidance_group(job)): job for job in jobs_of_family}.values():
+        distinct = {
+            (job.generate.guidance, job.generate.sampler, job.generate.guidance_scale, guidance_group(job)): job
+            for job in jobs_of_family
+        }
+        for job in distinct.values():
             yield from guidance_problems(job, family(name))
 
 

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from core.generation.plan.requests import Request
-from core.generation.plan.stages import KOHYA_SIZE_STEP, as_sd_scripts
+from core.generation.plan.stages import KOHYA_SIZE_STEP, as_sd_scripts, has_regions
 from core.generation.prompt.changes import with_settings
+from core.generation.prompt.runs import parts_of
 from core.generation.sample.canvas import fitted
 from core.record.problems import Problem, ProblemsError
 from core.record.units import count
@@ -32,7 +33,8 @@ def image_files(text: str, where: str) -> list[Path]:
     path = resolve_path(text)
     if os.path.isfile(path):
         return [path]
-    files = sorted(file for file in path.glob("*") if file.suffix.lower() in ENDINGS) if os.path.isdir(path) else []
+    listed = sorted(path.glob("*")) if os.path.isdir(path) else []
+    files = [file for file in listed if file.suffix.lower() in ENDINGS and not file.name.startswith(".")]
     if files:
         return files
     what = f"The folder '{text}' contains no images" if os.path.isdir(path) else f"'{text}' does not exist"
@@ -86,6 +88,13 @@ def read_mask(settings: ImageToImageSettings, size: tuple[int, int]) -> Image:
     return ImageOps.invert(mask) if settings.mask_invert else mask
 
 
+def blurred(mask: Image, radius: int) -> Image:
+    """Return a mask with Gaussian blur. radius: in pixels; 0 keeps the mask"""
+    from PIL import ImageFilter
+
+    return mask.filter(ImageFilter.GaussianBlur(radius)) if radius else mask
+
+
 def with_initial_images(requests: Sequence[Request]) -> list[Request]:
     """Return the requests with one initial image and one mask each; images of a folder are used in turn. Raises ProblemsError for missing
     images, and for folders with different numbers of images and masks."""
@@ -110,17 +119,47 @@ def with_initial_images(requests: Sequence[Request]) -> list[Request]:
     return resolved
 
 
+def unused_images(jobs: Sequence[GenerateJob]) -> Iterator[Problem]:
+    """Yield advice about folders with more initial images than images are generated. jobs: of all images, before folders are resolved"""
+    for text in dict.fromkeys(job.image_to_image.image_path for job in jobs):
+        number = len(image_files(text, IMAGE)) if text else 0
+        if number > len(jobs):
+            what, fix = f"Only {len(jobs)} of the {number} initial images are used", f"generate {number} images"
+            yield Problem(what, "generate.count", fix, "advice", code="generate.unused-images")
+
+
+def region_advice(jobs: Sequence[GenerateJob]) -> Iterator[Problem]:
+    """Yield advice about region maps without an area of its own for each prompt. Raises ProblemsError for unreadable maps."""
+    by_channel = [job for job in jobs if has_regions(job) and not job.regions.network_regional_mask_max_color_codes]
+    for text, prompts in sorted(
+        {(job.regions.region_map or "", len(parts_of(job.generate.prompt))) for job in by_channel}
+    ):
+        path = resolve_path(text)
+        areas = dict(zip(("red", "green", "blue")[:prompts], opened(path, MAP).split(), strict=False))
+        what, missing = "", [color for color, area in areas.items() if area.getbbox() is None]
+        if missing:
+            what = f"{path.name} has no {' and no '.join(missing)}: prompts without an area act on the whole image"
+        elif len({area.tobytes() for area in areas.values()}) == 1:
+            what = f"{path.name} is gray: all prompts act on the same area"
+        if what:
+            fix = "paint red where the first prompt acts, green for the second, blue for the third"
+            yield Problem(what, MAP, fix, "advice", code="generate.region-colors")
+
+
 def mask_problems(requests: Sequence[Request]) -> Iterator[Problem]:
     """Yield problems of the masks. Raises ProblemsError for unreadable images."""
-    for settings in {
-        request.job.image_to_image.model_dump_json(): request.job.image_to_image for request in requests
-    }.values():
+    for job in {request.job.image_to_image.model_dump_json(): request.job for request in requests}.values():
+        settings = job.image_to_image
         if not settings.image_path or not settings.mask_path:
             continue
         image, path = opened(resolve_path(settings.image_path), IMAGE).size, resolve_path(settings.mask_path)
         mask_size = opened(path, MASK).size
         yield from mask_size_advice(path, mask_size, image)
-        if read_mask(settings, image).getbbox() is None:
+        mask, blur = read_mask(settings, image), blur_of(job)
+        if mask.getbbox() is not None and blurred(mask, blur).getbbox() is None:
+            what = f"A blur of {blur} pixels leaves nothing of the mask {path.name}"
+            yield Problem(what, "image_to_image.mask_blur", "use a smaller one", code="generate.mask-blurred")
+        if mask.getbbox() is None:
             color = "white" if settings.mask_invert else "black"
             what = f"The mask {path.name} is all {color}: nothing would be repainted"
             fix = "paint what is repainted white, or turn Invert mask " + ("off" if settings.mask_invert else "on")

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import chain
 
 from core.families.trained_size import trained_size
 from core.generation.model.library import embedding_vectors, wildcard_lines
@@ -11,7 +12,15 @@ from core.generation.model.sources import Sources
 from core.generation.plan.checks import output_problems, problems_of, problems_with_model
 from core.generation.plan.files import find_sources, model_problems, with_model_guidance, with_model_schedule
 from core.generation.plan.hooks import HOOKS, hook_files, with_hook_images
-from core.generation.plan.initial import IMAGE, mask_problems, opened, size_from, with_initial_images
+from core.generation.plan.initial import (
+    IMAGE,
+    mask_problems,
+    opened,
+    region_advice,
+    size_from,
+    unused_images,
+    with_initial_images,
+)
 from core.generation.plan.requests import Request, requests_of
 from core.generation.plan.stages import described, sampling_steps
 from core.generation.prompt.changes import with_settings
@@ -82,8 +91,9 @@ def _with_files(
     complete = collected(problems, with_hook_images, initial)
     hook_models = collected(problems, hook_files, jobs, workspace)
     sources = collected(problems, find_sources, job, workspace, jobs)
-    advice = (each for kind in HOOKS.values() for each in kind.advice(initial))
-    problems += collected(problems, lambda: [*mask_problems(with_images), *advice]) or ()
+    of_hooks = (kind.advice(initial) for kind in HOOKS.values())
+    of_images = (mask_problems(with_images), unused_images(jobs if initial else ()), region_advice(initial))
+    problems += collected(problems, lambda: [*chain(*of_images, *of_hooks)]) or ()
     raise_if_errors(problems)
     assert complete is not None and sources is not None and hook_models is not None
     requests = [replace(request, job=each) for request, each in zip(with_images, complete, strict=True)]

@@ -26,6 +26,7 @@ from core.settings.generation.prompts import PromptSettings
 from core.settings.job import GenerateJob
 
 FILE, PROMPT, NEGATIVE = "prompts.from_file", "generate.prompt", "generate.negative_prompt"
+DETAILER_PROMPTS = ("detailer.ad_prompt", "detailer.ad_negative_prompt")
 DEFAULT_DEPTH, DEFAULT_START = 3, 650  # of Deep Shrink and Gradual Latent, if an inline option turns them on
 MAX_IMAGES = 100_000  # images of one job
 
@@ -105,7 +106,9 @@ def _syntax_problems(job: GenerateJob, entries: Sequence[Entry], names: Names, w
     where: the setting that contains the prompts"""
     dynamic, weighted = job.prompts.dynamic_prompts, job.generate.prompt_weights
     passes = tuple(each for each in passes_of(job) if each is not None)
-    findings = list(findings_of(job.generate.negative_prompt, names, Parsing(False, weighted, True, NEGATIVE, passes)))
+    findings = list(
+        findings_of(job.generate.negative_prompt, names, Parsing(dynamic, weighted, True, NEGATIVE, passes))
+    )
     for entry in entries:
         text = entry if isinstance(entry, str) else entry.get("prompt")
         if isinstance(text, str):
@@ -209,7 +212,22 @@ def _requests_of_entry(
         return
     for chosen, seed in lines:
         parsed = read_line(chosen, notes, where) if isinstance(line, str) else PromptLine(chosen, line.values)
-        yield _request(job, parsed, seed, seeds, notes)
+        yield _request(_with_chosen_variants(job, seed, files, notes) if dynamic else job, parsed, seed, seeds, notes)
+
+
+def _with_chosen_variants(job: GenerateJob, seed: int, files: Files, notes: list[Problem]) -> GenerateJob:
+    """Return the job with the variants in its negative prompt and the detailer's prompts chosen by an image's seed.
+    notes: receives errors of these variants"""
+    for path in (NEGATIVE, *(DETAILER_PROMPTS if job.detailer.used else ())):
+        group, _, name = path.partition(".")
+        text = getattr(getattr(job, group), name) or ""
+        try:
+            chosen = variants(text, [seed], files, job.generate.compatibility != "kohya")[0][0]
+        except WildcardError as error:
+            notes.append(Problem(f"In '{text[:40]}', {error}", path, FIX, code="prompt.bad-wildcard"))
+            continue
+        job = with_settings(job, **{group: {name: chosen}}) if chosen != text else job
+    return job
 
 
 def _request(job: GenerateJob, line: PromptLine, seed: int, seeds: _Seeds, notes: list[Problem]) -> Request:

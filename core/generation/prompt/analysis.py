@@ -124,7 +124,7 @@ class Parsing:
 
     dynamic    parse inline options (--w 768) and variants ({a|b}, __file__)
     weighted   parse prompt weights and prompt editing
-    negative   the text is a negative prompt: AND does not split it, and LoRA tags are errors
+    negative   the text is a negative prompt: AND does not split it, inline options are text, and LoRA tags are errors
     where      `Problem.where` of the problems: the setting that contains the prompt
     passes     sampling passes (hires fix has two), for prompt editing; (): edits are not parsed, as in sd-scripts
     """
@@ -209,8 +209,8 @@ def findings_of(text: str, names: Names = Names(), parsing: Parsing = Parsing())
 
 
 def _line_parts(text: str, parsing: Parsing) -> list[LinePart]:
-    """Split a prompt into its text and its inline options if `parsing.dynamic`, else return it as one part. Ignores " --" within braces."""
-    if not parsing.dynamic:
+    """Split a prompt into its text and its inline options, or return it as one part if it has none. Ignores " --" within braces."""
+    if not parsing.dynamic or parsing.negative:
         return [LinePart(0, len(text), text, PROMPT)]
     hidden = list(text)
     for start, end in braces(text)[0]:
@@ -403,7 +403,7 @@ def _embedding_findings(text: str, names: Names, parsing: Parsing) -> Iterator[F
 
 def _parts(text: str, names: Names, parsing: Parsing) -> Iterator[Part]:
     """Yield the prompts between AND with their token counts, at the step of prompt editing that has the most tokens."""
-    text = remove_tags(read_line(text, [], parsing.where).text if parsing.dynamic else text)
+    text = remove_tags(read_line(text, [], parsing.where).text if parsing.dynamic and not parsing.negative else text)
     count = _token_counter(names.embeddings)
     breaks = BREAK if parsing.passes else BREAK_ANYWHERE
     runs = partial(prompt_runs, read=_runs_of, separator=breaks) if parsing.weighted else None

@@ -75,7 +75,7 @@ def _text_entries(path: Path, where: str) -> list[Entry]:
 
 def _a1111_entry(line: str) -> Entry:
     """Return a line of A1111's script for prompts from a file, --prompt "a fox" --steps 20, as a table; others unchanged."""
-    if not re.match(r"\s*--prompt\s", line):
+    if not re.match(r"\s*--(?:\w+\s.*\s--)?prompt\s", line):
         return line
     try:
         words = shlex.split(line)

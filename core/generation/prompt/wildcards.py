@@ -19,7 +19,7 @@ MOST_PROBLEMS = 100  # of one text
 MOST_TEXT = 50_000_000  # characters of all prompts of one line
 # Within a group without braces: e$$, a number or a range, a separator; the rest are the variants.
 _GROUP = re.compile(r"\{(?:([eE])\$\$)?(?:(\d{1,9})(?:-(\d{1,9}))?\$\$)?(?:(?:\$\$)?([^|{}$]+)\$\$)?([^{}]+)\}")
-_FILE = re.compile(r"__([A-Za-z0-9*][\w\-./*]*?)__")
+_FILE = re.compile(r"__((?:[^\W_]|\*)(?:(?!__)[\w\-./* ])*)(?<! )__")
 _FROM_FILE = re.compile(r"\{[0-9][^|{}]*\$\$\s*" + _FILE.pattern + r"\s*\}")  # {2$$__name__}: several lines of a file
 _WEIGHT = re.compile(r"\s*([0-9]{1,6}(?:\.[0-9]{0,6})?|\.[0-9]{1,6})::")
 _COLONS = "\ue003"  # for "::" that is not a weight

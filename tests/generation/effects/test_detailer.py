@@ -109,6 +109,16 @@ def test_an_image_without_detections_is_unchanged_and_says_so(make, detected):
     assert not changed(plain, detailed).any() and heard.problems == ["detailer.none-found"]
 
 
+def test_detections_that_are_left_out_or_blurred_away_are_told(make, detected):
+    for more, code in (
+        ({"ad_mask_min_ratio": 0.9}, "detailer.all-left-out"),
+        ({"ad_mask_blur": 256}, "detailer.mask-blurred"),
+    ):
+        heard = Heard()
+        ((plain, _),), ((detailed, _),) = make(), make(heard, detailer=FACE | more)
+        assert not changed(plain, detailed).any() and {*heard.problems} == {code}
+
+
 def test_each_image_of_a_batch_gets_its_own_details(make, detected):
     both = make(generate={"count": 2, "batch_size": 2}, detailer=FACE)
     plain = make(generate={"count": 2, "batch_size": 2})
@@ -158,6 +168,7 @@ def test_area_limits_the_largest_k_and_the_order(settings, order):
 def test_boxes_are_dilated_within_the_image_and_shrunk_to_nothing():
     assert boxes_to_detail([(5, 5, 20, 20)], SIZE, DetailerSettings(ad_dilate_erode=20)) == [(0, 0, 30, 30)]
     assert boxes_to_detail([(5, 5, 20, 20)], SIZE, DetailerSettings(ad_dilate_erode=-16)) == []
+    assert boxes_to_detail([(-50, -50, 150, 150)], SIZE, DetailerSettings()) == [(0, 0, *SIZE)]
 
 
 def test_prompts_of_detections_are_separated_inserted_and_skipped():

@@ -12,6 +12,7 @@ from core.generation import making
 from core.generation.effects.inpaint import box_around, canvas_of, filled
 from core.generation.images.metadata import read_image_metadata
 from core.generation.plan.plan import plan_of
+from core.generation.prompt.changes import with_settings
 from core.generation.run import run_generate
 from core.record.problems import ProblemsError
 from core.record.workspace import PROJECT, Workspace
@@ -164,12 +165,20 @@ def test_masks_that_cannot_be_meant_are_refused_before_a_model_is_loaded(files, 
         for each in range(number):
             Image.new("RGB", SIZE, "white").save(tmp_path / folder / f"{each}.png")
     assert problems(inpainting((picture, tmp_path / "black.png")), workspace) == ["generate.mask-empty"]
+    dot = Image.new("L", SIZE)
+    dot.paste(255, (9, 9, 11, 11))
+    dot.save(tmp_path / "dot.png")
+    assert not problems(inpainting((picture, tmp_path / "dot.png")), workspace)
+    assert problems(inpainting((picture, tmp_path / "dot.png"), mask_blur=64), workspace) == ["generate.mask-blurred"]
     assert problems(inpainting((picture, tmp_path / "black.png"), mask_invert=True), workspace) == []
     assert problems(inpainting((picture, tmp_path / "small.png")), workspace) == ["generate.mask-size"]
     assert problems(inpainting((picture, tmp_path / "broken.png")), workspace) == ["image.unreadable"]
     assert problems(inpainting((tmp_path / "broken.png", mask)), workspace) == ["image.unreadable"]
     assert problems(inpainting((tmp_path / "images", tmp_path / "masks")), workspace) == ["generate.mask-count"]
-    assert problems(inpainting((tmp_path / "images", mask)), workspace) == []
+    (tmp_path / "images" / "._0.png").write_bytes(b"of a Mac")
+    several = inpainting((tmp_path / "images", mask))
+    assert problems(several, workspace) == ["generate.unused-images"]
+    assert problems(with_settings(several, generate={"count": 3}), workspace) == []
 
 
 def test_with_the_compatibility_of_sd_scripts_the_result_is_not_pasted_and_the_mask_not_blurred(files):

@@ -8,6 +8,7 @@ from torch import nn
 from core.families.targets import Target
 from core.generation.effects.regions import _InRegion
 from core.generation.model.loras import loras_attached
+from core.generation.plan.plan import plan_of
 from core.generation.run import run_generate
 from core.networks.adapter import adapt, forward_with_adapters
 from core.networks.adapter_file import save_lora
@@ -69,14 +70,15 @@ def test_a_lora_belongs_to_the_sub_prompt_of_its_place_among_those_of_the_image(
     halves.paste((0, 255, 0), (32, 0, 64, 64))
     halves.save(tmp_path / "map.png")
 
-    def drawn(names):
+    def drawn(names, prompt="a fox AND a dog"):
         uses = [LoraUse(file=str(files[name])) for name in names]
-        job = job_of(prompt="a fox AND a dog", steps=2, seed=1, width=64, height=64, loras=uses)
+        job = job_of(prompt=prompt, steps=2, seed=1, width=64, height=64, loras=uses)
         job = job.model_copy(update={"regions": RegionSettings(region_map=str(tmp_path / "map.png"))})
         (path,) = run_generate(job, space, store=store)
         return Image.open(path).convert("RGB").tobytes()
 
     assert len({drawn("ab"), drawn("ba"), drawn("abc")}) == 3
+    assert drawn("ab", "a fox AND a dog :0.5") == drawn("ab")
 
 
 def other(layer, seed):
@@ -86,3 +88,21 @@ def other(layer, seed):
     for parameter, _ in adapter.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
     return adapter
+
+
+@pytest.mark.parametrize(
+    ("colors", "prompt", "codes"),
+    [
+        (((255, 0, 0), (0, 255, 0)), "a AND b", []),
+        (((255, 0, 0), (0, 255, 0)), "a AND b AND c", ["generate.region-colors"]),
+        (((255, 0, 0), (0, 0, 255)), "a AND b", ["generate.region-colors"]),
+        (((255, 255, 255), (0, 0, 0)), "a AND b", ["generate.region-colors"]),
+        (((255, 0, 0), (0, 255, 255)), "a AND b AND c AND d", []),
+    ],
+)
+def test_prompts_without_an_area_of_their_own_are_told_before_the_start(space, tmp_path, colors, prompt, codes):
+    areas = Image.new("RGB", (64, 64), colors[0])
+    areas.paste(colors[1], (32, 0, 64, 64))
+    areas.save(tmp_path / "map.png")
+    job = job_of(prompt=prompt).model_copy(update={"regions": RegionSettings(region_map=str(tmp_path / "map.png"))})
+    assert [each.code for each in plan_of(job, space).notes] == codes

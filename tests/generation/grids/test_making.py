@@ -185,6 +185,8 @@ def test_an_axis_of_models_and_one_of_their_prediction_both_act_in_any_order(wor
 def test_a_negative_prompt_that_styles_and_replacements_add_to_is_no_option_that_wins(workspace):
     names = {"x_axis": "negative prompt", "x_values": "red, blue", "y_axis": "prompt_sr", "y_values": "red, green"}
     assert not grid_of(job_of("a red fox", **names), workspace).notes
+    names = {"x_axis": "negative prompt", "x_values": "{red|blue}, green"}
+    assert not grid_of(job_of("a red fox", **names), workspace).notes
     names = {"x_axis": "steps", "x_values": "1,2"}
     notes = grid_of(job_of("a red fox --s 3", **names), workspace).notes
     assert [note.code for note in notes] == ["grid.option-wins"]

@@ -79,6 +79,8 @@ def test_fields_of_patterns_are_filled_in(space, monkeypatch):
     path, _ = saved(space, {"folder_pattern": "[model]/[width]x[height]", "file_pattern": names})
     told = "2026-01-02 030405 7 a fox, 狐 (red1.2) starter ddim 20 4.5 64 72 00001.png"
     assert path == space.images / "starter" / "64x72" / told
+    path, _ = saved(space, {"folder_pattern": "a", "file_pattern": "[model]\\b/[seed]"})
+    assert path == space.images / "a" / "starter" / "b" / "7.png"
 
 
 @pytest.mark.parametrize("pattern", ["../../[seed]", "/etc/[seed]", "..\\..\\x", "[prompt]/../..", "C:/x", "a/./b"])

@@ -58,8 +58,6 @@ LATENT = {"highres_fix_upscaler": "latent"}
         ({"generate": {"guidance": "apg"}}, []),
         ({"generate": {"guidance_scale": 1}}, []),
         ({"generate": {"guidance_scale": 1, "negative_scale": 0}}, ["generate.no-guidance"]),
-        ({"generate": {"sampler": "euler_cfg_pp", "guidance_scale": 2}}, []),
-        ({"generate": {"sampler": "euler_cfg_pp", "guidance_scale": 2.01}}, ["generate.cfg-pp-scale"]),
         ({"generate": {"sampler": "euler", "guidance_scale": 7}}, []),
         ({"pag": {"pag_scale": 2}}, ["settings.no-effect"]),
         ({"pag": {"pag_scale": 2}, "generate": {"guidance": "pag"}}, []),

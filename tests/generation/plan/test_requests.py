@@ -75,11 +75,14 @@ def test_an_option_holds_for_its_own_line_only(tmp_path):
 def test_a_file_of_a1111s_script_for_prompts_is_read(tmp_path):
     file = tmp_path / "prompts.txt"
     options = '--negative_prompt "bad, hat" --seed 7 --steps 3 --cfg_scale 5.5 --sampler_name "Euler a" --width 64 --height 72'
-    file.write_text(f'--prompt "a fox, red" {options}\n--prompt it\'s a fox --batch_size 2\n', "utf-8")
+    lines = [f'--prompt "a fox, red" {options}', "--prompt it's a fox --batch_size 2", '--steps 5 --prompt "a cat"']
+    file.write_text("\n".join(lines), "utf-8")
     found, codes = asked(job_of(prompts={"from_file": str(file)}))
     made = [each.job.generate for each in found]
-    assert codes == ["prompts.unknown-option"] and [each.prompt for each in made] == ["a fox, red", "it's a fox"]
-    assert (made[0].negative_prompt, made[0].steps, made[0].guidance_scale, made[0].sampler) == (
+    assert codes == ["prompts.unknown-option"]
+    assert [(each.prompt, each.steps) for each in made[1:]] == [("it's a fox", 20), ("a cat", 5)]
+    assert (made[0].prompt, made[0].negative_prompt, made[0].steps, made[0].guidance_scale, made[0].sampler) == (
+        "a fox, red",
         "bad, hat",
         3,
         5.5,
@@ -184,7 +187,8 @@ def test_wildcard_files_are_read_below_their_folder_only(tmp_path):
     assert read("color") == ["red", "blue"] and read("*/*") == ["mouse"]
     found, _ = asked(job_of("__color__ __animals/small__", generate={"count": 8}), read)
     assert {each.job.generate.prompt for each in found} == {"red mouse", "blue mouse"}
-    for name, words in (("colour", "did you mean 'color'"), ("../secret", "no wildcard file")):
+    (folder / "more.yaml").write_text("clothes:\n  - hat\n", "utf-8")
+    for name, words in (("colour", "did you mean 'color'"), ("../secret", "no wildcard file"), ("hat", "only .txt")):
         with pytest.raises(WildcardError, match=words):
             read(name)
     for prompt, words in (
@@ -212,7 +216,8 @@ def test_two_stars_in_a_wildcard_are_every_file_below(tmp_path):
     assert read("**/a") == ["x/a", "x/deep/er/a", "y/a"] and read("x/**/a") == ["x/a", "x/deep/er/a"]
     assert read("**") == read("**/**/**") == ["x", "x/a", "x/deep/b", "x/deep/er/a", "y/a"]
     assert read("*") == ["x"] and read("x/*") == ["x/a"] and read("x/de**/b") == ["x/deep/b"]
-    for prompt in ("__x/**__", "__" + "**/" * 5000 + "a__", "__" + "a*" * 5000 + "__", "__" + "a" * 5000 + "__"):
+    long = ("__" + "**/" * 5000 + "a__", "__" + "a*" * 5000 + "__", "__" + "a" * 5000 + "__", "__a " * 20_000)
+    for prompt in ("__x/**__", *long):
         begin = time.thread_time()
         findings_of(prompt, Names(read))
         assert time.thread_time() - begin < 2
@@ -233,6 +238,38 @@ def test_variants_and_lines_have_weights_as_in_dynamic_prompts():
     assert drawn("__colors__", weighted=False).keys() == {"3::red", "blue"}
     with pytest.raises(WildcardError):
         variants("{0::a|0::b}", [1])
+
+
+@pytest.mark.parametrize("name", ["hair color", "髪色", "été/v1.5_a-b", "a b/c d"])
+def test_names_of_wildcard_files_have_spaces_and_letters_of_any_alphabet(name):
+    assert variants(f"a __{name}__ fox, __{name}__", [1], lambda asked: [f"<{asked}>"]) == [
+        (f"a <{name}> fox, <{name}>", 1)
+    ]
+    assert problems_in(f"__{name}__")[0][:2] == (0, len(name) + 4)
+    assert not problems_in(f"snake__ {name} __case, __{name}, x__")
+
+
+def test_variants_of_the_negative_prompt_and_of_the_detailers_prompts_are_chosen_by_the_images_seed():
+    asked_for = {"count": 30, "negative_prompt": "{blur|noise}, __x__ --w 64 \\{"}
+    detailer = {"ad_model": "face", "ad_prompt": "{old|young} face", "ad_negative_prompt": "__x__"}
+    groups = {"generate": asked_for, "detailer": detailer}
+    found, _ = asked(job_of(**groups), lambda name: ["red"])
+    texts = {(each.job.generate.negative_prompt, each.job.detailer.ad_prompt) for each in found}
+    assert {negative for negative, _ in texts} == {"blur, red --w 64 {", "noise, red --w 64 {"}
+    assert {prompt for _, prompt in texts} == {"old face", "young face"}
+    assert {each.job.detailer.ad_negative_prompt for each in found} == {"red"}
+    again = asked(job_of(generate=asked_for | {"count": 1, "seed": found[9].seed}), lambda name: ["red"])[0][0]
+    assert again.job.generate.negative_prompt == found[9].job.generate.negative_prompt
+    kept = asked(job_of(**groups, prompts={"dynamic_prompts": False}))[0][0].job
+    assert (kept.generate.negative_prompt, kept.detailer.ad_prompt) == (
+        asked_for["negative_prompt"],
+        "{old|young} face",
+    )
+    found, _ = asked(job_of("a --n {x|y}", generate={"negative_prompt": "__x__"}), lambda name: ["red"])
+    assert found[0].job.generate.negative_prompt in ("x", "y")
+    for group, setting, texts in (("generate", "negative_prompt", {}), ("detailer", "ad_prompt", {"ad_model": "face"})):
+        with refused("prompt.bad-wildcard", f"{group}.{setting}"):
+            asked(job_of(**{group: texts | {setting: "__none__"}}))
 
 
 def test_several_lines_of_a_file_are_different_ones():
@@ -335,6 +372,7 @@ def test_a_line_may_have_a_variation_of_its_own(tmp_path):
         ({"hires": {"highres_fix_scale": 1}}, "generate.hires-scale"),
         ({"hires": {"highres_fix_scale": 2, "highres_fix_steps": 9, "hires_steps": 9}}, "generate.hires-steps"),
         ({"regions": {"region_map": "x.png"}}, "generate.no-regions"),
+        ({"regions": {"region_map": "x.png"}, "generate": {"prompt": "a AND b :0.5"}}, "generate.region-weights"),
         ({"generate": {"guidance_scale": 1, "negative_scale": 2}}, "generate.no-guidance"),
         (
             {"image_to_image": {"image_path": "x.png"}, "start_noise": {"pyramid_noise_prob": 1}},

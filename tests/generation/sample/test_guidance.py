@@ -24,7 +24,7 @@ from diffusers.hooks.smoothed_energy_guidance_utils import (
 from core.diffusion.text_states import TextStates
 from core.families import family
 from core.generation.plan.checks import guidance_problems, problems_of
-from core.generation.plan.plan import check_task
+from core.generation.plan.plan import check_task, plan_of
 from core.generation.prompt.states import PromptStates
 from core.generation.sample.guidance import EMPTY, NEGATIVE, PERTURBED, POSITIVE, composed
 from core.generation.sample.guidances import GUIDANCES, make_guidance
@@ -291,7 +291,6 @@ def job_of(prompt="a fox", map=None, **generate):
         ({"guidance": "apg", "negative_scale": 2.0}, "guidance.negative-scale"),
         ({"guidance": "apg", "guidance_scale": 1.0}, "generate.no-guidance"),
         ({"guidance_start": 0.6, "guidance_end": 0.5}, "guidance.range"),
-        ({"sampler": "euler_cfg_pp", "guidance_scale": 7.0}, "generate.cfg-pp-scale"),
         ({"guidance": "pag", "prompt": "a AND b", "map": "x.png"}, "guidance.regions"),
         ({"guidance_end": 0.5, "prompt": "a AND b", "map": "x.png"}, "guidance.regions"),
         ({"pag": {"pag_scale": 2.0}}, "settings.no-effect"),
@@ -305,6 +304,17 @@ def test_the_check_names_the_kind(tmp_path):
     space, model = Workspace(tmp_path / "outputs", PROJECT / "models"), {"base_model": str(PROJECT / "models/starter")}
     job = build(GenerateJob, {"model": model, "generate": {"prompt": "a fox", "guidance": "pag"}})
     assert "guidance 4 (pag)" in check_task(job, space)
+
+
+@pytest.mark.parametrize(
+    ("scale", "codes"), [(None, ["generate.cfg-pp-scale"]), (2.01, ["generate.cfg-pp-scale"]), (2, [])]
+)
+def test_a_scale_too_high_for_cfg_pp_is_said_also_of_the_models_own(tmp_path, scale, codes):
+    space, model = Workspace(tmp_path / "outputs", PROJECT / "models"), {"base_model": str(PROJECT / "models/starter")}
+    generate = {"prompt": "a fox", "sampler": "euler_cfg_pp", "guidance_scale": scale}
+    assert [
+        each.code for each in plan_of(build(GenerateJob, {"model": model, "generate": generate}), space).notes
+    ] == codes
 
 
 def test_what_fits_is_not_refused():
