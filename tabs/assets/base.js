@@ -241,7 +241,7 @@
   atelier.want = (of) => wants.push(of);
   /** Post JSON to an address of the page's own, not through Gradio. */
   atelier.post = async (name, body, more) => {
-    const answer = await fetch(`atelier/${name}`, {method: "POST", headers: {"Content-Type": "application/json"}, body, ...more});
+    const answer = await fetch(`atelier/${name}`, {method: "POST", headers: {"Content-Type": "application/json"}, body, ...more}).catch(() => { throw new Error("no connection"); });
     loggedOut(answer.status === 401);
     return answer;
   };
@@ -258,15 +258,19 @@
     if (!answer.ok) throw new Error(`the server answered ${answer.status}`);
     return answer.json();
   };
+  /** The problem of a request that has failed, in the server's words where it has some. answer: null where it does not answer */
+  const FIXES = {401: "log in again", 413: "choose fewer or smaller files", 422: "reload the page", 429: "choose fewer or smaller files, or try again in an hour", 507: "free disk space on the computer where Atelier runs, then try again"};
+  atelier.failure = async (answer, where = "") => {
+    if (!answer) return {what: "The server does not answer", where, fix: "check that Atelier still runs, then try again"};
+    const {error} = await answer.clone().json().catch(() => null) || {};
+    return {what: error ? error.split(/[.](?: |$)/)[0] : `The server answered ${answer.status}`, where, fix: FIXES[answer.status] || "try again"};
+  };
   /** What the server answers to a question; `problems` with `lost` where it does not. tooLarge: what and fix of one that is not taken */
   atelier.question = async (name, asked, tooLarge) => {
-    const lost = (what, fix = "try again") => ({lost: true, problems: [{what, where: "", fix}]});
-    try {
-      const answer = await atelier.post(name, JSON.stringify(asked));
-      if (answer.ok) return await answer.json();
-      if (answer.status === 401) return lost("This window is logged out", "log in again");
-      return answer.status === 413 && tooLarge ? lost(...tooLarge) : lost(`The server answered ${answer.status}`);
-    } catch (error) { return lost(`The server does not answer (${error.message})`); }
+    const answer = await atelier.post(name, JSON.stringify(asked)).catch(() => null);
+    if (answer && answer.ok) return answer.json();
+    const problem = await atelier.failure(answer), [what, fix] = answer && answer.status === 413 && tooLarge || [problem.what, problem.fix];
+    return {lost: true, problems: [{...problem, what, fix}]};
   };
   /** One tick, unless the one before is still on its way. What the server does not answer, the next one asks for. */
   const GONE = "gone", MOST_MISSED = 3, HUNG = 20000; // milliseconds
@@ -504,7 +508,7 @@
       ...(place ? [h("a", {class: "btn", href: place[0], target: place[0].startsWith("#") ? null : "_blank", onclick: () => { panel.hidden = true; }}, place[1])] : []),
       ...(undo ? [h("button", {type: "button", class: "btn", onclick: () => { panel.hidden = true; undo(); }}, "Undo")] : []),
       h("button", {type: "button", class: "btn quiet", "aria-label": "Close this message", onclick: () => { panel.hidden = true; }}, "Close"));
-    panel.dataset.undo = said.undo || "";
+    Object.assign(panel.dataset, {undo: said.undo || "", about: said.about || ""});
     panel.hidden = false;
     if (kind !== "error") atelier.hear(panel.firstChild.innerText);  // without its buttons
     atelier.byId("said-place").removeAttribute("style");  // the place of the message before
@@ -515,7 +519,9 @@
     panel.toggleAttribute("data-passes", kind !== "error");
     if (!stays) sayTimer = setTimeout(() => { panel.hidden = true; }, 1000 * SECONDS[undo ? "undo" : place ? "place" : kind]);
   };
-  atelier.complain = (problems, title) => atelier.say({kind: "error", title, problems});
+  atelier.complain = (problems, title, about) => atelier.say({kind: "error", title, problems, about});
+  /** Close the message about something that has succeeded since. */
+  atelier.succeeded = (about) => { const panel = atelier.byId("said"); if (panel.dataset.about === about) panel.hidden = true; };
   document.addEventListener("click", ({target, isTrusted}) => {  // what passes was about the tab that is left
     const panel = isTrusted && target.closest && target.closest("[role=tab]") && atelier.byId("said");
     if (panel && panel.hasAttribute("data-passes")) panel.hidden = true;

@@ -157,7 +157,7 @@
     const conflict = item.conflict;
     if (!mineStays) {  // what was typed is kept by the server before it leaves the box
       let answer;
-      try { answer = await ask({act: "give_up", key: item.key, value: item.text}); } catch (error) { answer = {problems: [{what: String(error.message || error)}]}; }
+      try { answer = await ask({act: "give_up", key: item.key, value: item.text}); } catch (error) { answer = {problems: [{what: `The server does not answer (${error.message})`, where: "", fix: "try again"}]}; }
       if (answer.problems) return atelier.complain(answer.problems);
       if (item.conflict === undefined) return;
       said = "The other is used; Undo restores yours";

@@ -16,7 +16,7 @@
 
   /** The dialog stays open with its text until that is imported, and shows what is wrong. */
   const fail = (problems) => { const place = byId("import-problems"); if (place) place.replaceChildren(atelier.problems(problems)); return !!place; };
-  const refuse = (words) => fail([{what: words, fix: "nothing changed"}]) || atelier.say({kind: "error", title: "Not opened; nothing changed.", text: words});
+  const refuse = (words) => fail([{what: words, fix: "nothing changed"}]) || atelier.say({kind: "error", title: "Not opened; nothing changed.", text: words, about: "drop"});
   const isWeights = (name) => /\.safetensors$/i.test(name);
   const tooLarge = (what) => refuse(`${what} is too large: looked for ${isWeights(what) ? LOOKS_FOR_LORA : LOOKS_FOR}.`);
   /** Files, {file, text}, of which the others are named by one with settings; or a pasted text without a name. */
@@ -155,7 +155,7 @@
     const {opened, imported} = state;
     if (opened && opened.token === sent.token && !sent.answered) {
       sent.answered = true;
-      if (opened.problems.length) fail(opened.problems); else if (dialog) dialog.close();
+      if (opened.problems.length) fail(opened.problems); else { atelier.succeeded("drop"); if (dialog) dialog.close(); }
       if (opened.choices.length) choose(opened.choices);
       else if (imported && imported.token === sent.token) showReport();
     } else if (card && (!imported || imported.about !== card.dataset.about)) close();

@@ -19,7 +19,7 @@
 
   atelier.chooseRun = (name, quiet) => {
     atelier.chosenRun = name || "";
-    for (const part of ["run", "loss", "watch", "rates", "samples", "log", "files", "best", "verdict"]) delete atelier.have[part];
+    for (const part of ["run", "loss", "watch", "rates", "samples", "log", "files", "best", "verdict", "gone"]) delete atelier.have[part];
     if (!quiet) atelier.keepAddress();
   };
   /** A run that is stopped stays in view, also when the next job begins, until Monitor is left or another one is started. */

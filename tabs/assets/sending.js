@@ -1,6 +1,6 @@
 "use strict";
 /* Changes of fields of boards (tabs/markup.py) on their way to the server. One that a proxy answers with an error is sent again: it
-   changes nothing that it has changed already. Where that does not help, it is named. */
+   changes nothing that it has changed already. Where that does not help, it is named. Other messages and uploads that fail are reported. */
 (() => {
   const atelier = window.atelier, LOST = "atelier-lost-changes";
   const AGAIN = [400, 1000];  // milliseconds; the server waits two seconds for one that is missing (Browsers.in_turn)
@@ -17,12 +17,30 @@
   const keyOf = ({id, dataset}) => id ? `#${CSS.escape(id)}` : `[data-act="${CSS.escape(dataset.act)}"][data-arg="${CSS.escape(dataset.arg || "")}"]`;
   const isShown = ({key, value}) => [...document.querySelectorAll(key)].some((field) => (field.type !== "radio" || field.checked) && atelier.sameValue(valueOf(field), value));
   const name = (words, title, before, after) => atelier.say({kind: "error", title, text: `${before} ${words}. ${after}`});
-  const numberIn = (how) => { try { const {field, turn} = JSON.parse(how.body).event_data; return field ? turn : 0; } catch { return 0; } };
+  const eventIn = ({body}) => { try { return JSON.parse(body).event_data; } catch { return null; } };
+  const numberIn = (how) => { const {field, turn} = eventIn(how || {}) || {}; return field ? turn : 0; };
+
+  const OF_PERSON = /gradio_api\/(upload|run\/predict)(\?|$)/;
+  /** Send a request of Gradio's and report its failure, which Gradio shows as "Error" or not at all. A tick asks again by itself, and
+      Gradio loads the page again after a message that was not answered. */
+  const sendAndReport = async (where, how) => {
+    const files = how.body instanceof FormData ? how.body.getAll("files").map((file) => file.name).join(", ") : "";
+    const report = async (answer) => atelier.parts.said({kind: "error", title: files ? "Not uploaded" : "Not done", about: files && "drop", problems: [await atelier.failure(answer, files.slice(0, 200))]});
+    try {
+      const answer = await send(where, how);
+      if (!answer.ok && JSON.stringify(eventIn(how)) !== "{}") await report(answer);
+      else if (files) atelier.succeeded("drop");
+      return answer;
+    } catch (error) {
+      if (files) await report(null);
+      throw error;
+    }
+  };
 
   const send = window.fetch;
   window.fetch = async (where, how) => {
     const number = sending.size ? numberIn(how) : 0, change = sending.get(number);
-    if (!change) return send(where, how);
+    if (!change) return OF_PERSON.test(where) ? sendAndReport(where, how) : send(where, how);
     let answer;
     try {
       answer = await send(where, how);

@@ -1,6 +1,7 @@
 """The Dataset tab: folders, images and their problems, crops and buckets."""
 
 import time
+from itertools import chain, islice, repeat
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,7 @@ from tabs.markup import (
     with_client,
 )
 from tabs.server.uploads import store_upload
+from tabs.wire import json_object
 
 TAB = questions.TAB
 PROPOSED = 6
@@ -63,6 +65,7 @@ new MutationObserver(() => {
 }).observe(element, {childList: true, subtree: true, characterData: true});
 """
 
+WITH_FOLDERS = "(files) => [files, atelier.droppedFolders()]"
 # Opens the folder browser for one of the hidden fields of `_chosen_folders`.
 BROWSES = "() => {{ document.querySelector('#ds-browser [data-act={}] + button').click(); return []; }}"
 
@@ -107,7 +110,8 @@ def build(page: Page) -> None:
     for opener, act in ((browse, "use"), (add, "also")):
         page.listen(opener.click, None, js=BROWSES.format(act))
     page.listen(reload.click, handlers.read_again, None, outputs)
-    page.listen(drop.upload, handlers.store_dropped, drop, {"drop": drop, "intake": intake, "client": client})
+    dropped = {"drop": drop, "intake": intake, "client": client}
+    page.listen(drop.upload, handlers.store_dropped, [drop, page.envelope], dropped, js=WITH_FOLDERS)
     page.listen(import_button.upload, handlers.import_config, import_button, outputs | {"taken": import_button})
     page.on_act(exports, handlers.export)
     page.on_act(intake, handlers.intake_act, None, outputs)
@@ -279,24 +283,31 @@ class DatasetHandlers(BoardView):
 
     # -- dropped files
 
-    def store_dropped(self, files: list[str] | None):
-        """Start storing dropped files and clear the drop area. Raises ProblemsError while earlier ones are being stored."""
+    def store_dropped(self, files: list[str] | None, dropped: str = ""):
+        """Start storing dropped files and clear the drop area. Raises ProblemsError while earlier ones are being stored.
+
+        dropped: JSON {"folders": [[name of a dropped folder, number of its files in `files`]]}; "" is the name for single files
+        """
         if not files:
             return gr.skip()
         if self._intake is not None and not self._intake.done:
             what = "Other files are still being added"
             raise ProblemsError.one(what, "the drop area", "wait until they are added", "upload.busy")
-        self._intake = self.page.engine.light(self._take_in, [str(file) for file in files], title="Adding images")
+        groups = [repeat(str(name), int(count)) for name, count in json_object(dropped).get("folders", [])]
+        folders = list(islice(chain(*groups, repeat("")), len(files)))
+        self._intake = self.page.engine.light(
+            self._take_in, [str(file) for file in files], folders, title="Adding images"
+        )
         return {"drop": None} | with_client({"intake": self._intake_html()})
 
-    def _take_in(self, files: list[str], task: Any) -> list[Problem]:
+    def _take_in(self, files: list[str], folders: list[str], task: Any) -> list[Problem]:
         """Store dropped files and use their folder, or ask first if the user has chosen other folders.
 
-        Returns problems of the files that were left out.
+        folders: as for `store_upload`. Returns problems of the files that were left out.
         """
         unused = Walk()
         try:
-            folder = store_upload(files, self.page.workspace.datasets, task, unused)
+            folder = store_upload(files, self.page.workspace.datasets, task, unused, folders)
         finally:
             for file in files:  # the server's own copies of the upload
                 atomic.remove(file)
@@ -319,8 +330,16 @@ class DatasetHandlers(BoardView):
         question, buttons = "", button("close", "Close")
         if self._arrived:
             name = printable(resolve_path(self._arrived).name)
-            question = f"<span>The dataset has images. Add <strong>{esc(name)}</strong> to them?</span>"
-            buttons = button("add", "Add", kind="primary") + button("alone", "Use it alone") + buttons
+            added, report = f"<strong>{esc(name)}</strong>", self.reading.report
+            if self.reading.busy or (report is not None and report.rows):
+                asks, usual = f"The dataset has images. Add {added} to them?", "add"
+            else:
+                asks, usual = f"The chosen folders have no images now. Use {added} instead?", "alone"
+            question = f"<span>{asks}</span>"
+            answers = {"add": "Add", "alone": "Use it alone"}
+            buttons = (
+                "".join(button(*each, kind="primary" if each[0] == usual else "") for each in answers.items()) + buttons
+            )
         if not problems and not question:
             return ""
         return f"<div class='intake{kind}'>{problems_html(problems)}{question}<span class='does'>{buttons}</span></div>"

@@ -459,14 +459,17 @@ def report_stopped(page: Page, browser: Browser, body: dict[str, Any]) -> None:
 
 
 def requeue(page: Page, browser: Browser) -> None:
-    """Undo the browser's last removal of a job from the queue. Raises ProblemsError."""
-    # at once: the second of two presses finds nothing to do
-    (entry, position), browser.cancelled = browser.cancelled, ("", 0)
-    for each in [each for each in page.engine.queue() if each.id == entry]:
+    """Undo the browser's last removal of a job from the queue, and offer to undo the one before. Raises ProblemsError."""
+    queue = {each.id: each for each in page.engine.queue()}
+    left = [(id, position) for id, position in browser.cancelled if id in queue]
+    browser.cancelled = left[:-1]  # at once: the second of two presses does not find the same job
+    for id, position in left[-1:]:
+        each = queue[id]
         job = build_job(tasks()[each.task].job, each.job)
         page.engine.move(page.engine.submit(each.task, job, each.title, each.preset), position)
-        page.engine.forget([entry])
-        page.browsers.say(browser, "done", f"Back in the queue: {each.title}.")
+        page.engine.forget([id])
+        text, more = f"Back in the queue: {each.title}.", REQUEUE if browser.cancelled else ""
+        page.browsers.say(browser, "done", text, undo_by=more)
 
 
 def _command(page: Page, name: str, data: dict[str, Any], browser: Browser) -> None:
@@ -488,7 +491,7 @@ def _command(page: Page, name: str, data: dict[str, Any], browser: Browser) -> N
         for position, each in enumerate(waiting):
             # a run that waited to resume offers that itself
             if each.id == entry and entry in removed and not each.run:
-                browser.cancelled = (entry, position)
+                browser.cancelled.append((entry, position))
                 page.browsers.say(browser, "done", f"Removed from the queue: {each.title}.", undo_by=REQUEUE)
     elif name == "move":
         engine.move(entry, to_count(data.get("position")))

@@ -5,10 +5,11 @@ import shutil
 import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Collection, Sequence
+from itertools import chain, repeat
 from pathlib import Path
 
 from core.dataset.sources.archive import DATASET_EXTENSIONS, unpack_zip
-from core.dataset.sources.files import extension, is_image, is_junk, printable, split_label
+from core.dataset.sources.files import extension, is_image, is_junk, printable, repeats_and_words, split_label
 from core.dataset.sources.walk import Walk, note_unused
 from core.record.atomic import numbered, remove_folder, remove_leftovers, rename_to_unused
 from core.record.cancel import CancelToken
@@ -19,12 +20,15 @@ from core.settings.names import bad_name
 FIX = "Drop images (.png, .jpg, .webp ...) with .txt captions, or one zip file."
 
 
-def store_upload(files: Sequence[str | Path], datasets: Path, task=None, unused: Walk | None = None) -> Path:
+def store_upload(
+    files: Sequence[str | Path], datasets: Path, task=None, unused: Walk | None = None, folders: Sequence[str] = ()
+) -> Path:
     """Store one zip, or images with captions, in a new folder of `datasets` and return it. Raises ProblemsError, also for a zip together
     with other files.
 
-    task     a LightTask for progress
-    unused   collects the names of files that are left out
+    task      a LightTask for progress
+    unused    collects the names of files that are left out
+    folders   name of the folder that each file was in, "" if unknown. One that gives repeats ("10_fox") is kept.
     """
     token = task.token if task else CancelToken()
     paths = [Path(file) for file in files]
@@ -36,19 +40,22 @@ def store_upload(files: Sequence[str | Path], datasets: Path, task=None, unused:
         if task:
             task.stage(f"Unpacking {printable(zips[0].name)}")
         return unpack_zip(zips[0], datasets, token, unused)
-    return copy_files(paths, datasets, task, unused)
+    return copy_files(paths, datasets, task, unused, folders)
 
 
-def copy_files(paths: Sequence[Path], datasets: Path, task=None, unused: Walk | None = None) -> Path:
+def copy_files(
+    paths: Sequence[Path], datasets: Path, task=None, unused: Walk | None = None, folders: Sequence[str] = ()
+) -> Path:
     """Copy images and captions into a new folder of `datasets` and return it. Arguments as in `store_upload`.
 
     Raises ProblemsError if there is no image or a file cannot be copied; nothing is kept then.
     """
-    usable = [
-        path
-        for path in paths
+    kept = [
+        (path, folder)
+        for path, folder in zip(paths, chain(folders, repeat("")), strict=False)
         if not is_junk(path.name) and (extension(path.name) in DATASET_EXTENSIONS or is_image(path, path.name))
     ]
+    usable = [path for path, _ in kept]
     unused, copied = Walk() if unused is None else unused, set(usable)
     for path in paths:
         if path not in copied:
@@ -57,7 +64,10 @@ def copy_files(paths: Sequence[Path], datasets: Path, task=None, unused: Walk | 
     if not images:
         names = ", ".join(printable(path.name) for path in paths[:3])
         raise ProblemsError.one("The dropped files contain no images", names, FIX, code="upload.no-images")
-    targets = _names(usable, set(images))
+    targets = [
+        Path(folder if repeats_and_words(folder) and bad_name(folder) is None else "", name)
+        for (_, folder), name in zip(kept, _names(usable, set(images)), strict=True)
+    ]
     datasets.mkdir(parents=True, exist_ok=True)
     remove_leftovers(datasets)
     temporary = Path(tempfile.mkdtemp(prefix=".tmp-", dir=datasets))
@@ -66,6 +76,7 @@ def copy_files(paths: Sequence[Path], datasets: Path, task=None, unused: Walk | 
             if task:
                 task.check()
                 task.stage(f"Copying {number + 1} of {len(usable)}", number, len(usable))
+            (temporary / name).parent.mkdir(exist_ok=True)
             shutil.copyfile(path, temporary / name)
         os.chmod(temporary, 0o755)
         return rename_to_unused(temporary, datasets, _name_for(images))

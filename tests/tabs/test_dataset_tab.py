@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import sys
 import threading
 from pathlib import Path
@@ -293,14 +294,23 @@ def test_dropped_images_become_the_chosen_folder(desk, tmp_path):
     assert "fox.docx" in desk.boards()["intake"]
 
 
-@pytest.mark.parametrize(("answer", "folders"), [("add", ["mine", "fox"]), ("alone", ["fox"]), ("close", ["mine"])])
-def test_images_dropped_on_a_chosen_dataset_are_added_or_used_alone_as_answered(desk, tmp_path, answer, folders):
+@pytest.mark.parametrize(
+    ("answer", "folders", "lost"),
+    [("add", ["mine", "fox"], False), ("alone", ["fox"], False), ("close", ["mine"], False), ("alone", ["fox"], True)],
+)
+def test_images_dropped_on_a_chosen_dataset_are_added_or_used_alone_as_answered(desk, tmp_path, answer, folders, lost):
     image(tmp_path / "mine" / "a.png")
     choose(desk, tmp_path / "mine")
+    if lost:
+        shutil.rmtree(tmp_path / "mine")
+        desk.read_again()
+        wait_until(lambda: not desk.reading.busy)
     desk.store_dropped([str(image(tmp_path / "up" / "fox.png"))])
     wait_until(lambda: desk._intake.done)
     assert [Path(each.folder).name for each in entries_of(desk.page.project.job)] == ["mine"]
-    assert "<strong>fox</strong>" in desk.boards()["intake"]
+    asked = desk.boards()["intake"]
+    assert "<strong>fox</strong>" in asked and ("dataset has images" in asked) is not lost
+    assert asked.split("primary")[1].split("</button>")[0].endswith(">Use it alone" if lost else ">Add")
     assert desk.intake_act(event(answer))["intake"] == ""
     assert [Path(each.folder).name for each in entries_of(desk.page.project.job)] == folders
 

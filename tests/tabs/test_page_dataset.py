@@ -286,6 +286,7 @@ def dropped(tab, selector, path):
 @pytest.mark.slow
 def test_a_folder_is_dropped_with_all_its_files_and_elsewhere_nothing_leaves_the_page(window, served, tmp_path):
     home, repeated = tmp_path / "my foxes", image(tmp_path / "10_fox" / "a.png").parent
+    (tmp_path / "none").mkdir()
     for number in range(101):  # a browser lists a hundred at once
         image(home / f"{number}.png", (64, 64), caption=f"fox {number}")
     tab = window.open("Train")
@@ -296,22 +297,38 @@ def test_a_folder_is_dropped_with_all_its_files_and_elsewhere_nothing_leaves_the
     dropped(tab, "#ds-summary", home / "1.png")
     dropped(tab, "#ds-drop", home.parent)
     expect(tab.locator("#said")).to_contain_text("folders inside")
+    dropped(tab, "#ds-drop", tmp_path / "none")
+    expect(tab.locator("#said")).to_contain_text("no files")
     dropped(tab, "#ds-drop", repeated)
-    expect(tab.locator("#said")).to_contain_text("repeats")
-    dropped(tab, "#ds-drop", home)
+    wait_until(lambda: any(served.workspace.datasets.glob("*/10_fox/a.png")))
+    expect(tab.locator("#said")).to_be_hidden()
+    expect(tab.locator("#ds-summary")).to_contain_text("10_fox")
+    expect(tab.locator("#ds-drop [title=Clear]")).to_have_count(0)
+    dropped(tab, "#ds-drop", home / "0.txt")
+    expect(tab.locator("#ds-intake")).to_contain_text("no images")
+    dropped(tab, "#ds-intake", home)
     wait_until(lambda: any(len(list(each.iterdir())) == 202 for each in served.workspace.datasets.glob("*")))
     assert len(tab.context.pages) == 2  # with the one that a window keeps
 
 
 @pytest.mark.slow
-def test_after_an_upload_that_failed_the_area_takes_the_next_one(visit, served, tmp_path):
+def test_an_upload_or_a_press_that_failed_is_reported_and_the_area_takes_the_next_one(visit, served, tmp_path):
     path = image(tmp_path / "lone fox.png")
     tab = visit().open("Dataset")
     tab.locator("#ds-drop button").wait_for()
-    tab.route("**/upload*", lambda route: route.abort())
-    dropped(tab, "#ds-drop", path)
-    expect(tab.locator("#ds-drop .error")).to_be_visible()
-    tab.unroute("**/upload*")
+    full = {"status": 507, "json": {"error": "The disk has no room for 3 GB."}}
+    for answers, says in (
+        (lambda route: route.abort(), "The server does not answer"),
+        (lambda route: route.fulfill(**full), "The disk has no room for 3 GB"),
+    ):
+        tab.route("**/upload?*", answers)
+        dropped(tab, "#ds-drop", path)
+        expect(tab.locator("#said")).to_contain_text(f"{says}lone fox.png")
+        expect(tab.locator("#ds-drop .error, .toast-item").filter(visible=True)).to_have_count(0)
+        tab.unroute("**/upload?*")
     dropped(tab, "#ds-drop", path)
     wait_until(lambda: any(served.workspace.datasets.glob("lone fox*/*.png")))
-    expect(tab.locator("#ds-drop .error")).to_have_count(0)
+    expect(tab.locator("#said")).to_be_hidden()
+    tab.route("**/run/predict", lambda route: route.fulfill(status=500))
+    tab.get_by_role("button", name="Reload").click()
+    expect(tab.locator("#said")).to_contain_text("The server answered 500")

@@ -134,9 +134,12 @@ def test_another_trainers_settings_are_opened_looked_at_saved_and_given_back(win
 @pytest.mark.slow
 def test_a_link_that_is_dropped_is_told_and_what_nothing_takes_does_not_leave_the_page(window):
     tab = window.open("Monitor")
-    drag = """([kind, type]) => { const dataTransfer = new DataTransfer(); dataTransfer.setData(type, "https://example.org/a.png");
-      return !document.body.dispatchEvent(new DragEvent(kind, {bubbles: true, cancelable: true, dataTransfer})); }"""
+    drag = """([kind, type, on = "body"]) => { const dataTransfer = new DataTransfer(); dataTransfer.setData(type, "https://example.org/a.png");
+      return !document.querySelector(on).dispatchEvent(new DragEvent(kind, {bubbles: true, cancelable: true, dataTransfer})); }"""
     assert tab.evaluate(drag, ["dragover", "text/html"]) and not tab.evaluate(drag, ["drop", "text/html"])
     assert tab.locator("#said.error").count() == 0
     assert tab.evaluate(drag, ["dragover", "text/uri-list"]) and tab.evaluate(drag, ["drop", "text/uri-list"])
     expect(tab.locator("#said.error")).to_be_visible()
+    for type, refused in (("text/uri-list", True), ("text/plain", False)):  # a link is no caption or prompt
+        prevented = [tab.evaluate(drag, [kind, type, "#train-form textarea"]) for kind in ("dragover", "drop")]
+        assert prevented == [refused] * 2

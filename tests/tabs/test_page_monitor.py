@@ -110,6 +110,13 @@ def test_the_queue_is_reordered_and_cancelled_in_the_page(visit, served):
     waiting = [entry.title for entry in served.engine.queue() if entry.state == "waiting"]
     assert waiting == ["three", "two"]
     expect(tab.locator("#monitor .queue-words")).to_contain_text("Paused")
+    tab.set_viewport_size({"width": 683, "height": 860})
+    at = """(button) => [...Array(60).keys()].map((letters) => {
+      button.closest("li").querySelector(".hint").textContent = "m".repeat(letters);
+      return button.getBoundingClientRect().x;
+    })"""
+    places = tab.locator("#monitor .queue-now [aria-label='Stop three']").evaluate(at)
+    assert len(set(places)) == 1, "the buttons stay at the right, also in a line of their own"
     tab.get_by_role("button", name="Resume queue").click()
     expect(tab.locator("#run-title")).to_have_text("three")
 

@@ -73,9 +73,11 @@ def test_back_goes_from_one_chosen_run_to_the_one_before_not_to_one_that_is_gone
     tab.evaluate("history.back()")
     expect(tab).to_have_url(re.compile("#Monitor$"))
     expect(tab.locator("#run-choice")).to_have_value("")
-    tab.evaluate("location.hash = 'Monitor/20200101-000000_none'")
-    expect(tab).to_have_url(re.compile("#Monitor$"))
-    expect(tab.locator("#said")).to_be_visible()
+    for _ in range(2):  # the second time too
+        tab.evaluate("location.hash = 'Monitor/20200101-000000_none'")
+        expect(tab.locator("#said")).to_be_visible()
+        expect(tab).to_have_url(re.compile("#Monitor$"))
+        tab.get_by_role("button", name="Close this message").click()
     expect(tab.locator("#loss-chart path.smooth")).to_have_attribute("d", re.compile("M.*L"))
     taken = """(node) => !node.dispatchEvent(
         new KeyboardEvent("keydown", {key: "ArrowLeft", altKey: true, bubbles: true, cancelable: true}))"""

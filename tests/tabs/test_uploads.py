@@ -35,6 +35,14 @@ def test_two_files_of_one_name_are_both_kept(tmp_path):
     assert sorted(path.name for path in folder.iterdir()) == ["a-2.png", "a.png"]
 
 
+def test_a_folder_keeps_the_name_that_has_its_repeats_and_no_other(tmp_path):
+    files = [image(tmp_path / str(n) / f"fox{n}.png") for n in range(5)]
+    names = ["10_sks fox", "foxes", "", "3_..", "2_x/../../y"]
+    folder = uploads.store_upload(files, tmp_path / "datasets", folders=names)
+    found = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.png"))
+    assert found == ["10_sks fox/fox0.png", "fox1.png", "fox2.png", "fox3.png", "fox4.png"]
+
+
 def files_in(folder, *names):
     """Files in a folder of their own: images, and captions that say which folder they are of."""
     folder.mkdir()
