@@ -16,7 +16,7 @@ from core.formats.models.checkpoint import open_vae
 from core.generation.model.embeddings import Embedding, check_token, find_embeddings, without_repeated_tokens
 from core.generation.model.library import ambiguity_advice, find_all, named_embeddings
 from core.generation.model.other_files import REFINER_FILE as REFINER_FILE
-from core.generation.model.other_files import control_file, find_refiner
+from core.generation.model.other_files import check_upscaler, control_file, find_refiner
 from core.generation.model.sources import Sources
 from core.generation.plan.hooks import prompts_of
 from core.generation.plan.stages import passes_of, stages_of
@@ -71,6 +71,12 @@ def find_sources(job: GenerateJob, workspace: Workspace, images: Sequence[Genera
     uses = [use.file for each in jobs for use in each.controls.used]
     named_nets = _checked_files("controlnet", uses, check_net, workspace, problems, notes)
     controls = {file: net for file, _, net in named_nets if net is not None}
+    used = [each.hires for each in jobs if each.hires.highres_fix_scale is not None]
+    uses = [hires.highres_fix_upscaler_file for hires in used if hires.highres_fix_upscaler_file]
+    named_upscalers = _checked_files(
+        "upscaler", uses, lambda path: check_upscaler(identify(path), path, family_name), workspace, problems, notes
+    )
+    upscalers = {file: path for file, path, _ in named_upscalers}
     embeddings = _chosen_embeddings(job.generate.embeddings, family_name, model, workspace, problems)
     if model and family_name:
         embeddings += _prompt_embeddings(jobs, embeddings, family_name, model, workspace, loras.values(), notes)
@@ -88,7 +94,7 @@ def find_sources(job: GenerateJob, workspace: Workspace, images: Sequence[Genera
     if embeddings and refiners:
         what, fix = "The refiner reads the names of embeddings as plain words", "switch later, or turn it off"
         notes.append(Problem(what, REFINER_FILE, fix, "advice", code="refiner.embeddings"))
-    return Sources(model, family_name, vae, loras, embeddings, notes, refiners, controls)
+    return Sources(model, family_name, vae, loras, embeddings, notes, refiners, controls, upscalers=upscalers)
 
 
 def _find_vae(reference: str, workspace: Workspace) -> Path:
