@@ -124,7 +124,7 @@ def kind_of_upscaler(kind: ModelKind, path: Path, where: str = UPSCALER) -> str:
     raise ProblemsError.one(what, where, fix, "upscaler.unknown-kind")
 
 
-def check_upscaler(kind: ModelKind, path: Path, family: str | None) -> None:
+def check_upscaler(kind: ModelKind, path: Path, family: str) -> None:
     """Raise ProblemsError if a detected file is no upscaler, or a latent upscaler for another latent space than the family's."""
     if kind_of_upscaler(kind, path) == "latents" and traits_of(family).latent_scale != SD_SCALE:
         what, fix = "The latent upscaler was trained for SD 1.x and 2.x", "choose an image upscaler, or none"

@@ -71,12 +71,6 @@ def find_sources(job: GenerateJob, workspace: Workspace, images: Sequence[Genera
     uses = [use.file for each in jobs for use in each.controls.used]
     named_nets = _checked_files("controlnet", uses, check_net, workspace, problems, notes)
     controls = {file: net for file, _, net in named_nets if net is not None}
-    used = [each.hires for each in jobs if each.hires.highres_fix_scale is not None]
-    uses = [hires.highres_fix_upscaler_file for hires in used if hires.highres_fix_upscaler_file]
-    named_upscalers = _checked_files(
-        "upscaler", uses, lambda path: check_upscaler(identify(path), path, family_name), workspace, problems, notes
-    )
-    upscalers = {file: path for file, path, _ in named_upscalers}
     embeddings = _chosen_embeddings(job.generate.embeddings, family_name, model, workspace, problems)
     if model and family_name:
         embeddings += _prompt_embeddings(jobs, embeddings, family_name, model, workspace, loras.values(), notes)
@@ -94,7 +88,23 @@ def find_sources(job: GenerateJob, workspace: Workspace, images: Sequence[Genera
     if embeddings and refiners:
         what, fix = "The refiner reads the names of embeddings as plain words", "switch later, or turn it off"
         notes.append(Problem(what, REFINER_FILE, fix, "advice", code="refiner.embeddings"))
-    return Sources(model, family_name, vae, loras, embeddings, notes, refiners, controls, upscalers=upscalers)
+    return Sources(model, family_name, vae, loras, embeddings, notes, refiners, controls)
+
+
+def find_upscalers(
+    jobs: Iterable[GenerateJob], family_name: str, workspace: Workspace, problems: list[Problem]
+) -> dict[str, Path]:
+    """Find and check the upscaler files of hires fix; return {name in the settings: path}. problems: receives errors and advice"""
+    used = [each.hires.highres_fix_upscaler_file for each in jobs if each.hires.highres_fix_scale is not None]
+    found = _checked_files(
+        "upscaler",
+        filter(None, used),
+        lambda path: check_upscaler(identify(path), path, family_name),
+        workspace,
+        problems,
+        problems,
+    )
+    return {name: path for name, path, _ in found}
 
 
 def _find_vae(reference: str, workspace: Workspace) -> Path:
