@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from torch.nn.functional import interpolate
 
 from core.families.counting import LiveBytes
+from core.formats import other_files
 from core.formats.detect import identify
 from core.generation import making
 from core.generation.images.metadata import read_image_metadata
@@ -270,9 +271,13 @@ def test_tiles_are_the_largest_within_their_memory(tmp_path, monkeypatch):
 
 def test_spandrels_modules_that_need_torchvision_are_not_imported():
     """So files load alike with and without it, and nobody else sees a stand-in for it."""
-    architectures()
+    known = {each.architecture.id for each in architectures()}
     left_out = [sys.modules[f"spandrel.architectures.{name}"] for name in LEFT_OUT]
     assert [module.__spec__ for module in left_out] == [None, None]
+    assert {*other_files.UPSCALERS.values(), *other_files.CHAINS.values()} == known - {
+        *LEFT_OUT,
+        "GFPGAN",
+    }  # it restores faces
 
 
 @torch.no_grad()
