@@ -45,9 +45,9 @@ def load_network(path: Path, kind: str, device: str) -> Any:
         what = f"{path.name} contains NaN or infinite values, which make black images: {first_of(damaged, SHOWN)}"
         raise ProblemsError.one(what, display_path(path), "use another file; this one is damaged", "weights.not-finite")
     try:
-        network = LatentUpscaler.of(state) if kind == "latents" else ImageUpscaler(_described(state))
+        network = LatentUpscaler.of(state) if kind == "latents" else ImageUpscaler(_described(state, path))
     except Exception as error:  # of any type: spandrel reads sizes from names and shapes without checking them
-        if isinstance(error, ImportError) or is_out_of_memory(error):
+        if isinstance(error, ImportError | ProblemsError) or is_out_of_memory(error):
             raise
         found = identify(path)
         what = f"{path.name} has an unsupported architecture; it looks like: {found} ({found.evidence})"
@@ -72,13 +72,16 @@ def architectures() -> Any:
     return MAIN_REGISTRY
 
 
-def _described(state: Mapping[str, Tensor]) -> Any:
-    """Return spandrel's descriptor of a network with these weights. Raises an exception of any type for unsupported ones."""
+def _described(state: Mapping[str, Tensor], path: Path) -> Any:
+    """Return spandrel's descriptor of a network with these weights, for RGB images. Raises an exception of any type for unsupported ones.
+    path: the file, for the message"""
     registry = architectures()
-    with _AtMost(sum(tensor.numel() for tensor in state.values())):
+    with _AtMost(2 * sum(tensor.numel() for tensor in state.values())):  # some layers replace others
         descriptor = registry.load(dict(state))
-    if (descriptor.input_channels, descriptor.output_channels) != (3, 3):
-        raise ValueError(f"{descriptor.input_channels} and {descriptor.output_channels} channels instead of RGB")
+    channels = descriptor.input_channels, descriptor.output_channels
+    if channels != (3, 3):
+        what = f"{path.name} turns {channels[0]} channels into {channels[1]}, but images have 3 (RGB)"
+        raise ProblemsError.one(what, display_path(path), "choose an upscaler of RGB images", "upscaler.other-build")
     return descriptor
 
 
