@@ -60,7 +60,7 @@ KIND_NAMES = {
     "unknown": "model of an unknown kind",
 }
 # Recognized kinds and variants that are not supported
-NOT_OFFERED = {"union", "Control-LoRA", "ip_adapter", "t2i_adapter", "hypernetwork", LCM, "SwinIR", "SRVGG"}
+NOT_OFFERED = {"union", "Control-LoRA", "ip_adapter", "t2i_adapter", "hypernetwork", LCM}
 MOST_TOKENS = 200  # of an embedding file
 XTI_KEYS = {"IN01", "IN02", "IN04", "IN05", "IN07", "IN08", "MID", *(f"OUT{n:02d}" for n in range(3, 12))}
 

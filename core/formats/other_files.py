@@ -1,6 +1,6 @@
 """Detects upscalers, IP-Adapters, T2I-Adapters and hypernetworks by the names and shapes of their tensors."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from core.formats.tensors.entry import TensorEntry
 
@@ -9,7 +9,54 @@ Recognized = tuple[str, str | None, str | None, str]
 # Width of the text encoder states that image prompts are used with.
 IMAGE_FAMILY = {768: "sd1", 1024: "sd2", 2048: "sdxl"}
 HINT_FAMILY = {192: "sd1", 64: "sd1", 768: "sdxl", 256: "sdxl"}  # channels of a hint of 3 or 1, unshuffled by 8 or 16
-WRAPPERS = ("params_ema.", "params.")  # around the weights of upscalers
+# Prefixes of an upscaler's keys, averaged weights first.
+WRAPPERS = ("params_ema.", "params-ema.", "params.", "model_state_dict.", "module.", "netG.")
+# Key -> the first of spandrel's architectures that has it. ESRGAN's files have names of three ages.
+UPSCALERS = {
+    "layers.0.residual_group.layers.0.attn_atd.scale": "ATD",
+    "final_res_block.block1.proj.weights": "AuraSR",
+    "layers.0.residual_group.hf_blocks.0.attn.temperature": "CRAFT",
+    "layers.0.blocks.0.attn.dwconv.0.weight": "DAT",
+    "B1.body.0.transformer_body.0.blocks.0.attn.qkv.weight": "DCTLSA",
+    "UFONE.0.ITLs.0.attn.temperature": "DITN",
+    "layers.0.swin1.attn.qkv.weight": "DRCT",
+    "qf_pred.0.res.0.weight": "FBCNN",
+    "m_body.0.res.0.weight": "DRUNet",
+    "groups.0.blocks.0.inter.cg.1.weight": "FDAT",
+    "encoder_level1.0.ffn.fft": "FFTformer",
+    "layers.0.blocks.0.attn.window_attn.attn_transform.logit_scale": "GRL",
+    "model.layers.0.blocks.0.attn.window_attn.attn_transform.logit_scale": "GRL",
+    "model_g.layers.0.blocks.0.attn.window_attn.attn_transform.logit_scale": "GRL",
+    "layers.0.residual_group.overlap_attn.qkv.weight": "HAT",
+    "HVE_block1.down.0.weight": "HVICIDNet",
+    "body.encoder.layers.0.self_attn.in_proj_weight": "IPT",
+    "middle_blks.0.w": "KBNet",
+    "latent.0.ffn.qkv.weight": "KBNet",
+    "layer1.blocks.0.conv3_19.weight": "MixDehazeNet",
+    "de_net.conv_first.0.weight": "MMRealSR",
+    "blocks.0.blocks.0.conv.dwconv_hw.weight": "MoESR",
+    "gblocks.1.fc1.weight": "MoSR",
+    "middle_blks.0.beta": "NAFNet",
+    "residual_layer.0.residual_layer.0.layer.0.fn.0.weight": "OmniSR",
+    "feats.1.refine.weight": "PLKSR",
+    "body.0.body.0.body.3.conv_du.0.weight": "RCAN",
+    "unet2.conv_bottom.weight": "RealCUGAN",
+    "body.0.estimator.conv1.weight": "RetinexFormer",
+    "layers.0.blocks.0.attn.attns.0.rpe_biases": "RGT",
+    "feats.0.safm.aggr.weight": "SAFMN",
+    "feats.0.layers.0.safm.mfr.0.weight": "SAFMNBCIE",
+    "m_head.0.weight": "SCUNet",
+    "body.0.local_block.block.conv_1.0.weight": "SeemoRe",
+    "block_1.c1_r.sk.weight": "SPAN",
+    "initial.cnn.depthwise.weight": "SwiftSRGAN",
+    "layers.0.residual_group.blocks.0.attn.logit_scale": "Swin2SR",
+    "layers.0.residual_group.blocks.0.attn.qkv.weight": "SwinIR",
+    "encoderlayer_0.blocks.0.norm1.weight": "Uformer",
+    "model.1.sub.0.RDB1.conv5.0.weight": "ESRGAN",
+    "RRDB_trunk.0.RDB1.conv5.weight": "ESRGAN",
+    "body.0.rdb1.conv5.weight": "ESRGAN",
+}
+CHAINS = {"body.": "Compact", "model.": "DnCNN"}  # networks without branches: all keys have this start and a number
 LATENT_UPSCALER = {"conv1.weight", "resblock20.conv2.weight", "conv_final.weight"}
 WIDTHS = ("320", "640", "768", "1024", "1280")
 
@@ -39,23 +86,25 @@ def _t2i_adapter(tensors: Mapping[str, TensorEntry]) -> Recognized | None:
     return None
 
 
-def _upscaler(tensors: Mapping[str, TensorEntry]) -> Recognized | None:
-    """Recognize ESRGAN, SwinIR and SRVGG upscalers and sd-scripts' latent upscaler; None for other files."""
-    names = set(tensors)
+def unwrapped(names: Iterable[str]) -> dict[str, str]:
+    """Return {key as the architecture names it: key in the file} of an upscaler's averaged weights, or of the only ones."""
+    keys = {name: name for name in names}
     for prefix in WRAPPERS:
-        if any(name.startswith(prefix) for name in tensors):
-            names = {name.removeprefix(prefix) for name in tensors if name.startswith(prefix)}
-            break
-    if {"conv_first.weight", "model.0.weight"} & names and any(".conv5." in name.lower() for name in names):
-        return "upscaler", None, None, "it has the dense blocks of ESRGAN"
-    if names >= LATENT_UPSCALER:
+        keys = {name.removeprefix(prefix): key for name, key in keys.items() if name.startswith(prefix)} or keys
+    return keys
+
+
+def _upscaler(tensors: Mapping[str, TensorEntry]) -> Recognized | None:
+    """Recognize upscalers of spandrel's architectures and sd-scripts' latent upscaler; None for other files."""
+    names = unwrapped(tensors)
+    if names.keys() >= LATENT_UPSCALER:
         return "latent_upscaler", None, None, "it has the residual blocks of sd-scripts' latent upscaler"
-    if "conv_first.weight" in names and any(
-        name.startswith("layers.0.residual_group.blocks.0.attn.") for name in names
-    ):
-        return "upscaler", None, "SwinIR", "it has the attention blocks of SwinIR"
-    if "body.0.weight" in names and all(name.startswith("body.") and name.count(".") == 2 for name in names):
-        return "upscaler", None, "SRVGG", "it has the plain convolutions of Real-ESRGAN's small networks"
+    for key, name in UPSCALERS.items():
+        if key in names:
+            return "upscaler", None, name, f"it has the key {key}"
+    for start, name in CHAINS.items():
+        if f"{start}0.weight" in names and all(key.startswith(start) and key.count(".") == 2 for key in names):
+            return "upscaler", None, name, f"all its keys are {start} and a number"
     return None
 
 

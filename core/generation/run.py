@@ -76,6 +76,9 @@ def loaded_maker(
     job, sources = plan.requests[0].job, plan.sources
     hashes = file_hashes(sources, workspace, reports.cancel)
     upscalers = networks_of(store, workspace, device)
+    for file in sources.upscalers:  # an unsupported one is refused before the first image
+        with upscalers(file):
+            pass
     if all(needs_no_model(request.job, workspace) for request in plan.requests):
         yield UpscaleMaker(upscalers), ImageMetadata(workspace, sources, hashes)
         return

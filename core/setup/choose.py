@@ -23,6 +23,9 @@ CUDA_12_NEWEST_CARDS = (9, 0)
 XFORMERS_CARDS = (7, 5)
 ONNXRUNTIME_CUDA_12 = "1.23.2"  # the last onnxruntime-gpu built for CUDA 12.2; newer ones need CUDA 13 libraries
 ADAPTED = ("torch", "xformers", "onnxruntime", "onnxruntime-gpu")  # packages whose version depends on the machine
+ALONE = (
+    "spandrel",
+)  # installed without its dependencies: torchvision, of the build of torch, is needed by none of its upscalers
 X86_64 = ("x86_64", "AMD64")
 TITLES = {"cu130": "CUDA 13.0", "cu126": "CUDA 12.6", "rocm7.2": "ROCm 7.2", "cpu": "CPU"}
 
@@ -228,12 +231,20 @@ def pinned_versions(requirements: str) -> dict[str, str]:
 
 
 def adapted_requirements(requirements: str, build: Build) -> str:
-    """Return the text of requirements.txt with the lines of torch, xformers and onnxruntime replaced by the build's."""
-    other_lines = [
-        line for line in requirements.splitlines() if re.split(r"[=<>~! ;\[]", line, maxsplit=1)[0] not in ADAPTED
-    ]
+    """Return the text of requirements.txt with the lines of torch, xformers and onnxruntime replaced by the build's, without ALONE."""
+    other_lines = [line for line in requirements.splitlines() if package_of(line) not in (*ADAPTED, *ALONE)]
     chosen = [line for line in (build.torch, build.xformers, build.onnxruntime) if line]
     return "\n".join([*chosen, *other_lines]) + "\n"
+
+
+def packages_alone(requirements: str) -> list[str]:
+    """Return the lines of requirements.txt to install without dependencies, after the others."""
+    return [line for line in requirements.splitlines() if package_of(line) in ALONE]
+
+
+def package_of(line: str) -> str:
+    """Return the name of the package in a line of requirements.txt."""
+    return re.split(r"[=<>~! ;\[]", line, maxsplit=1)[0]
 
 
 def version_numbers(version: str) -> tuple[int, ...]:

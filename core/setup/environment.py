@@ -25,6 +25,7 @@ from core.setup.choose import (
     adapted_requirements,
     choose_build,
     on_default_index,
+    packages_alone,
     pins_from,
 )
 from core.setup.facts import machine_facts
@@ -163,15 +164,16 @@ def fill(root: Path, target: Path, build: Build) -> None:
     """Create an environment in `target`, install torch and xformers, then the other packages, and import torch. Raises SetupError."""
     say(f"creating an environment with Python {python_version()} and PyTorch for {build.title}.")
     run_step([sys.executable, "-m", "venv", "--prompt", ".venv", str(target)], VENV_FAILED)
-    text = adapted_requirements((root / "requirements.txt").read_text(encoding="utf-8"), build)
+    text = (root / "requirements.txt").read_text(encoding="utf-8")
     requirements = target / "requirements.txt"
-    requirements.write_text(text, encoding="utf-8")
+    requirements.write_text(adapted_requirements(text, build), encoding="utf-8")
     if build.index_url:
         packages = [line for line in (build.torch, build.xformers) if line]
         say(f"installing {' and '.join(packages)} from {build.index_url}.")
         pip(target, ["install", "--index-url", build.index_url, *packages])
     say("installing the packages in requirements.txt.")
     pip(target, ["install", "-r", str(requirements)])
+    pip(target, ["install", "--no-deps", *packages_alone(text)])
     run_step([python_of(str(target)), "-c", TRY_OUT], TORCH_FAILED)
 
 

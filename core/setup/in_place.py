@@ -11,7 +11,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from core.setup.choose import Build, adapted_requirements
+from core.setup.choose import Build, adapted_requirements, packages_alone
 from core.setup.environment import (
     PIP_FAILED,
     TORCH_FAILED,
@@ -30,11 +30,12 @@ def install(root: Path) -> None:
     build = build_for(root, machine_facts(), index_responds)
     for note in build.notes:
         say(note)
-    steps, lines = plan(installed_torch(), build, (root / "requirements.txt").read_text(encoding="utf-8"))
+    text = (root / "requirements.txt").read_text(encoding="utf-8")
+    steps, lines = plan(installed_torch(), build, text)
     with tempfile.TemporaryDirectory() as folder:
         requirements = Path(folder) / "requirements.txt"
         requirements.write_text(lines, encoding="utf-8")
-        for step in [*steps, ["-r", str(requirements)]]:
+        for step in [*steps, ["-r", str(requirements)], ["--no-deps", *packages_alone(text)]]:
             say(f"installing {' '.join(step)}")
             run_step([sys.executable, "-m", "pip", "--disable-pip-version-check", "install", *step], PIP_FAILED)
     run_step([sys.executable, "-c", TRY_OUT], TORCH_FAILED)

@@ -251,7 +251,7 @@ HEADERS: dict[str, tuple[dict[str, TensorEntry], dict[str, str]]] = {
     "t2i": (entries(("adapter.conv_in.weight", (4, 64, 3, 3)), "adapter.body.0.resnets.0.block1.x"), {}),
     "esrgan": (entries("params_ema.conv_first.weight", "params_ema.body.0.rdb1.conv5.weight"), {}),
     "latent upscaler": (entries("conv1.weight", "resblock20.conv2.weight", "conv_final.weight"), {}),
-    "swinir": (entries("params.conv_first.weight", "params.layers.0.residual_group.blocks.0.attn.x"), {}),
+    "swinir": (entries("params.conv_first.weight", "params.layers.0.residual_group.blocks.0.attn.qkv.weight"), {}),
     "srvgg": (entries("body.0.weight", "body.1.weight"), {}),
     "hypernetwork": (entries("320.0.x", "768.1.y"), {}),
     "nothing": ({}, {}),

@@ -30,7 +30,7 @@ from tests.facts.samples import beside, figures
 from tests.facts.store import Facts, folder, producer, refused
 
 IP, T2I = "ip_adapter.1.to_k_ip.weight", "body.0.block1.x"
-DENSE, SWIN = "body.0.rdb1.conv5.weight", "layers.0.residual_group.blocks.0.attn.x"
+DENSE, SWIN = "body.0.rdb1.conv5.weight", "layers.0.residual_group.blocks.0.attn.qkv.weight"
 KEYS: dict[str, dict[str, tuple[int, ...]]] = {
     **{f"image prompts {width}": {"image_proj.x": (1,), IP: (4, width)} for width in (768, 1024, 2048, 1280)},
     "image prompts of faces": {"image_proj.x": (1,), IP: (4, 768), "ip_adapter.1.to_q_lora.down.weight": (4, 4)},
@@ -43,7 +43,7 @@ KEYS: dict[str, dict[str, tuple[int, ...]]] = {
     "hint, mixed prefixes": {"adapter.conv_in.weight": (4, 64, 3, 3), T2I: (1,)},
     "hint without a body": {"conv_in.weight": (4, 64, 3, 3), "body.1.block1.x": (1,)},
     "dense": {"conv_first.weight": (1,), DENSE: (1,)},
-    "dense, older": {"model.0.weight": (1,), "model.1.sub.0.RDB1.CONV5.0.weight": (1,)},
+    "dense, older": {"model.0.weight": (1,), "model.1.sub.0.RDB1.conv5.0.weight": (1,)},
     "dense, wrapped": {"params.conv_first.weight": (1,), f"params.{DENSE}": (1,)},
     "dense, average first": {"params_ema.conv_first.weight": (1,), f"params_ema.{DENSE}": (1,), "params.x": (1,)},
     "dense, mixed": {"params_ema.conv_first.weight": (1,), f"params.{DENSE}": (1,)},

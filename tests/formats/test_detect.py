@@ -131,10 +131,10 @@ def with_first(model, channels):
             {"adapter.body.0.resnets.0.block1.weight": (320, 320, 3, 3), "adapter.conv_in.weight": (320, 768, 3, 3)},
             "SDXL T2I-Adapter",
         ),
-        ({"model.0.weight": (64, 3, 3, 3), "model.1.sub.0.RDB1.conv5.0.weight": (64, 192, 3, 3)}, "upscaler"),
+        ({"model.0.weight": (64, 3, 3, 3), "model.1.sub.0.RDB1.conv5.0.weight": (64, 192, 3, 3)}, "ESRGAN upscaler"),
         (
             {"params_ema.conv_first.weight": (64, 3, 3, 3), "params_ema.body.0.rdb1.conv5.weight": (64, 192, 3, 3)},
-            "upscaler",
+            "ESRGAN upscaler",
         ),
         (
             {
@@ -143,7 +143,7 @@ def with_first(model, channels):
             },
             "SwinIR upscaler",
         ),
-        ({"params.body.0.weight": (64, 3, 3, 3), "params.body.1.weight": (64,)}, "SRVGG upscaler"),
+        ({"params.body.0.weight": (64, 3, 3, 3), "params.body.1.weight": (64,)}, "Compact upscaler"),
         (
             {
                 "conv1.weight": (128, 4, 3, 3),
@@ -176,7 +176,6 @@ def test_what_is_recognized_and_not_used_is_told():
         "T2I-Adapter": {"body.0.block1.weight": (1, 1, 3, 3), "conv_in.weight": (1, 1, 3, 3)},
         "hypernetwork": {"320.0.linear1.weight": (640, 320)},
         "SD 1.x LCM checkpoint": {**SD1, f"{U}time_embed.cond_proj.weight": (320, 256)},
-        "SRVGG upscaler": {"body.0.weight": (64, 3, 3, 3)},
     }.items():
         assert (str(known(shapes)), known(shapes).offered) == (words, False)
     control = {"control_model.input_hint_block.0.weight": (16, 3, 3, 3)}

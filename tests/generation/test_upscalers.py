@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from importlib import import_module
+
 import numpy as np
 import pytest
 import torch
@@ -9,17 +12,34 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch.nn.functional import interpolate
 
+from core.families.counting import LiveBytes
+from core.formats import other_files
+from core.formats.detect import identify
 from core.generation import making
 from core.generation.images.metadata import read_image_metadata
+from core.generation.model import upscaling_networks
 from core.generation.model.other_files import upscaler_kind
 from core.generation.model.store import make_store
-from core.generation.model.upscaling_networks import LatentUpscaler, RRDBNet, load_network, tiled
+from core.generation.model.upscaling_networks import (
+    LARGEST_TILE,
+    LEFT_OUT,
+    LIBRARY_FACTOR,
+    MARGIN,
+    SMALLEST_TILE,
+    ImageUpscaler,
+    LatentUpscaler,
+    architectures,
+    load_network,
+    tiled,
+    upscaling_bytes,
+)
 from core.generation.plan.plan import plan_of
 from core.generation.plan.stages import stages_of
 from core.generation.plan.upscalers import UPSCALERS
 from core.generation.run import run_generate
 from core.record.problems import ProblemsError
 from core.record.workspace import Workspace
+from tests.generation.esrgan import esrgan, upscaled
 from tests.generation.test_image_to_image import STARTER, job_of, shown
 from tests.models import tiny_folder
 
@@ -112,7 +132,7 @@ def test_a_strength_of_0_only_enlarges_the_image_and_loads_no_model(workspace, t
     Image.fromarray(noise).save(tmp_path / "a.png")
     alone = {"highres_fix_scale": 3, "highres_fix_strength": None, "picture": tmp_path / "a.png"}
     store = make_store()
-    save_file(small_net().state_dict(), workspace.models / "upscalers" / "only_4x.safetensors")
+    save_file(esrgan(), workspace.models / "upscalers" / "only_4x.safetensors")
     large, of_file = (
         run_generate(still(**alone, **given), workspace, store=store)[0]
         for given in ({}, {"highres_fix_upscaler_file": "only_4x"})
@@ -135,11 +155,6 @@ def still(**given):
 
 
 # -- networks of files
-
-
-def small_net(folds=1, doublings=2):
-    torch.manual_seed(0)
-    return RRDBNet(width=8, blocks=2, growth=4, folds=folds, doublings=doublings)
 
 
 def old_keys(state, doublings=2):
@@ -174,38 +189,95 @@ def between_keys(state):
     return found
 
 
+def loaded_net(state, path, save=save_file):
+    save(state, path)
+    assert upscaler_kind(path) == "images"
+    return load_network(path, "images", "cpu")
+
+
 def test_files_with_keys_of_all_ages_are_one_network(tmp_path):
-    network = small_net()
-    state, x = network.state_dict(), torch.rand(1, 3, 12, 10)
-    save_file(state, tmp_path / "new.safetensors")
-    save_file(old_keys(state), tmp_path / "old.safetensors")
-    save_file(between_keys(state), tmp_path / "between.safetensors")
-    torch.save({"params_ema": state, "params": {k: v + 1 for k, v in state.items()}}, tmp_path / "real.pth")
-    for file in ("new.safetensors", "old.safetensors", "between.safetensors", "real.pth"):
-        assert upscaler_kind(tmp_path / file) == "images"
-        loaded = load_network(tmp_path / file, "images", "cpu")
-        torch.testing.assert_close(loaded(x), network(x), rtol=0, atol=0)
-    assert network(x).shape == (1, 3, 48, 40)
+    state, x = esrgan(), torch.rand(1, 3, 12, 10)
+    nets = [
+        loaded_net(keyed, tmp_path / f"{name}.safetensors")
+        for name, keyed in {"new": state, "old": old_keys(state), "between": between_keys(state)}.items()
+    ]
+    both = {"params_ema": state, "params": {name: value + 1 for name, value in state.items()}}
+    for net in (*nets, loaded_net(both, tmp_path / "real.pth", torch.save)):
+        torch.testing.assert_close(net.network(x), upscaled(state, x))
+    assert upscaled(state, x).shape == (1, 3, 48, 40)
 
 
-@pytest.mark.parametrize("doublings", [0, 1, 3, 4])
-def test_networks_of_other_scales_than_4_are_read(doublings, tmp_path):
-    network, x = small_net(doublings=doublings), torch.rand(1, 3, 5, 4)
-    save_file(network.state_dict(), tmp_path / "new.safetensors")
-    save_file(old_keys(network.state_dict(), doublings), tmp_path / "old.safetensors")
-    for file in ("new.safetensors", "old.safetensors"):
-        loaded = load_network(tmp_path / file, "images", "cpu")
-        torch.testing.assert_close(loaded(x), network(x), rtol=0, atol=0)
-        assert loaded._enlarged(Image.new("RGB", (7, 6))).size == (7 * 2**doublings, 6 * 2**doublings)
+@pytest.mark.parametrize("doublings, folds", [(0, 1), (1, 1), (3, 1), (4, 1), (2, 2), (2, 4)])
+def test_networks_of_other_scales_than_4_are_read(doublings, folds, tmp_path):
+    state, x = esrgan(doublings=doublings, folds=folds), torch.rand(1, 3, 8, 4)
+    image, scale = (
+        Image.fromarray(np.random.default_rng(0).integers(0, 255, (7, 6, 3), dtype=np.uint8)),
+        2**doublings // folds,
+    )
+    for name, keyed in {"new": state, "old": old_keys(state, doublings)}.items():
+        net = loaded_net(keyed, tmp_path / f"{name}.safetensors")
+        torch.testing.assert_close(net.network(x), upscaled(state, x, folds))
+        assert net._enlarged(image).size == (6 * scale, 7 * scale)
+        assert net.images([image], (9, 9))[0].size == (9, 9)
 
 
-def test_a_network_that_folds_doubles_the_size(tmp_path):
-    network = small_net(folds=2)
-    save_file(network.state_dict(), tmp_path / "two.safetensors")
-    loaded = load_network(tmp_path / "two.safetensors", "images", "cpu")
-    image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (11, 14, 3), dtype=np.uint8))
-    assert loaded._enlarged(image).size == (28, 22)
-    assert loaded.images([image], (30, 30))[0].size == (30, 30)
+SWIN = {"embed_dim": 8, "depths": (2,), "num_heads": (2,), "window_size": 4, "upscale": 2, "img_size": 16}
+HAT = SWIN | {"upsampler": "pixelshuffle", "compress_ratio": 2, "squeeze_factor": 4}
+DAT = {"embed_dim": 16, "depth": [2], "num_heads": [2], "expansion_factor": 2, "upscale": 2, "split_size": [2, 4]}
+NETWORKS = {
+    "ATD": ("ATD", SWIN | {"upsampler": "pixelshuffledirect", "num_tokens": 8, "reducted_dim": 2}),
+    "Compact": ("Compact", {"num_feat": 8, "num_conv": 2, "upscale": 2}),
+    "DAT": ("DAT", DAT | {"img_size": 16}),
+    "HAT": ("HAT", HAT),
+    "OmniSR": ("OmniSR", {"num_feat": 8, "window_size": 4, "up_scale": 2}),
+    "PLKSR": ("RealPLKSR", {"dim": 8, "n_blocks": 2, "upscaling_factor": 2, "kernel_size": 5}),
+    "SPAN": ("SPAN", {"num_in_ch": 3, "num_out_ch": 3, "feature_channels": 8, "upscale": 2}),
+    "Swin2SR": ("Swin2SR", SWIN | {"upsampler": "pixelshuffledirect"}),
+    "SwinIR": ("SwinIR", SWIN | {"upsampler": "pixelshuffledirect"}),
+}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_networks_of_spandrels_architectures_upscale_as_they_do(name, tmp_path):
+    architectures()
+    kind, sizes = NETWORKS[name]
+    torch.manual_seed(0)
+    network = getattr(import_module(f"spandrel.architectures.{name}"), kind)(**sizes).eval()
+    state = {key: value.clone() for key, value in network.state_dict().items()}
+    found = loaded_net(state, tmp_path / "net.safetensors")
+    assert (str(identify(tmp_path / "net.safetensors")), found.scale) == (f"{name} upscaler", 2)
+    pixels = np.random.default_rng(0).integers(0, 255, (16, 16, 3), dtype=np.uint8)
+    with torch.no_grad():
+        expected = network(torch.from_numpy(pixels).permute(2, 0, 1)[None] / 255)[0].permute(1, 2, 0)
+    enlarged = np.asarray(found._enlarged(Image.fromarray(pixels))) / 255
+    np.testing.assert_allclose(enlarged, expected.clamp(0, 1), atol=0.004)
+    assert found._enlarged(Image.fromarray(pixels[:7, :9])).size == (18, 14)
+
+
+def test_tiles_are_the_largest_within_their_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr(upscaling_networks, "TILE_BYTES", most := 30_000_000)
+    found = loaded_net(esrgan(), tmp_path / "net.safetensors")
+
+    def peak(tile):
+        side = tile + 2 * MARGIN
+        with LiveBytes(()) as live:
+            found._upscale(torch.empty(1, 3, side, side))
+        return LIBRARY_FACTOR * live.peak
+
+    assert SMALLEST_TILE < found.tile < LARGEST_TILE
+    assert peak(found.tile) <= most < peak(found.tile + SMALLEST_TILE)
+    assert upscaling_bytes((64, 32), 5) == 5 + most + 4 * 3 * (1 + 1 + 16) * 64 * 32
+
+
+def test_spandrels_modules_that_need_torchvision_are_not_imported():
+    """So files load alike with and without it, and nobody else sees a stand-in for it."""
+    known = {each.architecture.id for each in architectures()}
+    left_out = [sys.modules[f"spandrel.architectures.{name}"] for name in LEFT_OUT]
+    assert [module.__spec__ for module in left_out] == [None, None]
+    assert {*other_files.UPSCALERS.values(), *other_files.CHAINS.values()} == known - {
+        *LEFT_OUT,
+        "GFPGAN",
+    }  # it restores faces
 
 
 @torch.no_grad()
@@ -223,9 +295,11 @@ def test_parts_are_what_the_whole_is():
 
 def test_the_network_of_a_file_enlarges_between_the_stages(workspace, store, begun, monkeypatch):
     folder = workspace.models / "upscalers"
-    save_file(small_net().state_dict(), folder / "random_4x.safetensors")
+    save_file(esrgan(), folder / "random_4x.safetensors")
     seen = []
-    monkeypatch.setattr(RRDBNet, "images", lambda self, images, size: seen.append(size) or [Image.new("RGB", size)])
+    monkeypatch.setattr(
+        ImageUpscaler, "images", lambda self, images, size: seen.append(size) or [Image.new("RGB", size)]
+    )
     (file,) = run_generate(hires(highres_fix_upscaler_file="random_4x"), workspace, store=store)
     assert seen == [(96, 96)] and begun[1].shape == (1, 4, 12, 12)
     assert [held.name for held in store.loaded() if held.slot == "upscaler"] == ["random_4x.safetensors"]
@@ -265,14 +339,18 @@ def test_files_that_are_none_are_refused_before_the_start(workspace, tmp_path):
     sdxl = tiny_folder("sdxl", tmp_path / "tiny")
     latent = str(tmp_path / "latent.safetensors")
     assert codes(hires(sdxl, highres_fix_upscaler_file=latent), workspace) == ["upscaler.other-family"]
-    gray = {"conv_first.weight": torch.zeros(8, 1, 3, 3), "conv_last.weight": torch.zeros(1, 8, 3, 3)}
-    save_file(small_net().state_dict() | gray | {"conv_last.bias": torch.zeros(1)}, tmp_path / "gray.safetensors")
-    gray = str(tmp_path / "gray.safetensors")
-    assert codes(hires(highres_fix_upscaler_file=gray), workspace) == ["upscaler.other-build"]
+
+
+def test_an_unsupported_architecture_is_refused_before_the_first_stage(workspace, store, begun, tmp_path):
+    gray = {"conv_first.weight": torch.zeros(4, 1, 3, 3), "conv_last.weight": torch.zeros(1, 4, 3, 3)}
+    save_file(esrgan() | gray | {"conv_last.bias": torch.zeros(1)}, tmp_path / "gray.safetensors")
+    with pytest.raises(ProblemsError) as raised:
+        run_generate(hires(highres_fix_upscaler_file=str(tmp_path / "gray.safetensors")), workspace, store=store)
+    assert raised.value.codes == ["upscaler.other-build"] and not begun
 
 
 def test_a_network_with_nan_is_refused(tmp_path):
-    state = small_net().state_dict()
+    state = esrgan()
     save_file(state | {"conv_hr.bias": state["conv_hr.bias"] * torch.nan}, tmp_path / "nan.safetensors")
     with pytest.raises(ProblemsError) as raised:
         load_network(tmp_path / "nan.safetensors", "images", "cpu")
@@ -288,7 +366,7 @@ def test_a_network_with_nan_is_refused(tmp_path):
     ],
 )
 def test_a_network_of_sizes_that_the_file_does_not_hold_is_named_and_not_made(tmp_path, changed):
-    save_file(small_net().state_dict() | changed, tmp_path / "large.safetensors")
+    save_file(esrgan() | changed, tmp_path / "large.safetensors")
     with pytest.raises(ProblemsError) as raised:
         load_network(tmp_path / "large.safetensors", "images", "cpu")
     assert raised.value.problems[0].code == "upscaler.other-build"

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from safetensors.torch import save
 
+from tests.generation.esrgan import esrgan
 from tests.hostile.adapter_files import ADAPTERS, kohya
 from tests.hostile.changes import Files, change_json, changed, written
 from tests.hostile.model_files import (
@@ -117,9 +118,7 @@ def model_tools() -> Readers:
 @cache
 def upscalers() -> dict[str, dict[str, torch.Tensor]]:
     """An ESRGAN of each scale and each way to name its tensors."""
-    from core.generation.model.upscaling_networks import RRDBNet
-
-    found = {f"folds {folds}": RRDBNet(width=4, blocks=2, growth=2, folds=folds).state_dict() for folds in (1, 2)}
+    found = {f"folds {folds}": esrgan(folds=folds) for folds in (1, 2)}
     wrapped = {f"params_ema.{name}": value for name, value in found["folds 1"].items()}
     old = {
         name.replace("body.", "RRDB_trunk.").replace("rdb", "RDB").replace("conv_up", "upconv"): value

@@ -5,6 +5,8 @@ from pathlib import Path
 import pytest
 
 from core.setup.choose import (
+    ADAPTED,
+    ALONE,
     TORCH_INDEX,
     Build,
     MachineFacts,
@@ -12,6 +14,8 @@ from core.setup.choose import (
     adapted_requirements,
     choose_build,
     on_default_index,
+    package_of,
+    packages_alone,
     pins_from,
     version_numbers,
 )
@@ -180,8 +184,9 @@ def test_the_shipped_requirements_are_adapted_to_the_build():
     assert lines[0] == f"torch=={pins.torch}"
     assert not any(line.startswith(("xformers", "onnxruntime-gpu")) for line in lines)
     assert sum(line.startswith("onnxruntime==") for line in lines) == 1
-    untouched = [line for line in text.splitlines() if not line.startswith(("torch==", "xformers", "onnxruntime"))]
+    untouched = [line for line in text.splitlines() if package_of(line) not in (*ADAPTED, *ALONE)]
     assert lines[2:] == untouched
+    assert packages_alone(text) == [line for line in text.splitlines() if line.startswith("spandrel==")]
 
 
 def test_torch_and_xformers_come_as_a_pair_from_one_index():

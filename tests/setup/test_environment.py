@@ -97,9 +97,9 @@ def want(project, old, new):
 
 @pytest.mark.slow
 def test_the_first_start_makes_an_environment_that_works_where_it_ends_up(first):
-    assert ask(first, "import torch, paint, sys; print(torch.__version__, paint.__version__, sys.prefix)") == (
-        f"2.13.0 1.0 {first / '.venv'}"
-    )
+    assert ask(
+        first, "import torch, paint, spandrel, sys; print(torch.__version__, paint.__version__, sys.prefix)"
+    ) == (f"2.13.0 1.0 {first / '.venv'}")
     assert is_current(str(first))
     assert not (first / ".venv-new").exists() and not (first / ".venv-old").exists()
     pip = first / ".venv" / "bin" / "pip"  # a script: it was made as .venv-new/bin/pip

@@ -22,9 +22,8 @@ from core.formats.models.part_kinds import part_title
 from core.formats.tensors.header import read_header
 from core.generation.model.library import Scan, find
 from core.generation.model.store import ModelStore, fingerprint
-from core.record.problems import Problem, ProblemsError, collected, problems_at
+from core.record.problems import ProblemsError
 from core.record.workspace import Workspace
-from core.settings.job import GenerateJob
 from core.settings.model import SD_SCALE, traits_of
 
 if TYPE_CHECKING:
@@ -111,7 +110,7 @@ def control_file(path: Path, family: str | None, model: Path | None) -> ControlF
 
 
 def upscaler_kind(path: Path, where: str = UPSCALER) -> str:
-    """Return what an upscaler file upscales: "images" (ESRGAN's family) or "latents" (sd-scripts). Raises ProblemsError for others."""
+    """Return what an upscaler file upscales: "images" (spandrel) or "latents" (sd-scripts). Raises ProblemsError for others."""
     return kind_of_upscaler(identify(path), path, where)
 
 
@@ -121,28 +120,8 @@ def kind_of_upscaler(kind: ModelKind, path: Path, where: str = UPSCALER) -> str:
     if kind.kind in ("upscaler", "latent_upscaler") and kind.offered:
         return "images" if kind.kind == "upscaler" else "latents"
     what = f"{path.name} is not a supported upscaler but: {kind} ({kind.evidence})"
-    fix = "choose an ESRGAN or Real-ESRGAN file (RRDBNet), or a latent upscaler of sd-scripts"
+    fix = "choose a file of ESRGAN, SwinIR, DAT or another upscaler of images, or a latent upscaler of sd-scripts"
     raise ProblemsError.one(what, where, fix, "upscaler.unknown-kind")
-
-
-def upscaler_problems(job: GenerateJob, family: str, workspace: Workspace) -> list[Problem]:
-    """Return the problems of the job's upscaler file with models of a family."""
-    hires, problems = job.hires, list[Problem]()
-    if hires.highres_fix_upscaler_file and hires.highres_fix_scale is not None:
-        path = collected(problems, find, "upscaler", hires.highres_fix_upscaler_file, workspace)
-        if path is not None:
-            collected(problems, _check_network, path, family)
-    return problems
-
-
-def _check_network(path: Path, family: str) -> None:
-    """Raise ProblemsError as `check_upscaler`, and for a network of an unsupported architecture."""
-    from core.generation.model.upscaling_networks import check_network
-
-    kind = identify(path)
-    check_upscaler(kind, path, family)
-    with problems_at(UPSCALER):
-        check_network(path, kind_of_upscaler(kind, path))
 
 
 def check_upscaler(kind: ModelKind, path: Path, family: str) -> None:

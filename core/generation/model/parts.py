@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from math import prod
+from pathlib import Path
 from typing import Any, Literal
 
 from core.families import family
@@ -32,6 +33,7 @@ class Parts:
         self.kind, self.memory, self.device = family(sources.family), memory, device
         self.path, self.separate_vae, self.loras = sources.model, sources.vae, list(sources.loras.values())
         self.controls, self.hook_files = list(sources.controls.values()), list(sources.hook_files.values())
+        self.upscalers = list(sources.upscalers.values())
         stored = self.kind.weight_bytes(sources.model)
         precision = choose_precision(memory, device, stored[self.kind.denoiser], trains=False)
         self.dtype, self.vae_dtype = precision.compute, vae_type(memory)
@@ -72,8 +74,12 @@ class Parts:
     @property
     def lora_size(self) -> int:
         """Bytes of the LoRAs, which compute in fp32 and stay on the device."""
-        entries = [entry for path in self.loras for entry in read_header(path)[0].values()]
-        return sum(4 * prod(entry.shape) for entry in entries)
+        return sum(map(_fp32_bytes, self.loras))
+
+    @property
+    def upscaler_size(self) -> int:
+        """Bytes of the largest upscaler, which computes in fp32."""
+        return max(map(_fp32_bytes, self.upscalers), default=0)
 
     @property
     def control_size(self) -> int:
@@ -173,3 +179,8 @@ class Parts:
 def _to_channels_last(module: Any) -> None:
     """Put weights into channels_last layout, which is faster for convolutions; results differ by rounding only."""
     module.to(memory_format=torch.channels_last)
+
+
+def _fp32_bytes(path: Path) -> int:
+    """Return the bytes of a file's tensors in fp32."""
+    return sum(4 * prod(entry.shape) for entry in read_header(path)[0].values())

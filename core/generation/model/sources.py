@@ -36,10 +36,10 @@ class HookFile:
 class Sources:
     """The files of a job, found and detected by their headers.
 
-    family                                  of the base model
-    vae                                     separate VAE; None: the model's
-    loras, refiners, controls, hook_files   {name in the settings: file}
-    notes                                   advice about the files
+    family                                             of the base model
+    vae                                                separate VAE; None: the model's
+    loras, refiners, controls, upscalers, hook_files   {name in the settings: file}
+    notes                                              advice about the files
     """
 
     model: Path
@@ -50,6 +50,7 @@ class Sources:
     notes: list[Problem] = field(default_factory=list)
     refiners: dict[str, Path] = field(default_factory=dict)
     controls: dict[str, ControlFile] = field(default_factory=dict)
+    upscalers: dict[str, Path] = field(default_factory=dict)
     hook_files: dict[str, HookFile] = field(default_factory=dict)
 
 

@@ -1,21 +1,27 @@
-"""Upscaling networks: RRDBNet (ESRGAN, Real-ESRGAN, BSRGAN) for images, and sd-scripts' upscaler for latents."""
+"""Upscaling networks: those of spandrel's architectures for images, and sd-scripts' upscaler for latents."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Mapping, Sequence
+import sys
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from math import prod
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.overrides import TorchFunctionMode
 
+from core.families.counting import LiveBytes
+from core.formats.detect import identify
 from core.formats.models.overflow import SHOWN, not_finite
-from core.formats.tensors.header import read_header
+from core.formats.other_files import unwrapped
 from core.formats.tensors.reading import TensorFile
 from core.generation.sample.canvas import fitted, pixels_of
+from core.record.memory import is_out_of_memory
 from core.record.problems import ProblemsError
 from core.record.units import first_of
 from core.record.workspace import display_path
@@ -23,165 +29,85 @@ from core.record.workspace import display_path
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-TILE, MARGIN = 256, 16  # pixels of the input per tile, and of the overlap around it
-TENSORS_OF_A_BLOCK = 30
-# Keys of older ESRGAN files -> those of Real-ESRGAN.
-OLDER = (
-    (r"^model\.1\.sub\.(\d+)\.RDB(\d)\.conv(\d)\.0\.", r"body.\1.rdb\2.conv\3."),
-    (r"^model\.1\.sub\.\d+\.(weight|bias)", r"conv_body.\1"),
-    (r"^RRDB_trunk\.(\d+)\.RDB(\d)\.conv(\d)\.", r"body.\1.rdb\2.conv\3."),
-    (r"^trunk_conv\.", "conv_body."),
-    (r"^upconv(\d)\.", r"conv_up\1."),
-    (r"^HRconv\.", "conv_hr."),
-)
-OLDER_TAIL = re.compile(
-    r"^model\.(\d+)\.(?!sub\.)"
-)  # the convolutions around the blocks; one of every three doubles the size
+LARGEST_TILE, SMALLEST_TILE, MARGIN = 256, 32, 16  # pixels of the input per tile, and of the overlap around it
+UNMEASURED_TILE = 64
+TILE_BYTES = 5 << 28  # that a network may need for a tile, besides its weights
+LIBRARY_FACTOR = 1.8  # of its tensors, with what libraries copy; measured on a CPU: ESRGAN 1.5, SwinIR and DAT 1.8
+LEFT_OUT = ("LaMa", "RestoreFormer")  # they fill masks and restore faces, and import torchvision
 
 
 def load_network(path: Path, kind: str, device: str) -> Any:
     """Load an upscaling network in float32. Raises ProblemsError for an unsupported architecture, and for NaN and infinite weights.
     kind: "images" or "latents" (`other_files.upscaler_kind`)"""
     with TensorFile(path) as file:
-        names = _names(file.entries)
-        network = _empty_network({new: file.entries[name].shape for new, name in names.items()}, kind, path)
-        state = {new: file.read(name, torch.float32) for new, name in names.items()}
+        state = {name: file.read(key, torch.float32) for name, key in unwrapped(file.entries).items()}
     if damaged := not_finite(state):
         what = f"{path.name} contains NaN or infinite values, which make black images: {first_of(damaged, SHOWN)}"
         raise ProblemsError.one(what, display_path(path), "use another file; this one is damaged", "weights.not-finite")
-    network.to_empty(device="cpu").load_state_dict(state)
-    return network.to(device).eval().requires_grad_(False)
-
-
-def check_network(path: Path, kind: str) -> None:
-    """Raise ProblemsError for an unsupported architecture, by the file's header. kind: as in `load_network`"""
-    entries, _ = read_header(path)
-    _empty_network({new: entries[name].shape for new, name in _names(entries).items()}, kind, path)
-
-
-def _names(entries: Iterable[str]) -> dict[str, str]:
-    """Return {name as in Real-ESRGAN: key} of a file's averaged weights, or of the only ones."""
-    averaged = any(name.startswith("params_ema.") for name in entries)
-    start = "params_ema." if averaged else "params."
-    keys = {name.removeprefix(start): name for name in entries if not averaged or name.startswith(start)}
-    last = max((int(found[1]) for name in keys if (found := OLDER_TAIL.match(name))), default=0)
-    return {_renamed(name, last): key for name, key in keys.items()}
-
-
-def _empty_network(shapes: Mapping[str, Sequence[int]], kind: str, path: Path) -> Any:
-    """Return a network on the meta device whose tensors have exactly these names and shapes. Raises ProblemsError for others.
-
-    kind   "images" or "latents"
-    path   the file, for the message
-    """
     try:
-        with torch.device("meta"):
-            network = LatentUpscaler() if kind == "latents" else RRDBNet.of(shapes)
-    except (ArithmeticError, LookupError, RuntimeError, ValueError):
-        network = None
-    if network is None or _comparable_shapes(
-        {name: t.shape for name, t in network.state_dict().items()}
-    ) != _comparable_shapes(shapes):
-        what, fix = f"{path.name} has an unsupported architecture", "choose an RRDBNet for color images"
-        raise ProblemsError.one(what, display_path(path), fix, "upscaler.other-build")
-    return network
-
-
-def _comparable_shapes(shapes: Mapping[str, Sequence[int]]) -> dict[str, tuple[int, ...]]:
-    """Return the shapes as tuples, without batch normalization's counters, which older files lack."""
-    return {name: tuple(shape) for name, shape in shapes.items() if not name.endswith(".num_batches_tracked")}
-
-
-def _renamed(name: str, last: int) -> str:
-    """Rename a key of older ESRGAN files to that of Real-ESRGAN. last: number of the file's last convolution"""
-    numbered = {0: "conv_first.", last - 2: "conv_hr.", last: "conv_last."}
-    for old, new in OLDER:
-        name = re.sub(old, new, name)
-    return OLDER_TAIL.sub(lambda found: numbered.get(number := int(found[1]), f"conv_up{number // 3}."), name)
+        network = LatentUpscaler.of(state) if kind == "latents" else ImageUpscaler(_described(state, path))
+    except Exception as error:  # of any type: spandrel reads sizes from names and shapes without checking them
+        if isinstance(error, ImportError | ProblemsError) or is_out_of_memory(error):
+            raise
+        found = identify(path)
+        what = f"{path.name} has an unsupported architecture; it looks like: {found} ({found.evidence})"
+        raise ProblemsError.one(
+            what, display_path(path), "choose another upscaler file", "upscaler.other-build"
+        ) from error
+    return network.to(device).eval().requires_grad_(False)
 
 
 # -- images
 
 
-class DenseBlock(nn.Module):
-    """Residual dense block: five convolutions, each of which reads the input and all earlier outputs.
+def architectures() -> Any:
+    """Return spandrel's registry without LEFT_OUT, whose modules it would import by name."""
+    for name in LEFT_OUT:
+        left_out: Any = ModuleType(name)
+        left_out.id, left_out.detect = name, lambda state: False
+        setattr(left_out, f"{name}Arch", lambda left_out=left_out: left_out)
+        sys.modules.setdefault(f"spandrel.architectures.{name}", left_out)
+    from spandrel import MAIN_REGISTRY
 
-    width    channels of input and output
-    growth   channels of each earlier output
-    """
+    return MAIN_REGISTRY
 
-    def __init__(self, width: int, growth: int):
+
+def _described(state: Mapping[str, Tensor], path: Path) -> Any:
+    """Return spandrel's descriptor of a network with these weights, for RGB images. Raises an exception of any type for unsupported ones.
+    path: the file, for the message"""
+    registry = architectures()
+    with _AtMost(2 * sum(tensor.numel() for tensor in state.values())):  # some layers replace others
+        descriptor = registry.load(dict(state))
+    channels = descriptor.input_channels, descriptor.output_channels
+    if channels != (3, 3):
+        what = f"{path.name} turns {channels[0]} channels into {channels[1]}, but images have 3 (RGB)"
+        raise ProblemsError.one(what, display_path(path), "choose an upscaler of RGB images", "upscaler.other-build")
+    return descriptor
+
+
+class _AtMost(TorchFunctionMode):
+    """Context that raises ValueError before a network gets more weights than `count` numbers, as damaged files may ask for."""
+
+    def __init__(self, count: int):
         super().__init__()
-        for number in range(1, 6):
-            inward = width + (number - 1) * growth
-            self.add_module(f"conv{number}", nn.Conv2d(inward, growth if number < 5 else width, 3, padding=1))
+        self.count = count
 
-    def forward(self, x: Tensor) -> Tensor:
-        """[B, width, H, W] -> the same shape."""
-        features = x
-        for conv in (self.conv1, self.conv2, self.conv3, self.conv4):
-            features = torch.cat([features, functional.leaky_relu(conv(features), 0.2)], dim=1)
-        return x + 0.2 * self.conv5(features)
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.empty:  # layers allocate their weights by it
+            self.count -= prod(args if isinstance(args[0], int) else args[0])
+            if self.count < 0:
+                raise ValueError("The network has more weights than the file")
+        return func(*args, **(kwargs or {}))
 
 
-class Block(nn.Module):
-    """Residual in residual dense block (RRDB) of three dense blocks."""
+class ImageUpscaler(nn.Module):
+    """An upscaler of RGB images.
+    descriptor: spandrel's, which pads images to the sizes that the network takes"""
 
-    def __init__(self, width: int, growth: int):
+    def __init__(self, descriptor: Any):
         super().__init__()
-        self.rdb1, self.rdb2, self.rdb3 = (DenseBlock(width, growth) for _ in range(3))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[B, width, H, W] -> the same shape."""
-        return x + 0.2 * self.rdb3(self.rdb2(self.rdb1(x)))
-
-
-class RRDBNet(nn.Module):
-    """ESRGAN's network (Wang et al. 2018, arXiv:1809.00219) for RGB images, with a scale of 2 ** doublings / folds.
-
-    width      channels of the hidden maps
-    blocks     number of RRDB blocks
-    growth     channels added by each convolution of a dense block
-    folds      factor of a pixel unshuffle before it (Real-ESRGAN): 1, or 2 for a scale of 2
-    doublings  of the size after the blocks: 2; 0, 1, 3 or 4 for a scale of 1, 2, 8 or 16
-    """
-
-    def __init__(self, width: int = 64, blocks: int = 23, growth: int = 32, folds: int = 1, doublings: int = 2):
-        super().__init__()
-        self.folds, self.scale = folds, 2**doublings // folds
-        self.conv_first = nn.Conv2d(3 * folds**2, width, 3, padding=1)
-        self.body = nn.Sequential(*(Block(width, growth) for _ in range(blocks)))
-        self.conv_body, self.conv_hr = (nn.Conv2d(width, width, 3, padding=1) for _ in range(2))
-        self.ups = [f"conv_up{number}" for number in range(1, doublings + 1)]
-        for name in self.ups:
-            self.add_module(name, nn.Conv2d(width, width, 3, padding=1))
-        self.conv_last = nn.Conv2d(width, 3, 3, padding=1)
-
-    @classmethod
-    def of(cls, shapes: Mapping[str, Sequence[int]]) -> RRDBNet:
-        """Create an uninitialized network with the layer sizes in `shapes`. Raises LookupError or ArithmeticError for other architectures.
-        shapes: {key in a state dict: shape}"""
-        width, inward = shapes["conv_first.weight"][:2]
-        growth = shapes["body.0.rdb1.conv1.weight"][0]
-        blocks = sum(name.startswith("body.") for name in shapes) // TENSORS_OF_A_BLOCK
-        shapes[f"body.{blocks - 1}.rdb3.conv5.bias"]
-        doublings = sum(name.startswith("conv_up") and name.endswith(".weight") for name in shapes)
-        folds = round((inward / 3) ** 0.5)
-        if 2**doublings % folds:
-            raise LookupError(folds)
-        return cls(width, blocks, growth, folds, doublings)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[B, 3, H, W] in 0..1 -> [B, 3, scale H, scale W]."""
-        if self.folds > 1:
-            x = functional.pixel_unshuffle(x, self.folds)
-        x = self.conv_first(x)
-        x = x + self.conv_body(self.body(x))
-        for name in self.ups:
-            x = functional.interpolate(x, scale_factor=2, mode="nearest")
-            x = functional.leaky_relu(self.get_submodule(name)(x), 0.2)
-        images: Tensor = self.conv_last(functional.leaky_relu(self.conv_hr(x), 0.2))
-        return images
+        self.network, self.scale, self.tile = descriptor.model, descriptor.scale, _tile(descriptor)
+        self._upscale = descriptor
 
     def images(self, images: Sequence[Image], size: tuple[int, int]) -> list[Image]:
         """Upscale images and resize them to `size` (width, height)."""
@@ -192,9 +118,11 @@ class RRDBNet(nn.Module):
         """Upscale an image by the network's scale, in tiles."""
         from PIL import Image as pillow
 
-        pixels = (pixels_of(image) / 2 + 0.5).to(self.conv_first.weight.device)
-        tile = TILE * 4 // max(4, self.scale)  # an output of the same size
-        pixels = (tiled(self, pixels, self.scale, tile, MARGIN, self.folds)[0].clamp(0, 1) * 255).round().byte()
+        device = self._upscale.device
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            torch.manual_seed(0)  # AuraSR adds noise
+            pixels = tiled(self._upscale, (pixels_of(image) / 2 + 0.5).to(device), self.scale, self.tile, MARGIN)
+        pixels = (pixels[0].clamp(0, 1) * 255).round().byte()
         return pillow.fromarray(pixels.permute(1, 2, 0).cpu().numpy())
 
     def latents(self, latents: Tensor, scaling: float) -> Tensor:
@@ -202,31 +130,37 @@ class RRDBNet(nn.Module):
         return latents
 
 
-def tiled(network: Any, pixels: Tensor, scale: int, tile: int, margin: int, multiple: int = 1) -> Tensor:
-    """Apply an upscaling network to overlapping tiles, [B, C, H, W] -> [B, C, scale H, scale W], so that memory stays constant.
+def _tile(descriptor: Any) -> int:
+    """Return the largest tile, in pixels, that a network upscales within TILE_BYTES, by those of a small one, which grow with its area."""
+    weights, side = (*descriptor.model.parameters(), *descriptor.model.buffers()), UNMEASURED_TILE + 2 * MARGIN
+    with torch.inference_mode():
+        empty = deepcopy(descriptor, {id(tensor): tensor.to("meta") for tensor in weights})
+        try:
+            with LiveBytes((*empty.model.parameters(), *empty.model.buffers())) as live:
+                empty(torch.empty(1, 3, side, side, device="meta"))
+        except RuntimeError:  # it branches on values, of which there are none
+            return UNMEASURED_TILE
+    tile = int(side * (TILE_BYTES / LIBRARY_FACTOR / live.peak) ** 0.5) - 2 * MARGIN
+    return max(SMALLEST_TILE, min(LARGEST_TILE, tile - tile % SMALLEST_TILE))
 
-    tile, margin   side of a tile, and overlap on each side, in input pixels
-    multiple       sides of tiles are multiples of this number of pixels; the input is padded accordingly
-    """
+
+def tiled(network: Any, pixels: Tensor, scale: int, tile: int, margin: int) -> Tensor:
+    """Apply an upscaling network to overlapping tiles, [B, C, H, W] -> [B, C, scale H, scale W], so that memory stays constant.
+    tile, margin: side of a tile, and overlap on each side, in input pixels"""
     height, width = pixels.shape[-2:]
-    padded = functional.pad(pixels, (0, -width % multiple, 0, -height % multiple), mode="replicate")
-    output = padded.new_empty(*padded.shape[:2], padded.shape[2] * scale, padded.shape[3] * scale)
-    for top in range(0, padded.shape[2], tile):
-        for left in range(0, padded.shape[3], tile):
+    output = pixels.new_empty(*pixels.shape[:2], height * scale, width * scale)
+    for top in range(0, height, tile):
+        for left in range(0, width, tile):
             above, before = min(margin, top), min(margin, left)
-            part = padded[..., top - above : top + tile + margin, left - before : left + tile + margin]
+            part = pixels[..., top - above : top + tile + margin, left - before : left + tile + margin]
             up = network(part)[..., above * scale : (above + tile) * scale, before * scale : (before + tile) * scale]
             output[..., top * scale : top * scale + up.shape[2], left * scale : left * scale + up.shape[3]] = up
-    return output[..., : height * scale, : width * scale]
+    return output
 
 
-def upscaling_bytes(size: tuple[int, int]) -> int:
-    """Return the peak memory in bytes of ESRGAN's usual network for an image of `size` (width, height).
-
-    Counts, in fp32, the weights, three maps of 64 channels of the largest tile, and the images.
-    """
-    weights, part = 16_697_987, prod(4 * min(side, TILE + 2 * MARGIN) for side in size)
-    return 4 * (weights + 3 * 64 * part + (2 + 4**2) * 3 * prod(size))
+def upscaling_bytes(size: tuple[int, int], weights: int) -> int:
+    """Return the peak memory in bytes of upscaling an image of `size` (width, height) by four. weights: bytes of the network's"""
+    return weights + TILE_BYTES + 4 * (2 + 4**2) * 3 * prod(size)
 
 
 # -- latents
@@ -256,6 +190,13 @@ class LatentUpscaler(nn.Module):
         self.conv2, self.bn2 = nn.Conv2d(128, 64, 3, padding=1, bias=False), nn.BatchNorm2d(64)
         self.conv3, self.bn3 = nn.Conv2d(64, 64, 3, padding=1, bias=False), nn.BatchNorm2d(64)
         self.conv_final = nn.Conv2d(64, 4, 1)
+
+    @classmethod
+    def of(cls, state: Mapping[str, Tensor]) -> LatentUpscaler:
+        """Create a network with these weights. Raises RuntimeError for other names or shapes."""
+        network = cls()
+        network.load_state_dict(dict(state))
+        return network
 
     def forward(self, latents: Tensor) -> Tensor:
         """Correct latents [B, 4, h, w], given without the VAE's scaling factor."""

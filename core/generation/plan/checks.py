@@ -12,7 +12,6 @@ from core.diffusion.samplers import SAMPLERS
 from core.families import family
 from core.families.locate import REFINER
 from core.formats.detect import FAMILY_NAMES
-from core.generation.model.other_files import upscaler_problems
 from core.generation.model.sources import Sources
 from core.generation.plan.hooks import HOOKS
 from core.generation.plan.initial import IMAGE
@@ -318,7 +317,6 @@ def problems_with_model(jobs: Jobs, sources: Sources, workspace: Workspace) -> l
         *depth_problems(jobs, model_family),
         *_model_guidance_problems(jobs, sources),
         *(each for job in jobs for hook in HOOKS.values() for each in hook.file_problems(job, sources, workspace)),
-        *(each for job in jobs for each in upscaler_problems(job, sources.family, workspace)),
         *(each for job in jobs for each in stage_problems(job, model_family)),
         *switch_problems(jobs),
     ]

@@ -16,7 +16,7 @@ from core.formats.models.checkpoint import open_vae
 from core.generation.model.embeddings import Embedding, check_token, find_embeddings, without_repeated_tokens
 from core.generation.model.library import ambiguity_advice, find_all, named_embeddings
 from core.generation.model.other_files import REFINER_FILE as REFINER_FILE
-from core.generation.model.other_files import control_file, find_refiner
+from core.generation.model.other_files import check_upscaler, control_file, find_refiner
 from core.generation.model.sources import Sources
 from core.generation.plan.hooks import prompts_of
 from core.generation.plan.stages import passes_of, stages_of
@@ -89,6 +89,22 @@ def find_sources(job: GenerateJob, workspace: Workspace, images: Sequence[Genera
         what, fix = "The refiner reads the names of embeddings as plain words", "switch later, or turn it off"
         notes.append(Problem(what, REFINER_FILE, fix, "advice", code="refiner.embeddings"))
     return Sources(model, family_name, vae, loras, embeddings, notes, refiners, controls)
+
+
+def find_upscalers(
+    jobs: Iterable[GenerateJob], family_name: str, workspace: Workspace, problems: list[Problem]
+) -> dict[str, Path]:
+    """Find and check the upscaler files of hires fix; return {name in the settings: path}. problems: receives errors and advice"""
+    used = [each.hires.highres_fix_upscaler_file for each in jobs if each.hires.highres_fix_scale is not None]
+    found = _checked_files(
+        "upscaler",
+        filter(None, used),
+        lambda path: check_upscaler(identify(path), path, family_name),
+        workspace,
+        problems,
+        problems,
+    )
+    return {name: path for name, path, _ in found}
 
 
 def _find_vae(reference: str, workspace: Workspace) -> Path:

@@ -148,7 +148,7 @@ def needs_of(job: GenerateJob, parts: Parts) -> Needs:
         in_strips=strip_bytes(parts, largest, job.generation_memory.vae_slices or STRIPS) if decoding else 0,
         loras=parts.lora_size + parts.control_size + parts.hook_size,
         gradient=gradient,
-        upscaling=upscaling_bytes(stages[0].size) if job.hires.highres_fix_upscaler_file and len(stages) > 1 else 0,
+        upscaling=upscaling_bytes(stages[0].size, parts.upscaler_size) if parts.upscalers and len(stages) > 1 else 0,
     )
 
 

@@ -10,7 +10,13 @@ from core.families.trained_size import trained_size
 from core.generation.model.library import embedding_vectors, wildcard_lines
 from core.generation.model.sources import Sources
 from core.generation.plan.checks import output_problems, problems_of, problems_with_model
-from core.generation.plan.files import find_sources, model_problems, with_model_guidance, with_model_schedule
+from core.generation.plan.files import (
+    find_sources,
+    find_upscalers,
+    model_problems,
+    with_model_guidance,
+    with_model_schedule,
+)
 from core.generation.plan.hooks import HOOKS, hook_files, with_hook_images
 from core.generation.plan.initial import (
     IMAGE,
@@ -71,7 +77,9 @@ def plan_for(job: GenerateJob, requests: list[Request], workspace: Workspace, no
     """Plan requests that use the model, VAE and output settings of `job`. Raises ProblemsError with all problems."""
     requests, sources, advice = _with_files(job, requests, workspace, notes)
     resolved = [replace(request, job=_resolved(request.job, sources)) for request in requests]
-    advice += problems_with_model([request.job for request in resolved], sources, workspace)
+    jobs = [request.job for request in resolved]
+    advice += problems_with_model(jobs, sources, workspace)
+    sources = replace(sources, upscalers=find_upscalers(jobs, sources.family, workspace, advice))
     raise_if_errors(advice)
     return Plan(resolved, sources, [*advice, *sources.notes])
 

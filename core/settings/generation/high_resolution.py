@@ -56,7 +56,7 @@ class HiresSettings(Settings):
         holds="upscaler",
         hint="none",
         replaces="highres_fix_upscaler",
-        help="An upscaling model used instead of the upscaler: a file in models/upscalers or a path. ESRGAN and Real-ESRGAN (RRDBNet), or sd-scripts' latent upscaler for SD 1.x and 2.x.",
+        help="An upscaling model used instead of the upscaler: a file in models/upscalers or a path. ESRGAN, Real-ESRGAN, SwinIR, HAT, DAT, SPAN or another that spandrel reads, or sd-scripts' latent upscaler for SD 1.x and 2.x.",
     )
     highres_fix_latents_upscaling: bool = kohya_setting(
         False,

@@ -10,18 +10,18 @@ import pytest
 import torch
 from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0, SlicedAttnProcessor
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from core.families import family
-from core.families.counting import LiveBytes
 from core.families.vae_strips import Strips
 from core.generation import making
 from core.generation.model.leases import leased
 from core.generation.model.parts import Parts
 from core.generation.model.store import ModelStore
-from core.generation.model.upscaling_networks import MARGIN, TILE, RRDBNet
+from core.generation.model.upscaling_networks import upscaling_bytes
 from core.generation.plan.forecast import Needs, forecast, needs_of, offload_of
 from core.generation.plan.plan import plan_of
+from core.generation.prompt.changes import with_settings
 from core.generation.run import run_generate
 from core.networks.fp8 import FP8
 from core.record.context import NO_REPORTS
@@ -29,6 +29,7 @@ from core.record.workspace import PROJECT, Workspace
 from core.settings.check import build
 from core.settings.job import GenerateJob
 from core.settings.presets.files import to_values
+from tests.generation.esrgan import esrgan
 from tests.models import tiny_lora
 from tests.refusals import refused
 from tests.reports import Heard
@@ -197,17 +198,14 @@ def test_loras_stay_on_the_device_in_fp32_whatever_is_offloaded(workspace, tmp_p
         assert needs.peak(way) == replace(needs, loras=0).peak(way) + size
 
 
-def test_an_upscaler_counts_with_what_it_computes(workspace):
-    plain = job_of(width=512, height=512)
-    parts = Parts(plain.memory, plan_of(plain, workspace).sources, "cuda")
-    hires = plain.hires.model_copy(update={"highres_fix_scale": 2, "highres_fix_upscaler_file": "any.pth"})
-    needs = needs_of(plain.model_copy(update={"hires": hires}), parts)
-    network, side = RRDBNet(blocks=1).to("meta"), TILE + 2 * MARGIN  # most is needed after the blocks
-    with torch.no_grad(), LiveBytes(network.parameters()) as live:
-        network(torch.empty(1, 3, side, side, device="meta"))
-    weights, images = sum(weight.nbytes for weight in RRDBNet().to("meta").parameters()), 18 * 3 * 4 * 512 * 512
-    assert needs.upscaling == pytest.approx(live.peak + weights + images, rel=0.03)
-    assert needs_of(plain, parts).upscaling == 0 and needs.peak("layers", sliced=True) >= needs.upscaling
+def test_an_upscaler_counts_with_its_weights_and_what_it_computes(workspace, tmp_path):
+    save_file(esrgan(), tmp_path / "net.safetensors")
+    plain, file = job_of(width=512, height=512), str(tmp_path / "net.safetensors")
+    job = with_settings(plain, hires={"highres_fix_scale": 2, "highres_fix_upscaler_file": file})
+    needs = needs_of(job, Parts(job.memory, plan_of(job, workspace).sources, "cuda"))
+    assert needs.upscaling == upscaling_bytes((512, 512), sum(value.nbytes for value in esrgan().values()))
+    without = needs_of(plain, Parts(plain.memory, plan_of(plain, workspace).sources, "cuda"))
+    assert without.upscaling == 0 and needs.peak("layers", sliced=True) >= needs.upscaling
 
 
 def test_a_detection_counts_as_one_image_of_its_size_where_it_is_larger(workspace):
