@@ -1,5 +1,6 @@
 """Command lines, scripts and config files of sd-scripts as jobs."""
 
+import json
 import shlex
 
 import pytest
@@ -337,6 +338,16 @@ def test_a_config_file_is_flat_checked_and_below_the_command_line(tmp_path):
     assert (kinds["lr_warmup_steps"], kinds["config_file"]) == ("changed", "taken")
     assert imported(f"{text} --seed 9", folder=tmp_path).job.schedule.seed == 9
     assert of_key(imported(text), "config_file").kind == "unavailable", "without a folder no file is read"
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_a_config_file_saved_as_json_is_read_as_its_toml(nested):
+    """kohya_ss' form has most of the names too, and others for the optimizer, network and resolution."""
+    values = {"network_module": "networks.lora", "network_dim": 8, "optimizer_type": "Lion", "resolution": "512,768"}
+    lines = [f"{name} = {json.dumps(value)}" for name, value in values.items()]
+    text = json.dumps({"network": values, "other": {"seed": 5}} if nested else values | {"seed": 5})
+    found, expected = imported(text, name="fox.json"), imported("\n".join(["seed = 5", *lines]), name="fox.toml")
+    assert found.job == expected.job and found.program == "sd_scripts" and not found.entries("unavailable")
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "cp1252", "cp932"])
