@@ -293,7 +293,6 @@ def test_options_without_a_script_are_a_loras_or_ask():
         ("t5xxl = 't5.safetensors'\nlearning_rate = 1e-5", "import.other-family"),
         ("python train_dreambooth_lora.py --seed 1", "import.unknown-script"),
         ("hello", "import.unknown"),
-        ("[[subsets]]\nimage_dir = 'a'\n[general_args.args]\nseed = 1", "import.not-read"),
         ("export MODEL_TYPE='lora'\nexport TRAINER_EXTRA_ARGS='--noise_offset=0.1'", "import.not-read"),
         ('subprocess.run(["python", "train_network.py", "--seed", "1"])', "import.no-command"),
         ("", "import.unknown"),
