@@ -230,20 +230,28 @@ python train_network.py --network_dim=$dim $extra `
     assert {of_key(found, name).kind for name in computed} == {"unavailable"}
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "bash -c 'cd x && accelerate launch train_network.py --network_dim 8 --seed 5'",
-        "```bash\naccelerate launch train_network.py --network_dim 8 --seed 5\n```",
-        '$a = "--network_dim=8 --seed 5"\nInvoke-Expression "python train_network.py $a"',
-        '$cmd = @"\npython train_network.py --network_dim=8 --seed=5\n"@\nInvoke-Expression $cmd',
-        '$a = @{}\n$a = "--network_dim=8",\n  "--seed=5"\npython train_network.py @a',
-    ],
-)
-def test_a_command_within_a_text_is_read(text):
+WITHIN = [
+    "bash -c 'cd x && accelerate launch train_network.py --network_dim 8 --seed 5'",
+    "```bash\naccelerate launch train_network.py --network_dim 8 --seed 5\n```",
+    '$a = "--network_dim=8 --seed 5"\nInvoke-Expression "python train_network.py $a"',
+    '$cmd = @"\npython train_network.py --network_dim=8 --seed=5\n"@\nInvoke-Expression $cmd',
+    '$a = @{}\n$a = "--network_dim=8",\n  "--seed=5"\npython train_network.py @a',
+]
+LINES_AFTER = [
+    "accelerate launch\n --num_processes=1\n './train_network.py'\n --network_dim 8\n --seed 5",
+    "python train_network.py --network_dim=8\n--seed=5\n",
+    "python train_network.py \\\n  --network_dim=8 \\\n# --network_dim=4 \\\n  --seed=5\n",
+    "python train_network.py --network_dim=8 ^\r\n\r\n  --seed=5\r\npause",
+    "x = 1\n!python train_network.py --network_dim=8\n  --seed=5\ny = 2",
+]
+
+
+@pytest.mark.parametrize(("text", "after"), [(text, text in LINES_AFTER) for text in (*WITHIN, *LINES_AFTER)])
+def test_a_command_within_a_text_and_its_options_on_lines_after_it_are_read(text, after):
     found = imported(text)
     assert (found.job.network.rank, found.job.schedule.seed) == (8, 5)
-    assert not [entry for entry in found.entries("unavailable") if entry.value]
+    assert ("import.note" in [problem.code for problem in found.problems]) == after
+    assert {entry.key for entry in found.entries("unavailable") if entry.value} <= {"accelerate --num_processes"}
 
 
 def test_a_path_that_swallows_the_rest_is_said():
