@@ -361,7 +361,7 @@ class Engine:
         try:
             identity = str(item.get("id") or "")[:MAX_IDENTITY]
             if item.get("run"):
-                self._queue_run(item["run"], identity=identity)
+                self._queue.move_interrupted(self._queue_run(item["run"], identity=identity))
                 return
             task, values = to_version_2(item["task"], item["job"])
             title, preset = str(item.get("title") or ""), str(item.get("preset") or "")

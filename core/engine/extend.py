@@ -7,7 +7,7 @@ from core.engine.queue import QueueEntry
 from core.optimization.jumps import planned_length, steps_of_job
 from core.record import atomic
 from core.record.problems import Problem, ProblemsError, unwritten
-from core.record.run_folder import RunFolder, state_step, states_in
+from core.record.run_folder import RunFolder, state_step, state_to_resume, states_in
 from core.settings.base import declared, value_of
 from core.settings.check import build
 from core.settings.flags import merge
@@ -33,8 +33,9 @@ def job_of(folder: RunFolder) -> TrainJob:
 
 
 def job_to_resume(folder: RunFolder) -> TrainJob:
-    """Return the validated settings of a run to resume. Raises ProblemsError also for a run of an earlier version with partial sd-scripts
-    compatibility, which would not train as before."""
+    """Return the validated settings of a run to resume. Raises ProblemsError also if all of its training states are damaged, and for a run
+    of an earlier version with partial sd-scripts compatibility, which would not train as before."""
+    state_to_resume(folder.states, quick=True)
     preset = parse(folder.job(), str(folder.job_file))
     if preset.notes:
         fix = "start a new run from its settings, or finish it with the version that started it"

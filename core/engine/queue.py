@@ -417,16 +417,18 @@ class Queue:
         self.pause(False)
 
     def resume_with(self, identity: str, *, alone: bool) -> None:
-        """Resume the queue for a run that was just added; a pause by a user only ends if the run is `alone`.
+        """`move_interrupted`, and resume the queue; a pause by a user only ends if the run is `alone`."""
+        with self.lock:
+            self.move_interrupted(identity)
+            if self.paused_by is None or alone:
+                self.pause(False)
 
-        In a paused queue, the run becomes the first, a guest's the first of the guest's own jobs, if the end of the program has paused
-        the queue or interrupted the run.
-        """
+    def move_interrupted(self, identity: str) -> None:
+        """Move a run that was just added to the head of a paused queue, a guest's before the guest's own jobs, if the end of the program
+        has paused the queue or interrupted the run."""
         with self.lock:
             run = self.get(identity).run
             earlier = [each for each in self._entries if each.run == run and each.id != identity]
             interrupted = bool(earlier) and max(earlier, key=lambda each: each.added).state == "interrupted"
             if self.paused and (self.paused_by is None or interrupted):
                 self.move(identity, 0)
-            if self.paused_by is None or alone:
-                self.pause(False)

@@ -84,6 +84,8 @@ def loaded_maker(
         return
     from core.generation.effects.controls.hook import nets_of
 
+    for problem in plan.notes:
+        reports.warn(problem)
     _log_zero_terminal_snr(plan, reports)
     offload = offload_for(job, sources, device)
     with leased(job, sources, store, device, reports, offload) as components:
@@ -95,7 +97,7 @@ def loaded_maker(
             ) as encoder,
         ):
             texts = [text for each in plan.requests for text in prompts_of(each.job)]
-            for problem in [*plan.notes, *loras.problems, *unused(encoder, sources.embeddings, *texts)]:
+            for problem in [*loras.problems, *unused(encoder, sources.embeddings, *texts)]:
                 reports.warn(problem)
             refiners = refiners_of(job, sources, store, device, workspace, components, offload)
             lend = _lender(store, components, sources)

@@ -124,14 +124,15 @@ class Dataset:
 
 
 def read_dataset_config(
-    path: str | os.PathLike, fallback: Mapping[str, Any] | None = None, *, alone: bool = False
+    path: str | os.PathLike | Document, fallback: Mapping[str, Any] | None = None, *, alone: bool = False
 ) -> Imported:
     """Read a dataset config. Raises nothing: all errors and advice are in the result's `problems`.
 
+    path      of the file, or its content
     fallback  {option: value} of the command line, used where the file does not set the option
     alone     whether no other file is read or looked for, so that paths stay as written
     """
-    document = read_document(path)
+    document = path if isinstance(path, Document) else read_document(path)
     document.alone = alone
     subsets: list[Subset] = []
     if document.raw is not None:

@@ -21,7 +21,7 @@ _STRING = re.compile(
     r'"[^"\\]*(?:\\.[^"\\]*)*"?', re.DOTALL
 )  # even an unclosed one, so that no position is visited twice
 _NO_BRACKETS, _AS_LISTS = re.compile(r"[^\[\]{}]+"), str.maketrans("{}", "[]")
-LOST = re.compile(r"[-+]?[0.]*[1-9]")  # begins a number that is not 0
+_NOT_ZERO = re.compile(r"[-+]?[0.]*[1-9]")  # begins a number that is not 0
 AGAIN = "download or copy it again"
 
 
@@ -125,10 +125,15 @@ def _bounded_int(digits: str) -> int:
     return int(digits)
 
 
+def became_zero(number: float, text: str) -> bool:
+    """Whether `text`, parsed as `number`, is not 0 but too small for a float, such as 1e-400."""
+    return number == 0 and _NOT_ZERO.match(text) is not None
+
+
 def nonzero_float(text: str) -> float:
-    """Parse a number. Raises ValueError for one that would become 0, such as 1e-400."""
+    """Parse a number. Raises ValueError for one that would become 0."""
     value = float(text)
-    if value == 0 and LOST.match(text):
+    if became_zero(value, text):
         raise ValueError(f"{text[:MAX_DIGITS]} is too small a number")
     return value
 

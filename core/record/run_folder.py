@@ -196,12 +196,13 @@ def seal_state(folder: Path) -> None:
     )
 
 
-def is_whole(folder: Path) -> bool:
-    """Whether a training state is complete: complete.json lists files, and each exists with its size and SHA-256."""
+def is_whole(folder: Path, *, quick: bool = False) -> bool:
+    """Whether a training state is complete: complete.json lists files, and each exists with its size and SHA-256.
+    quick: compare sizes alone, as the files may be gigabytes"""
     try:
         listed = read_json_object(folder / COMPLETE)
         return bool(listed) and all(
-            (folder / name).stat().st_size == facts["bytes"] and sha256_of(folder / name) == facts["sha256"]
+            (folder / name).stat().st_size == facts["bytes"] and (quick or sha256_of(folder / name) == facts["sha256"])
             for name, facts in listed.items()
         )
     except (ProblemsError, OSError, ValueError, KeyError, TypeError, AttributeError):
@@ -222,6 +223,18 @@ def states_in(states: Path) -> list[Path]:
     return sorted(folders, key=lambda path: (state_step(path), path.name), reverse=True)
 
 
-def newest_state(states: Path) -> Path | None:
-    """Return the newest complete training state in `states`, or None."""
-    return next((folder for folder in states_in(states) if is_whole(folder)), None)
+def newest_state(states: Path, *, quick: bool = False) -> Path | None:
+    """Return the newest complete training state in `states`, or None. quick: as in `is_whole`"""
+    return next((folder for folder in states_in(states) if is_whole(folder, quick=quick)), None)
+
+
+def state_to_resume(states: Path, *, quick: bool = False) -> Path | None:
+    """Return the newest complete training state of a run; None without any. Raises ProblemsError where all are damaged, as training must
+    not restart silently.
+    states: folder of its states; quick: as in `is_whole`"""
+    state = newest_state(states, quick=quick)
+    if state is None and states_in(states):
+        what = "All training states of this run are damaged"
+        fix = "start a new run from its last checkpoint (network.network_weights, model.base_model)"
+        raise ProblemsError.one(what, str(states), fix, code="state.damaged")
+    return state

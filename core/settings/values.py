@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from core.record.bounded_json import LOST, json_or_none, nonzero_float, parse_json
+from core.record.bounded_json import became_zero, json_or_none, nonzero_float, parse_json
 from core.record.problems import ProblemsError
 from core.record.units import count, first_of, number_text, period_words
 from core.record.workspace import INVISIBLE
@@ -136,8 +136,7 @@ def _number(entry: Declared, text: str, full_text: str = "") -> int | float:
         number = float(size[1] if size else text)
     except ValueError:
         number = math.nan
-    lost = number == 0 and LOST.match(text)  # 1e-400 would become 0
-    if lost or not math.isfinite(number):
+    if became_zero(number, text) or not math.isfinite(number):
         reason = "is not a number" if math.isnan(number) else "is beyond the range of numbers"
         raise _bad_value(entry, f"'{(full_text or text)[:40]}', which {reason}")
     if size:

@@ -12,7 +12,7 @@ from core.generation.model.embeddings import Embedding, find_embedding, find_emb
 from core.generation.model.index import facts_of_file
 from core.generation.model.library import Scan, find, find_file, portable_name, tokens_of_file, trained_token
 from core.generation.model.other_files import NETS, find_refiner, net_of_image
-from core.generation.model.sources import MAX_SEARCHED_BYTES, Hashes, file_of_image, has_hash, model_hash
+from core.generation.model.sources import HashComparison, Hashes, file_of_image
 from core.generation.plan.hooks import prompts_of
 from core.generation.prompt.changes import with_settings
 from core.generation.prompt.wildcards import has_variants
@@ -44,12 +44,14 @@ def values_of(
     workspace: Workspace,
     project: ModelSettings,
     hashes: Hashes,
+    comparison: HashComparison | None = None,
 ) -> tuple[dict[str, Any], list[Problem]]:
     """Return (form values that generate the images of `job` again, advice about files that are missing on this machine).
 
     before      current form values; fields that `job` does not set stay
     project     model settings of Train
     hashes      of the image's files
+    comparison  compares them with files; None: a new one
     """
     values = before | {name: json_value(value_of(job, OF_JOB[name].path)) for name in FIELDS}
     values |= _escaped_prompt(job)
@@ -62,11 +64,11 @@ def values_of(
         notes.append(Problem(what, "prompts.dynamic_prompts", fix, "advice", code="generate.dynamic-off"))
     values |= _located_paths(values, workspace, notes)
     values["loras"], values["styles"] = [], list(job.prompts.styles)
-    memo = HashMemo.of(workspace)
+    comparison = comparison or HashComparison(HashMemo.of(workspace))
     for use in job.generate.loras:
         missing: list[Problem] = []
         digest = hashes.loras.get(use.file, "")
-        if result := collected(missing, file_of_image, "lora", use.file, digest, workspace, memo):
+        if result := collected(missing, file_of_image, "lora", use.file, digest, workspace, comparison):
             use_here = use.model_copy(update={"file": portable_name(result[0], workspace)})
             values["loras"].append(use_here.model_dump(exclude_none=True))
             notes += _file_notes("LoRA", use.file, digest, *result, "generate.loras", workspace)
@@ -79,14 +81,14 @@ def values_of(
         return word_pattern([word]).search(texts) is not None
 
     embeddings = [
-        collected(notes, _embeddings_here, text, hashes.embeddings, workspace, memo, notes, is_in_prompts) or ()
+        collected(notes, _embeddings_here, text, hashes.embeddings, workspace, comparison, notes, is_in_prompts) or ()
         for text in job.generate.embeddings
     ]
     words = list(dict.fromkeys(word for each in embeddings for word in each))
     values["embeddings"] = [word.setting(workspace) for word in words]
     for word in words:
-        if not has_hash(word.path, hashes.embeddings.get(word.name, ""), memo):
-            notes.append(_other_hash("embedding", word.path.name, "generate.embeddings"))
+        same = comparison.is_file(word.path, hashes.embeddings.get(word.name, ""))
+        notes += [] if same else [_hash_note("embedding", word.path.name, same, "generate.embeddings")]
     for name, find_named in FIND_BY_NAME.items():
         missing = []
         if values[name] and collected(missing, find_named, values[name], workspace) is None:
@@ -108,12 +110,17 @@ def values_of(
 
 
 def with_chosen_model(
-    job: GenerateJob, digest: str, models: Iterable[str], workspace: Workspace, notes: list[Problem]
+    job: GenerateJob,
+    digest: str,
+    models: Iterable[str],
+    workspace: Workspace,
+    comparison: HashComparison,
+    notes: list[Problem],
 ) -> GenerateJob:
     """Return `job` with its base model replaced by the one of `models` with the same file name, if its stored name is not found.
 
     Images store only the file name of models outside of models and outputs.
-    models: names or paths of base models; digest, notes: as in `is_model`
+    models: names or paths of base models; the others as in `is_model`
     """
     if find_file(job.model.base_model, workspace) is not None:
         return job
@@ -121,33 +128,32 @@ def with_chosen_model(
         path = find_file(name, workspace)
         if path is None or portable_name(path, workspace) != job.model.base_model:
             continue
-        if _is_model_hash(path, digest, workspace, notes):
+        if _is_model_hash(path, digest, comparison, notes):
             return with_settings(job, model={"base_model": name})
     return job
 
 
-def _is_model_hash(path: Path, digest: str, workspace: Workspace, notes: list[Problem]) -> bool:
-    """Return whether the model's hash begins with `digest`; True for "", False if the file's family is unknown. A large file whose hash is
-    not cached is not hashed, which may take minutes: True with advice."""
+def _is_model_hash(path: Path, digest: str, comparison: HashComparison, notes: list[Problem]) -> bool:
+    """Return whether the model's hash begins with `digest`; True for "", False if the file's family is unknown. True with advice if
+    its hash is not known, which may take minutes."""
     family = facts_of_file(path).family if digest else None
-    memo = HashMemo.of(workspace)
     if not digest or not family:
         return not digest
-    if path.is_file() and path.stat().st_size > MAX_SEARCHED_BYTES and memo.cached("sha256", [path]) is None:
-        what = f"{path.name} may be another model than that of the image: its hash is not known yet"
-        fix = "generate an image with it, which computes its hash, and load these settings again to compare them"
-        notes.append(Problem(what, "model.base_model", fix, "advice", code="generate.hash-unknown"))
-        return True
-    return model_hash(path, family, memo, None).startswith(digest.lower())
+    same = comparison.is_model(path, digest, family)
+    if same is None:
+        notes.append(_hash_note("model", path.name, None, "model.base_model"))
+    return same is not False
 
 
-def is_model(chosen: str, name: str, digest: str, workspace: Workspace, notes: list[Problem]) -> bool:
+def is_model(
+    chosen: str, name: str, digest: str, workspace: Workspace, comparison: HashComparison, notes: list[Problem]
+) -> bool:
     """Return whether the file of model `chosen` has the same stem as `name` and a hash that begins with `digest`; "" matches any.
     notes: list to which advice is appended if the hash is unknown"""
     path = find_file(chosen, workspace)
     if path is None or (name and file_stem(name) != file_stem(path.name)):
         return False
-    return _is_model_hash(path, digest, workspace, notes)
+    return _is_model_hash(path, digest, comparison, notes)
 
 
 def model_values_in(
@@ -231,7 +237,7 @@ def _embeddings_here(
     text: str,
     hashes: Mapping[str, str],
     workspace: Workspace,
-    memo: HashMemo,
+    comparison: HashComparison,
     notes: list[Problem],
     is_in_prompts: Callable[[str], bool],
 ) -> list[Embedding]:
@@ -243,7 +249,7 @@ def _embeddings_here(
     token, file = split_token(text)
     stem = file_stem(Path(file).name)
     digest = hashes.get(token or stem, "")
-    path, fits = file_of_image("embedding", file, digest, workspace, memo)
+    path, fits = file_of_image("embedding", file, digest, workspace, comparison)
     if fits:  # `values_of` compares the hash of each token
         notes += _file_notes("embedding", file, digest, path, fits, "generate.embeddings", workspace)
     name = file if find_file(file, workspace) == path else portable_name(path, workspace)
@@ -259,16 +265,16 @@ def _embeddings_here(
 
 
 def _file_notes(
-    kind: str, name: str, digest: str, path: Path, fits: bool, where: str, workspace: Workspace
+    kind: str, name: str, digest: str, path: Path, fits: bool | None, where: str, workspace: Workspace
 ) -> list[Problem]:
     """Return advice about the file that is used for one of an image, if it is elsewhere or has another name or hash.
 
     kind           "LoRA", "embedding" ...
     name, digest   in the image
-    path, fits     the file; whether it has the hash
+    path, fits     the file; whether it has the hash, None if that is not known
     """
     if not fits:
-        return [_other_hash(kind, path.name, where)]
+        return [_hash_note(kind, path.name, fits, where)]
     here = portable_name(path, workspace)
     has_name = f"/{name}" in f"/{here}" and file_stem(name) == file_stem(here)
     if has_name or find_file(name, workspace) == path:
@@ -277,8 +283,13 @@ def _file_notes(
     return [Problem(what, where, "compare, or choose another file", "advice", code="generate.file-elsewhere")]
 
 
-def _other_hash(kind: str, name: str, where: str) -> Problem:
-    """Return the advice about a file that has the name but not the hash of the image's file. kind: "LoRA", "embedding" ..."""
+def _hash_note(kind: str, name: str, same: bool | None, where: str) -> Problem:
+    """Return the advice about a file that has the name but not the hash of the image's file, or whose hash is not known (None).
+    kind: "LoRA", "embedding" ..."""
+    if same is None:
+        what = f"The {kind} {name} may be another one than that of the image: its hash is not known yet"
+        fix = "generate an image with it, which computes its hash, and load these settings again to compare them"
+        return Problem(what, where, fix, "advice", code="generate.hash-unknown")
     what = f"The {kind} {name} has the name but not the hash of the one that the image was made with"
     return Problem(what, where, "compare, or choose another file", "advice", code="generate.other-hash")
 

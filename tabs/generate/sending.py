@@ -9,12 +9,14 @@ import gradio as gr
 
 from core.dataset.images.opening import BrokenImage, read_header
 from core.dataset.sources.files import printable
+from core.formats.hashes import HashMemo
 from core.generation.grids.folder import GridFolder, position_of
 from core.generation.images.a1111 import from_a1111_text
 from core.generation.images.gallery import UNREAD, Facts, Shot, read_facts
 from core.generation.images.metadata import read_image_metadata
 from core.generation.images.record import ImageRecord
 from core.generation.model.library import find
+from core.generation.model.sources import HashComparison
 from core.generation.plan.initial import mask_size_advice
 from core.generation.plan.requests import FILE as FROM_FILE
 from core.generation.plan.upscalers import LANCZOS, UPSCALERS
@@ -142,11 +144,11 @@ class Sending:
         current, job = self._fields.load(), record.job
         assert job is not None
         model, workspace, unhashed = self.page.project.job.model, self.page.workspace, list[Problem]()
+        comparison = HashComparison(HashMemo.of(workspace))
         if record.source == "atelier":
-            job = image_values.with_chosen_model(
-                job, record.hashes.model, (current["base_model"], model.base_model), workspace, unhashed
-            )
-        values, notes = image_values.values_of(job, current, workspace, model, record.hashes)
+            models = current["base_model"], model.base_model
+            job = image_values.with_chosen_model(job, record.hashes.model, models, workspace, comparison, unhashed)
+        values, notes = image_values.values_of(job, current, workspace, model, record.hashes, comparison)
         foreign = record.source != "atelier"
         if foreign or any(note.code == image_values.NO_MODEL for note in notes):  # the chosen model stays
             # Other programs' names of models are unknown here.
@@ -160,9 +162,9 @@ class Sending:
             values, self.page.project.job, workspace, lambda name: find("lora", name, workspace)
         ):
             values["zero_terminal_snr"] = "auto"  # which is off for these files
-        chosen = values["base_model"] or model.base_model
-        stated = foreign and bool(record.model or record.hashes.model)
-        same = stated and image_values.is_model(chosen, record.model, record.hashes.model, workspace, unhashed)
+        chosen, digest = values["base_model"] or model.base_model, record.hashes.model
+        same = foreign and bool(record.model or digest)
+        same = same and image_values.is_model(chosen, record.model, digest, workspace, comparison, unhashed)
         notes = [note for note in record.notes if not same or note.code != OTHER_MODEL] + unhashed + notes
         output = {name: current[name] for name in form.FIELDS if form.OF_JOB[name].group == "output"}
         return values | output | {"count": 1}, notes

@@ -14,8 +14,9 @@ from core.engine.queue import GUEST
 from core.record import atomic
 from core.record.cancel import CancelToken
 from core.record.events import LogMessage, Planned, Stage, StateChanged, Steps
+from core.record.journal import Journal
 from core.record.problems import Problem, ProblemsError, with_fixes
-from core.record.run_folder import RunFolder
+from core.record.run_folder import RunFolder, seal_state
 from core.record.workspace import Workspace
 from core.settings.job import JOBS
 from core.settings.named import Limits
@@ -293,6 +294,27 @@ def test_a_run_is_resumed_once_and_not_while_a_process_has_it(engine, workspace,
     assert other[0] in ("runs.running", "runs.queued") and entry.run == folder.name
     engine.continue_run(folder.name)
     assert states(engine) == ["stopped", "waiting"]
+
+
+def test_a_finished_run_whose_states_are_all_damaged_is_refused_before_it_is_queued_and_stays_as_it_was(
+    engine, workspace
+):
+    folder = killed_run(workspace)
+    with Journal(folder.path) as journal:
+        journal.put(StateChanged("done"))
+    settings = folder.job_file.read_bytes()
+    for step in (5, 10):
+        state = folder.states / f"step{step:08d}"
+        state.mkdir(parents=True)
+        (state / "training.pt").write_bytes(b"weights")
+        seal_state(state)
+        (state / "training.pt").write_bytes(b"cut")
+    with refused("state.damaged"):
+        engine.continue_run(folder.name, {"schedule": {"max_train_steps": 99}})
+    assert not engine.queue() and engine.runs()[0].state == "done" and folder.job_file.read_bytes() == settings
+    seal_state(state)
+    engine.continue_run(folder.name)
+    assert states(engine) == ["waiting"]
 
 
 def test_a_queue_that_somebody_paused_stays_paused_where_other_jobs_wait(engine, workspace):

@@ -103,6 +103,15 @@ def test_a_run_that_was_resumed_otherwise_is_not_put_back_again(workspace, begun
     assert engine.queue_paused and not engine.interrupted
 
 
+@pytest.mark.parametrize("paused", [False, True], ids=["paused by the crash", "paused by hand"])
+def test_an_interrupted_run_that_is_handed_in_is_the_first_in_the_queue_which_stays_paused(workspace, begun, paused):
+    ended(workspace, run := killed_run(workspace), paused=paused)
+    engine = begun()
+    engine._queue_handed_in({"run": run.name})
+    waiting = [entry.run for entry in engine.queue() if entry.state == "waiting"]
+    assert engine.queue_paused and waiting == [run.name, ""]
+
+
 def test_a_run_that_was_deleted_is_not_put_back(workspace, begun):
     ended(workspace, run := killed_run(workspace))
     engine = begun()

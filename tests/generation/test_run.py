@@ -22,6 +22,7 @@ from core.generation.images.output import save_image
 from core.generation.model.sources import tensors_sha256
 from core.generation.model.store import ModelStore
 from core.generation.plan.files import find_sources
+from core.generation.plan.plan import plan_of
 from core.generation.run import run_generate
 from core.networks.adapter_file import load_lora, save_lora
 from core.record import atomic
@@ -290,6 +291,17 @@ def test_weighted_words_change_the_image_and_escaped_brackets_are_text(workspace
     plain, weighted = image("a (fox:1.5)"), image("a (fox:1.5)", prompt_weights=False)
     assert (plain != weighted).any()
     np.testing.assert_array_equal(image(r"a \(fox\)"), image("a (fox)", prompt_weights=False))
+
+
+def test_the_advice_of_the_check_is_reported_before_a_model_is_loaded(workspace, store, monkeypatch):
+    def cancelled(*_):
+        raise Cancelled
+
+    monkeypatch.setattr("core.generation.run.leased", cancelled)
+    heard, job = Heard(), job_of(prompt="a (fox:9)")
+    with pytest.raises(Cancelled):
+        run_generate(job, workspace, store=store, reports=heard)
+    assert heard.said == [note.what for note in plan_of(job, workspace).notes] != []
 
 
 @pytest.mark.slow

@@ -163,7 +163,8 @@ def test_any_value_of_any_key_of_sd_scripts_and_kohya_ss_has_an_entry():
     for part in range(0, len(values), 11):
         some = {key: value for key, value in list(values.items())[part : part + 11] if value != {}}
         toml = [f"{key} = {'false' if value is None else json.dumps(value)}" for key, value in some.items()]
-        for text in (json.dumps(preset | some), script + "\n".join(toml)):
+        lines = "\n".join(toml)
+        for text in (json.dumps(preset | some), script + lines, f"[a_args.args]\n{lines}\n[b_args.args]\nsdxl = true"):
             result, _ = answer(text)
             assert not isinstance(result, Import) or some.keys() <= {entry.key for entry in result.report}, text
 

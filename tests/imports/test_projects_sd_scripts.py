@@ -1,5 +1,6 @@
 """Command lines, scripts and config files of sd-scripts as jobs."""
 
+import json
 import shlex
 
 import pytest
@@ -229,20 +230,28 @@ python train_network.py --network_dim=$dim $extra `
     assert {of_key(found, name).kind for name in computed} == {"unavailable"}
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "bash -c 'cd x && accelerate launch train_network.py --network_dim 8 --seed 5'",
-        "```bash\naccelerate launch train_network.py --network_dim 8 --seed 5\n```",
-        '$a = "--network_dim=8 --seed 5"\nInvoke-Expression "python train_network.py $a"',
-        '$cmd = @"\npython train_network.py --network_dim=8 --seed=5\n"@\nInvoke-Expression $cmd',
-        '$a = @{}\n$a = "--network_dim=8",\n  "--seed=5"\npython train_network.py @a',
-    ],
-)
-def test_a_command_within_a_text_is_read(text):
+WITHIN = [
+    "bash -c 'cd x && accelerate launch train_network.py --network_dim 8 --seed 5'",
+    "```bash\naccelerate launch train_network.py --network_dim 8 --seed 5\n```",
+    '$a = "--network_dim=8 --seed 5"\nInvoke-Expression "python train_network.py $a"',
+    '$cmd = @"\npython train_network.py --network_dim=8 --seed=5\n"@\nInvoke-Expression $cmd',
+    '$a = @{}\n$a = "--network_dim=8",\n  "--seed=5"\npython train_network.py @a',
+]
+LINES_AFTER = [
+    "accelerate launch\n --num_processes=1\n './train_network.py'\n --network_dim 8\n --seed 5",
+    "python train_network.py --network_dim=8\n--seed=5\n",
+    "python train_network.py \\\n  --network_dim=8 \\\n# --network_dim=4 \\\n  --seed=5\n",
+    "python train_network.py --network_dim=8 ^\r\n\r\n  --seed=5\r\npause",
+    "x = 1\n!python train_network.py --network_dim=8\n  --seed=5\ny = 2",
+]
+
+
+@pytest.mark.parametrize(("text", "after"), [(text, text in LINES_AFTER) for text in (*WITHIN, *LINES_AFTER)])
+def test_a_command_within_a_text_and_its_options_on_lines_after_it_are_read(text, after):
     found = imported(text)
     assert (found.job.network.rank, found.job.schedule.seed) == (8, 5)
-    assert not [entry for entry in found.entries("unavailable") if entry.value]
+    assert ("import.note" in [problem.code for problem in found.problems]) == after
+    assert {entry.key for entry in found.entries("unavailable") if entry.value} <= {"accelerate --num_processes"}
 
 
 def test_a_path_that_swallows_the_rest_is_said():
@@ -292,7 +301,6 @@ def test_options_without_a_script_are_a_loras_or_ask():
         ("t5xxl = 't5.safetensors'\nlearning_rate = 1e-5", "import.other-family"),
         ("python train_dreambooth_lora.py --seed 1", "import.unknown-script"),
         ("hello", "import.unknown"),
-        ("[[subsets]]\nimage_dir = 'a'\n[general_args.args]\nseed = 1", "import.not-read"),
         ("export MODEL_TYPE='lora'\nexport TRAINER_EXTRA_ARGS='--noise_offset=0.1'", "import.not-read"),
         ('subprocess.run(["python", "train_network.py", "--seed", "1"])', "import.no-command"),
         ("", "import.unknown"),
@@ -337,6 +345,16 @@ def test_a_config_file_is_flat_checked_and_below_the_command_line(tmp_path):
     assert (kinds["lr_warmup_steps"], kinds["config_file"]) == ("changed", "taken")
     assert imported(f"{text} --seed 9", folder=tmp_path).job.schedule.seed == 9
     assert of_key(imported(text), "config_file").kind == "unavailable", "without a folder no file is read"
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_a_config_file_saved_as_json_is_read_as_its_toml(nested):
+    """kohya_ss' form has most of the names too, and others for the optimizer, network and resolution."""
+    values = {"network_module": "networks.lora", "network_dim": 8, "optimizer_type": "Lion", "resolution": "512,768"}
+    lines = [f"{name} = {json.dumps(value)}" for name, value in values.items()]
+    text = json.dumps({"network": values, "other": {"seed": 5}} if nested else values | {"seed": 5})
+    found, expected = imported(text, name="fox.json"), imported("\n".join(["seed = 5", *lines]), name="fox.toml")
+    assert found.job == expected.job and found.program == "sd_scripts" and not found.entries("unavailable")
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "cp1252", "cp932"])

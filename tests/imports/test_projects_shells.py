@@ -91,20 +91,3 @@ def test_placeholders_of_guides_are_asked_for(name):
     )
     assert {of_key(found, key).kind for key in ("network_dim", "output_name")} == {"unavailable"}
     assert found.job.schedule.seed == 5 and len(found.problems) == 3
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "accelerate launch\n --num_processes=1\n './train_network.py'\n --network_dim 8\n --seed 5",
-        "python train_network.py --network_dim=8\n--seed=5\n",
-        "python train_network.py \\\n  --network_dim=8 \\\n# --network_dim=4 \\\n  --seed=5\n",
-        "python train_network.py --network_dim=8 ^\r\n\r\n  --seed=5\r\npause",
-        "x = 1\n!python train_network.py --network_dim=8\n  --seed=5\ny = 2",
-    ],
-)
-def test_options_on_lines_after_the_command_are_read_and_said(text):
-    found = import_project(text)
-    assert (found.job.network.rank, found.job.schedule.seed) == (8, 5)
-    assert "import.note" in [problem.code for problem in found.problems]
-    assert {entry.key for entry in found.entries("unavailable")} <= {"accelerate --num_processes"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -13,11 +14,12 @@ from PIL.PngImagePlugin import PngInfo
 from safetensors.torch import save_file
 
 from core.formats.hashes import HashMemo, file_sha256
+from core.formats.tensors.writer import WEIGHTS_HASH
 from core.generation.images.record import ImageRecord
 from core.generation.model import sources
 from core.generation.model.embeddings import find_embeddings
-from core.generation.model.sources import Hashes, model_hash, tensors_sha256
-from core.record.workspace import Workspace
+from core.generation.model.sources import HashComparison, Hashes, model_hash, tensors_sha256
+from core.record.workspace import PROJECT, Workspace
 from core.settings.check import build
 from core.settings.job import TrainJob
 from tabs.generate import form, image_values
@@ -121,23 +123,23 @@ def test_the_chosen_model_is_not_asked_for_unless_its_hash_is_another(desk, tmp_
     assert said_codes(desk) == codes
 
 
-def test_a_large_model_is_not_hashed_while_the_page_waits(tmp_path, monkeypatch):
-    space, family = Workspace(tmp_path / "outputs", tmp_path / "models"), SimpleNamespace(family="sd1")
-    monkeypatch.setattr(image_values, "facts_of_file", lambda path: family)
-    monkeypatch.setattr(image_values, "MAX_SEARCHED_BYTES", 3)
-    space.models.mkdir()
-    for content, after, codes in ((b"abc", False, []), (b"abcd", True, ["generate.hash-unknown"])):
-        notes = []
-        (space.models / "fox.safetensors").write_bytes(content)
-        assert (
-            image_values.is_model("fox.safetensors", "fox", "0123456789", space, notes) == after
-            and [each.code for each in notes] == codes
-        )
-    memo = HashMemo.of(space)
-    model_hash(space.models / "fox.safetensors", "sd1", memo, None)
-    assert not image_values.is_model("fox.safetensors", "fox", "0123456789", space, notes) and len(notes) == 1, (
-        "its hash is known now"
-    )
+@pytest.mark.parametrize("folder", [False, True])
+def test_a_large_model_is_not_hashed_while_the_page_waits(tmp_path, monkeypatch, folder):
+    space = Workspace(tmp_path / "outputs", tmp_path / "models")
+    path, name, memo = PROJECT / "models" / "starter", "models/starter", HashMemo.of(space)
+    if not folder:
+        path, name = space.models / "starter.safetensors", "starter.safetensors"
+        space.models.mkdir()
+        path.write_bytes(bytes(11))
+        monkeypatch.setattr(image_values, "facts_of_file", lambda path: SimpleNamespace(family="sd1"))
+    for left, codes in ((10, ["generate.hash-unknown"]), (1 << 30, [])):
+        notes, comparison = [], HashComparison(memo, left)
+        assert image_values.is_model(name, "starter", "0123456789", space, comparison, notes) == bool(codes)
+        assert [each.code for each in notes] == codes
+    comparison = HashComparison(memo, 0)
+    assert not image_values.is_model(name, "starter", "0123456789", space, comparison, notes), "its hash is known now"
+    digest = model_hash(path, "sd1", memo, None)
+    assert image_values.is_model(name, "starter", digest[:10], space, comparison, notes) and not notes
 
 
 @pytest.mark.parametrize(
@@ -236,12 +238,28 @@ def test_civitais_hashes_find_a_renamed_lora_and_embedding(desk, tmp_path):
     assert said_codes(desk) == ["generate.file-elsewhere"] * 2 + ["image-settings.other-model"]
 
 
-def test_a_file_is_searched_by_its_hash_within_a_limit(desk, tmp_path, monkeypatch):
-    workspace = Workspace(tmp_path / "out", tmp_path / "models")
-    path, memo = lora(workspace.models / "loras" / "fox.safetensors"), HashMemo()
-    digest = tensors_sha256(path)
-    monkeypatch.setattr(sources, "MAX_SEARCHED_BYTES", 10)
+def test_loras_are_compared_by_hashes_that_are_known_or_read_within_a_limit(tmp_path):
+    space, memo = Workspace(tmp_path / "out", tmp_path / "models"), HashMemo()
+    path = lora(space.models / "loras" / "fox.safetensors")
+    digest, size = tensors_sha256(path), path.stat().st_size
+
+    def found(name, digest, left):
+        return sources.file_of_image("lora", name, digest, space, HashComparison(memo, left))
+
     with refused("lora.not-found", "1 file not compared"):
-        sources.file_of_image("lora", "bear", digest, workspace, memo)
-    sources.lora_hash(path, memo)
-    assert sources.file_of_image("lora", "bear", digest, workspace, memo) == (path, True), "its hash is known"
+        found("bear", digest, size - 1)
+    assert found("fox", digest, size - 1) == (path, None)
+    assert found("fox", digest, size) == (path, True) and found("bear", digest, 0) == (path, True), "its hash is known"
+    assert found("fox", "0123456789", 0) == (path, None) and found("fox", "0123456789", size) == (path, False)
+    stating = space.models / "loras" / "stating.safetensors"
+    save_file({"lora_unet_x.lora_down.weight": torch.zeros(1, 4)}, stating, {WEIGHTS_HASH: "abcdef0123"})
+    assert found("bear", "abcdef0123", 0) == (stating, True), "a large file is compared with the hash that it states"
+
+
+def test_what_is_not_compared_with_an_image_is_said(desk, tmp_path, monkeypatch):
+    folder = desk.page.workspace.runs / "r" / "checkpoints"
+    lora(folder / "ink.safetensors"), embedding(folder / "glyph.safetensors")
+    monkeypatch.setattr("tabs.generate.sending.HashComparison", partial(HashComparison, left=0))
+    text = A1111.replace("a fox", "a glyph fox <lora:ink:0.5>") + ', Lora hashes: "ink: 0123456789ab", '
+    drop(desk, tmp_path, {"parameters": text + 'TI hashes: "glyph: 0123456789ab", Model hash: 0123456789'})
+    assert said_codes(desk) == ["generate.hash-unknown"] * 3

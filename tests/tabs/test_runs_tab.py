@@ -20,7 +20,7 @@ from core.generation.model import library
 from core.record.kept import keep
 from core.record.problems import ProblemsError
 from core.record.run_about import MOST_NOTE, MOST_TITLE
-from core.record.run_folder import RunFolder
+from core.record.run_folder import RunFolder, seal_state
 from core.record.space import folder_bytes
 from core.record.units import size_words
 from core.record.workspace import PROJECT
@@ -269,7 +269,8 @@ def test_resuming_says_what_happens_to_the_queue_and_a_run_that_waits_offers_no_
 def saved_state(folder, step: int = 30):
     state = folder / "state" / f"step{step:08d}"
     state.mkdir(parents=True)
-    (state / "complete.json").write_text("{}", encoding="utf-8")
+    (state / "training.pt").write_bytes(b"weights")
+    seal_state(state)
 
 
 def test_a_finished_run_is_continued_with_more_steps_or_epochs(desk):

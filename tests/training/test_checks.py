@@ -15,6 +15,7 @@ from core.formats.tensors.lazy import in_memory
 from core.formats.tensors.writer import write_safetensors
 from core.generation.model.embeddings import token_widths
 from core.record.problems import Problem, ProblemsError
+from core.record.run_folder import seal_state
 from core.settings.rules.embedding import other_size
 from core.training.building.network_files import network_problems
 from core.training.checks import embedding_file
@@ -76,7 +77,10 @@ def test_what_images_device_and_length_tell_is_told_before_the_start(make_job, w
 
 def test_a_state_of_the_last_step_is_refused_before_the_start(make_job, workspace, tmp_path):
     for step in (2, 4):
-        (tmp_path / "run" / "state" / f"step{step:08d}").mkdir(parents=True)
+        state = tmp_path / "run" / "state" / f"step{step:08d}"
+        state.mkdir(parents=True)
+        (state / "training.pt").write_bytes(b"weights")
+        seal_state(state)
     assert wheres(make_job(resume={"resume": str(tmp_path / "run")}), workspace) == ["resume.resume"]
     longer = make_job(resume={"resume": str(tmp_path / "run")}, schedule={"max_train_steps": 5})
     assert wheres(longer, workspace) == []

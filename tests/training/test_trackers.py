@@ -18,7 +18,7 @@ from core.settings.methods import methods
 from core.training.checks.named_files import named_file_problems
 from core.training.loop import trackers
 from core.training.loop.reports import rate_name
-from core.training.loop.trackers import WRITER_OPTIONS, log_folder, logged_settings, make_tracker, tracker_config
+from core.training.loop.trackers import WriterOptions, log_folder, logged_settings, make_tracker, tracker_config
 
 
 class FakeRun:
@@ -100,30 +100,50 @@ def test_the_project_at_wandb_is_called_as_sd_scripts_calls_that_of_the_method(t
     assert wandb.runs[0].given["project"] == project
 
 
-UNKNOWN_OPTIONS = [
-    f"[{text}\n" for text in ("tensorboard]\nnope = 1", "tensorboard]\nlog_dir = 'a'", "wandb]\nproject = 'a'")
-]
-UNKNOWN_OPTIONS += [f"[tensorboard]\n{text}\n" for text in ("max_queue = '9'", "flush_secs = true")]
+REFUSED_CONFIGS = {
+    "[wandb": 1,
+    "[neptune]\na = 1": 1,
+    "wandb = 3": 1,
+    "[tensorboard]\nnope = 1": 1,
+    "[tensorboard]\nlog_dir = 'a'": 1,
+    "[tensorboard]\nmax_queue = '9'\nflush_secs = true": 2,
+    "[wandb]\nproject = 'a'\ndir = 'b'\nentiy = 'us'": 3,
+    "[wandb]\nentity = 5\ntags = 'fox'\nmode = 'offlin'\nresume = 'allways'\nid = 'a/b'\nresume_from = 'x'\n[neptune]": 8,
+    "[wandb]\ntags = ['']": 1,
+}
 
 
 def test_the_arguments_of_a_tensorboard_writer_are_those_of_the_library(tmp_path):
     from torch.utils.tensorboard import SummaryWriter
 
-    assert {*inspect.signature(SummaryWriter).parameters} == {*WRITER_OPTIONS, "log_dir"}
+    assert {*inspect.signature(SummaryWriter).parameters} == {*WriterOptions.model_fields, "log_dir"}
     (tmp_path / "c.toml").write_text("[tensorboard]\nmax_queue = 5\nfilename_suffix = '.a'\n")
     assert tracker_config(str(tmp_path / "c.toml")) == {"tensorboard": {"max_queue": 5, "filename_suffix": ".a"}}
 
 
 def test_the_trackers_own_settings_replace_the_runs_name(tmp_path, wandb):
-    (tmp_path / "c.toml").write_text("[wandb]\nentity = 'us'\nnotes = 'n'\n")
+    (tmp_path / "c.toml").write_text(
+        "[wandb]\nentity = 'us'\ntags = ['fox']\nmode = 'offline'\nresume = true\nid = 'f1 a'\n"
+    )
     tracker = tracker_of(tmp_path, log_with="wandb", wandb_run_name="x", log_tracker_config=str(tmp_path / "c.toml"))
     tracker.add("a", 1.0, 1)
     tracker.close()
     assert wandb.runs[0].given["entity"] == "us" and "name" not in wandb.runs[0].given
-    for text in ("[wandb", "[neptune]\na = 1\n", "wandb = 3\n", *UNKNOWN_OPTIONS):
-        (tmp_path / "c.toml").write_text(text)
-        with pytest.raises(ProblemsError):
-            tracker_config(str(tmp_path / "c.toml"))
+
+
+@pytest.mark.parametrize(("text", "count"), REFUSED_CONFIGS.items())
+def test_options_that_a_tracker_would_refuse_at_step_1_are_refused_all_at_once(tmp_path, text, count):
+    (tmp_path / "c.toml").write_text(text)
+    with pytest.raises(ProblemsError) as raised:
+        tracker_config(str(tmp_path / "c.toml"))
+    assert len(raised.value.problems) == count, raised.value
+
+
+def test_a_project_that_wandb_refuses_is_named_before_the_start(workspace, wandb):
+    for name, count in (("a fox", 0), ("50%", 1), ("a" * 129, 1)):
+        logging = {"log_with": "wandb", "log_tracker_name": name}
+        codes = [each.code for each in named_file_problems(build(TrainJob, {"logging": logging}), workspace)]
+        assert codes.count("trackers.bad-project") == count
 
 
 def test_a_missing_wandb_is_said_before_the_start_with_how_to_get_it(workspace, monkeypatch):

@@ -55,7 +55,8 @@ def find_sources(job: GenerateJob, workspace: Workspace, images: Sequence[Genera
     jobs = list(images) or [collected(problems, with_prompt_loras, job) or job]
     model = collected(problems, model_path, job.model.base_model, workspace, "model.base_model")
     family_name = collected(problems, family_of, model, job.model.family, GENERATED) if model else None
-    vae = collected(problems, _find_vae, job.model.vae, workspace) if job.model.vae else None
+    vae = collected(problems, model_path, job.model.vae, workspace, "model.vae") if job.model.vae else None
+    vae_part = collected(problems, open_vae, vae) if vae else None
     problems += lora_problems(jobs, family_name)
     check_lora = partial(problems_at(LORAS)(check_layers), family_name=family_name or "sd1")
     uses = [use.file for each in jobs for use in each.generate.loras]
@@ -78,7 +79,7 @@ def find_sources(job: GenerateJob, workspace: Workspace, images: Sequence[Genera
     if problems:
         raise ProblemsError(list(dict.fromkeys(problems)))
     assert model is not None and family_name is not None
-    notes += vae_problems(open_vae(vae), family_name, "model.vae") if vae else ()
+    notes += vae_problems(vae_part, family_name, "model.vae") if vae_part else ()
     if unused := None if vae else _a1111_vae(model):
         what, fix = (
             f"A1111 uses the VAE {unused.name} next to the model; here it is not used",
@@ -105,13 +106,6 @@ def find_upscalers(
         problems,
     )
     return {name: path for name, path, _ in found}
-
-
-def _find_vae(reference: str, workspace: Workspace) -> Path:
-    """Return the path of a VAE in the settings. Raises ProblemsError if the file is missing or contains no VAE."""
-    path = model_path(reference, workspace, "model.vae")
-    open_vae(path)
-    return path
 
 
 def _a1111_vae(model: Path) -> Path | None:

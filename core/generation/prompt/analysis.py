@@ -370,12 +370,15 @@ def _is_idle(edit: Switch, passes: Sequence[Pass]) -> bool:
 def _embedding_findings(text: str, names: Names, parsing: Parsing) -> Iterator[Finding]:
     """Yield advice about "embedding:name" (ComfyUI), embeddings of runs that are not chosen, and misspelled names of embeddings."""
     by_lowercase = {name.casefold(): name for name in names.embeddings}
-    for match in _COMFY.finditer(text):
-        near = by_lowercase.get(match[1].casefold()) or next(
-            iter(difflib.get_close_matches(match[1], by_lowercase.values(), 1)), ""
-        )
+    for number, match in enumerate(_COMFY.finditer(text)):
+        near = by_lowercase.get(match[1].casefold())
+        checks_lora = names.lora if near is None and number < MOST_TAGS else None
+        is_lora = checks_lora is not None and collected([], checks_lora, match[1]) is not None
+        near = near or next(iter(difflib.get_close_matches(match[1], by_lowercase.values(), 1)), "")
         what = f"'{match[0][:60]}' is read as text: embeddings are named without 'embedding:'"
-        fix = f"write {near or match[1]} alone" if near else "write the name of a file in models/embeddings alone"
+        fix = f"write {near} alone" if near else "write the name of a file in models/embeddings alone"
+        if is_lora:
+            what, fix = f"'{match[0][:60]}' is read as text: {match[1]} is a LoRA", f"write <lora:{match[1]}:1>"
         yield Finding(*match.span(), Problem(what, parsing.where, fix, "advice", code="prompt.unknown-embedding"))
     unchosen = [name for name in names.unchosen if name.casefold() not in by_lowercase]
     for match in word_pattern(unchosen).finditer(text) if unchosen else ():

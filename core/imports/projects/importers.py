@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from core.dataset.captions.encodings import decode_text
-from core.imports.projects import ai_toolkit, kohya_ss, lora_file, onetrainer, sd_scripts, simpletuner
+from core.imports.projects import ai_toolkit, easy_scripts, kohya_ss, lora_file, onetrainer, sd_scripts, simpletuner
 from core.imports.projects.options import options_of
 from core.imports.projects.report import MAX_BYTES, Import, Source
 from core.record.bounded_json import parse_json
@@ -20,18 +20,13 @@ from core.settings.presets.foreign import foreign_problem
 FENCE = re.compile(r"^[ \t]*```\w*[ \t]*$", re.MULTILINE)  # around code in a chat
 TOML_KEY = re.compile(r"^[ \t]*(\w+) = ", re.MULTILINE)
 EXPECTED = (
-    "use a preset of kohya_ss or OneTrainer (.json), a config of AI Toolkit (.yaml) or SimpleTuner (.json), a LoRA "
-    "(.safetensors), or a command line, script or config file of sd-scripts; "
+    "use a preset of kohya_ss or OneTrainer (.json), a config of AI Toolkit (.yaml), SimpleTuner (.json) or LoRA "
+    "Easy Training Scripts (.toml), a LoRA (.safetensors), or a command line, script or config file of sd-scripts; "
     "files that it names, such as one of concepts, are opened together with it"
 )
 
 # Texts that are not read, by what they have alone -> (what they are, fix)
 NOT_READ = (
-    (
-        re.compile(r"^\[(?:\w+\.(?:dataset_)?args|\[subsets\])\]", re.MULTILINE),
-        "a config of LoRA Easy Training Scripts",
-        "train with it once there, and open config.toml and dataset.toml of its folder runtime_store, which are sd-scripts'",
-    ),
     (
         re.compile(r"^export TRAINER_EXTRA_ARGS=", re.MULTILINE),
         "a config.env of an older SimpleTuner",
@@ -150,5 +145,5 @@ def adapted_to_machine(imported: Import) -> Import:
     return replace(imported, job=job, report=report)
 
 
-for module in (sd_scripts, kohya_ss, onetrainer, ai_toolkit, simpletuner, lora_file):
+for module in (sd_scripts, easy_scripts, kohya_ss, onetrainer, ai_toolkit, simpletuner, lora_file):
     register(ProjectImporter(module.NAME, module.TITLE, module.recognizes, module.read, module.keys))

@@ -49,12 +49,14 @@ def keys() -> Iterable[str]:
 
 
 def recognizes(source: Source) -> bool:
-    """Return whether a text is a preset of kohya_ss, by its keys."""
+    """Return whether a text is a preset of kohya_ss, by its keys: not one with options that only sd-scripts has, and no others."""
     raw = source.json
     if raw is None or "schema_version" in raw or {"datasets", "__version", "training_method"} & set(raw):
         return False
-    known = sum(name in FIELDS or name in FORMER for name in raw)
-    return known > 1 and (2 * known >= len(raw) or known > 9)
+    known = {name for name in raw if name in FIELDS or name in FORMER}
+    options = raw.keys() & options_of()
+    of_sd_scripts = known <= options and not options <= known
+    return not of_sd_scripts and len(known) > 1 and (2 * len(known) >= len(raw) or len(known) > 9)
 
 
 def read(source: Source) -> Import:

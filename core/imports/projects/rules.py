@@ -43,6 +43,7 @@ class Reading(Remarks):
     written  options that the file itself states
     keys     {option: key in the file} if it has another name there
     prompts  sample prompts, if the file contains them as text
+    dataset  content of the dataset config, if the file contains it
     values   {option: value in effect} of all options of the script
     extra    report entries on anything but options
     """
@@ -52,6 +53,7 @@ class Reading(Remarks):
     written: frozenset[str]
     keys: Mapping[str, str] = field(default_factory=dict)
     prompts: list[str] | None = None
+    dataset: dict[str, Any] | None = None
     values: dict[str, Any] = field(init=False)
     extra: list[Entry] = field(init=False, default_factory=list)
 

@@ -1,4 +1,4 @@
-"""Import settings of sd-scripts: command lines of every shell, scripts that contain one, and --config_file TOML."""
+"""Import settings of sd-scripts: command lines of every shell, scripts that contain one, and --config_file TOML, also as JSON."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -44,7 +44,7 @@ SCRIPT_OF_OPTION = {"network_module": "train_network", "token_string": "train_te
 def recognizes(source: Source) -> bool:
     """Return whether a text is a command line or config file of sd-scripts."""
     if source.text.lstrip("\ufeff \t\r\n").startswith("{"):
-        return bool(TRAINING_SCRIPT.search(_code_of_notebook(source)))
+        return bool(TRAINING_SCRIPT.search(_code_of_notebook(source))) or _is_config(source.json or {})
     if source.suffix in SUFFIXES:
         return True
     tables = source.toml
@@ -59,8 +59,16 @@ def read(source: Source) -> Import:
     other model families."""
     if code := _code_of_notebook(source):
         source = replace(source, text=code, suffix=".sh")
-    tables = source.toml if source.suffix not in SUFFIXES else None
+    tables = source.json or (source.toml if source.suffix not in SUFFIXES else None)
     return _from_toml(source, tables) if tables is not None else _from_command(source)
+
+
+def _is_config(tables: Mapping[str, Any]) -> bool:
+    """Return whether at least half of the keys of a JSON object, or of its tables, are options, as in a config file."""
+    names = flattened(tables)[0]
+    known = sum(name in options_of() for name in names)
+    others = {"datasets", "schema_version", *(name for name in options_of() if isinstance(tables.get(name), dict))}
+    return known > 1 and 2 * known >= len(names) and not others & tables.keys()
 
 
 def _code_of_notebook(source: Source) -> str:

@@ -2,12 +2,14 @@
 
 import re
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from core.generation.prompt.files import is_prompt, read_entries
 from core.imports.dataset_config import Imported, read_dataset_config
 from core.imports.dataset_options import COMMAND_LINE_NAMES, GENERAL, declaration
 from core.imports.dataset_options import OPTIONS as DATASET_OPTIONS
+from core.imports.dataset_text import Document
 from core.imports.projects.options import XTI, options_of, unknown
 from core.imports.projects.report import Entry, EntryKind, Import, Source, known_settings, setting_text, written_value
 from core.imports.projects.rules import RULES, SECRETS, Reading, Values
@@ -71,7 +73,8 @@ def to_import(
             if (each := DATASET_OPTIONS.get(name)) and each.setting
         }
         job_without_config = built(by_group(settings))[0]
-        settings_of_option["dataset_config"] = ("dataset.sources",)
+        if reading.dataset is None:
+            settings_of_option["dataset_config"] = ("dataset.sources",)
         nested |= {group: nested.get(group, {}) | values for group, values in config.values.items()}
         reading.extra += [Entry("changed", "dataset_config", sentence=note) for note in config.notes]
     if reading.script.name == "sdxl_train" and nested["dataset"].get("folder"):
@@ -124,7 +127,11 @@ def settings_of(reading: Reading) -> Iterator[tuple[dict[str, tuple[str, ...]], 
 def _dataset(reading: Reading, source: Source, settings: Mapping[str, Any]) -> Imported | None:
     """Read the dataset config that the options name; None if there is none, or, with a note, if it is missing or has errors.
     settings: {path: value} of the options, as fallback"""
-    name = reading["dataset_config"]
+    name, fallback = reading["dataset_config"], _fallback(reading, settings)
+    if reading.dataset is not None:
+        config = read_dataset_config(Document(Path(source.where), reading.dataset, alone=True), fallback, alone=True)
+        reading.problems += config.problems
+        return None if errors(config.problems) else config
     if not name:
         return None
     for option in ("train_data_dir", "in_json", "reg_data_dir"):
@@ -136,7 +143,7 @@ def _dataset(reading: Reading, source: Source, settings: Mapping[str, Any]) -> I
         fix = f"{source.bring(name, '')}, or import it on the Dataset tab"
         reading.warn(f"The dataset config {name} is not found", "dataset_config", fix, "import.no-dataset-config")
         return None
-    config = read_dataset_config(path, _fallback(reading, settings), alone=source.together(name) is not None)
+    config = read_dataset_config(path, fallback, alone=source.together(name) is not None)
     reading.problems += config.problems
     if errors(config.problems):
         reading.note("dataset_config", "unavailable", "has errors; correct them, and import it on the Dataset tab")

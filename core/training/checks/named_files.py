@@ -14,7 +14,7 @@ from core.record.workspace import Workspace, is_foreign, resolve_path
 from core.settings.job import TrainJob
 from core.settings.resume import ResumeSettings
 from core.training.loop.samples import prompts_of
-from core.training.loop.trackers import tracker_config, wandb_problem
+from core.training.loop.trackers import tracker_config, wandb_problems
 from core.training.saving.facts import thumbnail_url
 from core.training.saving.resume import find_state, parse_address
 from core.training.sharding.fast_disk import disk_folders, require_folder
@@ -28,8 +28,8 @@ def named_file_problems(job: TrainJob, workspace: Workspace, *, new_run: bool = 
     problems: list[Problem] = []
     for check in _checks(job, workspace):
         collected(problems, check)
-    packages = [wandb_problem(job), missing_token_problem(job.hub, secret("huggingface_token"))]
-    return [*problems, *(problem for problem in packages if problem)]
+    token = missing_token_problem(job.hub, secret("huggingface_token"))
+    return [*problems, *wandb_problems(job), *([token] if token else [])]
 
 
 def _checks(job: TrainJob, workspace: Workspace) -> Iterator[Callable[[], object]]:

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
+
+from pydantic import BaseModel, Field, ValidationError
 
 from core.record.bounded_toml import read_toml
-from core.record.problems import Problem, ProblemsError
+from core.record.problems import Problem, raise_if_errors
 from core.record.secrets import secret
 from core.record.units import listed
 from core.record.workspace import resolve_path
 from core.settings.base import declared, value_of
+from core.settings.check import shorten
 from core.settings.methods import spec_of
 
 if TYPE_CHECKING:
@@ -33,10 +37,48 @@ PRIVATE = {
 }
 
 RETRY_SECONDS = 30
-# Arguments of SummaryWriter that a config file can set, and those of wandb.init that it cannot: the trackers set them.
-WRITER_OPTIONS = {"comment": str, "filename_suffix": str, "flush_secs": int, "max_queue": int, "purge_step": int}
-SET_OF_WANDB = ("dir", "project", "settings")
 PROBE_BYTES = 64 * 1024  # more than a writer buffers before it notices a full disk
+REFUSED_IN_PROJECTS = "#%"  # by wandb, which also refuses characters that no part of a file name has
+LONGEST_PROJECT = 128
+
+
+class WriterOptions(BaseModel, extra="forbid", strict=True):
+    """Arguments of SummaryWriter that a config file can set."""
+
+    comment: str = ""
+    filename_suffix: str = ""
+    flush_secs: int = 120
+    max_queue: int = 10
+    purge_step: int = 0
+
+
+RunId = Annotated[str, Field(pattern=r"^[^:;,#?/']+$", description="text without : ; , # ? / '")]
+RunMoment = Annotated[str, Field(pattern=r"^[^?]+\?_step=\d+$", description="text such as a1b2c3?_step=100")]
+
+
+class WandbOptions(BaseModel, extra="forbid", strict=True):
+    """Arguments of wandb.init (0.31) that a config file can set; not those that the tracker sets or that act on other libraries."""
+
+    entity: str = ""
+    id: RunId = ""
+    name: str = ""
+    notes: str = ""
+    group: str = ""
+    job_type: str = ""
+    tags: list[Annotated[str, Field(min_length=1, max_length=64)]] = []
+    config: dict[str, Any] = {}
+    config_exclude_keys: list[str] = []
+    config_include_keys: list[str] = []
+    allow_val_change: bool = False
+    mode: Literal["online", "offline", "disabled", "shared"] = "online"
+    force: bool = False
+    reinit: bool | Literal["default", "return_previous", "finish_previous", "create_new"] = False
+    resume: bool | Literal["allow", "never", "must", "auto"] = False
+    resume_from: RunMoment = ""
+    fork_from: RunMoment = ""
+
+
+OPTIONS: dict[str, type[BaseModel]] = {"tensorboard": WriterOptions, "wandb": WandbOptions}
 
 
 class Tracker(Protocol):
@@ -268,21 +310,36 @@ def tracker_config(path: str | None) -> dict[str, dict[str, Any]]:
         return {}
     fix = "write a table for each tracker: [wandb] or [tensorboard]"
     tables = read_toml(resolve_path(path), f"{CONFIG}, {path}", fix)
-    unknown = [
-        name for name, table in tables.items() if name not in ("wandb", "tensorboard") or not isinstance(table, dict)
-    ]
-    if unknown:
-        raise ProblemsError.one(f"'{unknown[0]}' is not a table of a tracker", CONFIG, fix, "trackers.unknown-table")
-    board, wandb = tables.get("tensorboard", {}), tables.get("wandb", {})
-    refused = [f"tensorboard.{name}" for name, value in board.items() if type(value) is not WRITER_OPTIONS.get(name)]
-    refused += [f"wandb.{name}" for name in SET_OF_WANDB if name in wandb]
-    if refused:
-        fix = "leave it out; folder and project are logging.logging_dir and logging.log_tracker_name"
-        fix += "; [tensorboard] takes " + ", ".join(
-            f"{name} ({kind.__name__})" for name, kind in WRITER_OPTIONS.items()
-        )
-        raise ProblemsError.one(f"{listed(refused)} cannot be set here", CONFIG, fix, "trackers.unknown-option")
+    problems: list[Problem] = []
+    for name, table in tables.items():
+        if name not in OPTIONS or not isinstance(table, dict):
+            problems.append(
+                Problem(f"'{name}' is not a table of a tracker", CONFIG, fix, code="trackers.unknown-table")
+            )
+            continue
+        try:
+            OPTIONS[name].model_validate(table)
+        except ValidationError as error:
+            problems += _wrong_options(name, error)
+        if len(moments := sorted({"resume", "resume_from", "fork_from"} & table.keys())) > 1:
+            what = f"wandb takes one of {listed(moments)}"
+            problems.append(Problem(what, CONFIG, "leave out the others", code="trackers.bad-option"))
+    raise_if_errors(problems)
     return tables
+
+
+def _wrong_options(tracker: str, error: ValidationError) -> Iterator[Problem]:
+    """Yield a problem for each option in a tracker's table that it would refuse. error: of its options"""
+    for name, items in groupby(error.errors(), lambda item: item["loc"][0]):
+        *_, item = items  # a union reports one error per member
+        path, known = f"{tracker}.{name}", OPTIONS[tracker].model_fields
+        if item["type"] == "extra_forbidden":
+            fix = "leave it out; folder and project are logging.logging_dir and logging.log_tracker_name"
+            fix += f"; [{tracker}] takes {listed([*known])}"
+            yield Problem(f"{path} cannot be set here", CONFIG, fix, code="trackers.unknown-option")
+        else:
+            fix = f"use {known[name].description or item['msg'].lower().removeprefix('input should be ')}"
+            yield Problem(f"{path} is {shorten(item['input'])}", CONFIG, fix, code="trackers.bad-option")
 
 
 def logged_settings(job: TrainJob) -> dict[str, Any]:
@@ -297,11 +354,21 @@ def logged_settings(job: TrainJob) -> dict[str, Any]:
     return values
 
 
-def wandb_problem(job: TrainJob) -> Problem | None:
-    """Return the problem that the package wandb is not installed, if the settings use it; else None."""
+def wandb_problems(job: TrainJob) -> list[Problem]:
+    """Return the problems that the package wandb is not installed and that it refuses the project's name, if the settings use it."""
     from importlib.util import find_spec
 
-    if job.logging.log_with not in ("wandb", "all") or find_spec("wandb") is not None:
-        return None
-    fix = "install it (pip install wandb), or choose TensorBoard"
-    return Problem("The package wandb is not installed", "logging.log_with", fix, code="trackers.no-wandb")
+    problems: list[Problem] = []
+    if job.logging.log_with not in ("wandb", "all"):
+        return problems
+    if find_spec("wandb") is None:
+        fix = "install it (pip install wandb), or choose TensorBoard"
+        problems.append(
+            Problem("The package wandb is not installed", "logging.log_with", fix, code="trackers.no-wandb")
+        )
+    project = job.logging.log_tracker_name or ""
+    if len(project) > LONGEST_PROJECT or set(REFUSED_IN_PROJECTS) & set(project):
+        fix = f"use at most {LONGEST_PROJECT} characters, none of {' '.join(REFUSED_IN_PROJECTS)}"
+        what = f"wandb takes no project '{project}'"
+        problems.append(Problem(what, "logging.log_tracker_name", fix, code="trackers.bad-project"))
+    return problems

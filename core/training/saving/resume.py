@@ -103,7 +103,7 @@ def find_state(text: str, workspace: Workspace, *, quick: bool = False) -> Path:
     """Return the folder of a complete training state. Raises ProblemsError where none exists or all are damaged.
 
     text    path of the state's folder or of its run's folder, or the name of the run
-    quick   check only that complete.json exists, without hashing the files, which may be gigabytes
+    quick   as in `is_whole`
     """
     candidates = [resolve_path(text)]
     if text == Path(text).name:
@@ -111,14 +111,11 @@ def find_state(text: str, workspace: Workspace, *, quick: bool = False) -> Path:
     candidates = [folder for folder in candidates if may_reach(folder) and os.path.isdir(folder)]
     for folder in candidates:
         if (folder / "complete.json").is_file():
-            if quick or is_whole(folder):
+            if is_whole(folder, quick=quick):
                 return folder
             what, fix = "This training state is damaged", "choose an older one"
             raise ProblemsError.one(what, display_path(folder), fix, code="state.damaged")
-        if quick:
-            state = next(iter(states_in(folder / "state") or states_in(folder)), None)
-        else:
-            state = newest_state(folder / "state") or newest_state(folder)
+        state = newest_state(folder / "state", quick=quick) or newest_state(folder, quick=quick)
         if state is not None:
             return state
     damaged = next((folder for folder in candidates if states_in(folder / "state") or states_in(folder)), None)

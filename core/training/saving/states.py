@@ -15,7 +15,7 @@ from core.record import atomic
 from core.record.journal import read_lines
 from core.record.lazy_torch import torch
 from core.record.problems import ProblemsError
-from core.record.run_folder import is_whole, seal_state, state_step, states_in
+from core.record.run_folder import is_whole, seal_state, state_step, state_to_resume, states_in
 from core.record.workspace import display_path
 from core.settings.base import every
 from core.settings.saving import SavingSettings
@@ -90,14 +90,9 @@ class States:
 
     def load(self) -> bool:
         """Load the newest complete training state; return whether one exists. Newer damaged states are renamed with a warning. Raises
-        ProblemsError where all are damaged, as training must not restart silently."""
+        as `state_to_resume`."""
         context = self.run.context
-        states = states_in(context.folder.states)
-        folder = next((path for path in states if is_whole(path)), None)
-        if folder is None and states:
-            what = "All training states of this run are damaged"
-            fix = "start a new run from its last checkpoint (network.network_weights, model.base_model)"
-            raise ProblemsError.one(what, str(context.folder.states), fix, code="state.damaged")
+        folder, states = state_to_resume(context.folder.states), states_in(context.folder.states)
         if folder is None:
             if any(line["kind"] == "steps" for line in read_lines(context.folder.journal_file)):
                 context.say("This run has no training state yet, so it starts from the beginning", "warning")

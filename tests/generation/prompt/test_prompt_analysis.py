@@ -126,6 +126,13 @@ def test_each_fault_is_told_at_its_place(text, expected):
         assert each.problem.what and each.problem.fix
 
 
+def test_a_lora_named_as_an_embedding_is_told_with_its_tag():
+    known = Names(lines, lambda name: [] if name == "ink" else no_lora(name), {"inks": 2, "Zunk": 2})
+    for name, fix in (("ink", "<lora:ink:1>"), ("zunk", "Zunk"), ("in", "inks"), ("fox", "models/embeddings")):
+        (finding,) = findings_of(f"a embedding:{name}", known)
+        assert finding.problem.code == "prompt.unknown-embedding" and fix in finding.problem.fix
+
+
 def test_break_and_and_are_words_of_their_own():
     """As in A1111: also at the end of a line, and not within another word."""
     assert len(prompt_runs("a BREAKFAST, BREAKING news")) == 1 and len(prompt_runs("a, BREAK, b")) == 3
