@@ -69,7 +69,8 @@ def preflight(
     if not any(map(len, epochs.parts)) and not errors(problems):
         what, fix = "No images are left to train on", "add images, or fix the other problems"
         if placing.validation:
-            what, fix = "All images are held out for validation", "lower the validation split, or train on a folder"
+            what = "All training images are held out for validation"
+            fix = "lower the validation split, or give a folder the role of training images"
         problems.append(Problem(what, "dataset", fix, code="dataset.no-images"))
     elif any(map(len, epochs.parts)) and not epochs.batches_in(0):
         what = "No batch is ever full, and incomplete ones are dropped"

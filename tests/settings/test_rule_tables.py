@@ -48,11 +48,6 @@ TWENTY_FIVE = ",".join(["4"] * 25)
     [
         ({}, []),
         # images
-        ({"dataset__max_bucket_reso": 511}, ["dataset.max-bucket-below-resolution"]),
-        ({"dataset__max_bucket_reso": 512}, []),
-        ({"dataset__max_bucket_reso": 511, "dataset__enable_bucket": False}, []),
-        ({"dataset__max_bucket_reso": 767, "dataset__resolution": [512, 768]}, ["dataset.max-bucket-below-resolution"]),
-        ({"dataset__max_bucket_reso": 768, "dataset__resolution": [512, 768]}, []),
         ({"dataset__folder": "a", "dataset__face_crop_aug_range": [4, 3.9]}, ["dataset.face-crop-range"]),
         ({"dataset__folder": "a", "dataset__face_crop_aug_range": [4, 4]}, []),
         ({"dataset__folder": "a", "dataset__network_multiplier": 0}, ["dataset.network-multiplier-zero"]),
