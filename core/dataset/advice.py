@@ -220,12 +220,12 @@ def balance_advice(epochs: Epochs) -> list[Problem]:
             fix = "add training images, or put both into the same batch group"
             problems.append(Problem(what, "dataset.sources", fix, "advice", code="dataset.regularization-alone"))
     unused = [each.image for each in epochs.unneeded()] if not problems else []
-    what = f"{len(unused)} regularization images are never used: as in sd-scripts, they are taken in"
+    what = f"{count(len(unused), 'regularization image')} never used: as in sd-scripts, they are taken in"
     what += " order until there are as many as training images: {names}"
     fix, code = "set compatibility to none to use all in turn, or add training images", "dataset.regularization-unused"
     problems += about(unused, what, fix, code, where="model.compatibility")
     never_used = [each.image for each in epochs.never_used()]
-    what = f"{len(never_used)} images are never used: their buckets do not fill a batch, and incomplete batches are dropped: "
+    what = f"{count(len(never_used), 'image')} never used, as incomplete batches are dropped: "
     fix = f"choose another option for '{DatasetSettings.title_of('short_batches')}', or lower the batch size"
     problems += about(never_used, what + "{names}", fix, "dataset.never-used", where="dataset.short_batches")
     return problems

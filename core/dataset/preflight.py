@@ -67,8 +67,11 @@ def preflight(
     problems += control_advice(once, looks, memo)
     problems += size_advice(once) + remark_advice(once, looks) + balance_advice(epochs)
     if not any(map(len, epochs.parts)) and not errors(problems):
-        what = "No images are left to train on"
-        problems.append(Problem(what, "dataset", "add images, or fix the other problems", code="dataset.no-images"))
+        what, fix = "No images are left to train on", "add images, or fix the other problems"
+        if placing.validation:
+            what = "All training images are held out for validation"
+            fix = "lower the validation split, or give a folder the role of training images"
+        problems.append(Problem(what, "dataset", fix, code="dataset.no-images"))
     elif any(map(len, epochs.parts)) and not epochs.batches_in(0):
         what = "No batch is ever full, and incomplete ones are dropped"
         fix = "lower the batch size, or keep short batches"

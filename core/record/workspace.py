@@ -146,8 +146,11 @@ def resolve_path(text: str | os.PathLike) -> Path:
 
 
 def is_foreign(text: str | os.PathLike) -> bool:
-    """Whether `text` is an absolute Windows path and this system is not Windows, where it would be read as a relative name."""
+    """Whether `text` would be read as a relative name although it is none: an address such as smb://nas/a, or an absolute Windows path on
+    another system."""
     path = os.fspath(text)
+    if re.match(r"[A-Za-z][\w+.-]+://", path):
+        return True
     return os.name != "nt" and not path.startswith("/") and PureWindowsPath(path).is_absolute()
 
 

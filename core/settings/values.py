@@ -169,6 +169,8 @@ def _pair_text(entry: Declared, value: Any) -> str:
 
 def _numbers(entry: Declared, text: str) -> Any:
     """Parse one number, or a list of numbers separated by x, commas, semicolons or spaces. Raises ProblemsError."""
+    if re.search(r"^\s*[x×]|[x×]\s*$", text):
+        raise _bad_value(entry, f"'{text.strip()[:40]}', where a number is missing")
     parts = [part for part in re.split(r"[x×,;\s]+", text.strip().strip("()[]")) if part]
     if any(re.match(r"[-+]?0\d", part) for part in parts):  # 0,0001 would be the two numbers 0 and 1
         what = f"'{text.strip()[:40]}', where a comma separates numbers"

@@ -54,7 +54,7 @@ def output_problems(target: Path, inputs: Sequence[Path], size: int, where: str)
         return [Problem(what, where, fix, code="tools.output-is-input")]
     if (foreign := _windows_part(target)) is not None:
         what, fix = (
-            f"'{foreign}' is a Windows path, which has no meaning here",
+            f"'{foreign}' is part of an address or of a Windows path, which has no meaning here",
             "write the path with / and without a drive",
         )
         return [Problem(what, where, fix, code="tools.windows-path")]
@@ -87,13 +87,13 @@ def _is_same_file(first: Path, second: Path) -> bool:
 
 
 def _windows_part(target: Path) -> str | None:
-    r"""Return the first Windows-only part of a path; None if there is none, and on Windows.
+    r"""Return the first part of a path that is an address (smb:) or for Windows only; None if there is none, and on Windows.
 
     On other systems C:\models\fox.safetensors would be one odd file name.
     """
     if os.name == "nt":
         return None
-    return next((part for part in target.parts if "\\" in part or re.fullmatch("[A-Za-z]:", part)), None)
+    return next((part for part in target.parts if "\\" in part or re.fullmatch(r"[A-Za-z][\w+.-]*:", part)), None)
 
 
 def progress(context: JobContext, target: Path, size: int) -> Callable[[int], None]:

@@ -333,6 +333,8 @@ def more_regularization_than_images(theirs):
     seen.look(dataset={"folder": None, "reg_data_dir": str(theirs / "dog")})
     seen.told("dataset.regularization-alone", "dataset.sources", "5 regularization images")
     seen.told("dataset.no-images", "dataset", blocks=True)
+    seen.look(dataset={"folder": str(theirs / "fox")}, validation={"validation_split": 1})
+    seen.told("dataset.no-images", "dataset", "validation", blocks=True)
 
 
 @table.row(22)

@@ -38,7 +38,7 @@ def test_a_windows_folder_to_write_to_is_missing_and_refused_on_other_systems():
         TrainJob,
         {
             "logging": {"logging_dir": "D:\\train\\log", "console_log_file": "\\\\nas\\log.txt"},
-            "saving": {"copy_to": "D:/loras"},
+            "saving": {"copy_to": "smb://nas/loras"},
         },
     )
     assert [setting for setting, _ in missing_paths(job) if setting != "dataset.folder"] == list(settings)

@@ -48,11 +48,6 @@ TWENTY_FIVE = ",".join(["4"] * 25)
     [
         ({}, []),
         # images
-        ({"dataset__max_bucket_reso": 511}, ["dataset.max-bucket-below-resolution"]),
-        ({"dataset__max_bucket_reso": 512}, []),
-        ({"dataset__max_bucket_reso": 511, "dataset__enable_bucket": False}, []),
-        ({"dataset__max_bucket_reso": 767, "dataset__resolution": [512, 768]}, ["dataset.max-bucket-below-resolution"]),
-        ({"dataset__max_bucket_reso": 768, "dataset__resolution": [512, 768]}, []),
         ({"dataset__folder": "a", "dataset__face_crop_aug_range": [4, 3.9]}, ["dataset.face-crop-range"]),
         ({"dataset__folder": "a", "dataset__face_crop_aug_range": [4, 4]}, []),
         ({"dataset__folder": "a", "dataset__network_multiplier": 0}, ["dataset.network-multiplier-zero"]),
@@ -272,6 +267,10 @@ TWENTY_FIVE = ",".join(["4"] * 25)
         ({"saving__save_model_as": "diffusers", **TUNE}, []),
         ({"saving__output_name": "a:b"}, ["settings.bad-name"]),
         ({"saving__output_name": "fox.safetensors"}, ["saving.name-with-ending"]),
+        ({"saving__copy_to": "loras/fox.safetensors"}, ["saving.name-with-ending"]),
+        *[({"logging__log_tracker_name": text}, ["settings.bad-name"]) for text in ("../a", "a/../../b", "/a", "D:a")],
+        ({"logging__log_prefix": "..\\a", "logging__logging_dir": "logs"}, ["settings.bad-name"]),
+        ({"logging__log_tracker_name": "a/b..c"}, []),
         ({"resume__resume_from_huggingface": True}, ["resume.no-address"]),
         ({"resume__resume_from_huggingface": True, "resume__resume": "a/b"}, []),
         ({"hub__huggingface_repo_id": "o.w-n_er/name"}, []),
@@ -382,6 +381,14 @@ BLOCKS = "block_dims block_alphas conv_block_dims conv_block_alphas down_lr_weig
 )
 def test_what_nothing_reads_is_grayed(values, grayed):
     assert grayed in ineffective(job(**values))
+
+
+@pytest.mark.parametrize("best", ["training", "off"])
+def test_validation_without_images_has_that_reason(best):
+    assert (
+        "no validation images"
+        in ineffective(job(validation__best_checkpoint=best))["validation.validate_every_n_steps"]
+    )
 
 
 @pytest.mark.parametrize("values", [{"train_text_encoder": True}, {"kind": "oft"}, {"train_unet": False}])

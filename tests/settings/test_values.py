@@ -186,7 +186,8 @@ def test_texts_become_values(path, text, value):
      ("memory.text_cache_bytes", "1.2.3 GB"), ("memory.text_cache_bytes", f"1{'0' * 400} GB"),
      ("optimizer.text_encoder_lr", "0,0001"), ("dataset.resolution", "axb"),
      ("dataset.resolution", "1 2.5"), ("dataset.more_resolutions", "768\nlarge"),
-     ("dataset.more_resolutions", "512 x 76.5"), ("dataset.face_crop_aug_range", "small, large")],
+     ("dataset.more_resolutions", "512 x 76.5"), ("dataset.resolution", "512x"),
+     ("dataset.resolution", " × 512"), ("dataset.face_crop_aug_range", "small, large")],
 )  # fmt: skip
 def test_texts_that_are_no_value_are_told_with_the_fix(path, text):
     with pytest.raises(ProblemsError) as told:

@@ -62,6 +62,9 @@ def test_nothing_is_written_into_a_folder_that_is_an_input(tmp_path):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="such paths are usual there")
-@pytest.mark.parametrize("text", [r"C:\models\fox.safetensors", "C:/models/fox.safetensors", r"models\fox.safetensors"])
+@pytest.mark.parametrize(
+    "text",
+    [r"C:\models\fox.safetensors", "C:/models/fox.safetensors", r"models\fox.safetensors", "smb://nas/fox.safetensors"],
+)
 def test_a_windows_path_is_refused_where_it_would_be_a_file_name(tmp_path, text):
     assert codes(output_file(text, tmp_path / "fox.bin", "_r8"), [], 1, "x.output") == ["tools.windows-path"]

@@ -16,6 +16,7 @@ from core.formats.tensors.writer import write_safetensors
 from core.generation.model.embeddings import token_widths
 from core.record.problems import Problem, ProblemsError
 from core.record.run_folder import seal_state
+from core.record.space import RESERVE
 from core.settings.rules.embedding import other_size
 from core.training.building.network_files import network_problems
 from core.training.checks import embedding_file
@@ -247,6 +248,13 @@ def test_a_model_is_fetched_only_when_nothing_else_is_wrong(make_job, workspace,
     with refused("model.not-downloaded"):  # the download was only pretended
         check(make_job(model=model), options)
     assert fetched == ["someone/some-model"]
+
+
+@pytest.mark.parametrize(("free", "codes"), [(RESERVE, []), (RESERVE - 1, ["disk.space"])])
+def test_a_nearly_full_disk_is_named_before_the_start(make_job, workspace, monkeypatch, free, codes):
+    monkeypatch.setattr("core.record.machine.free_disk", lambda folder: free)
+    found = problems_without_model(make_job(), workspace, preflight(make_job(), workspace))
+    assert [each.code for each in found if each.code.startswith("disk.")] == codes
 
 
 def test_an_upload_is_looked_at_before_the_start(make_job, workspace, monkeypatch):

@@ -78,6 +78,19 @@ def test_a_longer_run_is_told_of_the_jump_and_trains_at_the_chosen_rates(train, 
     other = longer().model_copy(update={"resume": resume})
     found = start_step_problems(other, workspace, SimpleNamespace(total_steps=8, placed=()))
     assert [each.code for each in found] == ["resume.rate-jumps"], "another run that begins from the state"
+    for group, changes, wheres in (
+        ("method", {"kind": "fine_tune"}, ["method.kind"]),
+        ("optimizer", {"optimizer_type": "SGD"}, ["optimizer.optimizer_type"]),
+        ("network", {"kind": "loha"}, ["network.kind"]),
+        ("network", {"rank": 2}, ["network.rank"]),
+        ("network", {"alpha": 2.0}, ["network.alpha"]),
+        ("network", {"network_weights": "a.safetensors", "rank": 2}, []),
+    ):
+        changed = training.job.model_copy(
+            update={group: getattr(training.job, group).model_copy(update=changes), "resume": resume}
+        )
+        found = start_step_problems(changed, workspace, SimpleNamespace(total_steps=8, placed=()))
+        assert [each.where for each in found if each.code == "state.other-settings"] == wheres
     kept = {"lr_scheduler_steps": 4}
     for changes, told in (({}, True), ({**kept, "lr_scheduler_after": "restart"}, False), (kept, False)):
         assert bool(jump_advice(training.folder, training.job, longer(**changes))) == told

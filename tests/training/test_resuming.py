@@ -1,6 +1,7 @@
 """Beginning elsewhere than at step 0, training a finished run further, and the proof that resuming changes nothing."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -25,6 +26,12 @@ from tests.refusals import refused
 def same(a, b):
     first, second = load_file(a), load_file(b)
     return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def without_its_run(run, folder):
+    """A copy of the run's newest training state, without the settings of the run."""
+    state = newest_state(run.folder.path / "state")
+    return shutil.copytree(state, folder / state.name)
 
 
 def steps(count, **more):
@@ -97,7 +104,7 @@ def test_a_new_run_from_a_state_trains_at_its_own_rate_and_with_its_own_optimize
     given = {"resume": {"resume": str(short.folder.path)}}
     slower = train(**steps(2), **given, optimizer={"learning_rate": 2e-5})
     assert slower.start() == "done" and set(slower.lines("steps")[-1]["rates"].values()) == {2e-5}
-    with refused("state.other-optimizer", "AdamW", "SGD"):
+    with refused("state.other-settings", "AdamW", "SGD"):
         train(**steps(2), **given, optimizer={"optimizer_type": "SGD"}).start()
 
 
@@ -111,12 +118,13 @@ def test_a_run_that_was_cut_off_before_its_last_sample_gets_it(train, monkeypatc
 
 
 @pytest.mark.slow
-def test_a_state_of_another_network_is_refused_with_what_differs(train, ended):
+def test_a_state_of_another_network_is_refused_with_what_differs(train, ended, tmp_path):
     short = ended(1)
-    other = train(**steps(2), network={"rank": 2, "alpha": 2.0}, resume={"resume": str(short.folder.path)})
+    alone = {"resume": str(without_its_run(short, tmp_path))}
+    other = train(**steps(2), network={"rank": 2, "alpha": 2.0}, resume=alone)
     with refused("network.other-modules", "has rank 4, not 2"):
         other.start()
-    weaker = train(**steps(2), network={"alpha": 2.0}, resume={"resume": str(short.folder.path)})
+    weaker = train(**steps(2), network={"alpha": 2.0}, resume=alone)
     with refused("network.other-alpha", "is 4, not 2"):
         weaker.start()
     late = train(**steps(1), resume={"resume": str(short.folder.path)})
@@ -131,9 +139,8 @@ def test_a_state_of_another_network_is_refused_with_what_differs(train, ended):
         {"method": {"kind": "embedding"}, "embedding": {"token_string": "zkw", "init_word": "fox"}},
     ],
 )
-def test_a_state_of_another_method_is_refused_in_words(train, ended, groups):
-    short = ended(1)
-    other = train(**steps(2), **groups, resume={"resume": str(short.folder.path)})
+def test_a_state_of_another_method_is_refused_in_words(train, ended, tmp_path, groups):
+    other = train(**steps(2), **groups, resume={"resume": str(without_its_run(ended(1), tmp_path))})
     with refused("state.other-weights"):
         other.start()
 

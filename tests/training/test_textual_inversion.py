@@ -4,7 +4,9 @@ import pytest
 import torch
 from safetensors import safe_open
 
+from core.dataset.preflight import preflight
 from core.formats.embedding_file import read_embedding
+from core.training.checks.before_start import problems_without_model
 from tests.refusals import refused
 
 WORD = {"token_string": "zunkel", "num_vectors_per_token": 2, "init_word": "fox"}
@@ -87,3 +89,11 @@ def test_a_word_that_no_caption_holds_is_said_before_anything_loads(train):
         words = {"token_string": "zunkel, brabol"}
         train(**groups(embedding=words, captions={"caption_prefix": "zunkel,"})).start()
     assert len(caught.value.problems) == 1 and caught.value.problems[0].where == "embedding.token_string"
+
+
+@pytest.mark.parametrize(("prompts", "told"), [([], False), (["a fox"], True), (["a fox", "A Zkw, red --s 2"], False)])
+def test_samples_without_a_token_are_named(train, prompts, told):
+    training = train(**groups(samples={"sample_prompts": prompts}, embedding={"token_string": "zkw,brabol"}))
+    report = preflight(training.job, training.workspace)
+    codes = [each.code for each in problems_without_model(training.job, training.workspace, report)]
+    assert codes.count("embedding.token-not-in-samples") == told

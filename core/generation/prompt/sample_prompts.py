@@ -64,6 +64,9 @@ def read_prompts(settings: SampleSettings, control: bool = False) -> tuple[list[
     if settings.sample_prompts_file:
         file = resolve_path(settings.sample_prompts_file)
         from_file = _parsed(read_entries(file, WHERE), notes, f"{WHERE}, {file.name}", settings)
+        if not from_file:
+            what, fix = "The file contains no prompts", "write one prompt per line, or leave the setting empty"
+            notes.append(Problem(what, f"{WHERE}, {file.name}", fix, "warning", code="prompts.none"))
     if settings.prompt_weights:
         edit_pass = Pass(settings.sample_steps) if reads_edits(settings) else None
         if error := wrong_weight_in(settings.negative_prompt, [edit_pass]):

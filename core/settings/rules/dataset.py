@@ -12,11 +12,6 @@ from core.settings.needs import ignored
 
 def problems(job: TrainJob) -> Iterator[Problem]:
     """Yield errors and advice on resolutions, buckets, caches, control images, network multipliers and face crops."""
-    longest, size = job.dataset.max_bucket_reso, _long_side(job)
-    if job.dataset.enable_bucket and longest is not None and longest < size:
-        what = f"The max bucket resolution ({longest}) is below the resolution ({size})"
-        fix = "leave it empty, or raise it"
-        yield Problem(what, "dataset.max_bucket_reso", fix, code="dataset.max-bucket-below-resolution")
     yield from cache_problems(job)
     yield from _size_problems(job)
     yield from _coarse_buckets(job)
@@ -109,12 +104,6 @@ def cache_problems(job: TrainJob) -> list[Problem]:
         for concept in concepts_of(job)
         for name in random_augmentations(concept.images)
     ]
-
-
-def _long_side(job: TrainJob) -> int:
-    """Return the longer side of the dataset's resolution in pixels."""
-    size = job.dataset.resolution
-    return max(size) if isinstance(size, tuple) else size
 
 
 def without_effect(job: TrainJob) -> Iterator[tuple[str, str]]:

@@ -42,7 +42,7 @@ def problems(job: TrainJob) -> Iterator[Problem]:
         yield Problem(what, "saving.output_name", fix, "advice", code="embedding.output-name")
     initializers = [word for word in (settings.init_word or "").split(",") if word.strip()]
     if len(initializers) > max(1, len(settings.words)):
-        what = f"{len(initializers)} initializer words are set for {len(settings.words)} tokens"
+        what = f"{len(initializers)} initializer words are set for {count(len(settings.words), 'token')}"
         yield Problem(
             what, "embedding.init_word", "enter one for all, or one for each", code="embedding.init-word-count"
         )

@@ -85,7 +85,7 @@ def _block_rates(job: TrainJob) -> Iterator[Problem]:
     family = job.model.family
     counts = {COUNTS.get(family, 0)} if family != "auto" else set(COUNTS.values())
     if len(rates) not in counts:
-        what = f"There are {len(rates)} block learning rates instead of {blocks_in_words(counts)}"
+        what = f"The number of block learning rates is {len(rates)} instead of {blocks_in_words(counts)}"
         yield Problem(what, where, "enter one for each block", code="method.block-lr-count")
     elif not any(rates):
         what, fix = "Every U-Net block has a learning rate of 0", "set one above 0, or set optimizer.unet_lr to 0"

@@ -32,6 +32,18 @@ def problems(job: TrainJob) -> Iterator[Problem]:
     if name.lower().endswith((".safetensors", ".ckpt", ".pt")):
         what = f"The output name '{name}' has an ending; checkpoints get one of their own after it"
         yield Problem(what, "saving.output_name", "leave the ending out", "advice", code="saving.name-with-ending")
+    copies = job.saving.copy_to or ""
+    if copies.lower().endswith((".safetensors", ".ckpt", ".pt")):
+        what = f"'{copies}' is named like a file, but becomes a folder that the finished files are copied to"
+        yield Problem(what, "saving.copy_to", "leave the file name out", "advice", code="saving.name-with-ending")
+    for path in ("logging.log_tracker_name", "logging.log_prefix"):
+        text = value_of(job, path) or ""
+        if re.match(r"[/\\]|.:", text) or ".." in re.split(r"[/\\]", text):
+            what, fix = (
+                f"'{text}' leads out of the log folder",
+                "use a name; the folder of the logs is logging.logging_dir",
+            )
+            yield Problem(what, path, fix, code="settings.bad-name")
     form, traits = job.saving.save_model_as, job.method.traits
     if (form == "source" and not traits.base_trains) or (form in FOLDERS and not traits.as_folder):
         what = "This format is for larger models, and this method saves a small file"

@@ -31,7 +31,7 @@ def problems(job: TrainJob) -> Iterator[Problem]:
 def without_effect(job: TrainJob) -> Iterator[tuple[str, str]]:
     """Yield (dotted path, reason) for validation settings without effect."""
     held, chosen = holds_out(job), job.validation.best_checkpoint != "off"
-    why = "the best checkpoint is measured at each save" if chosen else "there are no validation images"
+    why = "there are no validation images" + ("; the best checkpoint is measured at each save" if chosen else "")
     never = held and not chosen and not measures_loss(job)
     yield from ignored(
         (not held, "validation.validate_every_n_steps validate_every_n_epochs max_validation_steps", why),

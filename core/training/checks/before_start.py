@@ -78,7 +78,7 @@ def problems_without_model(
     problems += weight_problems(job, [*report.placed, *report.validation])
     problems += bracket_problems(job, report.placed)
     if job.method.traits.new_words:
-        problems += token_problems(job, report.placed)
+        problems += [*token_problems(job, report.placed), *sample_token_problems(job)]
     problems += named_file_problems(job, workspace, new_run=new_run)
     if new_run and not errors(problems):
         problems += start_step_problems(job, workspace, report)
@@ -232,6 +232,20 @@ def token_problems(job: TrainJob, placed: Sequence[Placed]) -> list[Problem]:
         for word in job.embedding.words
         if not any(word_pattern([word]).search(text) for text in texts)
     ]
+
+
+def sample_token_problems(job: TrainJob) -> list[Problem]:
+    """Return advice if no sample prompt contains a textual inversion token, so that the samples would not show what is trained."""
+    try:
+        prompts, _ = read_prompts(job.samples)
+    except (ProblemsError, OSError):  # reported where they are read
+        return []
+    token = word_pattern(job.embedding.words)
+    if not prompts or any(token.search(each.prompt) for each in prompts):
+        return []
+    what = f"No sample prompt contains {' or '.join(map(repr, job.embedding.words))}, so that the samples show the model alone"
+    fix = f"write, for example: a photo of {job.embedding.words[0]}"
+    return [Problem(what, "samples.sample_prompts", fix, "advice", code="embedding.token-not-in-samples")]
 
 
 def _token_texts(placed: Placed) -> list[str]:

@@ -8,9 +8,12 @@ from pathlib import Path
 
 from core.formats.hub.upload import missing_token_problem
 from core.generation.prompt.sample_prompts import control_image, read_prompts
+from core.record import machine
 from core.record.problems import Problem, ProblemsError, collected
 from core.record.secrets import secret
-from core.record.workspace import Workspace, is_foreign, resolve_path
+from core.record.space import RESERVE
+from core.record.units import size_words
+from core.record.workspace import Workspace, display_path, is_foreign, resolve_path
 from core.settings.job import TrainJob
 from core.settings.resume import ResumeSettings
 from core.training.loop.samples import prompts_of
@@ -28,8 +31,18 @@ def named_file_problems(job: TrainJob, workspace: Workspace, *, new_run: bool = 
     problems: list[Problem] = []
     for check in _checks(job, workspace):
         collected(problems, check)
-    token = missing_token_problem(job.hub, secret("huggingface_token"))
-    return [*problems, *wandb_problems(job), *([token] if token else [])]
+    others = [missing_token_problem(job.hub, secret("huggingface_token")), _full_disk_warning(workspace)]
+    return [*problems, *wandb_problems(job), *(problem for problem in others if problem)]
+
+
+def _full_disk_warning(workspace: Workspace) -> Problem | None:
+    """Return a warning if the disk of the outputs has less free space than caching latents leaves free; else None."""
+    free = machine.free_disk(workspace.outputs)
+    if free >= RESERVE:
+        return None
+    what = f"Only {size_words(free)} are free on the disk that caches, checkpoints and training states are written to"
+    fix = "free some space, or start with --outputs on another disk"
+    return Problem(what, display_path(workspace.outputs), fix, "warning", code="disk.space")
 
 
 def _checks(job: TrainJob, workspace: Workspace) -> Iterator[Callable[[], object]]:
@@ -58,9 +71,9 @@ def _checks(job: TrainJob, workspace: Workspace) -> Iterator[Callable[[], object
 
 def _check_folder(check: Callable[[Path, str], object], folder: str, setting: str) -> object:
     """Return the result of `check` for the folder that a setting names: (path, setting) -> result or ProblemsError. Raises ProblemsError
-    also for a Windows path on another system."""
+    also for an address, and for a Windows path on another system."""
     if is_foreign(folder):
-        what, fix = f"{folder} is a path of Windows", "choose a folder on this machine, or leave it empty"
+        what, fix = f"{folder} is not a path of this machine", "choose a folder on this machine, or leave it empty"
         raise ProblemsError.one(what, setting, fix, code="folder.windows-path")
     return check(resolve_path(folder), setting)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +17,12 @@ from core.record.problems import Problem, ProblemsError, raise_if_errors
 from core.record.run_folder import RunFolder, is_whole, newest_state, state_step, states_in
 from core.record.secrets import secret
 from core.record.workspace import Workspace, display_path, resolve_path
+from core.settings.base import declared, value_of
 from core.settings.check import build
+from core.settings.optimization.optimizers import find
 from core.settings.presets.files import parse
+from core.settings.rules import ineffective
+from core.settings.values import shown_value
 from core.training.loop.run import Run
 
 if TYPE_CHECKING:
@@ -40,32 +45,65 @@ def first_step(job: TrainJob, plan: Plan) -> int | None:
 
 
 def start_step_problems(job: TrainJob, workspace: Workspace, report: Report) -> list[Problem]:
-    """Return the error of a training that would start at or after its last step, else the warning of a learning rate that jumps. A missing
-    or damaged training state gives no problem here."""
+    """Return the errors of settings that the training state does not fit, else of a training that would start at or after its last step,
+    else the warning of a learning rate that jumps. A missing or damaged training state gives no problem here."""
     settings, step, state = job.resume, None, None
     if settings.resume and not settings.resume_from_huggingface:
         with suppress(ProblemsError):
             state = find_state(settings.resume, workspace, quick=True)
             step = state_step(state)
+    folder = RunFolder(state.parent.parent) if state else None
+    earlier = _job_of(folder, type(job)) if folder else None
+    if earlier and (misfits := list(_misfits(earlier, job))):
+        return misfits
     if settings.initial_step is not None or settings.initial_epoch is not None:
         step = first_step(job, Plan(report.placed, job, 0, report.total_steps))
     if step is None or not report.total_steps:
         return []
-    return _after_end_error(job, step, report.total_steps) or _rate_jump_warning(job, state, step, report.total_steps)
+    ended = _after_end_error(job, step, report.total_steps)
+    return ended or (jump_advice(folder, earlier, job, step, report.total_steps) if folder and earlier else [])
 
 
-def _rate_jump_warning(job: TrainJob, state: Path | None, step: int, total: int) -> list[Problem]:
-    """Return the warning that the learning rate at step `step` differs much from that of the run which saved `state`; [] without a jump, a
-    state, or a readable run.
-    total: last step of the new training"""
-    folder = RunFolder(state.parent.parent) if state else None
-    if folder is None or not folder.job_file.is_file():
-        return []
+def _job_of(folder: RunFolder, kind: type[TrainJob]) -> TrainJob | None:
+    """Return the job of a run; None if it is of an earlier version, or the folder is of no run."""
+    if not folder.job_file.is_file():
+        return None
     try:
-        earlier_job = build(type(job), parse(folder.job(), str(folder.job_file)).values, str(folder.job_file))
-    except ProblemsError:  # of an earlier version, or of no run
-        return []
-    return jump_advice(folder, earlier_job, job, step, total)
+        return build(kind, parse(folder.job(), str(folder.job_file)).values, str(folder.job_file))
+    except ProblemsError:
+        return None
+
+
+def _misfits(earlier: TrainJob, job: TrainJob) -> Iterator[Problem]:
+    """Yield the error of each setting of `job` for which a training state of `earlier` is of another shape. What only the loaded model can
+    tell is refused when the state is loaded."""
+    if earlier.method.traits != job.method.traits:
+        yield _misfit("method.kind", earlier, job)
+        return
+    optimizers = [find(each.optimizer.optimizer_type) for each in (earlier, job)]
+    if len({each.path if each else "" for each in optimizers}) > 1:
+        yield _misfit("optimizer.optimizer_type", earlier, job)
+    before, after = earlier.network, job.network
+    if not job.method.traits.uses_network or before.network_weights or after.network_weights:
+        return
+    unused = ineffective(earlier).keys() | ineffective(job).keys()
+    if before.kind != after.kind:
+        yield _misfit("network.kind", earlier, job)
+    elif before.layer_dims or after.layer_dims or "network.rank" in unused:
+        return
+    elif before.rank != after.rank:
+        yield _misfit("network.rank", earlier, job)
+    elif "network.alpha" not in unused and (before.alpha or before.rank) != (after.alpha or after.rank):
+        yield _misfit("network.alpha", earlier, job)
+
+
+def _misfit(path: str, earlier: TrainJob, job: TrainJob) -> Problem:
+    """Return the error of a setting that differs from that of the run which saved the training state."""
+    entry = next(each for each in declared(type(job)) if each.path == path)
+    saved, used = (shown_value(entry, value_of(each, path)) for each in (earlier, job))
+    what = f"{entry.title} is {used}, but the training state was saved with {saved}"
+    fix = f"use {saved}, or start from a checkpoint of that run instead"
+    return Problem(what, path, fix, code="state.other-settings")
 
 
 def _after_end_error(job: TrainJob, step: int, total: int) -> list[Problem]:

@@ -114,6 +114,14 @@ def read(path, text):
     return read_prompts(SampleSettings(sample_prompts=["typed --d 3"], sample_prompts_file=str(path)))
 
 
+@pytest.mark.parametrize(
+    ("name", "text"), [("p.txt", "# a\n\n"), ("p.json", "[]"), ("p.toml", "[prompt]\nsubset = []")]
+)
+def test_a_file_without_prompts_is_named(tmp_path, name, text):
+    found, notes = read(tmp_path / name, text)
+    assert [each.prompt for each in found] == ["typed"] and [each.code for each in notes] == ["prompts.none"]
+
+
 def test_text_files_hold_a_prompt_a_line(tmp_path):
     found, notes = read(tmp_path / "p.txt", "\ufeffa fox --d 1\n\n# no\n狐 --n x\n")
     assert [(each.prompt, each.seed, each.negative) for each in found] == [
