@@ -350,14 +350,15 @@
     lost.clear();
   };
   /** An action on the form or the presets (put back, undo, load ...). It waits for the changes that are on their way: they may
-      not overtake each other, or a preset would be saved without the value that was typed last. */
-  atelier.act = async (name, data) => {
+      not overtake each other, or a preset would be saved without the value that was typed last; nor may two actions. */
+  let acting = Promise.resolve();
+  atelier.act = (name, data) => acting = acting.then(async () => {
     if (!buses.form) return;
     if ((await atelier.settle()).length) {
       return atelier.say({kind: "error", title: "Error", text: "Your last change has not been sent yet. Check the fields, then try again."});
     }
     send(name, data);
-  };
+  });
   const send = (name, data) => {
     sent += 1;
     outstanding.set(sent, Date.now());

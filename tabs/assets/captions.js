@@ -39,6 +39,7 @@
   };
 
   const post = (asked, more) => atelier.request("captions", asked, more);
+  const unanswered = (error) => atelier.complain([{what: `The server does not answer (${error.message})`, where: "", fix: "try again"}]);
   /* What the server keeps of a list or a form: its questions go one after the other, or a slow one would undo the next. */
   const LINES = {find: "list", show: "list", sort: "list", page: "list", bulk: "bulk", bulk_field: "bulk", scores: "scores", scores_field: "scores"};
   const lines = {};
@@ -268,7 +269,7 @@
     const number = ++asking, then = clock, key = asked.key !== undefined ? asked.key : open || last;
     let answer;
     try { answer = await ask({act: "shelf", ...asked, key}); } catch (error) {
-      if (asked.act && asked.act !== "follow" && asked.act !== "open") atelier.complain([{what: `The server does not answer (${error.message})`, where: "", fix: "try again"}]);
+      if (asked.act && asked.act !== "follow" && asked.act !== "open") unanswered(error);
       else if (moves) after("open", RETRY, () => shelf(asked, moves, since));
       else after("shelf", RETRY, () => shelfSoon());
       return;
@@ -462,7 +463,7 @@
     undo: () => takeBack("undo"), redo: () => takeBack("redo"), pick: (arg) => pick(arg), find: (arg, value) => find(value), bulk_apply: async (mark) => { atelier.say({kind: "over"}); await takeBack("bulk_apply", atelier.captions.selected(), mark); tell("atelier-captions"); }, revert: (arg) => takeBack("revert", arg), utf8: () => takeBack("utf8"),
   };
   const own = {};           // acts of caption_tools.js
-  atelier.captions = {next: () => step(1), ask, put: (...given) => put(...given), own, key: () => open, box, filter: (words) => { byId("cap-find").value = words; return find(words); }};
+  atelier.captions = {next: () => step(1), ask, unanswered, put: (...given) => put(...given), own, key: () => open, box, filter: (words) => { byId("cap-find").value = words; return find(words); }};
   const act = (name, arg, value) => own[name] ? own[name](arg, value) : acts[name] ? acts[name](arg, value) : shelf({act: name, arg, value});
   const visible = () => { const main = byId("cap-main"); return !!main && main.offsetParent !== null; };
   atelier.on("click", ":is(#captions, #cap-more) button[data-act]", ({dataset, disabled}) => {

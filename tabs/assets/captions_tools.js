@@ -2,7 +2,7 @@
 /* Next to the text on the Captions tab: its tags as chips, autocomplete, quick tags, the tags of the dataset, changes of many captions
    and their history. All of them change the text in the box, or ask the server; captions.js saves. */
 (() => {
-  const atelier = window.atelier, {h, byId} = atelier, {ask, put, own, box, filter} = atelier.captions;
+  const atelier = window.atelier, {h, byId} = atelier, {ask, unanswered, put, own, box, filter} = atelier.captions;
   const SOON = 120, QUICK = 9;
   let tags = [], quick = [], replaced = -1, options = [], chosen = -1, question = 0, held = -1, last = "";
   const timers = {};
@@ -223,7 +223,7 @@
   };
   const fill = async (values) => {
     let answer = {};
-    for (const [arg, value] of values) answer = await ask({act: "bulk_field", key: chosenKeys(), arg, value});
+    try { for (const [arg, value] of values) answer = await ask({act: "bulk_field", key: chosenKeys(), arg, value}); } catch (error) { return unanswered(error); }
     own.part("tools");
     byId("cap-many").open = true;
     paintBulk(answer);
@@ -309,9 +309,9 @@
     holder.dataset.html = "";
   };
   const refreshBulk = async () => { if (byId("cap-many").open) try { paintBulk(await ask({act: "bulk", key: chosenKeys()})); } catch { /* asked again with the next change */ } };
-  own.bulk_field = async (arg, value) => { try { paintBulk(await ask({act: "bulk_field", key: chosenKeys(), arg, value})); } catch { refreshBulk(); } };
+  own.bulk_field = async (arg, value) => { try { paintBulk(await ask({act: "bulk_field", key: chosenKeys(), arg, value})); } catch (error) { unanswered(error); refreshBulk(); } };
   for (const each of ["load", "save", "delete", "put_back", "put_all_back", "undo", "redo", "json"]) own[`preset_${each}`] = async (arg, value) => {
-    try { paintBulk(await ask({act: `preset_${each}`, key: chosenKeys(), arg, value, session: atelier.session})); } catch { refreshBulk(); }
+    try { paintBulk(await ask({act: `preset_${each}`, key: chosenKeys(), arg, value, session: atelier.session})); } catch (error) { unanswered(error); refreshBulk(); }
   };
   /* Thresholds are followed while they are typed: only what they make is drawn anew, never the field. */
   const refreshScores = async (asked) => {

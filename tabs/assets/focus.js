@@ -62,10 +62,11 @@
   const headings = () => [...document.querySelectorAll(HEADINGS)].filter(isSeen);
   /** The heading above a node, and that heading later, where it was drawn anew. */
   const headingOf = (node) => headings().filter((each) => each.compareDocumentPosition(node) & Node.DOCUMENT_POSITION_FOLLOWING).pop();
-  const headingNow = (heading) => heading && (isSeen(heading) ? heading : headings().find((each) => each.textContent === heading.textContent)) || headings()[0];
+  const headingNow = (heading) => heading && (isSeen(heading) ? heading : headings().find((each) => each.textContent === heading.textContent)) || headings()[0] || tabHeading();
+  const tabHeading = () => [...document.querySelectorAll(".tab-heading h2")].find((each) => each.dataset.tab === atelier.openTab());
   /** Give a node the keyboard, in view where `seen`. */
   const take = (node, seen) => {
-    if (node.matches(`${HEADINGS}, .board`)) node.tabIndex = -1;
+    if (node.matches("h2, h3, h4, .board")) node.tabIndex = -1;
     node.focus({preventScroll: true});
     if (seen) node.scrollIntoView({block: "nearest"});
   };
@@ -182,7 +183,7 @@
     if (tab === opened) return;
     const first = !opened, lost = !active || active === document.body || !active.checkVisibility();
     opened = tab;
-    const heading = !first && lost && [...document.querySelectorAll(".tab-heading h2")].find((each) => each.dataset.tab === tab);
+    const heading = !first && lost && tabHeading();
     if (!heading) return;
     heading.tabIndex = -1;
     heading.focus({preventScroll: true});

@@ -16,8 +16,9 @@
     const find = h("input", {type: "search", class: "text", id: "pick-find", "aria-label": "Search", placeholder: "Search", autocomplete: "off"});
     const list = h("ul", {class: "loras lora-cards model-offers", id: "pick-list", "aria-label": "Model files"}), says = h("p", {class: "hint", "aria-live": "polite"}), refused = h("div", {role: "alert"});
     const own = atelier.modelsDialog(pressed.dataset.title || pressed.ariaLabel.replace(/^Choose: /, ""), find, refused, list, says,
-      h("div", {class: "actions"}, h("button", {type: "button", class: "btn", onclick: () => pressed.dataset.looks === "model" ? atelier.browseModels(field.split(".")[1]) : atelier.browseInto(button(field, form), pressed.dataset.looks)}, "Browse files")));
+      h("div", {class: "actions"}, h("button", {type: "button", class: "btn", onclick: () => pressed.dataset.looks === "model" ? atelier.browseModels(field.split(".")[1]) : button(field, form) ? atelier.browseInto(button(field, form), pressed.dataset.looks) : gone()}, "Browse files")));
     const rows = () => [...list.querySelectorAll("button.choose")];
+    const gone = () => { own.close(); atelier.say({kind: "info", text: "Nothing was chosen: the form has changed meanwhile."}); };
     const taken = new Set();  // by a list, which stays open for more
     const mark = () => rows().forEach((row) => row.closest("li").classList.toggle("taken", row.ariaDisabled = taken.has(row.dataset.value)));
     old = true;
@@ -45,7 +46,7 @@
       refused.replaceChildren(...(found.problems.length ? [atelier.problems(found.problems)] : []));
       if (found.problems.length) return refused.scrollIntoView({block: "nearest"});
       const into = button(field, form);
-      if (!into) return own.close();
+      if (!into) return gone();
       atelier.takePath(fieldBeside(into), row.dataset.value);  // a list of files gets one more line
       if (fieldBeside(into).tagName !== "TEXTAREA") return own.close();
       taken.add(row.dataset.value);

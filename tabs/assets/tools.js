@@ -55,7 +55,7 @@
   const ABOVE = 60;  // pixels that stay above the pressed button
   const bringIntoView = (holder) => {
     if (holder.dataset.tasks !== started.card || performance.now() - started.when >= 5000 || !holder.firstElementChild) return;
-    const {top, bottom} = holder.firstElementChild.getBoundingClientRect(), pressed = document.querySelector(`#tools-${started.card} [data-act=${started.act}]`);
+    const {top, bottom} = holder.firstElementChild.getBoundingClientRect(), pressed = document.querySelector(`#tools-${started.card} [data-act="${started.act}"]`);
     scrollBy(0, Math.max(0, Math.min(bottom + 8 - innerHeight, (pressed ? pressed.getBoundingClientRect().top : top) - ABOVE)));  // the button stays in view
   };
 

@@ -73,7 +73,10 @@
       next.disabled = at >= list.length - 1;
       text(where, `${(at + 1).toLocaleString("en")} of ${list.length.toLocaleString("en")}`);
       drawCompare();
+      goOn();
     };
+    /** A control that is gone or disabled would take no key. */
+    const goOn = () => { const active = document.activeElement; if (active === document.body || active.disabled) views.focus(); };
     const draw = (found) => {
       attr(own, "src", found.url);
       attr(own, "alt", found.says);
@@ -81,12 +84,13 @@
       if (found.base) attr(base, "src", found.base);
       show(twin, found.base);
       rate(found.stars);
-      const template = h("div", {});
+      const template = h("div", {}), held = about.contains(document.activeElement) && document.activeElement.textContent;
       template.innerHTML = found.about;  // the server has escaped it
       about.replaceChildren(h("div", {class: "actions"},
         SENDS.filter(([act]) => !["use", "vary"].includes(act) || found.settings).map(([act, words, kind]) => make(words, () => send(act, found.name, () => box.close()), {class: `btn ${kind}`})),
         ...[["prompt", found.prompt], ["seed", found.seed]].filter(([, words]) => words).map(([of, words]) => make(`Copy ${of}`, null, {"data-copy": words})),
         h("a", {class: "btn", href: found.url, download: found.file}, "Download"), h("a", {class: "btn", href: found.url, target: "_blank", rel: "noopener"}, "Open full size")), template);
+      if (held) ([...about.querySelectorAll("button, a")].find((each) => each.textContent === held) || views).focus();
       drawCompare();
     };
     const rate = (stars) => {
@@ -133,6 +137,7 @@
       box.classList.toggle("compares", shown);
       attr(compare, "aria-pressed", String(shown || kept));
       away.disabled = shown;  // another image is seen than the one that would go
+      goOn();
       if (shown) text(caption, `Comparing: ${words}`);
       else drawBeside();
     };

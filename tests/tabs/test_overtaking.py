@@ -353,6 +353,27 @@ def test_two_changes_of_a_field_that_has_the_keyboard_end_with_the_second(visit,
     expect(prompt).to_have_value("second")
 
 
+# Of what waits for the same answer, the page looks last at what has waited longest.
+SEVERAL_ACTIONS = """async (presets) => {
+  const bus = atelierBuses.find((each) => each.name === "form"), {trigger} = bus, later = window.setTimeout, waiting = [], sent = [];
+  bus.trigger = (name, data) => { sent.push(data.preset); trigger(name, data); };
+  window.setTimeout = (work, milliseconds) => milliseconds === 25 ? waiting.push(work) : later(work, milliseconds);
+  setInterval(() => waiting.splice(0).reverse().forEach((work) => work()), 25);
+  await Promise.all(presets.map((preset) => atelier.act("load", {preset})));
+  await atelier.settle();
+  return sent;
+}"""
+
+
+@pytest.mark.slow
+def test_of_several_actions_at_once_the_last_is_the_last(window, served):
+    tab = window.open()
+    presets = ["sd15_lora_style_8gb", "sd15_lora_style_6gb", "sd15_lora_style_4gb"]
+    assert tab.evaluate(SEVERAL_ACTIONS, presets) == presets
+    assert served.page.project.preset == presets[-1]
+    expect(tab.locator("#preset-list")).to_have_value(presets[-1])
+
+
 @pytest.mark.slow
 def test_a_start_that_is_answered_late_does_not_take_a_person_away_from_where_they_have_gone(
     window, served, monkeypatch

@@ -182,6 +182,21 @@ def test_a_tag_is_renamed_and_removed_everywhere(tab, folder):
 
 
 @pytest.mark.slow
+def test_what_the_server_does_not_answer_about_a_change_of_many_captions_is_said(tab):
+    lost = re.compile("bulk_field|preset_save")
+    tab.route(
+        "**/atelier/captions",
+        lambda route: route.fulfill(status=204) if lost.search(route.request.post_data) else route.fallback(),
+    )
+    said = tab.locator("#said.error .problem")
+    for act, *given in (("rename_all", "smile"), ("bulk_field", "edit", "remove"), ("preset_save", "", "mine")):
+        tab.evaluate("([act, ...given]) => atelier.captions.own[act](...given)", [act, *given])
+        expect(said).to_be_visible()
+        tab.locator("#said").get_by_role("button", name="Close").click()
+        expect(said).to_be_hidden()
+
+
+@pytest.mark.slow
 def test_keys_write_the_spelling_that_the_captions_have_and_a_new_word_of_all_gets_one(tab, served, folder):
     for n in range(40):
         (folder / f"mira_{n:03}.txt").write_text(", ".join(f"tag_{each}" for each in range(12)))

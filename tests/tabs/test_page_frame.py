@@ -161,6 +161,14 @@ def test_generate_fits_a_window_of_1400_by_900_and_cuts_no_words_at_any_width(wi
     assert not any(found.values()), found
 
 
+@pytest.mark.slow
+def test_a_message_that_is_closed_by_keyboard_leads_to_the_tabs_heading_where_no_other_is_seen(window):
+    tab = window.open("Generate")
+    tab.evaluate("atelier.say({kind: 'error', text: 'It failed.'})")
+    tab.locator("#said").get_by_role("button", name="Close this message").press("Enter")
+    expect(tab.locator(".tab-heading h2[data-tab=Generate]")).to_be_focused()
+
+
 NO_STORAGE = """for (const name of ['localStorage', 'sessionStorage'])
   Object.defineProperty(window, name, {get() { throw new DOMException('blocked', 'SecurityError'); }});"""
 

@@ -220,6 +220,12 @@ def test_the_list_of_a_field_dims_another_family_and_refuses_it_and_takes_what_f
     field.fill("nowhere")
     field.press("Tab")
     expect(face).to_have_count(0)
+    choose = tab.get_by_role("button", name="Choose: Initial LoRA weights")
+    choose.click()
+    choose.evaluate("(node) => { node.dataset.form = 'other'; }")  # as of another tool, whose form has come meanwhile
+    tab.locator(".models-dialog").get_by_role("button", name="Browse files").click()
+    expect(tab.locator("dialog")).to_have_count(0)
+    expect(tab.locator("#said.info")).to_be_visible()
 
 
 @pytest.fixture

@@ -108,15 +108,18 @@ def test_results_stand_in_the_card_of_their_tool_are_drawn_saved_as_png_and_scro
 
 
 @pytest.mark.slow
-def test_a_result_below_a_low_window_leaves_the_pressed_button_in_view(window):
+@pytest.mark.parametrize("act", ["go", "report-card"])  # the latter is a button of Runs
+def test_a_result_below_a_low_window_leaves_the_pressed_button_in_view_or_comes_into_view(window, act):
     tab = window.open("Tools")
-    tab.locator("#tool-index").get_by_role("button", name="Check weights").click()
+    card, tool = {"go": ("loras", "Check weights"), "report-card": ("models", "Report card")}[act]
+    tab.locator("#tool-index").get_by_role("button", name=tool).click()
     tab.set_viewport_size({"width": 683, "height": 450})
-    press = tab.locator("#tools-loras [data-act=go]").first
-    press.click()
+    press = tab.locator(f"#tools-{card} [data-act=go]").first
+    press.scroll_into_view_if_needed()
+    press.evaluate("(node, act) => { node.dataset.act = act; node.click(); }", act)
     tab.evaluate(
         "work => atelier.parts.works([work])",
-        WORK | {"lines": [f"line {number}" for number in range(60)], "card": "loras"},
+        WORK | {"lines": [f"line {number}" for number in range(60)], "card": card},
     )
-    expect(tab.locator("#tools-loras-tasks .tool-task")).to_be_visible()
-    expect(press).to_be_in_viewport()
+    expect(tab.locator(f"#tools-{card}-tasks .tool-task")).to_be_in_viewport()
+    expect(press if act == "go" else tab.locator(f"#tools-{card}-tasks strong")).to_be_in_viewport()
