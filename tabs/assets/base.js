@@ -352,7 +352,7 @@
   /** An action on the form or the presets (put back, undo, load ...). It waits for the changes that are on their way: they may
       not overtake each other, or a preset would be saved without the value that was typed last; nor may two actions. */
   let acting = Promise.resolve();
-  atelier.act = (name, data) => acting = acting.then(async () => {
+  atelier.act = (name, data) => acting = acting.catch(() => {}).then(async () => {
     if (!buses.form) return;
     if ((await atelier.settle()).length) {
       return atelier.say({kind: "error", title: "Error", text: "Your last change has not been sent yet. Check the fields, then try again."});
