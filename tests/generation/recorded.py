@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
-import json
 import zlib
 from contextlib import ExitStack
 from dataclasses import replace
@@ -26,6 +24,7 @@ from core.generation.plan.requests import count_merged, requests_of
 from core.networks.frozen import can_pack, install
 from core.settings.job import GenerateJob
 from tests.models import shipped_config, write_folder
+from tests.recorded_json import recorded_json
 from tests.recorded_tensors import recorded_tensors
 
 FOLDER = Path(__file__).parents[1] / "vectors" / "generation"
@@ -97,9 +96,7 @@ GROUPS |= {"pyramid_": "start_noise", "noise_": "start_noise"}
 
 @cache
 def recorded():
-    with gzip.open(FOLDER / "cases.json.gz") as file:
-        cases = json.load(file)["cases"]
-    return cases, recorded_tensors(FOLDER / "latents.safetensors")
+    return recorded_json("generation/cases")["cases"], recorded_tensors(FOLDER / "latents.safetensors")
 
 
 def by_formula(key, shape):
@@ -130,8 +127,7 @@ def model(name, folder, dtype=torch.float32):
 
 def loras(folder):
     """The LoRA files and embeddings of the recording."""
-    with gzip.open(FOLDER / "lora_keys.json.gz") as file:
-        found = json.load(file)
+    found = recorded_json("generation/lora_keys")
     for name, shapes in found["keys"].items():
         tensors = {}
         for key, shape in shapes.items():
