@@ -14,7 +14,7 @@ from core.generation.prompt.changes import with_settings
 from core.generation.prompt.runs import parts_of
 from core.generation.sample.canvas import fitted
 from core.record.problems import Problem, ProblemsError
-from core.record.units import count
+from core.record.units import count, first_of
 from core.record.workspace import resolve_path
 from core.settings.generation.image_to_image import ImageToImageSettings
 from core.settings.job import GenerateJob
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 BLUR = 4  # pixels of mask blur, A1111's default
+SHOWN = 5  # names of images without a mask in a message
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp")
 IMAGE, MASK, MAP = "image_to_image.image_path", "image_to_image.mask_path", "regions.region_map"
 CONTROL, GUIDE = "controls.nets", "perceptual.guide_image"
@@ -97,7 +98,7 @@ def blurred(mask: Image, radius: int) -> Image:
 
 def with_initial_images(requests: Sequence[Request]) -> list[Request]:
     """Return the requests with one initial image and one mask each; images of a folder are used in turn. Raises ProblemsError for missing
-    images, and for folders with different numbers of images and masks."""
+    images, and for folders whose masks do not fit the images, see `masks_of`."""
     resolved = []
     for number, request in enumerate(requests):
         settings = request.job.image_to_image
@@ -106,10 +107,8 @@ def with_initial_images(requests: Sequence[Request]) -> list[Request]:
             image_files(text, where) if text else []
             for text, where in ((settings.image_path, IMAGE), (settings.mask_path, MASK))
         )
-        if len(images) > 1 and len(masks) > 1 and len(images) != len(masks):
-            what = f"There are {count(len(images), 'initial image')}, but {count(len(masks), 'mask')}"
-            fix = "choose a folder with one mask for each image, or one mask for all"
-            raise ProblemsError.one(what, MASK, fix, "generate.mask-count")
+        if len(images) > 1 and len(masks) > 1:
+            masks = masks_of(images, masks)
         for name, files in (("image_path", images), ("mask_path", masks)):
             files_of_image |= {name: str(files[number % len(files)])} if files else {}
         if request.job.regions.region_map:
@@ -117,6 +116,23 @@ def with_initial_images(requests: Sequence[Request]) -> list[Request]:
                 opened(file, MAP)
         resolved.append(replace(request, job=with_settings(request.job, image_to_image=files_of_image)))
     return resolved
+
+
+def masks_of(images: Sequence[Path], masks: Sequence[Path]) -> list[Path]:
+    """Return the masks in the order of their images: those of the same names (A1111), else in the order of the names (sd-scripts).
+    Raises ProblemsError for images without a mask."""
+    by_stem = {mask.stem: mask for mask in masks}
+    missing = [image.name for image in images if image.stem not in by_stem]
+    if len(by_stem) == len(masks) and not missing:
+        return [by_stem[image.stem] for image in images]
+    if len(images) != len(masks):
+        what = f"There are {count(len(images), 'initial image')}, but {count(len(masks), 'mask')}"
+    elif 0 < len(missing) < len(images):
+        what = f"No mask has the name of {first_of(missing, SHOWN)}"
+    else:
+        return list(masks)
+    fix = "choose a folder with one mask for each image, of the image's name, or one mask for all"
+    raise ProblemsError.one(what, MASK, fix, "generate.mask-count")
 
 
 def unused_images(jobs: Sequence[GenerateJob]) -> Iterator[Problem]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -18,7 +19,14 @@ from core.generation.plan import files as sources
 from core.generation.plan import forecast
 from core.generation.plan.checks import problems_of, stage_problems
 from core.generation.plan.forecast import Needs, forecast_batch_size, peak_of
-from core.generation.plan.initial import blur_of, image_files, mask_size_advice, size_from, with_initial_images
+from core.generation.plan.initial import (
+    blur_of,
+    image_files,
+    mask_size_advice,
+    masks_of,
+    size_from,
+    with_initial_images,
+)
 from core.generation.plan.requests import Request, count_merged, count_merged_for_job, requests_of
 from core.generation.plan.stages import least_strength
 from core.generation.prompt.changes import with_settings
@@ -232,7 +240,7 @@ def test_a_folder_has_images_of_four_endings_sorted(tmp_path):
 
 @pytest.mark.parametrize(("images", "masks", "pairs"), [(2, 2, "0011"), (3, 1, "001020"), (1, 2, "000100")])
 def test_initial_images_and_masks_of_folders_take_turns(tmp_path, images, masks, pairs):
-    for folder, count in (("i", images), ("m", masks), ("three", 3)):
+    for folder, count in (("i", images), ("m", masks)):
         (tmp_path / folder).mkdir()
         for number in range(count):
             (tmp_path / folder / f"{number}.png").write_bytes(b"")
@@ -241,10 +249,26 @@ def test_initial_images_and_masks_of_folders_take_turns(tmp_path, images, masks,
     found = [each.job.image_to_image for each in with_initial_images(requests)]
     wanted = [pairs[2 * n : 2 * n + 2] for n in range(len(pairs) // 2)]
     assert [f"{each.image_path[-5]}{each.mask_path[-5]}" for each in found] == wanted
-    if images == 2:
-        requests, _ = requests_of(job_of(image_to_image=begin | {"mask_path": str(tmp_path / "three")}), no_files)
-        with refused("generate.mask-count"):
-            with_initial_images(requests)
+
+
+@pytest.mark.parametrize(
+    ("images", "masks", "found"),
+    [
+        ("a b", "b a", "a b"),
+        ("a b", "a b c", "a b"),
+        ("a b", "m n", "m n"),
+        ("a b", "m n o", None),
+        ("a b c", "a b", None),
+        ("a b c", "a b d", None),
+    ],
+)
+def test_masks_of_a_folder_belong_to_the_images_of_their_names_or_else_come_in_turn(images, masks, found):
+    files = [[Path(f"{name}.png") for name in names.split()] for names in (images, masks)]
+    if found:
+        assert [mask.stem for mask in masks_of(*files)] == found.split()
+        return
+    with refused("generate.mask-count"):
+        masks_of(*files)
 
 
 def test_control_images_of_a_folder_are_dealt_to_the_nets_as_sd_scripts_does(tmp_path):
