@@ -22,7 +22,7 @@ class ImageToImageSettings(Settings):
         widget="path",
         hint="none",
         names="path",
-        help="An image, or a folder with one for each initial image, of its name or in the same order: white is repainted, black is kept, gray blends.",
+        help="An image, or a folder with one for each initial image, of its name or in the same order: white is repainted, black kept, gray blends.",
     )
     strength: float = kohya_setting(
         0.8,
