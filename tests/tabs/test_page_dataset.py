@@ -308,6 +308,8 @@ def test_a_folder_is_dropped_with_all_its_files_and_elsewhere_nothing_leaves_the
     expect(tab.locator("#ds-intake")).to_contain_text("no images")
     dropped(tab, "#ds-intake", home)
     wait_until(lambda: any(len(list(each.iterdir())) == 202 for each in served.workspace.datasets.glob("*")))
+    tab.locator("#ds-intake [data-act=cancel]").click()
+    expect(tab.locator("#ds-intake [data-act=cancel]")).to_have_count(0)
     assert len(tab.context.pages) == 2  # with the one that a window keeps
 
 

@@ -114,7 +114,7 @@ def test_the_painter_goes_on_to_the_next_image_and_saves_what_was_painted_first(
     title = tab.locator(".painter h2")
     expect(title).to_contain_text("b.png")
     tab.locator(".painter[data-ready]").wait_for()
-    (folder,) = served.workspace.datasets.iterdir()
+    folder = served.workspace.datasets / "set_masks"
     assert [path.stem for path in folder.glob("*.png")] == ["a"]
     button(tab, "Next image").click()  # nothing was painted
     expect(title).to_contain_text("a.png")
