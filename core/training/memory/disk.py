@@ -1,12 +1,9 @@
 """Disk forecast of a training, and the warning that its files do not fit. Samples, masks, control images and logs are not counted."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
 from core.dataset.buckets.plan import Plan
 from core.dataset.caches.latents import LatentCache
 from core.dataset.caches.store import LATENTS
+from core.dataset.report import Report
 from core.families import family
 from core.families.locate import model_path
 from core.formats.hashes import HashMemo
@@ -16,18 +13,15 @@ from core.record.space import RESERVE
 from core.record.units import count, size_words
 from core.record.workspace import Workspace, display_path
 from core.settings.base import every
+from core.settings.job import TrainJob
 from core.settings.methods import spec_of
 from core.settings.optimization.rates import trains_text
 from core.settings.rules.dataset import random_augmentations
+from core.settings.saving import SavingSettings
 from core.training.loop.validation import unaugmented
 from core.training.memory.plan import MemoryFacts, facts_of, optimizer_bytes
 from core.training.memory.shares import FP32
 from core.training.saving.checkpoints import epochs_between_saves
-
-if TYPE_CHECKING:
-    from core.dataset.report import Report
-    from core.settings.job import TrainJob
-    from core.settings.saving import SavingSettings
 
 
 def disk_problems(job: TrainJob, workspace: Workspace, report: Report) -> list[Problem]:
@@ -40,8 +34,9 @@ def disk_problems(job: TrainJob, workspace: Workspace, report: Report) -> list[P
         return []
     if needed + RESERVE <= max(free, RESERVE):
         return []
-    what = f"The training needs up to {size_words(needed)} on the disk ({files}), but {size_words(free)} are free"
+    needs = f"needs up to {size_words(needed)} on the disk ({files}) and a reserve of {size_words(RESERVE)}"
     fix = "free some space, keep fewer files (saving.save_last_n, saving.save_last_n_states), or start with --outputs on another disk"
+    what = f"The training {needs}, but only {size_words(free)} are free"
     return [Problem(what, display_path(workspace.outputs), fix, "warning", code="disk.space")]
 
 
@@ -77,8 +72,7 @@ def checkpoint_counts(saving: SavingSettings, plan: Plan) -> tuple[int, int]:
 
 def state_count(saving: SavingSettings, plan: Plan, checkpoints: int) -> int:
     """Return the most training states at once: a new one is saved before an old one is removed. With timed backups, the run is assumed to
-    be long enough for all that it keeps.
-    checkpoints: number saved before the final one"""
+    be long enough for all that it keeps. checkpoints: number saved before the final one"""
     steps, epochs = every(saving.save_last_n_steps_state), every(saving.save_last_n_epochs_state)
     most = saving.save_last_n_states + 1
     if steps or epochs:
@@ -91,15 +85,11 @@ def state_count(saving: SavingSettings, plan: Plan, checkpoints: int) -> int:
 
 def _cache_bytes(job: TrainJob, workspace: Workspace, facts: MemoryFacts, report: Report) -> int:
     """Return the bytes of the latents to cache that are not on disk yet, and of text states for these images."""
-    model, vae, module = job.model.base_model, job.model.vae, family(facts.family)
+    module, model = family(facts.family), model_path(job.model.base_model, workspace)
+    vae = model_path(job.model.vae, workspace, "model.vae") if job.model.vae else None
     cache = LatentCache(
         workspace.cache / LATENTS.folder,
-        module.digest(
-            model_path(model, workspace),
-            "vae",
-            vae=model_path(vae, workspace, "model.vae") if vae else None,
-            memo=HashMemo.of(workspace),
-        ),
+        module.digest(model, "vae", vae=vae, memo=HashMemo.of(workspace)),
         "fp32" if job.memory.vae_precision == "auto" else job.memory.vae_precision,
         memo_path=workspace.private / "index.sqlite",
         shape_of=module.latent_shape,
@@ -109,7 +99,7 @@ def _cache_bytes(job: TrainJob, workspace: Workspace, facts: MemoryFacts, report
     fixed = [each for each in images if writes and not random_augmentations(each.concept.images)]
     missing = [side.placed for side in cache.missing_sides(fixed, reads=False)]
     captions = {each.caption.text for each in (missing if fixed else images)}
-    width = sum(int(facts.parts[name].config["hidden_size"]) for name in facts.text_parts())
+    width = sum(int(facts.parts[name].config.get("hidden_size", 0)) for name in facts.text_parts())
     tokens = 0 if trains_text(job) else (job.captions.max_token_length or 75) + 2
     item = FP32 if job.memory.mixed_precision in ("no", "auto") else 2
     return sum(map(cache.bytes_of, missing)) + len(captions) * tokens * width * item
