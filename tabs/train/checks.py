@@ -222,7 +222,7 @@ class Checks:
         "held_out"           {"count", "images", "automatic"} of the validation images
         "setup"              HTML of the recommended settings or ""
         "problems"           of the job, as dicts
-        "disk"               size of the run's files, if the device is known and there is no error
+        "disk"               size of the run's files, if the device is known, the images are decoded and there is no error
         "warned_by_recipe"   number of problems that a recipe shows instead
 
         progress: called with (decoded, all) images; decode: whether to decode whole images
@@ -247,7 +247,7 @@ class Checks:
         facts["setup"] = card(self.setup, lead=False, again=bool(self._setup_offer.applied(job)))
         in_offer = {"demo.name-or-prompts"} if self.setup and self.setup.changes else set()
         problems = self.problems(job, report, device)
-        if device is not None and not errors(problems):
+        if device is not None and not report.undecoded and not errors(problems):
             facts["disk"] = size_words(disk_plan(job, self._workspace, report)[0])
         facts["problems"] = [each.to_dict() for each in problems if each.code not in {*in_offer, *BY_RECIPE}]
         facts["warned_by_recipe"] = sum(problem.code in BY_RECIPE for problem in problems)

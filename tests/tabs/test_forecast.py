@@ -243,7 +243,7 @@ def test_the_card_shows_what_the_run_needs_on_the_disk_until_the_job_changes(pag
     job = page.project.job
     assert facts(page)["disk"] == ""
     page.checks._started = (job, 0.0)
-    page.checks._publish(job, page.checks.facts(job))
+    page.checks._publish(job, page.checks.facts(job, decode=True))
     assert facts(page)["disk"].endswith("B")
     page.project.edit("network.rank", "5")
     assert facts(page)["disk"] == ""
