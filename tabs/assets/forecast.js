@@ -34,7 +34,7 @@
       attr(bar, "aria-label", facts.parts.map((part) => `${part.name} ${atelier.memory(part.bytes)}`).join(", "));
       byId("forecast-legend").replaceChildren(...facts.parts.flatMap((part, n) => [h("span", {class: "figures"}, h("i", {class: `part-${n % 6}`}), `${part.name} ${atelier.memory(part.bytes)}`), " "]));
       const total = byId("forecast-total");
-      const words = `About ${atelier.memory(facts.total)} of ${atelier.memory(facts.device)}${over ? ": does not fit" : ""}`, late = facts.busy ? "yes" : "no";
+      const words = `About ${atelier.memory(facts.total)} of ${atelier.memory(facts.device)}${over ? ": does not fit" : ""}${facts.disk ? `; up to ${facts.disk} on the disk` : ""}`, late = facts.busy ? "yes" : "no";
       if (total.dataset.words !== words || total.dataset.late !== late) {
         Object.assign(total.dataset, {words, late});
         total.replaceChildren(words, facts.busy ? h("span", {class: "late hint"}, " updating") : "");

@@ -18,6 +18,7 @@ from core.families.token_count import count_tokens
 from core.formats.detect import FAMILY_NAMES, identify
 from core.formats.hub.references import HubId
 from core.record.problems import Problem, ProblemsError, errors, errors_first
+from core.record.units import size_words
 from core.record.workspace import Workspace, resolve_path
 from core.settings.job import TrainJob
 from core.settings.presets.files import Preset, differences
@@ -25,6 +26,7 @@ from core.settings.rules.validation import holds_out
 from core.training.checks.before_start import problems_before_start
 from core.training.checks.demo_setup import Setup
 from core.training.checks.recipe_fit import recipe_problems
+from core.training.memory.disk import disk_plan
 from tabs.dataset.reading import Reading
 from tabs.dataset.setup_offer import SetupOffer, card
 from tabs.form.fields import paths_of
@@ -174,6 +176,10 @@ class Checks:
         """Return the total steps of this job by its settings, else by the last preflight; 0 if unknown."""
         return job.schedule.steps_in_force or int(self._facts.get("total_steps") or 0)
 
+    def known_disk(self, job: TrainJob) -> str:
+        """Return the size of the files of this job's run, as text; "" if unknown."""
+        return str(self._facts.get("disk", "")) if self._facts_of == job else ""
+
     def offered(self, job: TrainJob) -> Setup | None:
         """Return the recommended settings, if the last preflight had this job's folders; else None."""
         return self.setup if self._facts_folders == _folders(job) else None
@@ -216,6 +222,7 @@ class Checks:
         "held_out"           {"count", "images", "automatic"} of the validation images
         "setup"              HTML of the recommended settings or ""
         "problems"           of the job, as dicts
+        "disk"               size of the run's files, if the device is known, the images are decoded and there is no error
         "warned_by_recipe"   number of problems that a recipe shows instead
 
         progress: called with (decoded, all) images; decode: whether to decode whole images
@@ -240,6 +247,8 @@ class Checks:
         facts["setup"] = card(self.setup, lead=False, again=bool(self._setup_offer.applied(job)))
         in_offer = {"demo.name-or-prompts"} if self.setup and self.setup.changes else set()
         problems = self.problems(job, report, device)
+        if device is not None and not report.undecoded and not errors(problems):
+            facts["disk"] = size_words(disk_plan(job, self._workspace, report)[0])
         facts["problems"] = [each.to_dict() for each in problems if each.code not in {*in_offer, *BY_RECIPE}]
         facts["warned_by_recipe"] = sum(problem.code in BY_RECIPE for problem in problems)
         return facts

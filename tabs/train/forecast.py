@@ -92,7 +92,7 @@ class Forecast:
         From the last forecast, none before the first: "parts", "total", "device", "saved", "advice" (`_computed`) or "problem".
         "fresh", "busy", "wanted"   whether it is of this job, is being computed, may be computed
         "levels", "level"           [{"number", "title", "words"}], number of the job's level or None
-        "tried"                     `_test_state`
+        "tried", "disk"             `_test_state`, `Checks.known_disk`
         """
         key = plan_key(job)
         fresh = self._key == key
@@ -112,6 +112,7 @@ class Forecast:
             "levels": level_rows,
             "level": level_of(job, self._device),
             "tried": self._test_state(job),
+            "disk": self._checks.known_disk(job),
         }
 
     def _plan(self, job: TrainJob, key: Any, task: Any) -> None:

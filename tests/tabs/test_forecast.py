@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import re
 import sys
@@ -233,3 +234,16 @@ def test_what_lies_beside_the_card_is_said():
     memory, disk = _outside_gpu(10**18, 2 << 30)
     assert memory.startswith("RAM takes about") and memory.endswith("besides: does not fit")
     assert disk == "the fast disk takes about 2.1 GB"
+
+
+def test_the_card_shows_what_the_run_needs_on_the_disk_until_the_job_changes(page, monkeypatch):
+    importlib.import_module("torch")  # without it no device is known
+    monkeypatch.setattr(page.engine, "find_device", lambda: "cpu")
+    monkeypatch.setattr(page.engine, "light", lambda *work, **more: SimpleNamespace(done=True))
+    job = page.project.job
+    assert facts(page)["disk"] == ""
+    page.checks._started = (job, 0.0)
+    page.checks._publish(job, page.checks.facts(job, decode=True))
+    assert facts(page)["disk"].endswith("B")
+    page.project.edit("network.rank", "5")
+    assert facts(page)["disk"] == ""

@@ -4,6 +4,7 @@ import base64
 import json
 import threading
 from pathlib import Path
+from random import Random
 from types import SimpleNamespace
 
 import pytest
@@ -11,14 +12,19 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
+from core.dataset.preflight import preflight
 from core.formats.hub.upload import Uploads, path_in_repo
 from core.record.kept import keep
 from core.record.run_folder import state_step, states_in
+from core.record.space import RESERVE
 from core.settings.check import build
+from core.settings.flags import merge
 from core.settings.hub import HubSettings
 from core.settings.job import TrainJob
 from core.settings.saving import SavingSettings
-from core.training.saving.checkpoints import Checkpoints, Intermediate, expired_checkpoints
+from core.training.checks.before_start import problems_before_start
+from core.training.memory.disk import checkpoint_counts, disk_plan, state_count
+from core.training.saving.checkpoints import Checkpoints, Intermediate, bytes_of, expired_checkpoints, planned_saves
 from core.training.saving.facts import thumbnail_url, user_metadata
 from core.training.saving.states import States, expired_states
 from tests.local_server import Answers, as_hub, serving
@@ -164,6 +170,83 @@ def test_states_are_kept_by_number_or_by_distance(settings, left):
     sealed = [Path(f"step{step:08d}") for step in (10, 20, 30, 40, 50)]
     gone = expired_states(SavingSettings(**settings), plan, 50, sealed)
     assert [state_step(path) for path in sealed if path not in gone] == left
+
+
+def most_at_once(saving, plan):
+    """The most checkpoints and training states of a run, saved and removed one after another."""
+    files, states, most = [], [], (0, 0)
+    for step, kinds in [*planned_saves(saving, plan, plan.total).items(), (plan.total, ("final",))]:
+        files += [Intermediate(Path(f"{step} {kind}"), step, plan.epoch_of(step)) for kind in kinds]
+        if "step" in kinds:
+            files[-1] = step_files(step)[0]
+        if saving.save_state or (step == plan.total and saving.save_state_on_train_end):
+            states.append(Path(f"step{step:08d}"))
+        most = (max(most[0], len(files)), max(most[1], len(states)))
+        expired = expired_checkpoints(saving, files, step) + expired_states(saving, plan, step, states)
+        files, states = ([each for each in kept if each not in expired] for kept in (files, states))
+    return most
+
+
+def test_the_disk_forecast_counts_the_files_that_a_run_has_at_once():
+    for number in range(400):
+        draw = Random(number)
+        values = {draw.choice(("save_every_n_epochs", "save_every_n_steps", "save_n_epoch_ratio")): draw.randint(1, 6)}
+        last = draw.choice(("save_last_n", "save_last_n_epochs", "save_last_n_steps", ""))
+        if last and (last != "save_last_n_steps" or "save_every_n_steps" in values):
+            values[last] = draw.randint(1, 15)
+        states = {"save_last_n_states": draw.randint(1, 5), "save_state": draw.random() < 0.7}
+        values |= {"save_every_minutes": None, "save_state_on_train_end": draw.random() < 0.7, **states}
+        saving, steps, total = SavingSettings(**values), draw.randint(1, 12), draw.randint(1, 60)
+        epochs = SimpleNamespace(first_step=lambda epoch, n=steps: epoch * n, steps_in=lambda epoch, n=steps: n)
+        plan = SimpleNamespace(total=total, epochs=epochs, epoch_of=lambda step, n=steps: step // n)
+        saved, kept = checkpoint_counts(saving, plan)
+        assert (kept + 1, state_count(saving, plan, saved)) == most_at_once(saving, plan), (values, total, steps)
+        timed = saving.model_copy(update={"save_every_minutes": 10.0})
+        assert state_count(timed, plan, saved) == saving.save_last_n_states + 1
+
+
+FULL = {"method": {"kind": "fine_tune", "ema": True}}
+
+
+@pytest.mark.slow(but=("lora",))
+@pytest.mark.parametrize(
+    "settings",
+    [
+        pytest.param({"network": {"rank": 32}}, id="lora"),
+        pytest.param({"network": {"kind": "loha", "rank": 32}, "saving": {"save_precision": "bf16"}}, id="loha"),
+        pytest.param({"network": {"rank": 32}, "optimizer": {"optimizer_type": "Prodigy"}}, id="prodigy"),
+        pytest.param(FULL | {"optimizer": {"optimizer_type": "AdamW8bit"}}, id="full"),
+        pytest.param(FULL | {"saving": {"save_model_as": "diffusers"}}, id="folder"),
+        pytest.param({"method": {"kind": "controlnet"}}, id="controlnet"),
+    ],
+)
+def test_the_disk_forecast_is_within_ten_percent_and_a_run_that_does_not_fit_says_so(
+    train, controls, workspace, tmp_path, monkeypatch, settings
+):
+    workspace.cache.unlink()
+    limits = {"save_every_n_steps": 1, "save_last_n": 1, "save_last_n_states": 3}
+    dataset = {"conditioning_data_dir": str(controls)} if "controlnet" in str(settings) else {}
+    run = train(**merge(settings, {"saving": limits, "dataset": dataset, "schedule": {"max_train_steps": 3}}))
+    report = preflight(run.job, workspace, decode=True)
+    needed, _ = disk_plan(run.job, workspace, report)
+    free = [RESERVE + needed - 1]
+    monkeypatch.setattr("core.record.machine.free_disk", lambda folder: free[0])
+    for device, new_run, missing, codes in (
+        ("cpu", True, 1, ["disk.space"]),
+        ("cpu", True, 0, []),
+        ("cpu", False, 1, []),
+        (None, True, 1, []),
+    ):
+        free[0] = RESERVE + needed - missing
+        problems = problems_before_start(run.job, workspace, report, device, new_run=new_run)
+        assert [each.code for each in problems if each.code.startswith("disk.")] == codes
+    free[0] = RESERVE + needed - 1
+    run.start()
+    assert "disk.space" in [line.get("code") for line in run.lines("log")]
+    used = sum(map(bytes_of, (run.folder.checkpoints, run.folder.states, workspace.cache)))
+    assert needed == pytest.approx(used, rel=0.1)
+    cached = disk_plan(run.job, workspace, report)[0]
+    assert needed - cached == pytest.approx(bytes_of(workspace.cache), rel=0.1), "of which nothing is missing now"
 
 
 @pytest.mark.parametrize("uploads", [True, False])

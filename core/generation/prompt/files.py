@@ -14,19 +14,19 @@ from random import Random
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
-from core.generation.prompt.options import KEYS, PromptLine, line_of, read_line
+from core.generation.prompt.options import KEYS, OTHER_NAMES, PromptLine, line_of, read_line
 from core.record.allowed import FILE, allowed_modules
 from core.record.bounded_json import read_json
 from core.record.bounded_toml import read_toml
 from core.record.problems import Problem, ProblemsError
 from core.record.regular import read_regular
-from core.record.units import first_of
+from core.record.units import first_of, listed
 from core.settings.base import declared, value_of
 from core.settings.job import GenerateJob
 
 MAX_BYTES, MAX_PROMPTS = 4_000_000, 10_000
 Entry = str | dict[str, Any]  # a line, or a table
-_A1111_KEYS = {"steps": "sample_steps", "cfg_scale": "scale", "sampler_name": "sample_sampler"}  # others are ours
+_OPTION_KEYS = {option: key for key, option in KEYS.items()}
 
 
 def read_entries(path: Path, where: str) -> list[Entry]:
@@ -84,7 +84,7 @@ def _a1111_entry(line: str) -> Entry:
     table, key = dict[str, Any](), ""
     for word in words:
         if word.startswith("--"):
-            key = _A1111_KEYS.get(word[2:], word[2:])
+            key = _OPTION_KEYS.get(OTHER_NAMES.get(word[2:], ""), word[2:])
         table[key] = "" if word.startswith("--") else f"{table[key]} {word}".strip()
     return table
 
@@ -120,7 +120,9 @@ def _prompt_line(entry: Mapping[str, Any], notes: list[Problem], where: str) -> 
     unknown = sorted(set(entry) - {"prompt", *KEYS})
     if unknown:
         what = f"'{first_of(unknown, 5)}' is not an option of prompts"
-        notes.append(Problem(what, where, "remove it", "advice", code="prompts.unknown-option"))
+        known = [f"{_OPTION_KEYS[OTHER_NAMES[name]]} for {name}" for name in unknown if name in OTHER_NAMES]
+        fixes = [f"write {listed(known)}"] * bool(known) + ["remove it"] * (len(known) < len(unknown))
+        notes.append(Problem(what, where, "; ".join(fixes), "advice", code="prompts.unknown-option"))
     text = entry.get("prompt")
     if not isinstance(text, str):
         raise ProblemsError.one("A prompt has no text", where, "write prompt = '...' in each", code="prompts.no-text")

@@ -129,6 +129,16 @@ KEYS = {
     "sample_sampler": "ss",
     "controlnet_image": "cn",
 }
+# name in a .toml or .json file, and in other programs -> option
+OTHER_NAMES = KEYS | {
+    "negative": "n",
+    "steps": "s",
+    "cfg": "l",
+    "cfg_scale": "l",
+    "guidance_scale": "l",
+    "sampler": "ss",
+    "sampler_name": "ss",
+}
 
 
 @dataclass(frozen=True)
@@ -164,7 +174,9 @@ def read_line(line: str, notes: list[Problem], where: str) -> PromptLine:
             continue
         what = f"'--{part.text.strip()[:40]}' is not an option of prompts"
         what = f"'--{part.switch}' has no value" if part.switch else what
-        notes.append(_note(what, where, "unknown-option"))
+        name, _, value = part.text.strip().partition(" ")
+        fix = f"write --{OTHER_NAMES[name]} {value}".strip()[:60] if name in OTHER_NAMES else "remove it"
+        notes.append(_note(what, where, "unknown-option", fix))
         if part.of == PROMPT:
             text += f" --{part.text}"
         elif part.of:

@@ -104,9 +104,13 @@ def check_dataset(job: TrainJob, context: JobContext) -> Report:
         progress=lambda done, total: context.stage("checking images", done, total),
     )
     new_run = not context.folder.states.is_dir()
-    raise_if_errors(
-        problems_before_start(job, context.workspace, report, context.device, new_run=new_run, cancel=context.token)
+    problems = problems_before_start(
+        job, context.workspace, report, context.device, new_run=new_run, cancel=context.token
     )
+    raise_if_errors(problems)
+    for problem in problems:
+        if problem.code == "disk.space":  # earlier jobs of the queue have filled the disk since the start was checked
+            context.warn(problem)
     return report
 
 

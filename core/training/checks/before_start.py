@@ -33,6 +33,7 @@ from core.settings.rules.noise import prediction_problems
 from core.training.checks.demo_setup import demo_problems
 from core.training.checks.named_files import named_file_problems
 from core.training.loop.prior import has_prior, prior_problems
+from core.training.memory.disk import disk_problems
 from core.training.saving.resume import start_step_problems
 from core.training.sharding.fast_disk import space_problems
 
@@ -50,7 +51,7 @@ def problems_before_start(
 ) -> list[Problem]:
     """Return all problems that prevent or affect a start, errors first, each once.
 
-    device   None if it is not known yet: problems of the device are then left out
+    device   None if it is not known yet: problems of the device, and of the files of a new run, are then left out
     new_run  the run has no training state yet
     copies   report held-out images that are copies of training images, which reads the files
     model    check the base model and VAE too; the command line may have to download them first
@@ -60,6 +61,8 @@ def problems_before_start(
         problems += held_out_copies(report, workspace.private / "index.sqlite", cancel)
     if model:
         problems += [*model_problems(job.model, workspace), *problems_with_model(job, workspace)]
+        if new_run and device is not None and not report.undecoded and not errors(problems):
+            problems += disk_problems(job, workspace, report)
     return errors_first(problems)
 
 

@@ -258,7 +258,7 @@ def _unsharded_bytes(
     else:
         weights += cast
     compensation = trained * item if job.memory.kahan_summation and job.memory.full_precision == "bf16" else 0
-    return ProcessSizes(weights, gradients, _state_bytes(job, facts, trained) + compensation, between_passes=step)
+    return ProcessSizes(weights, gradients, optimizer_bytes(job, facts, trained) + compensation, between_passes=step)
 
 
 def _fp8_cast_bytes(job: TrainJob, facts: MemoryFacts, precision: Precision) -> int:
@@ -475,7 +475,7 @@ def _latent_bytes(job: TrainJob, facts: MemoryFacts) -> int:
     return size if job.memory.cache_latents == "device" or size <= DEVICE_CACHE else 0
 
 
-def _state_bytes(job: TrainJob, facts: MemoryFacts, trained: int) -> int:
+def optimizer_bytes(job: TrainJob, facts: MemoryFacts, trained: int) -> int:
     """Return the bytes of the optimizer state of `trained` weights. If the method does not know the weights' shapes, they count as large
     matrices."""
     shapes = _trained_shapes(job, facts) or {USUAL: 1}

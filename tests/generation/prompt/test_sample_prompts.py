@@ -28,6 +28,22 @@ def test_a_line_holds_the_prompt_and_its_switches():
     assert found == SamplePrompt("a fox", "blurry, bad", 768, 512, 42, 28, -1.5, "euler_a") and not notes
 
 
+@pytest.mark.parametrize(
+    ("entry", "fixes"),
+    [
+        ("a fox --steps 20 --cfg 5 --seed 3 --zz 3", ["--s 20", "--l 5", "--d 3", "remove it"]),
+        ("a fox --negative_prompt old, bad --sampler_name Euler a", ["--n old, bad", "--ss Euler a"]),
+        ({"prompt": "a fox", "cfg": 5, "sampler": "euler"}, ["scale for cfg and sample_sampler for sampler"]),
+        ({"prompt": "a fox", "steps": 5, "mood": 1}, ["sample_steps for steps; remove it"]),
+        ({"prompt": "a fox", "mood": 1}, ["remove it"]),
+    ],
+)
+def test_an_option_of_another_program_is_named_as_it_is_here(entry, fixes):
+    _, notes = parsed(entry)
+    assert {note.code for note in notes} == {"prompts.unknown-option"}
+    assert [note.fix.removeprefix("write ") for note in notes] == fixes
+
+
 def test_a_hyphen_inside_a_prompt_is_no_switch():
     assert parsed("a well-made, semi--transparent fox")[0] == SamplePrompt("a well-made, semi--transparent fox")
 
