@@ -12,7 +12,7 @@ from typing import Any, BinaryIO, TypeVar
 
 from core.record.problems import IN_USE, Problem, ProblemsError
 from core.record.units import size_words
-from core.record.workspace import display_path
+from core.record.workspace import display_path, is_foreign
 
 T = TypeVar("T")
 WINDOWS = os.name == "nt"
@@ -133,6 +133,14 @@ def name_length(name: str) -> int:
     """Return the length of a file name or path as the system counts it: UTF-16 units on Windows, else bytes. Raises ValueError for a half
     surrogate that no file name has."""
     return len(name.encode("utf-16-le", "surrogatepass")) // 2 if WINDOWS else len(os.fsencode(name))
+
+
+def foreign_problem(text: str, where: str) -> Problem | None:
+    """Return the problem of an address, or of a Windows path on another system, as the folder of the setting `where`; else None."""
+    if not is_foreign(text):
+        return None
+    what, fix = f"{text} is not a path of this machine", "choose a folder on this machine, or leave it empty"
+    return Problem(what, where, fix, code="folder.windows-path")
 
 
 def impossible_path(target: Path, where: str) -> Problem | None:

@@ -16,6 +16,7 @@
   const items = new Map();  // key -> {key, name, text, saved, base, maybe, ...}, see `known`
   let open = "", chain = [], at = -1, ring = false, listed = [];
   let clock = 0, moved = 0; // one count for all that is typed, opened, sent and answered here; `moved`: last typed or opened
+  let acted = 0, arrived = 0;  // the same count when a person last typed or chose a caption, and when they last clicked outside of the tab
   let stamp = "", newest = 0, asking = 0, said = "", composing = false, begun = false, lastKey = 0;
   const timers = {};
 
@@ -212,6 +213,7 @@
     }
     at = to;
     turn(chain[at]);
+    acted = clock;
     preload();
     if (!listed.includes(open) || (!ring && (at < NEAR || at >= chain.length - NEAR))) shelfSoon({act: "follow"});
   };
@@ -222,6 +224,7 @@
     else if (listed.includes(key)) { chain = listed; ring = false; at = listed.indexOf(key); }
     else at = -1;
     if (!turn(key)) return shelf({act: "follow", key}, true);
+    acted = clock;
     preload();
     shelfSoon({act: "follow"});
   };
@@ -477,7 +480,7 @@
     const item = event.target.id === "cap-text" && items.get(event.target.dataset.key);
     if (!item) return;
     item.text = event.target.value;
-    item.touched = moved = ++clock;
+    item.touched = moved = acted = ++clock;
     lastKey = Date.now();
     keepDraft(item);
     paintState();
@@ -510,8 +513,14 @@
   });
 
   const begin = () => { if (!begun) { begun = true; takeDrafts(); } };
-  /** The tab is opened: the disk is read again, and the image that was chosen elsewhere is opened. */
-  atelier.showCaptions = () => { if (!byId("captions")) return setTimeout(atelier.showCaptions, 30); begin(); shelf({act: "open", key: last}, true); };
+  document.addEventListener("click", () => { if (!visible()) arrived = clock; }, true);
+  /** The tab is opened: the disk is read again, and the image that was chosen elsewhere is opened, unless the keys were quicker. */
+  atelier.showCaptions = () => {
+    if (!byId("captions")) return setTimeout(atelier.showCaptions, 30);
+    begin();
+    if (acted > arrived) shelf({act: "follow"});
+    else shelf({act: "open", key: last}, true);
+  };
   /** An image that Dataset opens has its caption in view, and by keyboard the focus. */
   atelier.on("click", "#ds-grid [data-act=open]", async ({ariaLabel}, {detail}) => {
     const field = await atelier.whenFound(() => visible() && ariaLabel.endsWith(byId("cap-label").textContent.replace(/^C/, "c")) && box());

@@ -342,6 +342,19 @@ def test_the_key_opens_the_next_image_also_when_a_later_question_was_answered_be
 
 
 @pytest.mark.slow
+def test_the_key_right_after_the_tab_is_opened_counts_before_the_server_hears_of_the_tab(opened):
+    tab, _ = opened(seconds=0.0)
+    tab.get_by_role("tab", name="Dataset").click()
+    tab.evaluate("() => { const show = atelier.showCaptions; atelier.showCaptions = () => setTimeout(show, 1000); }")
+    tab.get_by_role("tab", name="Captions").click()
+    expect(box(tab)).to_be_visible()
+    tab.keyboard.press("Alt+ArrowDown")
+    expect(box(tab)).to_have_value("caption 1")
+    tab.wait_for_timeout(2000)
+    assert box(tab).input_value() == "caption 1"
+
+
+@pytest.mark.slow
 def test_a_caption_of_a_metadata_file_cannot_be_typed_over(visit, served, tmp_path):
     import json
 

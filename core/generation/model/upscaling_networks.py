@@ -50,7 +50,9 @@ def load_network(path: Path, kind: str, device: str) -> Any:
         if isinstance(error, ImportError | ProblemsError) or is_out_of_memory(error):
             raise
         found = identify(path)
-        what = f"{path.name} has an unsupported architecture; it looks like: {found} ({found.evidence})"
+        what = (
+            f"{path.name} has an unsupported architecture or lacks weights; it looks like: {found} ({found.evidence})"
+        )
         raise ProblemsError.one(
             what, display_path(path), "choose another upscaler file", "upscaler.other-build"
         ) from error

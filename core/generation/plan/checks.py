@@ -29,7 +29,7 @@ from core.generation.prompt.runs import parts_of, weighted_parts
 from core.generation.sample.guidances import GUIDANCES, kind_of
 from core.generation.sample.loop import evaluation_count
 from core.record.problems import Problem
-from core.record.regular import impossible_path
+from core.record.regular import foreign_problem, impossible_path
 from core.record.workspace import Workspace, resolve_path
 from core.settings.generation.high_resolution import GROWING, unsharp_of
 from core.settings.job import GenerateJob
@@ -210,7 +210,8 @@ def output_problems(job: GenerateJob, workspace: Workspace) -> Iterator[Problem]
         what, fix = "There is no initial image whose name could be used", "choose one, or turn the setting off"
         yield Problem(what, "output.use_original_file_name", fix, "advice", code="output.no-original")
     folder = root_of(job, workspace)
-    if (problem := impossible_path(folder / "image.png", "output.outdir")) is not None:
+    foreign = foreign_problem(settings.outdir or "", "output.outdir")
+    if (problem := foreign or impossible_path(folder / "image.png", "output.outdir")) is not None:
         yield problem
 
 

@@ -10,6 +10,7 @@ from core.formats.hub.upload import missing_token_problem
 from core.generation.prompt.sample_prompts import control_image, read_prompts
 from core.record import machine
 from core.record.problems import Problem, ProblemsError, collected
+from core.record.regular import foreign_problem
 from core.record.secrets import secret
 from core.record.space import RESERVE
 from core.record.units import size_words
@@ -72,9 +73,8 @@ def _checks(job: TrainJob, workspace: Workspace) -> Iterator[Callable[[], object
 def _check_folder(check: Callable[[Path, str], object], folder: str, setting: str) -> object:
     """Return the result of `check` for the folder that a setting names: (path, setting) -> result or ProblemsError. Raises ProblemsError
     also for an address, and for a Windows path on another system."""
-    if is_foreign(folder):
-        what, fix = f"{folder} is not a path of this machine", "choose a folder on this machine, or leave it empty"
-        raise ProblemsError.one(what, setting, fix, code="folder.windows-path")
+    if (problem := foreign_problem(folder, setting)) is not None:
+        raise ProblemsError([problem])
     return check(resolve_path(folder), setting)
 
 

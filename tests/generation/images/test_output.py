@@ -137,6 +137,7 @@ def test_a_folder_that_cannot_be_written_is_said_before_a_model_is_loaded(space,
     with refused("file.not-a-folder"):
         run_generate(job_of({"outdir": str(tmp_path / "file" / "below")}), space, store=store)
     assert not list(output_problems(job_of({"outdir": str(tmp_path / "new" / "folder")}), space))
+    assert [each.code for each in output_problems(job_of({"outdir": "smb://nas/x"}), space)] == ["folder.windows-path"]
 
 
 def test_a_job_writes_the_folder_format_and_numbers_that_it_asks_for(space, tmp_path):
