@@ -518,8 +518,7 @@
   atelier.showCaptions = () => {
     if (!byId("captions")) return setTimeout(atelier.showCaptions, 30);
     begin();
-    if (acted > arrived) shelf({act: "follow"});
-    else shelf({act: "open", key: last}, true);
+    shelf({act: "open", key: acted > arrived ? open : last}, acted <= arrived);
   };
   /** An image that Dataset opens has its caption in view, and by keyboard the focus. */
   atelier.on("click", "#ds-grid [data-act=open]", async ({ariaLabel}, {detail}) => {

@@ -248,7 +248,8 @@ class Checks:
         in_offer = {"demo.name-or-prompts"} if self.setup and self.setup.changes else set()
         problems = self.problems(job, report, device)
         if device is not None and not report.undecoded and not errors(problems):
-            facts["disk"] = size_words(disk_plan(job, self._workspace, report)[0])
+            needed, _ = disk_plan(job, self._workspace, report)
+            facts["disk"] = size_words(needed) if needed else ""
         facts["problems"] = [each.to_dict() for each in problems if each.code not in {*in_offer, *BY_RECIPE}]
         facts["warned_by_recipe"] = sum(problem.code in BY_RECIPE for problem in problems)
         return facts

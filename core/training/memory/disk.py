@@ -28,10 +28,7 @@ def disk_problems(job: TrainJob, workspace: Workspace, report: Report) -> list[P
     """Return the warning that a new run's files need more than the free space less the reserve; else []. A disk without the reserve, a
     missing model and an empty dataset are reported by other checks."""
     free = machine.free_disk(workspace.outputs)
-    try:
-        needed, files = disk_plan(job, workspace, report) if report.total_steps and free >= RESERVE else (0, "")
-    except (ProblemsError, OSError):
-        return []
+    needed, files = disk_plan(job, workspace, report) if free >= RESERVE else (0, "")
     if needed + RESERVE <= max(free, RESERVE):
         return []
     needs = f"needs up to {size_words(needed)} on the disk ({files}) and a reserve of {size_words(RESERVE)}"
@@ -41,9 +38,15 @@ def disk_problems(job: TrainJob, workspace: Workspace, report: Report) -> list[P
 
 
 def disk_plan(job: TrainJob, workspace: Workspace, report: Report) -> tuple[int, str]:
-    """Return (bytes, description) of the most files that a new run has at once. Raises ProblemsError for a missing or unknown model."""
-    facts, saving, spec = facts_of(job, workspace, "cpu"), job.saving, spec_of(job)
-    trained = sum(spec.trained_numbers(job, facts.family, facts.parts).values())
+    """Return (bytes, description) of the most files that a new run has at once; (0, "") for a missing or unknown model and no images."""
+    if not report.total_steps:
+        return 0, ""
+    try:
+        facts, saving, spec = facts_of(job, workspace, "cpu"), job.saving, spec_of(job)
+        trained = sum(spec.trained_numbers(job, facts.family, facts.parts).values())
+        caches = _cache_bytes(job, workspace, facts, report)
+    except (ProblemsError, OSError):
+        return 0, ""
     saved = sum(part.numbers for part in facts.parts.values()) if spec.saves == "model" else trained
     checkpoint = saved * (FP32 if saving.save_precision == "fp32" else 2)
     item = FP32 if job.memory.full_precision == "fp32" else 2
@@ -51,7 +54,7 @@ def disk_plan(job: TrainJob, workspace: Workspace, report: Report) -> tuple[int,
     state = trained * per_weight + optimizer_bytes(job, facts, trained)
     plan = Plan(report.placed, job, 0, report.total_steps)
     made, kept = checkpoint_counts(saving, plan)
-    states, caches = state_count(saving, plan, made), _cache_bytes(job, workspace, facts, report)
+    states = state_count(saving, plan, made)
     files = [f"{count(kept + 1, 'checkpoint')} of {size_words(checkpoint)}"]
     files += [f"{count(states, 'training state')} of {size_words(state)}"] if states else []
     files += [f"{size_words(caches)} of caches"] if caches else []
