@@ -221,6 +221,16 @@ TWENTY_FIVE = ",".join(["4"] * 25)
                 (400, {"network__train_text_encoder": False}, []),
             )
         ],
+        *[
+            ({"schedule__max_train_steps": 400} | more, said)
+            for more, said in (
+                ({"saving__save_every_n_steps": 400}, []),
+                ({"saving__save_every_n_steps": 401}, ["saving.long-interval"]),
+                ({"samples__sample_every_n_steps": 401}, []),
+                ({"samples__sample_prompts": ["a fox"], "samples__sample_every_n_steps": 400}, []),
+                ({"samples__sample_prompts": ["a fox"], "samples__sample_every_n_steps": 401}, ["saving.long-interval"]),
+            )
+        ],
         ({"dataset__reg_data_dir": "r", "dataset__prior_loss_weight": 0}, ["dataset.prior-weight-zero"]),
         ({"captions__caption_dropout_rate": 0.9, "captions__caption_dropout_every_n_epochs": 2}, []),
         ({"captions__caption_dropout_rate": 1}, ["captions.all-dropped"]),

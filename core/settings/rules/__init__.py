@@ -49,7 +49,7 @@ def training_problems(job: TrainJob) -> list[Problem]:
 
 def length_problems(job: TrainJob, total: int) -> list[Problem]:
     """Return the errors and advice that follow from the length of the training, which epochs leave to the dataset. total: steps"""
-    return [problem for topic in (schedule, method, captions) for problem in topic.length_problems(job, total)]
+    return [problem for topic in (schedule, method, captions, saving) for problem in topic.length_problems(job, total)]
 
 
 def ineffective(job: TrainJob) -> dict[str, str]:

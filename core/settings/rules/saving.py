@@ -13,6 +13,10 @@ INTERVALS = ("saving", "samples", "validation")  # groups whose numbers without 
 FOLDERS = ("diffusers", "diffusers_safetensors")
 REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 METADATA = "metadata_"
+AT_STEPS = {  # {path of an interval in steps: what it is for}
+    "saving.save_every_n_steps": "checkpoint is saved",
+    "samples.sample_every_n_steps": "sample is generated",
+}
 
 
 def problems(job: TrainJob) -> Iterator[Problem]:
@@ -65,6 +69,16 @@ def problems(job: TrainJob) -> Iterator[Problem]:
             "set after how many steps or epochs they are, or leave it: Compare checkpoints uses the prompts afterwards"
         )
         yield Problem(what, "samples.sample_every_n_steps", fix, "advice", code="samples.no-interval")
+
+
+def length_problems(job: TrainJob, total: int) -> Iterator[Problem]:
+    """Yield advice on intervals in steps that are longer than a run of `total` steps."""
+    unused = {path for path, _ in without_effect(job)}
+    for path, event in AT_STEPS.items():
+        steps = every(value_of(job, path))
+        if steps and steps > total and path not in unused:
+            what = f"The interval is {int(steps)} steps and the training ends at {total}: no {event} in between"
+            yield Problem(what, path, f"use a number below {total}", "advice", code="saving.long-interval")
 
 
 def _state_problems(job: TrainJob) -> Iterator[Problem]:
