@@ -52,7 +52,7 @@ from tabs.form.plain_form import PlainForm
 from tabs.generate import cards, form
 from tabs.generate import grid_view as view
 from tabs.generate.grid_axis import ACTS, FILE_AXES, AxisForm, changed, file_axes, files_in, kinds_in
-from tabs.markup import AWAITED, BoardView, arg_now, board, board_event, client_state
+from tabs.markup import BoardView, arg_now, board_event, client_state
 from tabs.tools.copies import Copies
 
 TAB, STATE = "Generate", "Grids"  # keys of tab states in the project
@@ -62,16 +62,6 @@ START = "start grid"
 STRENGTH_OF_IMAGE = "image_to_image.strength"
 REPAINT = {"image_to_image.image_path", "hires.highres_fix_scale"}  # what a denoising strength acts on
 FIELDS = tuple(f"{letter}_{part}" for letter in LETTERS for part in ("axis", "values"))
-
-
-def panel_board() -> gr.HTML:
-    """Return the component of the Grid card."""
-    return board("gen-grid", AWAITED)
-
-
-def table_board() -> gr.HTML:
-    """Return the component of the open grid."""
-    return board("gen-table")
 
 
 def listen(page: Page, fields: PlainForm, model_lists: ModelLists, panel: gr.HTML, table: gr.HTML) -> Grids:

@@ -103,7 +103,7 @@ def build(page: Page) -> None:
             add = board("gen-add", AWAITED, script=OPEN_GROUPS + CHOSEN)
             loras = board("gen-loras", script=OPEN_GROUPS)
             added = board("gen-cards", AWAITED, script=OPEN_GROUPS)
-            grid_panel = grids.panel_board()
+            grid_panel = board("gen-grid", AWAITED)
             control = gr.File(label="Control image", elem_id="gen-control")
             # no file_types: our own message names the file
             initial = gr.File(label="Initial image", elem_id="gen-initial")
@@ -119,7 +119,7 @@ def build(page: Page) -> None:
             presets = board("gen-presets", handlers.presets.html())
         with gr.Column(scale=1, min_width=300, elem_id="gen-side"):
             progress = board("gen-status", status((), {}, None, ()), script=OPEN_GROUPS + view.IN_REACH)
-            grid_table = grids.table_board()
+            grid_table = board("gen-table")
             newest = board("gen-newest", AWAITED)
             strip = board("gen-strip", piece("gallery_strip"))
             drop = gr.File(

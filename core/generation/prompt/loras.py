@@ -48,6 +48,11 @@ class LoraTag:
         return f"<lora:{self.name}:{values}>"
 
 
+def strengths(unet: float, text_encoder: float | None) -> str:
+    """Return the text of a LoRA's strength: "0.8", or "0.8 / 0.5" if the text encoder's differs."""
+    return f"{unet:g}" + ("" if text_encoder in (None, unet) else f" / {text_encoder:g}")
+
+
 def has_tags(text: str) -> bool:
     """Return whether a text contains a LoRA tag, valid or not."""
     return _TAG.search(text) is not None
