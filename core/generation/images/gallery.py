@@ -12,7 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import date, timedelta
 from functools import partial
 from pathlib import Path
@@ -89,7 +89,7 @@ def read_facts(path: Path, title_of: Callable[[str], str] = file_stem) -> Facts 
         return UNREAD
     record = read_image_metadata(path)
     facts = facts_of(record.job, record.source, title_of) if record.job is not None else UNREAD
-    return Facts(**asdict(facts) | {"width": header.width, "height": header.height})
+    return replace(facts, width=header.width, height=header.height)
 
 
 def facts_of(job: GenerateJob, source: str = "atelier", title_of: Callable[[str], str] = file_stem) -> Facts:
