@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from core.generation.prompt.changes import with_settings
-from core.record.problems import Problem, ProblemsError
+from core.record.problems import Problem, raise_if_errors
 from core.settings.generation.generate import LoraUse
 from core.settings.job import GenerateJob
 
@@ -150,8 +150,7 @@ def with_prompt_loras(job: GenerateJob) -> GenerateJob:
         problems.append(Problem(f"Prompt: {error}", "generate.prompt", FIX, code="prompt.bad-lora"))
     if has_tags(settings.negative_prompt):
         problems.append(Problem(IN_NEGATIVE, "generate.negative_prompt", TO_PROMPT, code="prompt.lora-in-negative"))
-    if problems:
-        raise ProblemsError(problems)
+    raise_if_errors(problems)
     if not tags:
         return job
     changes = {"prompt": prompt, "loras": [*settings.loras, *(use_of(tag, settings.steps) for tag in tags)]}

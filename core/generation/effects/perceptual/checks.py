@@ -20,7 +20,7 @@ from core.generation.plan.initial import GUIDE, image_files, opened
 from core.generation.plan.stages import has_regions
 from core.generation.prompt.changes import with_settings
 from core.record.bounded_json import read_json_object
-from core.record.problems import Problem, ProblemsError
+from core.record.problems import Problem, ProblemsError, raise_if_errors
 from core.settings.generation.perceptual import CLIP, VGG
 from core.settings.model import FAMILIES
 from core.settings.samples import SAMPLER_LABELS
@@ -76,8 +76,7 @@ def files_of(jobs: Sequence[GenerateJob], workspace: Workspace) -> dict[str, Hoo
                 files[name] = find(model_path(name, workspace, where))
             except ProblemsError as error:
                 problems += [replace(each, where=where) for each in error.problems]
-    if problems:
-        raise ProblemsError(problems)
+    raise_if_errors(problems)
     return files
 
 
