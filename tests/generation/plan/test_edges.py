@@ -13,7 +13,7 @@ from core.families import family
 from core.generation.effects.controls.checks import unused_images, with_control_images
 from core.generation.effects.controls.hook import Controls
 from core.generation.grids.axes import axes_of, read_values
-from core.generation.grids.folder import grids_of, list_grids
+from core.generation.grids.folder import list_grids
 from core.generation.grids.plan import Cell, _seed, _unsupported_settings, expected_steps, parts_of
 from core.generation.plan import files as sources
 from core.generation.plan import forecast
@@ -515,7 +515,7 @@ def test_the_steps_at_which_a_controlnet_acts(compatibility, use, acting):
 def test_the_newest_grid_is_listed_first(tmp_path):
     space = Workspace(tmp_path)
     for name in ("20260102-000000_b", "20260103-000000_a", "20260101-000000_c", "no grid"):
-        (grids_of(space) / name).mkdir(parents=True)
+        (space.grids / name).mkdir(parents=True)
         if name != "no grid":
-            (grids_of(space) / name / "grid.json").write_text("{}")
+            (space.grids / name / "grid.json").write_text("{}")
     assert [each.name[7] for each in list_grids(space)] == ["3", "2", "1"]
