@@ -337,7 +337,7 @@ def _net(use: ControlUse, title_of: Callable[[str], str]) -> str:
 
 
 def _file(name: str, title_of: Callable[[str], str]) -> str:
-    """Return the HTML of a file's display name, `called(name)`, with the full name as tooltip."""
+    """Return the HTML of a file's display name, `title_of(name)`, with the full name as tooltip."""
     return f'<span title="{esc(name)}">{esc(title_of(name))}</span>'
 
 

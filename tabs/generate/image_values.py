@@ -57,10 +57,8 @@ def values_of(
     values |= _escaped_prompt(job)
     notes: list[Problem] = []
     if not values["dynamic_prompts"] and any(map(has_variants, _plain_prompts(job).values())):
-        what, fix = (
-            "Dynamic prompts are off, since its prompt contains {} or __ as text",
-            "turn them on for other prompts",
-        )
+        what = "Dynamic prompts are off, since its prompt contains {} or __ as text"
+        fix = "turn them on for other prompts"
         notes.append(Problem(what, "prompts.dynamic_prompts", fix, "advice", code="generate.dynamic-off"))
     values |= _located_paths(values, workspace, notes)
     values["loras"], values["styles"] = [], list(job.prompts.styles)

@@ -331,12 +331,6 @@ class Loras:
             collected(problems, lambda: check_choice(identify(embedding.path), embedding.path, ["embedding"], family))
         return problems
 
-    def _fitting(self, name: str, values: dict[str, Any]) -> Path:
-        """Return the file of the listed LoRA `name`. Raises ProblemsError if it does not fit the model."""
-        path = self.model_lists.named(name).path
-        check_choice(identify(path), path, ["lora"], self._family(values))
-        return path
-
     def act(self, event: gr.EventData) -> str | None:
         """Handle an event of the list or a card. Raises ProblemsError.
 
@@ -352,7 +346,9 @@ class Loras:
         with self.page.project.lock:
             values = self.fields.load()
             if act == "add":
-                after = form.add_lora(values, self._fitting(arg, values), self.page.workspace)
+                path = self.model_lists.named(arg).path
+                check_choice(identify(path), path, ["lora"], self._family(values))
+                after = form.add_lora(values, path, self.page.workspace)
             else:
                 arg = arg_now(event, [str(use["file"]) for use in values["loras"]])
                 after = changed(values, act, arg, value, self.page)

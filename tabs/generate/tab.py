@@ -261,10 +261,6 @@ class GenerateHandlers(BoardView):
 
     # -- the form
 
-    def _state(self) -> dict[str, Any]:
-        """Return the stored state of the tab, by name: form values, cards, initial image ..."""
-        return self.page.project.tab_state(TAB)
-
     def _values(self) -> dict[str, Any]:
         """Return the form values."""
         return self.presets.load()
@@ -481,7 +477,7 @@ class GenerateHandlers(BoardView):
 
     def stamp(self) -> str:
         """Return a text that changes whenever the result of `boards` changes."""
-        closed = self._state().get("closed")
+        closed = self.page.project.tab_state(TAB).get("closed")
         return f"{self.stage.stamp()} {self.gallery_handlers.refresh()} {closed} {self.memory.html()} {self.loras.model_lists.version}"
 
     def _redraw_others(self, tab: str) -> None:
@@ -551,16 +547,14 @@ class GenerateHandlers(BoardView):
         job = collected(problems, form.job_of, values, project)
         if job is not None and not job.prompts.from_file:
             # with the texts of the styles, so that later changes of a style do not affect the queue
-            job = collected(problems, self._in_styles, job) or job
+            styles = collected(problems, chosen_styles, job.prompts.styles, self.page.workspace)
+            styled = None if styles is None else collected(problems, in_styles, job, styles)
+            job = styled[0] if styled else job
         jobs = collected(problems, form.jobs_to_generate, job, values["compare"], project) if job is not None else []
         for each in [job] if jobs is None else jobs:
             collected(problems, self._check_files, each)
         raise_if_errors(list(dict.fromkeys(problems)))
         return jobs or []
-
-    def _in_styles(self, job: GenerateJob) -> GenerateJob:
-        """Return `job` with its styles' texts merged into the prompts."""
-        return in_styles(job, chosen_styles(job.prompts.styles, self.page.workspace))[0]
 
     def _check_files(self, job: GenerateJob) -> None:
         """Raise ProblemsError unless the job's model, LoRAs, embeddings and ControlNets exist, are allowed, and fit together."""
