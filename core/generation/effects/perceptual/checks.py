@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import cache
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -162,14 +163,14 @@ def file_problems(job: GenerateJob, sources: Sources, workspace: Workspace) -> I
 def with_guide_images(jobs: Sequence[GenerateJob]) -> list[GenerateJob]:
     """Return the jobs with one guide image each; images of a folder are used in turn. Raises ProblemsError for missing and unreadable
     images."""
-    jobs_with_images, checked = [], set()
+    jobs_with_images, listed, checked = [], cache(image_files), set()
     for number, job in enumerate(jobs):
         settings = job.perceptual
         text = settings.guide_image or job.controls.control_image
         if not settings.compares_images or not text:
             jobs_with_images.append(job)
             continue
-        files = image_files(text, GUIDE)
+        files = listed(text, GUIDE)
         file = files[number % len(files)]
         if file not in checked:
             opened(file, GUIDE)
