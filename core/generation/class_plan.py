@@ -260,7 +260,9 @@ def manifest_for(plan: ClassPlan, settings: dict[str, Any]) -> tuple[Manifest, l
     different = [name for name in TITLES if manifest.settings.get(name) != settings.get(name)]
     if different:
         changes = "; ".join(
-            f"{TITLES[name]} {_change_text(name, manifest.settings.get(name), settings.get(name))}"
+            f"{TITLES[name]} is a different file"
+            if name in ("model", "vae")
+            else f"{TITLES[name]} was {manifest.settings.get(name)!r}, now {settings.get(name)!r}"
             for name in different
         )
         what = f"The regularization images in this folder were generated with other settings: {changes}"
@@ -282,13 +284,6 @@ def _refuse_unlisted(folder: Path) -> None:
         what = f"The folder has regularization images ({min(images)}) but no {MANIFEST}, which records their settings"
         fix = "choose a new folder (class_images.folder)"
         raise ProblemsError.one(what, printable(folder), fix, "class-images.no-manifest")
-
-
-def _change_text(name: str, before: Any, now: Any) -> str:
-    """Return text such as "was 20, now 30" about a changed setting. name: in TITLES"""
-    if name in ("model", "vae"):
-        return "is a different file"
-    return f"was {before!r}, now {now!r}"
 
 
 def _free_folder(folder: Path) -> Path:

@@ -86,7 +86,9 @@ def loaded_maker(
 
     for problem in plan.notes:
         reports.warn(problem)
-    _log_zero_terminal_snr(plan, reports)
+    if marked := ", ".join(path.name for path in marked_files(job, sources)):
+        used = "used" if job.generate.zero_terminal_snr == "on" else "turned off"
+        reports.say(f"Zero terminal SNR {used}; {marked} was trained with it")
     offload = offload_for(job, sources, device)
     with leased(job, sources, store, device, reports, offload) as components:
         uses = loras_to_attach([request.job.generate.loras for request in plan.requests])
@@ -151,12 +153,3 @@ def _generate_all(
         last = save_image(images[-1], job, *origins, request.name, number=number + 1, stage="1" if several else "")
         files.append(last)
         reports.generated(last, request.seed)
-
-
-def _log_zero_terminal_snr(plan: Plan, reports: Reports) -> None:
-    """Log whether files in use are marked for zero terminal SNR, and whether it is used."""
-    job = plan.requests[0].job
-    marked = ", ".join(path.name for path in marked_files(job, plan.sources))
-    if marked:
-        used = "used" if job.generate.zero_terminal_snr == "on" else "turned off"
-        reports.say(f"Zero terminal SNR {used}; {marked} was trained with it")

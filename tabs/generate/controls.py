@@ -118,23 +118,15 @@ class Controls:
         chosen = _hint_model(use)
         with_model = use | {"preprocessor": OF_MODEL + chosen} if chosen in models else use
         listed = options(((name, OF_MODEL + name) for name in models), f"{OF_MODEL}{chosen}")
-        before, id, after = self._fields_of(index, with_model, names, empty).partition(f'id="net-{index}-preprocessor"')
-        return before + id + after.replace("</select>", listed + "</select>", 1)  # appended to the list of this field
-
-    def _fields_of(self, index: int, use: dict[str, Any], names: Any, empty: str) -> str:
-        """Return the HTML of the ControlNet's fields `names`. Arguments as of `_fields_with_models`."""
-        return "".join(
-            FieldView(
-                PARTS[name],
-                use.get(name, PARTS[name].default),
-                "net_part",
-                f"{index}:{name}",
-                empty=empty if empty and name == "image" else PARTS[name].hint,
-                id=f"net-{index}-{name}",
-                changed=use.get(name, PARTS[name].default) != PARTS[name].default,
+        html = ""
+        for name in names:
+            entry, value = PARTS[name], with_model.get(name, PARTS[name].default)
+            hint, changed = empty if empty and name == "image" else entry.hint, value != entry.default
+            field = FieldView(
+                entry, value, "net_part", f"{index}:{name}", empty=hint, id=f"net-{index}-{name}", changed=changed
             ).line()
-            for name in names
-        )
+            html += field.replace("</select>", listed + "</select>", 1) if name == "preprocessor" else field
+        return html
 
     def _about(self, file: str, family: str) -> tuple[str, str]:
         """Return (text with kind and family of a ControlNet file, "" or the reason why it does not work with `family`)."""

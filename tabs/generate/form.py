@@ -299,9 +299,10 @@ def generate_with(page: Page, name: str, file: str = "") -> dict[str, Any]:
         if guidance is None and job.method.traits.base_trains and base is not None:
             guidance = default_guidance(base)  # the saved model does not state its base's
         before["guidance_scale"] = guidance
-        sample = _first_sample(job, base)
-        if sample and before["prompt"] in _automatic_prompts(state):
-            state, before = state | {"prompt_of_run": sample["prompt"]}, before | sample
+        sample = _sample_of(job, base)
+        automatic = "", str(ENTRIES["prompt"].default), str(state.get("prompt_of_run", ""))  # not of the user
+        if sample is not None and before["prompt"] in automatic:
+            state, before = state | {"prompt_of_run": sample.prompt}, before | _values_of(sample, job)
     if job is not None and job.method.traits.new_words:
         embeddings = [
             find_embedding(text, page.workspace).short_setting(page.workspace)
@@ -309,7 +310,8 @@ def generate_with(page: Page, name: str, file: str = "") -> dict[str, Any]:
         ]
         values = before | {"loras": [], "embeddings": embeddings} | model_values(job.model, project.model)
     elif job is not None and job.method.traits.control_images:
-        values = before | {"loras": [], "nets": [{"file": chosen, **_first_control(job, base)}]}
+        control = {"image": sample.control} if sample is not None and sample.control else {}
+        values = before | {"loras": [], "nets": [{"file": chosen, **control}]}
         values |= model_values(job.model, project.model)
     elif job is not None and job.method.traits.base_trains:  # its VAE is in the file
         model = job.model.model_copy(update={"base_model": chosen, "vae": None})
@@ -332,17 +334,8 @@ def _sample_of(job: TrainJob, base: Path | None) -> SamplePrompt | None:
         return None
 
 
-def _first_control(job: TrainJob, base: Path | None) -> dict[str, Any]:
-    """Return {"image": path of the control image of the run's first sample}; {} without one."""
-    sample = _sample_of(job, base)
-    return {"image": sample.control} if sample is not None and sample.control else {}
-
-
-def _first_sample(job: TrainJob, base: Path | None) -> dict[str, Any]:
-    """Return the form values that generate the run's first sample again; {} without samples."""
-    sample = _sample_of(job, base)
-    if sample is None:
-        return {}
+def _values_of(sample: SamplePrompt, job: TrainJob) -> dict[str, Any]:
+    """Return the form values that generate a run's sample again."""
     return {
         "prompt": sample.prompt,
         "negative_prompt": sample.negative,
@@ -355,11 +348,6 @@ def _first_sample(job: TrainJob, base: Path | None) -> dict[str, Any]:
         "prompt_weights": job.samples.prompt_weights,
         "zero_terminal_snr": "auto",
     }
-
-
-def _automatic_prompts(state: dict[str, Any]) -> tuple[str, ...]:
-    """Return the prompts that do not come from the user: "", the default prompt, and the prompt of the previously loaded run."""
-    return "", str(ENTRIES["prompt"].default), str(state.get("prompt_of_run", ""))
 
 
 def stored_values(state: dict[str, Any], project: TrainJob | None = None) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from core.generation.images.metadata import read_image_metadata
 from core.generation.images.record import ImageRecord
 from core.generation.model.library import find_file, title_of_name
 from core.generation.plan.initial import blur_of
+from core.generation.prompt.loras import strengths
 from core.record.file_titles import file_stem
 from core.record.problems import ProblemsError
 from core.record.units import count
@@ -23,7 +24,6 @@ from core.record.workspace import display_path, resolve_path
 from core.settings.base import Declared, declared, fields_of
 from core.settings.dataset.source import Source
 from core.settings.generation.controls import ControlUse
-from core.settings.generation.generate import LoraUse
 from core.settings.job import GenerateJob
 from core.settings.samples import SAMPLER_LABELS
 from core.settings.values import shown_value
@@ -32,7 +32,7 @@ from tabs.dataset.concepts import entries_of
 from tabs.dataset.questions import change_folders
 from tabs.form.model_lists import STARTER
 from tabs.form.view import label
-from tabs.generate.view import NewestImage, strengths
+from tabs.generate.view import NewestImage
 from tabs.markup import esc, facts, short
 
 TAB = "Generate"
@@ -323,11 +323,6 @@ def names_of(request: dict[str, Any], most: int | None = None) -> list[str]:
     return [name for name in names[:most] if isinstance(name, str)] if isinstance(names, list) else []
 
 
-def _strengths(use: LoraUse) -> str:
-    """Return the text of a LoRA's strengths, such as "0.8 / 0.5"."""
-    return strengths(use.strength, use.text_encoder_strength)
-
-
 def _net(use: ControlUse, title_of: Callable[[str], str]) -> str:
     """Return the HTML of a ControlNet: name, weight, control image and settings that are not the defaults.
 
@@ -342,7 +337,7 @@ def _net(use: ControlUse, title_of: Callable[[str], str]) -> str:
 
 
 def _file(name: str, title_of: Callable[[str], str]) -> str:
-    """Return the HTML of a file's display name, `called(name)`, with the full name as tooltip."""
+    """Return the HTML of a file's display name, `title_of(name)`, with the full name as tooltip."""
     return f'<span title="{esc(name)}">{esc(title_of(name))}</span>'
 
 
@@ -367,6 +362,8 @@ def about_job(
         return f'<p class="hint">{esc(record.reason)}</p>'
     settings = job.generate
     requested = f"{settings.width} × {settings.height}" if settings.width and settings.height else ""
+    texts = [(use.file, strengths(use.strength, use.text_encoder_strength)) for use in settings.loras]
+    loras = (f"{_file(file, title_of)} <b>{text}</b>" for file, text in texts)
     rows = [
         ("Prompt", esc(settings.prompt) or "<i>empty</i>"),
         ("Negative", esc(settings.negative_prompt)),
@@ -378,7 +375,7 @@ def about_job(
         ("Model", _file(job.model.base_model, title_of) if record.source == "atelier" else ""),
         ("VAE", esc(job.model.vae or "")),
         ("Clip skip", str(job.model.clip_skip or "")),
-        ("LoRAs", "<br>".join(f"{_file(use.file, title_of)} <b>{_strengths(use)}</b>" for use in settings.loras)),
+        ("LoRAs", "<br>".join(loras)),
         ("Embeddings", "<br>".join(esc(text) for text in settings.embeddings)),
         ("ControlNets", "<br>".join(_net(use, title_of) for use in job.controls.used)),
         ("Zero terminal SNR", "on" if settings.zero_terminal_snr == "on" else ""),

@@ -17,7 +17,7 @@ from core.generation.grids.axes import (
     title_in_group,
 )
 from core.generation.grids.choices import axes_to_choose, preference_text
-from core.generation.grids.folder import AxisTexts, GridContent, GridFolder
+from core.generation.grids.folder import AxisTexts, GridContent, GridFolder, Index
 from core.record.units import count
 from core.settings.job import GenerateJob
 from tabs.generate.cards import GRID, frame
@@ -109,9 +109,9 @@ def panel(
     error: bool,
     loras: Mapping[str, str],
     earlier: str,
-    kinds: Mapping[str, FileAxis] = {},
-    cards: Mapping[str, str] = {},
-    is_visible: bool = True,
+    kinds: Mapping[str, FileAxis],
+    cards: Mapping[str, str],
+    is_visible: bool,
 ) -> str:
     """Return the HTML of the Grid card: the three axes, a summary, and the list of grids.
 
@@ -142,31 +142,30 @@ def _axis(
 
     axes, invalid, loras: as of `panel`; kind: the axis's FileAxis, None for an axis of texts; cards: HTML of its values if it has one
     """
-    name, values = f"{letter}_axis", f"{letter}_values"
+    name, values, upper = f"{letter}_axis", f"{letter}_values", letter.upper()
+    named, text = axes.get(name, ""), axes.get(values, "")
+    setting = setting_named(named) or ""
     mark = {each: ' aria-invalid="true"' if each in invalid else "" for each in (name, values)}
-    upper = letter.upper()
-    title = loras.get((setting_named(axes.get(name, "")) or "").removeprefix(f"{STRENGTH}:"), "")
+    title = loras.get(setting.removeprefix(f"{STRENGTH}:"), "")
     face = f'<span class="pick-face"><span><b>{middle(title)}</b></span></span>' if title else ""
-    entry = settings_of_axes().get(setting_named(axes.get(name, "")) or "")
-    axis_text = axes.get(name, "").strip().casefold()
-    unclear = entry is not None and axis_text not in (entry.title.casefold(), title_in_group(entry).casefold())
-    hint = f'<span class="hint replaces">{esc(entry.title)}</span>' if entry is not None and unclear else ""
+    entry, hint = settings_of_axes().get(setting), ""
+    if entry and named.strip().casefold() not in (entry.title.casefold(), title_in_group(entry).casefold()):
+        hint = f'<span class="hint replaces">{esc(entry.title)}</span>'
     label = "Strength" if title else "Values"
     values_box = (
         f'<label class="own"><span>{label}</span><textarea rows="1" id="grid-{letter}-values" aria-label="{label} of {upper}" '
-        f'data-act="field" data-arg="{values}" data-live placeholder="such as {esc(_example(letter, axes.get(name, "")))}" '
+        f'data-act="field" data-arg="{values}" data-live placeholder="such as {esc(_example(letter, setting))}" '
         f'spellcheck="false"{mark[values]}>'
-        f"{esc(axes.get(values, ''))}</textarea></label>{drop_field(letter)}"
+        f"{esc(text)}</textarea></label>{drop_field(letter)}"
     )
     about_fill = "All known values" if kind is None else "One file of each run, and all others"
-    filled = axes.get(values, "").strip()
-    tools = button("clear", "Clear", letter, kind="quiet", label=f"Clear the values of {upper}") if filled else ""
+    tools = button("clear", "Clear", letter, kind="quiet", label=f"Clear the values of {upper}") if text.strip() else ""
     tools += button(
         "fill", "Fill in all", letter, kind="quiet", label=f"Fill in all values of {upper}", title=about_fill
     )
     return (
         f'<div class="grid-axis"><label class="own"><span>{upper} ({WHERE[letter]})</span><input type="text" class="text" '
-        f'list="grid-settings" id="grid-{letter}-axis" data-act="field" data-arg="{name}" value="{esc(axes.get(name, ""))}" '
+        f'list="grid-settings" id="grid-{letter}-axis" data-act="field" data-arg="{name}" value="{esc(named)}" '
         f'placeholder="none" autocomplete="off" spellcheck="false"{mark[name]}>{face}</label>'
         f"{values_box if kind is None else add_buttons(letter, kind)}"
         f'<div class="axis-tools">{tools}</div>'
@@ -182,12 +181,11 @@ def _replaced_lora_html(kind: FileAxis | None, loras: Mapping[str, str]) -> str:
     return f'<span class="hint replaces">In place of {esc(next(iter(loras.values())))}{others}.</span>'
 
 
-def _example(letter: str, axis: str) -> str:
-    """Return example values for an axis, which suit the setting named `axis`."""
-    name = setting_named(axis) or ""
-    entry = settings_of_axes().get(name)
+def _example(letter: str, setting: str) -> str:
+    """Return example values for an axis, which suit its setting."""
+    entry = settings_of_axes().get(setting)
     kind = letter if entry is None else entry.kind
-    return EXAMPLES.get(name.partition(":")[0]) or EXAMPLES.get(kind, EXAMPLES["z"])
+    return EXAMPLES.get(setting.partition(":")[0]) or EXAMPLES.get(kind, EXAMPLES["z"])
 
 
 def _axis_suggestions(loras: Mapping[str, str]) -> list[tuple[str, str]]:
@@ -239,145 +237,123 @@ class State:
     message: str = ""
 
 
-def table(
-    folder: GridFolder,
-    content: GridContent,
-    state: State,
-    checkpoints: Mapping[str, Checkpoint],
-    thumb_url: Callable[..., str],
-    file_url: Callable[..., str],
-) -> str:
-    """Return the HTML of the open grid: buttons, progress and one table of cells per z value.
+@dataclass(frozen=True)
+class OpenGrid:
+    """The open grid.
 
-    checkpoints: {axis letter and index, such as "x3": checkpoint} of the axis values that are checkpoints
+    checkpoints  {axis letter and index, such as "x3": checkpoint} of the axis values that are checkpoints
     """
-    generated = folder.generated()
-    cells, tables = content.cells, range(content.size[2])
-    bodies = "".join(_table(folder, content, z, generated, checkpoints, thumb_url, file_url) for z in tables)
-    return (
-        f'<section class="block-part grid-shown" aria-label="Grid {esc(content.title)}">'
-        f"{_head(folder, content, state, len(cells & generated), len(cells), file_url)}{bodies}</section>"
-    )
 
+    folder: GridFolder
+    content: GridContent
+    state: State
+    checkpoints: Mapping[str, Checkpoint]
+    thumb_url: Callable[..., str]
+    file_url: Callable[..., str]
 
-def _head(
-    folder: GridFolder, content: GridContent, state: State, done: int, total: int, file_url: Callable[..., str]
-) -> str:
-    """Return the HTML above the grid's tables: title, progress, buttons, messages. done, total: numbers of cells"""
-    buttons = ""
-    if not state.entry:
-        buttons += button("resume", "Resume", folder.name, kind="primary") if done < total else ""
-        for path, label in ((folder.png, "Image"), (folder.html, "HTML")):
-            name = f"{folder.name}{path.suffix}"
-            buttons += link(file_url(path), label, download=name) if path.is_file() else ""
-        sure = "Its folder moves to the trash of the outputs folder."
-        name = f"Delete the grid {content.title}"
-        buttons += button("delete", "Delete", folder.name, kind="quiet", label=name, sure=sure)
-    if axes_to_choose(content) and not content.run:  # a run's are on Monitor
-        about = "Choose between two images without names; once there are three pairs"
-        buttons += (
-            f'<button type="button" class="btn" data-choose="{esc(folder.name)}" title="{about}">Blind choice</button>'
-        )
-    if content.run:
-        buttons += f'<a class="btn" href="#Monitor/{quote(content.run)}" title="Compare its checkpoints on Monitor">Its run</a>'
-    buttons += button("close", "Close", kind="quiet")
-    progress = f"{done:,} of {count(total, 'image')}"
-    wait = f', <span data-waits="{esc(state.entry)}"></span>' if state.waits else ""
-    message = f'<p class="run-message error"><strong>{esc(state.message)}</strong></p>' if state.message else ""
-    if preferred := preference_text(folder, content):
-        message += f'<p class="grid-preferred">{esc(preferred)}</p>'
-    return (
-        f'<div class="grid-head"><h3 tabindex="-1" data-land="{esc(folder.name)}">{esc(content.title)}</h3>'
-        f'<span class="hint">{esc(progress)}{wait}</span>'
-        f'<span class="grow"></span><span class="does">{buttons}</span></div>{message}'
-    )
-
-
-def _table(
-    folder: GridFolder,
-    content: GridContent,
-    z: int,
-    done: set[tuple[int, int, int]],
-    checkpoints: Mapping[str, Checkpoint],
-    thumb_url: Callable[..., str],
-    file_url: Callable[..., str],
-) -> str:
-    """Return the HTML of the table of cells at z index `z`. done: (x, y, z) of the generated cells"""
-    columns, rows, _ = content.size
-    x_axis, y_axis, z_axis = (content.axis(letter) for letter in LETTERS)
-    corner = "<td></td>" if y_axis else ""
-    titles = "".join(f'<th scope="col">{_label(x_axis, x, checkpoints)}</th>' for x in range(columns)) if x_axis else ""
-    body = ""
-    for y in range(rows):
-        side = f'<th scope="row">{_label(y_axis, y, checkpoints)}</th>' if y_axis else ""
-        cells = "".join(_cell(folder, content, (x, y, z), done, thumb_url, file_url) for x in range(columns))
-        body += f"<tr>{side}{cells}</tr>"
-    title = f"<h4>{_label(z_axis, z, checkpoints)}</h4>" if z_axis else ""
-    name = esc(f"{z_axis.title} {z_axis.texts[z]}" if z_axis else content.title)
-    head = f"<thead><tr>{corner}{titles}</tr></thead>" if x_axis else ""
-    return (
-        f'{title}<div class="grid-scroll" tabindex="0" role="region" aria-label="{name}">'
-        f'<table class="grid-table">{head}<tbody>{body}</tbody></table></div>'
-    )
-
-
-def _label(axis: AxisTexts, index: int, checkpoints: Mapping[str, Checkpoint]) -> str:
-    """Return the HTML of the header of the axis value at `index`, with the button that keeps a checkpoint."""
-    note = f'<span class="hint">{esc(axis.notes[index])}</span>' if axis.notes[index] else ""
-    text = axis.texts[index]
-    title_html = f'<small>{esc(axis.title)}</small><b title="{esc(text)}">{esc(short(text, 120))}</b>{note}'
-    return title_html + _keep_button(axis, index, checkpoints)
-
-
-def _keep_button(axis: AxisTexts, index: int, checkpoints: Mapping[str, Checkpoint]) -> str:
-    """Return the HTML that marks the checkpoint at `index` of an axis to keep, or shows its mark; "" for other values."""
-    key, name = f"{axis.letter}{index}", axis.texts[index]
-    checkpoint = checkpoints.get(key)
-    if checkpoint is None:
-        return ""
-    if checkpoint.name is None:
-        keep = button(
-            "keep", "Keep this one", key, label=f"Keep {name}", title="Marks it in Runs and in the lists of Generate"
-        )
-        return f'<span class="grid-keep">{keep}</span>{checkpoint.copied}'
-    field = (
-        f'<input type="text" class="text" data-act="keep" data-arg="{key}" value="{esc(checkpoint.name)}" maxlength="80" '
-        f'placeholder="{esc(name)}" aria-label="Name of {esc(name)}">'
-    )
-    undo = button("unkeep", "Undo", key, kind="quiet", label=f"Do not keep {name}")
-    return f'<span class="grid-keep"><span class="good">Kept as</span>{field}{undo}</span>{checkpoint.copied}'
-
-
-def _cell(
-    folder: GridFolder,
-    content: GridContent,
-    position: tuple[int, int, int],
-    done: set[tuple[int, int, int]],
-    thumb_url: Callable[..., str],
-    file_url: Callable[..., str],
-) -> str:
-    """Return the HTML of the table cell at `position` (x, y, z): its thumbnail, error or placeholder.
-
-    done: positions of the generated cells; several cells can share one image (`content.source`)
-    """
-    source = content.source(position)
-    texts = [
-        f"{axis.title}: {axis.texts[index]}"
-        for letter, index in zip(LETTERS, position, strict=True)
-        if (axis := content.axis(letter))
-    ]
-    label = esc(", ".join(texts))
-    if source in done:
-        path = folder.cell(source)
-        name = f"grid:{folder.name}/{path.name}"
+    def html(self) -> str:
+        """Return the HTML of the grid: buttons, progress and one table of cells per z value."""
+        cells, generated = self.content.cells, self.folder.generated()
+        bodies = "".join(self._table(z, generated) for z in range(self.content.size[2]))
         return (
-            f'<td><button type="button" class="grid-cell" data-name="{esc(name)}" data-full="{esc(file_url(path))}" '
-            f'data-row="{position[1]}" data-column="{position[0]}" title="{label}"><img src="{esc(thumb_url(path, 256))}" alt="{label}" '
-            f'loading="lazy"></button></td>'
+            f'<section class="block-part grid-shown" aria-label="Grid {esc(self.content.title)}">'
+            f"{self._head(len(cells & generated), len(cells))}{bodies}</section>"
         )
-    if source in content.failed:
-        return f'<td><div class="grid-cell failed" title="{label}"><span>{esc(short(content.failed[source], 160))}</span></div></td>'
-    return f'<td><div class="grid-cell waits" title="{label}"></div></td>'
+
+    def _head(self, done: int, total: int) -> str:
+        """Return the HTML above the grid's tables: title, progress, buttons, messages. done, total: numbers of cells"""
+        folder, content, state, buttons = self.folder, self.content, self.state, ""
+        if not state.entry:
+            buttons += button("resume", "Resume", folder.name, kind="primary") if done < total else ""
+            for path, label in ((folder.png, "Image"), (folder.html, "HTML")):
+                name = f"{folder.name}{path.suffix}"
+                buttons += link(self.file_url(path), label, download=name) if path.is_file() else ""
+            sure = "Its folder moves to the trash of the outputs folder."
+            name = f"Delete the grid {content.title}"
+            buttons += button("delete", "Delete", folder.name, kind="quiet", label=name, sure=sure)
+        if axes_to_choose(content) and not content.run:  # a run's are on Monitor
+            about = "Choose between two images without names; once there are three pairs"
+            buttons += f'<button type="button" class="btn" data-choose="{esc(folder.name)}" title="{about}">Blind choice</button>'
+        if content.run:
+            buttons += f'<a class="btn" href="#Monitor/{quote(content.run)}" title="Compare its checkpoints on Monitor">Its run</a>'
+        buttons += button("close", "Close", kind="quiet")
+        progress = f"{done:,} of {count(total, 'image')}"
+        wait = f', <span data-waits="{esc(state.entry)}"></span>' if state.waits else ""
+        message = f'<p class="run-message error"><strong>{esc(state.message)}</strong></p>' if state.message else ""
+        if preferred := preference_text(folder, content):
+            message += f'<p class="grid-preferred">{esc(preferred)}</p>'
+        return (
+            f'<div class="grid-head"><h3 tabindex="-1" data-land="{esc(folder.name)}">{esc(content.title)}</h3>'
+            f'<span class="hint">{esc(progress)}{wait}</span>'
+            f'<span class="grow"></span><span class="does">{buttons}</span></div>{message}'
+        )
+
+    def _table(self, z: int, done: set[Index]) -> str:
+        """Return the HTML of the table of cells at z index `z`. done: the generated cells"""
+        columns, rows, _ = self.content.size
+        x_axis, y_axis, z_axis = (self.content.axis(letter) for letter in LETTERS)
+        corner = "<td></td>" if y_axis else ""
+        titles = "".join(f'<th scope="col">{self._label(x_axis, x)}</th>' for x in range(columns)) if x_axis else ""
+        body = ""
+        for y in range(rows):
+            side = f'<th scope="row">{self._label(y_axis, y)}</th>' if y_axis else ""
+            cells = "".join(self._cell((x, y, z), done) for x in range(columns))
+            body += f"<tr>{side}{cells}</tr>"
+        title = f"<h4>{self._label(z_axis, z)}</h4>" if z_axis else ""
+        name = esc(f"{z_axis.title} {z_axis.texts[z]}" if z_axis else self.content.title)
+        head = f"<thead><tr>{corner}{titles}</tr></thead>" if x_axis else ""
+        return (
+            f'{title}<div class="grid-scroll" tabindex="0" role="region" aria-label="{name}">'
+            f'<table class="grid-table">{head}<tbody>{body}</tbody></table></div>'
+        )
+
+    def _label(self, axis: AxisTexts, index: int) -> str:
+        """Return the HTML of the header of the axis value at `index`, with the button that keeps a checkpoint."""
+        note = f'<span class="hint">{esc(axis.notes[index])}</span>' if axis.notes[index] else ""
+        text = axis.texts[index]
+        title_html = f'<small>{esc(axis.title)}</small><b title="{esc(text)}">{esc(short(text, 120))}</b>{note}'
+        return title_html + self._keep_button(axis, index)
+
+    def _keep_button(self, axis: AxisTexts, index: int) -> str:
+        """Return the HTML that marks the checkpoint at `index` of an axis to keep, or shows its mark; "" for other values."""
+        key, name = f"{axis.letter}{index}", axis.texts[index]
+        checkpoint = self.checkpoints.get(key)
+        if checkpoint is None:
+            return ""
+        if checkpoint.name is None:
+            about = "Marks it in Runs and in the lists of Generate"
+            keep = button("keep", "Keep this one", key, label=f"Keep {name}", title=about)
+            return f'<span class="grid-keep">{keep}</span>{checkpoint.copied}'
+        field = (
+            f'<input type="text" class="text" data-act="keep" data-arg="{key}" value="{esc(checkpoint.name)}" maxlength="80" '
+            f'placeholder="{esc(name)}" aria-label="Name of {esc(name)}">'
+        )
+        undo = button("unkeep", "Undo", key, kind="quiet", label=f"Do not keep {name}")
+        return f'<span class="grid-keep"><span class="good">Kept as</span>{field}{undo}</span>{checkpoint.copied}'
+
+    def _cell(self, position: Index, done: set[Index]) -> str:
+        """Return the HTML of the table cell at `position` (x, y, z): its thumbnail, error or placeholder.
+
+        done: positions of the generated cells; several cells can share one image (`GridContent.source`)
+        """
+        content, source = self.content, self.content.source(position)
+        texts = [
+            f"{axis.title}: {axis.texts[index]}"
+            for letter, index in zip(LETTERS, position, strict=True)
+            if (axis := content.axis(letter))
+        ]
+        label = esc(", ".join(texts))
+        if source in done:
+            path = self.folder.cell(source)
+            name, small = f"grid:{self.folder.name}/{path.name}", self.thumb_url(path, 256)
+            return (
+                f'<td><button type="button" class="grid-cell" data-name="{esc(name)}" data-full="{esc(self.file_url(path))}" '
+                f'data-row="{position[1]}" data-column="{position[0]}" title="{label}">'
+                f'<img src="{esc(small)}" alt="{label}" loading="lazy"></button></td>'
+            )
+        if source in content.failed:
+            return f'<td><div class="grid-cell failed" title="{label}"><span>{esc(short(content.failed[source], 160))}</span></div></td>'
+        return f'<td><div class="grid-cell waits" title="{label}"></div></td>'
 
 
 def removed(state: Mapping[str, Any]) -> str:

@@ -38,7 +38,7 @@ from core.record import atomic
 from core.record.file_titles import file_stem
 from core.record.kept import read_kept
 from core.record.preference import FILE as CHOICES
-from core.record.problems import Problem, ProblemsError, raise_if_errors
+from core.record.problems import Problem, ProblemsError, raise_if_errors, with_fixes
 from core.record.run_folder import run_of
 from core.record.units import clock, count
 from core.record.workspace import Workspace
@@ -52,7 +52,7 @@ from tabs.form.plain_form import PlainForm
 from tabs.generate import cards, form
 from tabs.generate import grid_view as view
 from tabs.generate.grid_axis import ACTS, FILE_AXES, AxisForm, changed, file_axes, files_in, kinds_in
-from tabs.markup import AWAITED, BoardView, arg_now, board, board_event, client_state
+from tabs.markup import BoardView, arg_now, board_event, client_state
 from tabs.tools.copies import Copies
 
 TAB, STATE = "Generate", "Grids"  # keys of tab states in the project
@@ -62,16 +62,6 @@ START = "start grid"
 STRENGTH_OF_IMAGE = "image_to_image.strength"
 REPAINT = {"image_to_image.image_path", "hires.highres_fix_scale"}  # what a denoising strength acts on
 FIELDS = tuple(f"{letter}_{part}" for letter in LETTERS for part in ("axis", "values"))
-
-
-def panel_board() -> gr.HTML:
-    """Return the component of the Grid card."""
-    return board("gen-grid", AWAITED)
-
-
-def table_board() -> gr.HTML:
-    """Return the component of the open grid."""
-    return board("gen-table")
 
 
 def listen(page: Page, fields: PlainForm, model_lists: ModelLists, panel: gr.HTML, table: gr.HTML) -> Grids:
@@ -127,13 +117,10 @@ class Grids(BoardView):
 
     def stamp(self) -> str:
         """Return a text that changes whenever the display changes: cells, jobs, checkpoints, or fields edited in other browsers."""
-        name = str(self._state().get("open", ""))
-        folder = GridFolder(self.page.workspace.outputs / "grids" / name) if name else None
-        paths = (
-            [folder.path.parent, folder.path, folder.cells, folder.path / "grid.json", folder.path / CHOICES]
-            if folder
-            else []
-        )
+        paths: list[Path] = []
+        if name := str(self._state().get("open", "")):
+            folder = GridFolder(self.page.workspace.grids / name)
+            paths = [folder.path.parent, folder.path, folder.cells, folder.path / "grid.json", folder.path / CHOICES]
         times = [os.stat(path).st_mtime_ns if path.exists() else 0 for path in paths]
         job = self.page.engine.status()["job"]
         stage = [job.get(each) for each in ("entry", "state", "stage", "stopping")] if job else None
@@ -162,16 +149,14 @@ class Grids(BoardView):
     def _summary(self, fields: dict[str, str]) -> tuple[str, bool]:
         """Return (text, whether it is a problem): numbers of images, steps and model loads with the expected time, or the first problem."""
         if problems := self._refusal():
-            first = problems[0]
-            return f"{first.what}: {first.fix}" if first.fix else first.what, True
+            return with_fixes(ProblemsError(problems[:1])), True
         if not any(fields.values()):
             return "Choose a setting for the columns and write its values.", False
         try:
             job = self._job(fields)
             axes = axes_of(job)
         except ProblemsError as error:
-            first = error.problems[0]
-            return f"{first.what}: {first.fix}" if first.fix else first.what, first.code != "grid.empty-axis"
+            return with_fixes(ProblemsError(error.problems[:1])), error.codes[0] != "grid.empty-axis"
         changed = {axis.setting for axis in axes}
         repaints = job.image_to_image.image_path or job.hires.highres_fix_scale or changed & REPAINT
         if STRENGTH_OF_IMAGE in changed and not repaints:
@@ -218,7 +203,8 @@ class Grids(BoardView):
         except ProblemsError as error:
             return view.unreadable(name, error.problems[0].what)
         checkpoints = self._checkpoints(content)
-        return view.table(folder, content, self._doing(name), checkpoints, self.page.thumb_url, self.page.file_url)
+        doing, page = self._doing(name), self.page
+        return view.OpenGrid(folder, content, doing, checkpoints, page.thumb_url, page.file_url).html()
 
     def _is_recent(self, folder: GridFolder) -> bool:
         """Return whether a grid's folder was changed since this page started."""
@@ -369,7 +355,7 @@ class Grids(BoardView):
             self._keep(fields=axes, axes={})
             return
         in_trash = self.page.workspace.trash / Path(str(state.get("trashed", ""))).name
-        folder = self.page.workspace.outputs / "grids" / in_trash.name.rpartition("-")[0]
+        folder = self.page.workspace.grids / in_trash.name.rpartition("-")[0]
         if not state.get("trashed") or not in_trash.is_dir() or folder.exists():
             self._keep(trashed="")
             raise ProblemsError.one(

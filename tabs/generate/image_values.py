@@ -15,6 +15,7 @@ from core.generation.model.other_files import NETS, find_refiner, net_of_image
 from core.generation.model.sources import HashComparison, Hashes, file_of_image
 from core.generation.plan.hooks import prompts_of
 from core.generation.prompt.changes import with_settings
+from core.generation.prompt.loras import strengths
 from core.generation.prompt.wildcards import has_variants
 from core.record.file_titles import file_stem
 from core.record.problems import Problem, collected
@@ -24,7 +25,6 @@ from core.settings.generation.controls import ControlUse
 from core.settings.job import GenerateJob
 from core.settings.model import ModelSettings
 from tabs.generate.form import FIELDS, OF_JOB, json_value, model_values
-from tabs.generate.view import strengths
 
 NO_MODEL = "generate.no-model"  # problem code: the model of an image is not on this machine
 NO_FILE = "generate.no-file"  # problem code: another file of an image is not on this machine
@@ -57,10 +57,8 @@ def values_of(
     values |= _escaped_prompt(job)
     notes: list[Problem] = []
     if not values["dynamic_prompts"] and any(map(has_variants, _plain_prompts(job).values())):
-        what, fix = (
-            "Dynamic prompts are off, since its prompt contains {} or __ as text",
-            "turn them on for other prompts",
-        )
+        what = "Dynamic prompts are off, since its prompt contains {} or __ as text"
+        fix = "turn them on for other prompts"
         notes.append(Problem(what, "prompts.dynamic_prompts", fix, "advice", code="generate.dynamic-off"))
     values |= _located_paths(values, workspace, notes)
     values["loras"], values["styles"] = [], list(job.prompts.styles)

@@ -12,7 +12,7 @@ from core.formats.detect import identify
 from core.generation.model.embeddings import find_embedding
 from core.generation.model.index import FileFacts, facts_of_file
 from core.generation.model.library import find_file, portable_name
-from core.generation.prompt.loras import LoraTag
+from core.generation.prompt.loras import LoraTag, strengths
 from core.generation.prompt.runs import parts_of
 from core.networks.block_weights import PRESETS
 from core.record.file_titles import file_stem
@@ -34,7 +34,6 @@ from tabs.form.view import FieldView
 from tabs.generate import form
 from tabs.generate.cards import add_buttons
 from tabs.generate.panel import model_of
-from tabs.generate.view import strengths
 from tabs.markup import arg_now, board_event, button, esc, index_of, middle, options, row_of, short
 
 MAX_OPTIONS = 300  # files in a datalist
@@ -53,35 +52,7 @@ NO_LORAS = "There is no LoRA yet. Train one, or put files into models/loras."
 DETAILS = ("text_encoder_strength", "start_at", "end_at", "block_weights")
 
 
-# -- the rows
-
-
-def rows(
-    uses: Sequence[dict[str, Any]],
-    tags: Sequence[LoraTag],
-    notes: str,
-    page: Page,
-    family: str,
-    prompt: str,
-    areas: Mapping[int, str] = {},
-) -> str:
-    """Return the HTML of a card for each LoRA, and a note on the LoRAs in the prompt.
-
-    uses    values of the LoRAs in the form, {"file", "strength", ...}
-    tags    LoRA tags of the prompt
-    notes   HTML below the cards
-    family  of the base model, "" if unknown
-    areas   {index of a LoRA: where it acts}, as returned by `areas_of`
-    """
-    named = ", ".join(_tag_text(tag, uses) for tag in tags)
-    notes = (f'<p class="hint">From the prompt: {esc(named)}</p>' if named else "") + notes
-    if not uses:
-        return notes
-    listed = "".join(
-        _card(index, use, len(uses), family, prompt, page, areas.get(index, "")) for index, use in enumerate(uses)
-    )
-    names = "".join(f'<option value="{name}">' for name in PRESETS)
-    return f'<ul class="loras lora-cards">{listed}</ul><datalist id="lora-blocks">{names}</datalist>{notes}'
+# -- the cards
 
 
 def _tag_text(tag: LoraTag, uses: Sequence[dict[str, Any]]) -> str:
@@ -291,16 +262,26 @@ class Loras:
         return model_of(values, self.page.project.job.model, self.page.workspace).family
 
     def rows(self) -> str:
-        """Return the HTML of the LoRA cards and their notes."""
-        values = self.fields.load()
+        """Return the HTML of a card for each LoRA, and notes on those of the prompt and on zero terminal SNR."""
+        values, notes = self.fields.load(), ""
+        uses, prompt = values["loras"], str(values["prompt"])
+        if named := ", ".join(_tag_text(tag, uses) for tag in form.tags_of(prompt)):
+            notes += f'<p class="hint">From the prompt: {esc(named)}</p>'
         marked = form.marked_for_zero_snr(
             values, self.page.project.job, self.page.workspace, lambda name: self.model_lists.find(name)[0]
         )
-        use = "but it is off." if values["zero_terminal_snr"] == "off" else "and it is used."
-        note = f'<p class="hint">Trained with zero terminal SNR: {esc(", ".join(marked))}, {use}</p>' if marked else ""
-        prompt = str(values["prompt"])
-        family = self._family(values)
-        return rows(values["loras"], form.tags_of(prompt), note, self.page, family, prompt, areas_of(values))
+        if marked:
+            state = "but it is off." if values["zero_terminal_snr"] == "off" else "and it is used."
+            notes += f'<p class="hint">Trained with zero terminal SNR: {esc(", ".join(marked))}, {state}</p>'
+        if not uses:
+            return notes
+        family, areas = self._family(values), areas_of(values)
+        listed = "".join(
+            _card(index, use, len(uses), family, prompt, self.page, areas.get(index, ""))
+            for index, use in enumerate(uses)
+        )
+        names = "".join(f'<option value="{name}">' for name in PRESETS)
+        return f'<ul class="loras lora-cards">{listed}</ul><datalist id="lora-blocks">{names}</datalist>{notes}'
 
     def picker(self) -> str:
         """Return the HTML of the collapsed list of LoRAs with a search field. Those that do not fit the model come last, with why."""
@@ -350,12 +331,6 @@ class Loras:
             collected(problems, lambda: check_choice(identify(embedding.path), embedding.path, ["embedding"], family))
         return problems
 
-    def _fitting(self, name: str, values: dict[str, Any]) -> Path:
-        """Return the file of the listed LoRA `name`. Raises ProblemsError if it does not fit the model."""
-        path = self.model_lists.named(name).path
-        check_choice(identify(path), path, ["lora"], self._family(values))
-        return path
-
     def act(self, event: gr.EventData) -> str | None:
         """Handle an event of the list or a card. Raises ProblemsError.
 
@@ -371,7 +346,9 @@ class Loras:
         with self.page.project.lock:
             values = self.fields.load()
             if act == "add":
-                after = form.add_lora(values, self._fitting(arg, values), self.page.workspace)
+                path = self.model_lists.named(arg).path
+                check_choice(identify(path), path, ["lora"], self._family(values))
+                after = form.add_lora(values, path, self.page.workspace)
             else:
                 arg = arg_now(event, [str(use["file"]) for use in values["loras"]])
                 after = changed(values, act, arg, value, self.page)

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,16 @@ class MemoryLine:
         """Return the HTML of the line; starts the forecast if torch is loaded."""
         job = self.page.engine.status()["job"]
         in_use = bool(job and job.get("task") in ("generate", "grid"))
-        return line(self.page.engine.models.loaded(), in_use, self._forecast("torch" in sys.modules))
+        forecast, sizes = self._forecast("torch" in sys.modules), dict[str, int]()
+        for each in self.page.engine.models.loaded():
+            name = Path(each.name).stem
+            sizes[name] = sizes.get(name, 0) + each.bytes
+        listed = ", ".join(f"{name} {memory_words(size)}" for name, size in sizes.items())
+        label, about = f"Unload {memory_words(sum(sizes.values()))}", f"Free the memory of loaded models: {listed}"
+        unload = button("unload", label, kind="quiet", disabled=in_use, title=about) if sizes else ""
+        needs = button("forecast", "Memory needed", kind="quiet", title=ASK) if forecast is None else ""
+        needs = needs or f'<span class="hint" title="{ASK}">{esc(forecast or "")}</span>'
+        return f'<div class="strip gen-memory">{needs}<span class="grow"></span>{unload}</div>'
 
     def act(self, event: gr.EventData) -> str:
         """Handle the button "unload" (free models that are not in use) or "forecast", and return the HTML of the line."""
@@ -78,22 +87,3 @@ class MemoryLine:
             text = f"About {memory_words(memory.peak)} of {memory_words(memory.total)}"
             text += " VRAM" if machine.gpu_memory(device) else " RAM"
         self._cached = (key, text)
-
-
-def line(models: Sequence[Any], in_use: bool, forecast: str | None) -> str:
-    """Return the HTML of the memory line.
-
-    models    loaded models, with `name` and `bytes`
-    in_use    whether a job is using them
-    forecast  text of the forecast; None for a button that requests it
-    """
-    sizes: dict[str, int] = {}
-    for each in models:
-        name = Path(each.name).stem
-        sizes[name] = sizes.get(name, 0) + each.bytes
-    listed = ", ".join(f"{name} {memory_words(size)}" for name, size in sizes.items())
-    label, about = f"Unload {memory_words(sum(sizes.values()))}", f"Free the memory of loaded models: {listed}"
-    unload = button("unload", label, kind="quiet", disabled=in_use, title=about) if sizes else ""
-    needs = button("forecast", "Memory needed", kind="quiet", title=ASK) if forecast is None else ""
-    needs = needs or f'<span class="hint" title="{ASK}">{esc(forecast or "")}</span>'
-    return f'<div class="strip gen-memory">{needs}<span class="grow"></span>{unload}</div>'

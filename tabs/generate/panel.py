@@ -1,7 +1,7 @@
 """HTML of the Generate form: model, size and sampling settings, and collapsed groups of the other settings."""
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -232,13 +232,7 @@ def rows_of(
         group = "model" if name == BASE else form.ENTRIES[name].group
         names.setdefault(row_of.get(group, group), {}).setdefault(group, []).append(name)
     order = sorted(names, key=lambda row: row == LAST)  # stable
-    rows = [_row(row, names[row], values, render_fields, html_above) for row in order]
-    to_fix = {row: sum(name in invalid for group in names[row].values() for name in group) for row in order}
-    described = []
-    for row in rows:
-        in_use = ", ".join(filter(None, (f"{to_fix[row.name]} to fix" if to_fix[row.name] else "", row.summary)))
-        described.append(replace(row, summary=", ".join(filter(None, (in_use, notes.get(row.name)))), in_use=in_use))
-    return described
+    return [_row(row, names[row], values, render_fields, html_above, notes.get(row, ""), invalid) for row in order]
 
 
 def _row(
@@ -247,16 +241,22 @@ def _row(
     values: Mapping[str, Any],
     render_fields: Draw,
     html_above: Callable[[str], str],
+    note: str,
+    invalid: Collection[str],
 ) -> Group:
     """Return the collapsed row `row` with the fields of its groups. members: {group: field names}; others as of `rows_of`"""
     fields = ""
     for group, names in members.items():
         head = f"<h3>{esc(_title(group))}</h3>" if len(members) > 1 else ""
         fields += f'{head}{html_above(group)}<div class="concept-fields">{render_fields(*names)}</div>'
-    changed = [name for names in members.values() for name in names if form.is_set(name, values)]
-    summary = ", ".join(f"{label(form.ENTRIES[name])} {_value_text(name, values[name])}" for name in changed)
+    all_names = [name for names in members.values() for name in names]
+    to_fix = sum(name in invalid for name in all_names)
+    changed = [name for name in all_names if form.is_set(name, values)]
+    in_use = [f"{to_fix} to fix"] if to_fix else []
+    in_use += [f"{label(form.ENTRIES[name])} {_value_text(name, values[name])}" for name in changed]
+    summary = ", ".join([*in_use, *filter(None, [note])])
     title = "More" if row == LAST else TOGETHER[row][0] if row in TOGETHER else _title(row)
-    return Group(row, title, summary, fields)
+    return Group(row, title, summary, fields, ", ".join(in_use))
 
 
 def _value_text(name: str, value: Any) -> str:

@@ -272,13 +272,7 @@ def _windows(part: Part) -> str:
 
 
 def _option(name: str, text: str, about: str, alias: str = "") -> dict[str, str]:
-    """Return the completion {"name", "text", "about", "alias"} for the script.
-
-    name    as listed
-    text    what is inserted
-    about   kind or count
-    alias   other spelling that matched, "" for none
-    """
+    """Return a completion for the script: name as listed, text to insert, kind or count, and the other spelling that matched."""
     return {"name": name, "text": text, "about": about, "alias": alias}
 
 

@@ -348,17 +348,13 @@ class Sending:
         chosen: upscaler file in the form, listed even if it is missing
         """
         files, family = self._lists.of(["upscaler"]), self._fields.family_for("highres_fix_upscaler_file")
-        reasons = [misfit(each.facts, each.path, ("upscaler",), family) for each in files]
-        offered = [
-            (FILE + each.name, each.label, each.facts.kind == LATENTS, reason)
-            for each, reason in zip(files, reasons, strict=True)
-        ]
-        of_form = (
-            []
-            if not chosen or FILE + chosen in {name for name, *_ in offered}
-            else [(FILE + chosen, Path(chosen).name, False, "")]
-        )
-        return [*offered, *of_form]
+        offered = []
+        for each in files:
+            reason = misfit(each.facts, each.path, ("upscaler",), family)
+            offered.append((FILE + each.name, each.label, each.facts.kind == LATENTS, reason))
+        if chosen and FILE + chosen not in {name for name, *_ in offered}:
+            offered.append((FILE + chosen, Path(chosen).name, False, ""))
+        return offered
 
     def upscaler_field(self, render_field: Callable[[Values], str], values: Values) -> str:
         """Return the HTML of the upscaler field with the upscaler files added to its list.

@@ -103,7 +103,7 @@ def build(page: Page) -> None:
             add = board("gen-add", AWAITED, script=OPEN_GROUPS + CHOSEN)
             loras = board("gen-loras", script=OPEN_GROUPS)
             added = board("gen-cards", AWAITED, script=OPEN_GROUPS)
-            grid_panel = grids.panel_board()
+            grid_panel = board("gen-grid", AWAITED)
             control = gr.File(label="Control image", elem_id="gen-control")
             # no file_types: our own message names the file
             initial = gr.File(label="Initial image", elem_id="gen-initial")
@@ -119,7 +119,7 @@ def build(page: Page) -> None:
             presets = board("gen-presets", handlers.presets.html())
         with gr.Column(scale=1, min_width=300, elem_id="gen-side"):
             progress = board("gen-status", status((), {}, None, ()), script=OPEN_GROUPS + view.IN_REACH)
-            grid_table = grids.table_board()
+            grid_table = board("gen-table")
             newest = board("gen-newest", AWAITED)
             strip = board("gen-strip", piece("gallery_strip"))
             drop = gr.File(
@@ -260,10 +260,6 @@ class GenerateHandlers(BoardView):
         )
 
     # -- the form
-
-    def _state(self) -> dict[str, Any]:
-        """Return the stored state of the tab, by name: form values, cards, initial image ..."""
-        return self.page.project.tab_state(TAB)
 
     def _values(self) -> dict[str, Any]:
         """Return the form values."""
@@ -481,7 +477,7 @@ class GenerateHandlers(BoardView):
 
     def stamp(self) -> str:
         """Return a text that changes whenever the result of `boards` changes."""
-        closed = self._state().get("closed")
+        closed = self.page.project.tab_state(TAB).get("closed")
         return f"{self.stage.stamp()} {self.gallery_handlers.refresh()} {closed} {self.memory.html()} {self.loras.model_lists.version}"
 
     def _redraw_others(self, tab: str) -> None:
@@ -551,16 +547,14 @@ class GenerateHandlers(BoardView):
         job = collected(problems, form.job_of, values, project)
         if job is not None and not job.prompts.from_file:
             # with the texts of the styles, so that later changes of a style do not affect the queue
-            job = collected(problems, self._in_styles, job) or job
+            styles = collected(problems, chosen_styles, job.prompts.styles, self.page.workspace)
+            styled = None if styles is None else collected(problems, in_styles, job, styles)
+            job = styled[0] if styled else job
         jobs = collected(problems, form.jobs_to_generate, job, values["compare"], project) if job is not None else []
         for each in [job] if jobs is None else jobs:
             collected(problems, self._check_files, each)
         raise_if_errors(list(dict.fromkeys(problems)))
         return jobs or []
-
-    def _in_styles(self, job: GenerateJob) -> GenerateJob:
-        """Return `job` with its styles' texts merged into the prompts."""
-        return in_styles(job, chosen_styles(job.prompts.styles, self.page.workspace))[0]
 
     def _check_files(self, job: GenerateJob) -> None:
         """Raise ProblemsError unless the job's model, LoRAs, embeddings and ControlNets exist, are allowed, and fit together."""

@@ -110,8 +110,3 @@ def _image_button(kind: str, arg: str, label: str, name: str, title: str = "", p
         f'<button type="button" class="btn quiet" data-image-{kind}="{arg}" data-name="{esc(name)}" title="{title}"{state}>'
         f"{label}</button>"
     )
-
-
-def strengths(unet: float, text_encoder: float | None) -> str:
-    """Return the text of a LoRA's strength: "0.8", or "0.8 / 0.5" if the text encoder's differs."""
-    return f"{unet:g}" + ("" if text_encoder in (None, unet) else f" / {text_encoder:g}")

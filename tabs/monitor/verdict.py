@@ -31,7 +31,7 @@ from core.engine.verdict import (
     read_verdict,
     write_verdict,
 )
-from core.generation.grids.folder import GridContent, GridFolder, grids_of
+from core.generation.grids.folder import GridContent, GridFolder
 from core.generation.grids.plan import grid_of
 from core.generation.grids.reuse import reuse
 from core.record.best import short_label
@@ -99,7 +99,7 @@ def _stamp(page: Page, run: Path, facts: Mapping[str, Any], verdict: Verdict | N
     paths, entry = [run / name for name in ("choices.jsonl", "kept.json")], None
     if verdict is not None:
         workspace = workspace_of_images(page, facts)
-        folder = GridFolder(grids_of(workspace) / verdict.grid)
+        folder = GridFolder(workspace.grids / verdict.grid)
         paths += [folder.path / "grid.json", folder.cells]
         entry = grids.entry_of(page, verdict.grid, ("waiting", "running", "failed"), workspace.person)
     average, copies = page.averages.get(run.name), Copies(page)

@@ -108,7 +108,7 @@ def listed() -> Facts:
         yield (
             "kinds",
             [
-                library.kind_of(space.models / each)
+                library.facts_of_file(space.models / each).kind
                 for each in ("loras/b.safetensors", "z.safetensors", "vae/v.safetensors", "d")
             ],
         )

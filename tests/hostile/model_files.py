@@ -388,7 +388,7 @@ def model_readers() -> Readers:
     from core.formats.hashes import model_hashes
     from core.formats.models.checkpoint import open_checkpoint, open_vae, part_digest
     from core.generation.model.embeddings import token_widths
-    from core.generation.model.library import kind_of
+    from core.generation.model.index import facts_of_file
     from core.networks.adapter_file import load_lora, to_diffusers
     from core.tools.models.inspect import fact_lines, inspect
 
@@ -403,7 +403,7 @@ def model_readers() -> Readers:
 
     return {
         "identify": identify,
-        "list": kind_of,
+        "list": facts_of_file,
         **{name: partial(open_checkpoint, family=name) for name in ("sd1", "sd2", "sdxl")},
         "digests": digests,
         "vae": open_vae,
@@ -446,7 +446,7 @@ def folder_readers() -> Readers:
     from core.families.tokenizer import load_tokenizer
     from core.formats.detect import identify
     from core.generation.model.embeddings import token_widths
-    from core.generation.model.library import kind_of
+    from core.generation.model.index import facts_of_file
     from core.record.problems import errors
     from core.tools.models.inspect import fact_lines, inspect
     from core.training.memory.plan import facts_of
@@ -478,7 +478,7 @@ def folder_readers() -> Readers:
 
     return {
         "identify": identify,
-        "list": kind_of,
+        "list": facts_of_file,
         "inspect": lambda path: fact_lines(inspect(path)),
         "tokenizer": load_tokenizer,
         "words": token_widths,

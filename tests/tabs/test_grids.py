@@ -297,7 +297,9 @@ def test_what_a_refused_grid_has_marked_leaves_once_the_prompt_has_changed(desk)
     assert desk.stamp() != before and "aria-invalid" not in desk.panel()
 
 
-def test_a_grid_is_queued_with_its_folder_shown_cancelled_and_resumed(desk):
+@pytest.mark.parametrize("person", ["", "anna"])
+def test_a_grid_is_queued_with_its_folder_shown_cancelled_and_resumed(desk, person):
+    desk.page.workspace = replace(desk.page.workspace, person=person)
     give(desk, x_axis="steps", x_values="1, 2", y_axis="prompt_sr", y_values="fox, <b>dog</b>")
     shown = desk.act(event("make"))
     (folder,) = list_grids(desk.page.workspace)

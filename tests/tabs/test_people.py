@@ -27,7 +27,6 @@ from core.engine.deleted import restore_run
 from core.engine.engine import Engine
 from core.engine.queue import GUEST, QueueEntry, as_guest
 from core.engine.waiting import Wait
-from core.generation.grids.folder import grids_of
 from core.generation.images.gallery import Gallery
 from core.generation.prompt.styles import Style, read_styles, write_styles
 from core.record.problems import ProblemsError
@@ -118,7 +117,7 @@ def test_each_has_images_stars_styles_and_grids_of_their_own(tmp_path):
     assert [Gallery(space).stars("2026-11-30/a.png") for space in spaces] == [0, 5, 0]
     write_styles(spaces[2], [Style("moody", "dark")])
     assert [list(read_styles(space)) for space in spaces] == [[], [], ["moody"]]
-    assert len({grids_of(space) for space in spaces}) == 3
+    assert len({space.grids for space in spaces}) == 3
 
 
 @pytest.mark.parametrize("person", ["", "ben"])

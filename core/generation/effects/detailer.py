@@ -14,7 +14,7 @@ from core.control.detectors import DETECTORS, Box, Find, lowest_confidence
 from core.formats.onnx.file import check_onnx
 from core.generation.effects.inpaint import only_masked
 from core.generation.model.sources import HookFile
-from core.generation.plan.files import weight_problems
+from core.generation.plan.files import size_problems, weight_problems
 from core.generation.plan.hooks import Inpaint
 from core.generation.plan.initial import blurred
 from core.generation.plan.stages import as_sd_scripts, detail_size, least_strength
@@ -75,12 +75,8 @@ def problems(job: GenerateJob) -> Iterator[Problem]:
 
 def file_problems(job: GenerateJob, sources: Sources, workspace: Workspace) -> Iterator[Problem]:
     """Yield errors of inpainting sizes that the model cannot generate."""
-    step = FAMILIES[sources.family].size_step
-    for name in ("ad_inpaint_width", "ad_inpaint_height"):
-        side = getattr(job.detailer, name) if job.detailer.used else None
-        if side and side % step:
-            what = f"Images of this model's family have sides that are multiples of {step}"
-            yield Problem(what, f"detailer.{name}", f"use {side // step * step}", code="generate.size-step")
+    sides = ("detailer.ad_inpaint_width", "detailer.ad_inpaint_height") if job.detailer.used else ()
+    yield from size_problems(job, FAMILIES[sources.family].size_step, sides)
 
 
 def files(jobs: Sequence[GenerateJob], workspace: Workspace) -> dict[str, HookFile]:
@@ -157,10 +153,8 @@ class Detailer(ExitStack):
             self._reports.stage(f"detailing {number + 1} of {len(boxes)}", number, len(boxes))
             mask = blurred(box_mask(box, image.size), settings.ad_mask_blur)
             if mask.getbbox() is None:
-                what, fix = (
-                    f"A blur of {settings.ad_mask_blur} pixels leaves nothing of detection {number + 1}",
-                    "use less",
-                )
+                what = f"A blur of {settings.ad_mask_blur} pixels leaves nothing of detection {number + 1}"
+                fix = "use less"
                 self._reports.warn(Problem(what, "detailer.ad_mask_blur", fix, "advice", code="detailer.mask-blurred"))
                 continue
             image = inpaint(part, only_masked(image, mask, settings.ad_inpaint_only_masked_padding, detail_size(job)))
@@ -170,18 +164,14 @@ class Detailer(ExitStack):
         """Return the boxes that the detector of these settings finds in an image."""
         key = settings.ad_model_file or settings.ad_model, settings.ad_model_classes or ""
         if key not in self._finders:
-            self._finders[key] = self._open_detector(settings)
+            if settings.ad_model_file:
+                from core.control.detectors.yolo import YoloDetector
+
+                path = detector_file(*key, self._workspace)
+                self._finders[key] = self.enter_context(YoloDetector(path, FILE, self._reports.cancel, key[1])).find
+            else:
+                self._finders[key] = self.enter_context(DETECTORS[settings.ad_model].open())
         return self._finders[key](image, lowest_confidence(settings))
-
-    def _open_detector(self, settings: DetailerSettings) -> Find:
-        """Return the detection function of these settings; the detector closes with this context."""
-        if not settings.ad_model_file:
-            return self.enter_context(DETECTORS[settings.ad_model].open())
-        from core.control.detectors.yolo import YoloDetector
-
-        classes = settings.ad_model_classes or ""
-        path = detector_file(settings.ad_model_file, classes, self._workspace)
-        return self.enter_context(YoloDetector(path, FILE, self._reports.cancel, classes)).find
 
 
 def boxes_to_detail(boxes: Sequence[Box], size: tuple[int, int], settings: DetailerSettings) -> list[Pixels]:

@@ -62,13 +62,9 @@ def fitted_factors(family: Family, vae: Any) -> Tensor:
         pixels = family.decode_latents(vae, latents.to(parameter.device)).float().cpu()
     # A damaged VAE decodes to NaN, for which lstsq fails; the image is refused later, with the reason.
     pixels = interpolate(pixels, size=latents.shape[-2:], mode="area").nan_to_num(0, 0, 0)
-    return torch.linalg.lstsq(_with_bias_column(latents[0]), pixels[0].flatten(1).T).solution
-
-
-def _with_bias_column(latents: Tensor) -> Tensor:
-    """Flatten latents [C, h, w] to [h * w, C + 1], with ones in the last column."""
-    flat = latents.flatten(1).T
-    return torch.cat([flat, flat.new_ones(len(flat), 1)], 1)
+    flat = latents[0].flatten(1).T
+    with_bias = torch.cat([flat, flat.new_ones(len(flat), 1)], 1)
+    return torch.linalg.lstsq(with_bias, pixels[0].flatten(1).T).solution
 
 
 def approximated(latents: Tensor, factors: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ each of them. In the U-Net, only cross-attention is computed once per sub-prompt
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -28,8 +28,6 @@ from core.settings.generation.regions import color_code
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from core.networks.network import Network
-
 # (output, output below the adapter, input, adapter) -> the output with the change in its region
 Change = Callable[[Tensor, Tensor, Tensor, Adapter], Tensor]
 EPSILON = 1e-4  # added to sums of masks before a division
@@ -38,21 +36,7 @@ LEVELS = 5  # resolutions of the U-Net, each half of the one before
 
 def hook_of(inputs: HookInputs) -> Hook | None:
     """Return the hook if there is a region map and a prompt with AND, else None."""
-    job = inputs.job
-    if not has_regions(job):
-        return None
-    image, kohya = opened(resolve_path(job.regions.region_map or ""), MAP), as_sd_scripts(job)
-    codes = job.regions.network_regional_mask_max_color_codes
-    return Regions(
-        inputs.components.denoiser,
-        masks_of(image, len(parts_of(job.generate.prompt)), codes).to(inputs.components.device),
-        inputs.by_use,
-        len(inputs.noises),
-        inputs.family.latent_shape(inputs.stage.size)[1:],
-        before=inputs.sides.index(POSITIVE),
-        kohya_masks=kohya,
-        weak_time=kohya and inputs.family.name == "sdxl",
-    )
+    return Regions(inputs) if has_regions(inputs.job) else None
 
 
 def masks_of(image: Image, count: int, color_codes: int | None = None) -> Tensor:
@@ -77,42 +61,27 @@ def masks_of(image: Image, count: int, color_codes: int | None = None) -> Tensor
 
 
 class Regions(Hook):
-    """Limits the sub-prompts of images, and their LoRAs, to their masks.
+    """Limits the sub-prompts of images, and the LoRA of each, to their masks. Further LoRAs act on the whole image.
 
-    masks         of n sub-prompts, [n, H, W] in 0..1
-    networks      {index of a sub-prompt: its LoRA}; other LoRAs act on the whole image
-    images        batch size B
-    size          (height, width) of the latents
-    before        number of guidance sides, of B rows each, before the positive one in the denoiser's batch
-    kohya_masks   sub-prompts without a LoRA get an empty mask, as in sd-scripts
-    weak_time     LoRAs of the time embedding act at 1 / n of their strength, as in sd-scripts for SDXL
+    As in sd-scripts, with compatibility "kohya" sub-prompts without a LoRA get an empty mask, and for SDXL the LoRAs of the time
+    embedding act at 1 / n of their strength, with n sub-prompts.
     """
 
-    def __init__(
-        self,
-        unet: nn.Module,
-        masks: Tensor,
-        networks: Mapping[int, Network],
-        images: int,
-        size: tuple[int, int],
-        *,
-        before: int = 1,
-        kohya_masks: bool = False,
-        weak_time: bool = False,
-    ):
-        """Resize the masks to the resolutions of the U-Net's layers. Arguments as in the class."""
-        self._unet, self._networks, self._images, self._first_row = unet, networks, images, before * images
-        self._count, self._weak_time = len(masks), weak_time
-        device = masks.device
-        if kohya_masks:
-            masks = (
-                masks
-                * torch.tensor([float(index in networks) for index in range(len(masks))]).to(device)[:, None, None]
-            )
+    def __init__(self, inputs: HookInputs):
+        """Read the masks and resize them to the resolutions of the U-Net's layers."""
+        job, kohya, device = inputs.job, as_sd_scripts(inputs.job), inputs.components.device
+        self._unet, self._networks, self._images = inputs.components.denoiser, inputs.by_use, len(inputs.noises)
+        self._first_row = inputs.sides.index(POSITIVE) * self._images  # in the denoiser's batch
+        self._count, self._weak_time = len(parts_of(job.generate.prompt)), kohya and inputs.family.name == "sdxl"
+        image = opened(resolve_path(job.regions.region_map or ""), MAP)
+        masks = masks_of(image, self._count, job.regions.network_regional_mask_max_color_codes).to(device)
+        if kohya:
+            with_lora = torch.tensor([float(index in self._networks) for index in range(self._count)])
+            masks = masks * with_lora.to(device)[:, None, None]
         else:
             masks = torch.where(masks.sum(dim=0, keepdim=True) > 0, masks, torch.ones_like(masks))
         self._by_area: dict[int, Tensor] = {}
-        height, width = size
+        height, width = inputs.family.latent_shape(inputs.stage.size)[1:]
         for _ in range(LEVELS):
             resized = interpolate(masks[None], size=(height, width), mode="bilinear")[0].to(device)
             self._by_area.setdefault(height * width, resized)

@@ -11,7 +11,7 @@ from io import StringIO
 from typing import Any
 
 from core.record.file_titles import file_stem
-from core.record.problems import Problem, ProblemsError, collected
+from core.record.problems import Problem, ProblemsError, collected, raise_if_errors
 from core.record.units import number_text
 from core.settings.base import Declared, declared
 from core.settings.check import build
@@ -121,8 +121,7 @@ def axes_of(job: GridJob) -> list[Axis]:
         what = f"The grid has {cells:,} images; the limit is {MOST_CELLS:,}"
         problems.append(Problem(what, axes[0].field, "use fewer values", code="grid.too-many-cells"))
     problems += _search_problems(job, axes)
-    if problems:
-        raise ProblemsError(problems)
+    raise_if_errors(problems)
     return axes
 
 
@@ -267,8 +266,7 @@ def read_values(setting: str, text: str) -> list[Value]:
         raise ProblemsError.one(what, "", "use fewer", "grid.too-many-values")
     problems: list[Problem] = []
     values = [_value(setting, entry, each, problems) for each in texts]
-    if problems:
-        raise ProblemsError(problems)
+    raise_if_errors(problems)
     if setting == PROMPT_SR:
         return [values[0], *(replace(each, value="") if each.text.casefold() == NONE else each for each in values[1:])]
     bare = [OPTIONS.split(value.text)[0] for value in values]

@@ -15,7 +15,7 @@ from typing import Any
 from core.generation.prompt.changes import with_settings
 from core.record import atomic
 from core.record.bounded_json import read_json_object
-from core.record.problems import Problem, ProblemsError
+from core.record.problems import ProblemsError
 from core.record.run_folder import RunFolder, outputs_unwritable, safe_name
 from core.record.stamps import Stamp, stamp_of
 from core.record.workspace import Workspace
@@ -113,14 +113,9 @@ def position_of(name: str) -> Index | None:
     return (int(match[1]) - 1, int(match[2]) - 1, int(match[3]) - 1) if match else None
 
 
-def grids_of(workspace: Workspace) -> Path:
-    """Return the folder that contains all grids."""
-    return workspace.grids
-
-
 def require_writable(workspace: Workspace) -> None:
     """Raise ProblemsError if the folder of grids cannot be written."""
-    root = grids_of(workspace)
+    root = workspace.grids
     existing = next((folder for folder in (root, *root.parents) if folder.exists()), root)
     try:
         if not existing.is_dir():
@@ -145,7 +140,7 @@ class GridFolder:
     @classmethod
     def named(cls, name: str, workspace: Workspace) -> GridFolder:
         """Return the grid with a folder name. Raises ProblemsError if it does not exist."""
-        folder = cls(grids_of(workspace) / name)
+        folder = cls(workspace.grids / name)
         if leads_out(name) or "/" in name or "\\" in name or not os.path.isfile(folder.path / FILE):
             what = f"There is no grid '{name[:80]}'"
             fix = "use the name of a folder in outputs/grids"
@@ -168,7 +163,7 @@ class GridFolder:
         same   {cell: an equal cell before it}
         run    folder name of the run whose checkpoints are compared; "" for none
         """
-        root = grids_of(workspace)
+        root = workspace.grids
         stem = f"{time.strftime('%Y%m%d-%H%M%S')}_{safe_name(job.grid.name)}"
         for free in atomic.numbered(stem):
             path = root / free
@@ -246,7 +241,8 @@ class GridFolder:
                 },
             )
         except (KeyError, TypeError, ValueError, AttributeError):
-            raise ProblemsError([damaged(self.path / FILE)]) from None
+            what = "The file of the grid is damaged"
+            raise ProblemsError.one(what, str(self.path / FILE), FIX, "grid.damaged") from None
 
     def change(self, **values: Any) -> None:
         """Replace values of grid.json. Raises ProblemsError for a damaged or unwritable file.
@@ -281,11 +277,6 @@ def _content(path: Path, inode: int, stamp: Stamp) -> GridContent:
     return GridFolder(path)._content()
 
 
-def damaged(path: Path) -> Problem:
-    """Return the error for a damaged grid.json."""
-    return Problem("The file of the grid is damaged", str(path), FIX, code="grid.damaged")
-
-
 def _positions(raw: Mapping[str, str]) -> dict[Index, Index]:
     """Convert {name of a cell: name of a cell} to cells. Invalid names are dropped."""
     pairs = ((position_of(name), position_of(other)) for name, other in raw.items())
@@ -309,8 +300,7 @@ def _axis(raw: Mapping[str, Any]) -> AxisTexts:
 
 def list_grids(workspace: Workspace) -> list[GridFolder]:
     """Return all grids, newest first; [] if there are none."""
-    root = grids_of(workspace)
-    if not root.is_dir():
+    if not workspace.grids.is_dir():
         return []
-    folders = [GridFolder(path) for path in root.iterdir() if (path / FILE).is_file()]
+    folders = [GridFolder(path) for path in workspace.grids.iterdir() if (path / FILE).is_file()]
     return sorted(folders, key=lambda folder: folder.name, reverse=True)

@@ -114,13 +114,11 @@ class GridWork:
         self.done = self.folder.generated()
         self._seconds = 60 * self.folder.content().minutes
         jobs = {cell.position: cell.request.job for cell in self.grid.cells}
-        samples = [
-            (position, path)
-            for position, path in self.folder.samples(self.workspace).items()
-            if position in jobs.keys() - self.done
-        ]
+        missing = jobs.keys() - self.done
         self._samples = {
-            position: path for position, path in samples if not is_older(path, jobs[position], self.workspace)
+            position: path
+            for position, path in self.folder.samples(self.workspace).items()
+            if position in missing and not is_older(path, jobs[position], self.workspace)
         }
         if self._samples:
             self.reports.say(f"{count(len(self._samples), 'sample')} of the run used again")

@@ -337,8 +337,9 @@ def parts_of(cells: Sequence[Cell]) -> list[Part]:
     """
     models: dict[str, dict[str, list[Cell]]] = {}
     for cell in cells:
-        by_files = models.setdefault(_model_key(cell.request.job), {})
-        by_files.setdefault(_files_key(cell.request.job), []).append(cell)
+        job = cell.request.job
+        by_files = models.setdefault(job.model.model_dump_json() + job.memory.model_dump_json(), {})
+        by_files.setdefault(_files_key(job), []).append(cell)
     return [
         Part(_batchable_adjacent(part), loads=number == 0)
         for by_files in models.values()
@@ -366,11 +367,6 @@ def _has_strength_1(cell: Cell) -> bool:
     """Return whether all LoRAs and ControlNets of a cell have strength 1."""
     job = cell.request.job
     return {use.strength for use in job.generate.loras} | {use.weight for use in job.controls.used} <= {1.0}
-
-
-def _model_key(job: GenerateJob) -> str:
-    """Return a key of the model and the memory settings."""
-    return job.model.model_dump_json() + job.memory.model_dump_json()
 
 
 def _files_key(job: GenerateJob) -> str:

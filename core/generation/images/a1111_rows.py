@@ -108,11 +108,6 @@ def _has_variation(job: GenerateJob) -> bool:
     return bool(job.generate.variation_strength)
 
 
-def _only_masked(job: GenerateJob) -> bool:
-    """Return whether the job inpaints only the masked area."""
-    return _inpaints(job) and job.image_to_image.inpaint_area == "masked"
-
-
 def _refiner_text(job: GenerateJob, hashes: Hashes) -> str | None:
     """Return the refiner's file name with its hash, "name [0123456789]"; None or "" without a refiner."""
     name = job.refiner.refiner_checkpoint
@@ -154,7 +149,11 @@ ROWS = (
     _labels(
         "Inpaint area", f"{GROUP}.inpaint_area", {"Only masked": "masked"}, {"Whole picture": "whole"}, acts=_inpaints
     ),
-    _number("Masked area padding", f"{GROUP}.mask_padding", acts=_only_masked),
+    _number(
+        "Masked area padding",
+        f"{GROUP}.mask_padding",
+        acts=lambda job: _inpaints(job) and job.image_to_image.inpaint_area == "masked",
+    ),
     _labels(
         "Resize mode", f"{GROUP}.fit", {"Crop and resize": "crop"}, {"Just resize": "resize"}, acts=has_initial_image
     ),

@@ -1,13 +1,12 @@
 """The settings in A1111's text: how each is written and how it is read.
 
-Most are a row of `a1111_rows`. A `Topic` handles what A1111 writes in another form: several settings in one value, or one
+Most are a row of `a1111_rows`. TOPICS handle what A1111 writes in another form: several settings in one value, or one
 in several.
 """
 
 import re
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from math import ceil, prod, sqrt
 from pathlib import Path, PurePath
 from typing import Any, cast
@@ -150,35 +149,16 @@ class SettingsReader:
         return self.pairs.get("Version", "").partition(" ")[0] == PROGRAM
 
 
-@dataclass(frozen=True)
-class Topic:
-    """Settings that A1111's text has in another form.
-
-    write   (job, hashes of its files) -> {A1111's name: text}; None and "" are not written
-    read    takes its names from a reader and stores settings in it
-    """
-
-    write: Callable[[GenerateJob, Hashes], Mapping[str, Any]]
-    read: Callable[[SettingsReader], None]
-
-
 # -- sampler and schedule
 
 
 def _sampler(job: GenerateJob, hashes: Hashes) -> dict[str, Any]:
     """Return {"Sampler": A1111's name, "Schedule type": A1111's name, None for its automatic one}."""
-    settings = job.generate
-    return {
-        "Sampler": LABELS[settings.sampler],
-        "Schedule type": _schedule_label(settings.sampler, settings.schedule_type),
-    }
-
-
-def _schedule_label(sampler: str, schedule: str) -> str | None:
-    """Return A1111's name of a schedule type; None if it is A1111's automatic one for the sampler."""
-    if schedule == "own":
-        return "Uniform" if sampler in AUTOMATIC else None
-    return next(name for name, value in _schedule_types().items() if value == schedule)
+    sampler, schedule = job.generate.sampler, job.generate.schedule_type
+    label = "Uniform" if sampler in AUTOMATIC else None
+    if schedule != "own":
+        label = next(name for name, value in _schedule_types().items() if value == schedule)
+    return {"Sampler": LABELS[sampler], "Schedule type": label}
 
 
 def _schedule_types() -> dict[str, str]:
@@ -484,16 +464,18 @@ def _read_detailer(reader: SettingsReader) -> None:
 # -- all
 
 
+Write = Callable[[GenerateJob, Hashes], Mapping[str, Any]]  # -> {A1111's name: text}; None and "" are not written
+Read = Callable[[SettingsReader], None]  # takes its names from a reader and stores settings in it
 # In the order in which they are read; of two that write one name, the later one wins.
-TOPICS = (
-    Topic(_sampler, _read_sampler),
-    Topic(_emphasis, _read_emphasis),
-    Topic(_rows, _read_rows),
-    Topic(_size, _read_size),
-    Topic(_hires, _read_hires),
-    Topic(_model, _read_model),
-    Topic(units_of, _read_nets),
-    Topic(_detailer, _read_detailer),
+TOPICS: tuple[tuple[Write, Read], ...] = (
+    (_sampler, _read_sampler),
+    (_emphasis, _read_emphasis),
+    (_rows, _read_rows),
+    (_size, _read_size),
+    (_hires, _read_hires),
+    (_model, _read_model),
+    (units_of, _read_nets),
+    (_detailer, _read_detailer),
 )
 # The first names, in A1111's order.
 FIRST = ("Steps", "Sampler", "Schedule type", "CFG scale", "Seed", "Size", "Model hash", "Model")
@@ -503,8 +485,8 @@ FILES = ("Lora hashes", "TI hashes", "Emphasis")  # written after the rows
 def written_pairs(job: GenerateJob, hashes: Hashes) -> dict[str, Any]:
     """Return {A1111's name: text} of an image's settings, in A1111's order; None and "" are not written."""
     pairs: dict[str, Any] = dict.fromkeys((*FIRST, *(row.key for row in ROWS), *FILES))
-    for topic in TOPICS:
-        pairs |= topic.write(job, hashes)
+    for write, _ in TOPICS:
+        pairs |= write(job, hashes)
     return pairs | {"Version": f"{PROGRAM} {__version__}"}
 
 
@@ -512,8 +494,8 @@ def read_pairs(reader: SettingsReader) -> dict[str, Any]:
     """Return {settings group: {setting: value}} from all names in the reader, with notes on those not read. "controls" is not validated.
     reader: its `groups` already contain the prompts"""
     _rename_other_names(reader)
-    for topic in TOPICS:
-        topic.read(reader)
+    for _, read in TOPICS:
+        read(reader)
     _note_unread(reader)
     kinds = {name: cast(type[Settings], info.annotation) for name, info in GenerateJob.model_fields.items()}
     return {

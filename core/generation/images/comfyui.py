@@ -85,7 +85,8 @@ def positive_prompts(graph: Graph) -> list[str]:
             if name in visited:
                 continue
             visited.add(name)
-            values = list(_text_values(graph, name))
+            inputs = _inputs(graph, name)
+            values = [inputs[each] for each in _carriers(inputs)]
             texts += [text for text in values if isinstance(text, str) and text.strip()]
             stack += [node for value in reversed(values) if (node := _linked(value))]
     return list(dict.fromkeys(texts))
@@ -105,11 +106,13 @@ def _linked(value: Any) -> str:
     return str(value[0]) if link else ""
 
 
-def _text_values(graph: Graph, name: str) -> Iterator[Any]:
-    """Yield the texts and links among a node's inputs that carry a text or a conditioning."""
-    for key, value in _inputs(graph, name).items():
-        if _CARRIES.fullmatch(key) and (isinstance(value, str) or _linked(value)):
-            yield value
+def _carriers(inputs: Mapping[str, Any]) -> list[str]:
+    """Return the names of the texts and links among a node's inputs that carry a text or a conditioning."""
+    return [
+        name
+        for name, value in inputs.items()
+        if _CARRIES.fullmatch(name) and (isinstance(value, str) or _linked(value))
+    ]
 
 
 def _positive_nodes(graph: Graph) -> Iterator[str]:
@@ -394,6 +397,4 @@ def _text_inputs(inputs: Mapping[str, Any], side: str) -> list[str]:
     for names in ((side, f"text_{side}", f"{side}_prompt"), ("populated_text", "result"), (f"input{chosen}",)):
         if named := [name for name in names if inputs.get(name)]:
             return named
-    return [
-        name for name in inputs if _CARRIES.fullmatch(name) and (isinstance(inputs[name], str) or _linked(inputs[name]))
-    ]
+    return _carriers(inputs)

@@ -64,16 +64,6 @@ LORA = re.compile(r"lora(_combined)?_\d{1,2}")  # of Fooocus: "name.safetensors 
 _LORA_NAMES = ("loras", "loraweights", "lora", "lora_model", "use_lora_model", "lora_alpha", "lora_strength")
 
 
-def _clip_skip(layer: Any) -> Any:
-    """Convert the number of skipped text encoder layers, from 0, to A1111's clip skip; None for 0."""
-    return layer + 1 if isinstance(layer, int) and layer > 0 else None
-
-
-def _clip_skip_from_end(layer: Any) -> Any:
-    """Convert a layer index from the end, such as -2, to A1111's clip skip; None for others."""
-    return -layer if isinstance(layer, int) and layer < 0 else None
-
-
 FOOOCUS = Program(
     "Fooocus",
     {
@@ -119,7 +109,7 @@ INVOKEAI = Program(
         "clip_skip": "Clip skip",
     },
     frozenset({"loras", "app_version", "generation_mode", "canvas_v2_metadata"}),
-    values={"Clip skip": _clip_skip},
+    values={"Clip skip": lambda skipped: skipped + 1 if isinstance(skipped, int) and skipped > 0 else None},  # from 0
     weights=from_invokeai,
     functions=INVOKEAI_FUNCTIONS,
 )  # fmt: skip
@@ -159,7 +149,7 @@ SWARMUI = Program(
         "loras", "loraweights", "images", "aspectratio", "sidelength", "automaticvae", "swarm_version", "date", "generation_time",
         "prep_time",
     }),
-    values={"Clip skip": _clip_skip_from_end},
+    values={"Clip skip": lambda layer: -layer if isinstance(layer, int) and layer < 0 else None},  # from the end
 )  # fmt: skip
 SD_SCRIPTS = Program(
     "sd-scripts",

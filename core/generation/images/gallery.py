@@ -12,7 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import date, timedelta
 from functools import partial
 from pathlib import Path
@@ -22,6 +22,7 @@ from core.dataset.sources.files import TRASH_FOLDER, is_junk
 from core.dataset.sources.memo import Memo
 from core.generation.images.metadata import read_image_metadata
 from core.generation.model.library import title_of_name
+from core.generation.prompt.loras import strengths
 from core.record import atomic
 from core.record.bounded_json import json_or_none, read_json_object
 from core.record.file_titles import file_stem
@@ -88,7 +89,7 @@ def read_facts(path: Path, title_of: Callable[[str], str] = file_stem) -> Facts 
         return UNREAD
     record = read_image_metadata(path)
     facts = facts_of(record.job, record.source, title_of) if record.job is not None else UNREAD
-    return Facts(**asdict(facts) | {"width": header.width, "height": header.height})
+    return replace(facts, width=header.width, height=header.height)
 
 
 def facts_of(job: GenerateJob, source: str = "atelier", title_of: Callable[[str], str] = file_stem) -> Facts:
@@ -124,14 +125,13 @@ def nets_text(job: GenerateJob, title_of: Callable[[str], str] = file_stem) -> s
 
     Strengths of the same file, named by its path or its name alone, are joined: "fox at 0.8 + 0.7". title_of: as in `facts_of`
     """
-    strengths: dict[str, list[str]] = {}
+    by_file: dict[str, list[str]] = {}
     paths = {use.file for use in job.generate.loras if Path(use.file).name != use.file}
     for use in job.generate.loras:
-        differs = use.text_encoder_strength not in (None, use.strength)
-        strength = f"{use.strength:g}" + (f" / {use.text_encoder_strength:g}" if differs else "")
         same = [path for path in paths if use.file not in paths and file_stem(path) == file_stem(use.file)]
-        strengths.setdefault(same[0] if len(same) == 1 else use.file, []).append(strength)
-    parts = {file: "" if texts == ["1"] else f" at {' + '.join(texts)}" for file, texts in strengths.items()}
+        strength = strengths(use.strength, use.text_encoder_strength)
+        by_file.setdefault(same[0] if len(same) == 1 else use.file, []).append(strength)
+    parts = {file: "" if texts == ["1"] else f" at {' + '.join(texts)}" for file, texts in by_file.items()}
     names = [title_of(file) + strength for file, strength in parts.items()]
     names += [text.partition("=")[0] if "=" in text else title_of(text) for text in job.generate.embeddings]
     trained = job.model.base_model

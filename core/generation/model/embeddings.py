@@ -145,10 +145,8 @@ def check_embedding(kind: ModelKind, path: Path, family: str) -> None:
         raise ProblemsError.one(what, where, "choose a textual inversion embedding", code="embedding.not-an-embedding")
     if kind.family not in (None, family):
         file_family, model_family = FAMILY_NAMES[str(kind.family)], FAMILY_NAMES[family]
-        what, fix = (
-            f"{path.name} is an embedding for {file_family}; the model is {model_family}",
-            f"choose an embedding for {model_family}, or a matching model",
-        )
+        what = f"{path.name} is an embedding for {file_family}; the model is {model_family}"
+        fix = f"choose an embedding for {model_family}, or a matching model"
         raise ProblemsError.one(what, where, fix, "embedding.other-family")
 
 

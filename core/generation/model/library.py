@@ -151,7 +151,7 @@ def _containing_folder(label: str, path: Path, kind: str, workspace: Workspace) 
     """
     folder = path.parent
     inside = workspace.models in folder.parents
-    if not inside or not (folder / CONFIG).is_file() or kind_of(folder) != kind:
+    if not inside or not (folder / CONFIG).is_file() or facts_of_file(folder).kind != kind:
         return label, path
     return _label(folder, workspace.models), folder
 
@@ -428,13 +428,13 @@ def _searched_subfolders(folder: Path, names: list[str], root: Path) -> list[str
 
 def _listed_kind(path: Path, root: Path) -> str:
     """Return the kind (`ModelKind.kind`) under which a file is listed. An unreadable file counts as its folder's or its neighbors' kind."""
-    kind = kind_of(path)
+    kind = facts_of_file(path).kind
     if kind != UNREADABLE:
         return kind
     folder = path.relative_to(root).parts[0].lower()
     if folder in FOLDER_KINDS or root.name != "checkpoints":
         return FOLDER_KINDS.get(folder, "checkpoint")
-    neighbors = (kind_of(each) for each in sorted(path.parent.iterdir()) if each.suffix.lower() in SUFFIXES)
+    neighbors = (facts_of_file(each).kind for each in sorted(path.parent.iterdir()) if each.suffix.lower() in SUFFIXES)
     return next((each for each in neighbors if each in ("lora", "embedding", "checkpoint")), "lora")
 
 
@@ -449,11 +449,6 @@ def _label(path: Path, root: Path) -> str:
     """Return the path relative to `root`, for a file without its ending."""
     name = path.relative_to(root).as_posix()
     return name.removesuffix(path.suffix) if path.is_file() else name
-
-
-def kind_of(path: Path) -> str:
-    """Return `ModelKind.kind` of a file ("lora", "checkpoint" ...), cached until it changes; "unreadable" for a damaged file."""
-    return facts_of_file(path).kind
 
 
 def why_unreadable(path: Path) -> str:

@@ -18,7 +18,7 @@ from core.networks.block_weights import block_weights, weight_of
 from core.networks.files import read_network, unmatched_problems
 from core.networks.layer_sizes import part_of
 from core.record.lazy_torch import Tensor, torch
-from core.record.problems import Problem, ProblemsError
+from core.record.problems import Problem, ProblemsError, raise_if_errors
 from core.settings.blocks import has_nine_blocks
 
 if TYPE_CHECKING:
@@ -177,8 +177,7 @@ def loras_attached(
         loras.networks.append(network)
         loras.loras.append(AttachedLora(use.file, path, use.strength, len(network.adapters)))
         loras.problems.extend(unmatched_problems(network, path))
-    if problems:
-        raise ProblemsError(problems)
+    raise_if_errors(problems)
     for network in loras.networks[merged:]:  # layers may rest in RAM
         for parameter in network.parameters():
             parameter.data = parameter.data.to(components.device)

@@ -41,7 +41,7 @@ class Parts:
         self.opened = self.kind.parts(self.path)
         if self.separate_vae is not None:
             self.opened["vae"] = open_vae(self.separate_vae)
-        self.sizes = {name: self._size(name) for name in self.opened}
+        self.sizes = {name: sum(self._bytes(name).values()) for name in self.opened}
         self.offload: Offload = "off"
         self._file = (fingerprint(self.path), sources.family, str(self.dtype), device)
 
@@ -90,10 +90,6 @@ class Parts:
     def hook_size(self) -> int:
         """Bytes of the models of hooks, which stay on the device."""
         return sum(file.bytes for file in self.hook_files)
-
-    def _size(self, name: str) -> int:
-        """Return the bytes of a part's weights in memory."""
-        return sum(self._bytes(name).values())
 
     def _bytes(self, name: str) -> dict[str, int]:
         """Return {key of a tensor: its bytes in memory} of a part, at its dtype or in fp8."""

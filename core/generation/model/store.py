@@ -86,7 +86,8 @@ class ModelStore:
         job ends between units of work, and a refused one (a damaged LoRA, an image of NaN values) has undone its changes.
         """
         with self._lock:
-            loaded = self._find(slot, key) or self._load(slot, key, load, name, size, device)
+            found = next((each for each in self._entries if (each.slot, each.key) == (slot, key)), None)
+            loaded = found or self._load(slot, key, load, name, size, device)
             self._entries.remove(loaded)
             self._entries.append(loaded)
             loaded.uses += 1
@@ -110,10 +111,6 @@ class ModelStore:
             return True
         finally:
             self._lock.release()
-
-    def _find(self, slot: Slot, key: Any) -> LoadedModel | None:
-        """Return the loaded model with this slot and key, or None."""
-        return next((loaded for loaded in self._entries if (loaded.slot, loaded.key) == (slot, key)), None)
 
     def _load(self, slot: Slot, key: Any, load: Callable[[], Any], name: str, size: int, device: str) -> LoadedModel:
         """Load a model into a slot, within the budget. If memory runs out, drop all idle models and try once more.

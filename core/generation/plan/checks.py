@@ -51,10 +51,8 @@ FIELDS = ("date", "time", "seed", "prompt", "model", "sampler", "steps", "cfg", 
 def _prompt_problems(job: GenerateJob) -> Iterator[Problem]:
     """Yield an error if the prompt contains the settings line of an A1111 image."""
     if has_settings(job.generate.prompt):
-        what, fix = (
-            "The prompt contains the settings of an image",
-            "press Use the settings in this text below it, or remove these lines",
-        )
+        what = "The prompt contains the settings of an image"
+        fix = "press Use the settings in this text below it, or remove these lines"
         yield Problem(what, "generate.prompt", fix, code="prompt.settings")
 
 

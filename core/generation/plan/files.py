@@ -15,8 +15,7 @@ from core.formats.detect import identify
 from core.formats.models.checkpoint import open_vae
 from core.generation.model.embeddings import Embedding, check_token, find_embeddings, without_repeated_tokens
 from core.generation.model.library import ambiguity_advice, find_all, named_embeddings
-from core.generation.model.other_files import REFINER_FILE as REFINER_FILE
-from core.generation.model.other_files import check_upscaler, control_file, find_refiner
+from core.generation.model.other_files import REFINER_FILE, check_upscaler, control_file, find_refiner
 from core.generation.model.sources import Sources
 from core.generation.plan.hooks import prompts_of
 from core.generation.plan.stages import passes_of, stages_of
@@ -27,6 +26,7 @@ from core.networks.block_weights import PRESETS, block_weights
 from core.networks.files import check_layers, zero_alpha_problems
 from core.record.problems import Problem, ProblemsError, collected, problems_at
 from core.record.workspace import Workspace, display_path
+from core.settings.base import value_of
 from core.settings.blocks import has_nine_blocks
 from core.settings.generation.generate import GenerateSettings
 from core.settings.job import GenerateJob
@@ -81,10 +81,8 @@ def find_sources(job: GenerateJob, workspace: Workspace, images: Sequence[Genera
     assert model is not None and family_name is not None
     notes += vae_problems(vae_part, family_name, "model.vae") if vae_part else ()
     if unused := None if vae else _a1111_vae(model):
-        what, fix = (
-            f"A1111 uses the VAE {unused.name} next to the model; here it is not used",
-            f"set the VAE to {display_path(unused)}",
-        )
+        what = f"A1111 uses the VAE {unused.name} next to the model; here it is not used"
+        fix = f"set the VAE to {display_path(unused)}"
         notes.append(Problem(what, "model.vae", fix, "advice", code="generate.vae-beside"))
     if embeddings and refiners:
         what, fix = "The refiner reads the names of embeddings as plain words", "switch later, or turn it off"
@@ -213,13 +211,15 @@ def image_problems(job: GenerateJob, family_name: str | None, has_loras: bool) -
     yield from (problem for problem in problems if problem is not None)
 
 
-def size_problems(job: GenerateJob, step: int) -> Iterator[Problem]:
-    """Yield errors of a width or height that is not a multiple of `step` pixels."""
-    for side in ("width", "height"):
-        length = getattr(job.generate, side) or step
+def size_problems(
+    job: GenerateJob, step: int, sides: Sequence[str] = ("generate.width", "generate.height")
+) -> Iterator[Problem]:
+    """Yield errors of sides that are not multiples of `step` pixels. sides: settings that hold them"""
+    for path in sides:
+        length = value_of(job, path) or step
         if length % step:
             what = f"Images of this model's family have sides that are multiples of {step}"
-            yield Problem(what, f"generate.{side}", f"use {length // step * step}", code="generate.size-step")
+            yield Problem(what, path, f"use {length // step * step}", code="generate.size-step")
 
 
 def lora_problems(jobs: Sequence[GenerateJob], family_name: str | None) -> Iterator[Problem]:

@@ -125,7 +125,7 @@ def needs_of(job: GenerateJob, parts: Parts) -> Needs:
         detail = detail_size(job)
         evaluation, largest = max(evaluation, _evaluation_bytes(job, parts, detail, 1)), max(size, detail, key=prod)
     decoding = 0
-    if _has_diffusers_vae(parts):
+    if "vae" in parts.opened and parts.config("vae").get("_class_name", "AutoencoderKL") == "AutoencoderKL":
         decoding = decoding_bytes(kind.name, config_key(parts.config("vae")), prod(largest), parts.vae_dtype)
     if parts.device.startswith("cpu"):
         decoding = int(CPU_FACTOR * decoding)
@@ -192,11 +192,6 @@ def strip_bytes(parts: Parts, sides: tuple[int, int], slices: int) -> int:
     middle = MIDDLE_TENSORS * widths[-1] * 4 * width * height // 4 ** (len(widths) - 1)
     maps = 2 * channels * parts.vae_dtype.itemsize * width * height if parts.device.startswith("cpu") else 0
     return int(max(strip, middle) + maps)
-
-
-def _has_diffusers_vae(parts: Parts) -> bool:
-    """Return whether the model has a VAE of diffusers' class AutoencoderKL."""
-    return "vae" in parts.opened and parts.config("vae").get("_class_name", "AutoencoderKL") == "AutoencoderKL"
 
 
 def offload_of(job: GenerateJob, parts: Parts, refiners: Iterable[Parts] = ()) -> Offload:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -99,23 +100,23 @@ def blurred(mask: Image, radius: int) -> Image:
 def with_initial_images(requests: Sequence[Request]) -> list[Request]:
     """Return the requests with one initial image and one mask each; images of a folder are used in turn. Raises ProblemsError for missing
     images, and for folders whose masks do not fit the images, see `masks_of`."""
-    resolved = []
+    listed, resolved = cache(_images_and_masks), []
     for number, request in enumerate(requests):
         settings = request.job.image_to_image
-        files_of_image: dict[str, str] = {}
-        images, masks = (
-            image_files(text, where) if text else []
-            for text, where in ((settings.image_path, IMAGE), (settings.mask_path, MASK))
-        )
-        if len(images) > 1 and len(masks) > 1:
-            masks = masks_of(images, masks)
-        for name, files in (("image_path", images), ("mask_path", masks)):
-            files_of_image |= {name: str(files[number % len(files)])} if files else {}
-        if request.job.regions.region_map:
-            for file in image_files(request.job.regions.region_map, MAP):
-                opened(file, MAP)
+        images, masks = listed(settings.image_path, settings.mask_path)
+        named = (("image_path", images), ("mask_path", masks))
+        files_of_image = {name: str(files[number % len(files)]) for name, files in named if files}
         resolved.append(replace(request, job=with_settings(request.job, image_to_image=files_of_image)))
+    for text in filter(None, dict.fromkeys(request.job.regions.region_map for request in requests)):
+        for file in image_files(text, MAP):
+            opened(file, MAP)
     return resolved
+
+
+def _images_and_masks(image: str | None, mask: str | None) -> tuple[list[Path], list[Path]]:
+    """Return the initial images and the masks at two paths; of two folders, each mask in its image's place."""
+    images, masks = (image_files(text, where) if text else [] for text, where in ((image, IMAGE), (mask, MASK)))
+    return images, masks_of(images, masks) if len(images) > 1 and len(masks) > 1 else masks
 
 
 def masks_of(images: Sequence[Path], masks: Sequence[Path]) -> list[Path]:

@@ -75,22 +75,6 @@ def requests_and_notes(job: GenerateJob, workspace: Workspace) -> tuple[list[Req
 
 def plan_for(job: GenerateJob, requests: list[Request], workspace: Workspace, notes: Sequence[Problem] = ()) -> Plan:
     """Plan requests that use the model, VAE and output settings of `job`. Raises ProblemsError with all problems."""
-    requests, sources, advice = _with_files(job, requests, workspace, notes)
-    resolved = [replace(request, job=_resolved(request.job, sources)) for request in requests]
-    jobs = [request.job for request in resolved]
-    advice += problems_with_model(jobs, sources, workspace)
-    sources = replace(sources, upscalers=find_upscalers(jobs, sources.family, workspace, advice))
-    raise_if_errors(advice)
-    return Plan(resolved, sources, [*advice, *sources.notes])
-
-
-def _with_files(
-    job: GenerateJob, requests: list[Request], workspace: Workspace, notes: Sequence[Problem]
-) -> tuple[list[Request], Sources, list[Problem]]:
-    """Check settings and find files; return (the requests with one initial image each, the files, advice).
-
-    Raises ProblemsError with all problems of settings and files.
-    """
     jobs = [request.job for request in requests]
     problems = [*notes, *dict.fromkeys(problem for each in jobs for problem in problems_of(each))]
     problems += output_problems(job, workspace)
@@ -104,8 +88,15 @@ def _with_files(
     problems += collected(problems, lambda: [*chain(*of_images, *of_hooks)]) or ()
     raise_if_errors(problems)
     assert complete is not None and sources is not None and hook_models is not None
-    requests = [replace(request, job=each) for request, each in zip(with_images, complete, strict=True)]
-    return requests, replace(sources, hook_files=hook_models), problems
+    sources = replace(sources, hook_files=hook_models)
+    resolved = [
+        replace(request, job=_resolved(each, sources)) for request, each in zip(with_images, complete, strict=True)
+    ]
+    jobs = [request.job for request in resolved]
+    problems += problems_with_model(jobs, sources, workspace)
+    sources = replace(sources, upscalers=find_upscalers(jobs, sources.family, workspace, problems))
+    raise_if_errors(problems)
+    return Plan(resolved, sources, [*problems, *sources.notes])
 
 
 def _resolved(job: GenerateJob, sources: Sources) -> GenerateJob:

@@ -67,7 +67,8 @@ def requests_of(
     embeddings   {name of an embedding: its number of token vectors}
     styles       the styles in the job's settings
     """
-    job, entries, where = in_styles(_with_enabled(job), styles)
+    enabled = [use for use in job.generate.loras if use.enabled]
+    job, entries, where = in_styles(with_settings(job, generate={"loras": enabled}), styles)
     notes = _syntax_problems(job, entries, Names(files, embeddings=embeddings), where)
     raise_if_errors(notes)
     seeds = _Seeds(job, len(entries))
@@ -85,11 +86,6 @@ def requests_of(
     notes = list(dict.fromkeys(notes))
     raise_if_errors(notes)
     return requests, notes
-
-
-def _with_enabled(job: GenerateJob) -> GenerateJob:
-    """Return the job without disabled LoRAs."""
-    return with_settings(job, generate={"loras": [use for use in job.generate.loras if use.enabled]})
 
 
 def in_styles(job: GenerateJob, styles: Sequence[Style]) -> tuple[GenerateJob, list[Entry], str]:
@@ -141,7 +137,7 @@ class _Seeds:
     Counted up from the job's seed, or random as in sd-scripts' generator. With a variation strength all images have the job's
     seed, and the variation seed counts up instead, as in A1111.
 
-    prompts   number of prompts of the job
+    variations   endless variation seeds
     """
 
     def __init__(self, job: GenerateJob, prompts: int):
@@ -151,7 +147,7 @@ class _Seeds:
         self._same, self._prompt_seed = job.prompts.iter_same_seed, 0
         self._drawn = self._draws(job, prompts)
         variation_seed = secrets.randbelow(FRESH_SEEDS) if settings.variation_seed is None else settings.variation_seed
-        self._varied = ((variation_seed + number) % SEEDS for number in numbers())
+        self.variations = ((variation_seed + number) % SEEDS for number in numbers())
 
     def _draws(self, job: GenerateJob, prompts: int) -> Iterator[int]:
         """Return an endless iterator of seeds: counted up, constant with a variation strength, or random with compatibility "kohya"."""
@@ -166,10 +162,6 @@ class _Seeds:
     def begin(self) -> None:
         """Start a repetition of all prompts (`prompts.n_iter`); with `iter_same_seed`, draw the seed that all its images share."""
         self._prompt_seed = next(self._drawn) if self._same else 0
-
-    def next_variation(self) -> int:
-        """Return the next variation seed."""
-        return next(self._varied)
 
     def next(self) -> int:
         """Return the seed of the next image."""
@@ -235,7 +227,7 @@ def _request(job: GenerateJob, line: PromptLine, seed: int, seeds: _Seeds, notes
     notes: receives problems; a merged LoRA cannot have a step range"""
     changes: dict[str, dict[str, Any]] = {"generate": {"prompt": line.text, "seed": seed, "count": 1}}
     if line.values.get("generate.variation_strength", job.generate.variation_strength):
-        changes["generate"]["variation_seed"] = seeds.next_variation()
+        changes["generate"]["variation_seed"] = next(seeds.variations)
     changes["prompts"] = PromptSettings(dynamic_prompts=False).model_dump()
     for name, value in line.values.items():
         group, dot, setting = (inline_setting(name) or name).partition(".")

@@ -91,7 +91,9 @@ def _first_stage(
     strength   denoising strength 0..1; None: it starts from noise
     scale      factor for the SDXL size conditioning
     """
-    run, pure_noise = _steps_run(job, steps, strength), _starts_from_pure_noise(job, strength)
+    image_settings, run = job.image_to_image, _steps_run(job, steps, strength)
+    repaints = bool(image_settings.mask_path) and image_settings.masked_content == "original"
+    pure_noise = strength == 1 and repaints and not as_sd_scripts(job)
     return Stage(size, steps, run, begins, sizes=_size_conditioning(job.sizes, scale), from_pure_noise=pure_noise)
 
 
@@ -148,13 +150,6 @@ def only_upscales(job: GenerateJob) -> bool:
     return bool(image.image_path and alone and (hires.highres_fix_scale or 0) > 1 and first == image.strength == 0)
 
 
-def _starts_from_pure_noise(job: GenerateJob, strength: float | None) -> bool:
-    """Return whether the masked area starts from noise alone: at strength 1 with masked content "original"."""
-    image_settings = job.image_to_image
-    repaints = bool(image_settings.mask_path) and image_settings.masked_content == "original"
-    return strength == 1 and repaints and not as_sd_scripts(job)
-
-
 def hires_sizes(size: tuple[int, int], scale: float) -> tuple[tuple[int, int], tuple[int, int]]:
     """Return ((width, height) of the first stage, (width, height) of the second) for hires fix.
     scale: below 1 the first stage is smaller than `size` (sd-scripts), above 1 the second is larger (A1111)"""
@@ -190,8 +185,7 @@ def sampling_of(job: GenerateJob, prediction: str, family_name: str = "") -> Sam
     prediction    the model's ("epsilon", "v"), used if the setting is "auto"
     family_name   the model's family, for schedules that differ between families
     """
-    settings = job.generate
-    kohya = as_sd_scripts(job)
+    settings, noise, kohya = job.generate, job.start_noise, as_sd_scripts(job)
     return Sampling(
         sampler=settings.sampler,
         guidance_scale=settings.guidance_scale or 0.0,
@@ -205,20 +199,14 @@ def sampling_of(job: GenerateJob, prediction: str, family_name: str = "") -> Sam
         schedule=OF_FAMILIES.get((settings.schedule_type, family_name), settings.schedule_type),
         program="generator" if kohya else "",
         one_level_up=kohya and not settings.force_scheduler_zero_steps_offset,
-        start_noise=start_noise_of(job),
-        device_noise=job.start_noise.noise_source == "device",
-    )
-
-
-def start_noise_of(job: GenerateJob) -> StartNoise:
-    """Return the noise offset and pyramid noise of a job's initial noise."""
-    settings = job.start_noise
-    return StartNoise(
-        pyramid_prob=settings.pyramid_noise_prob or 0.0,
-        pyramid_discount=settings.pyramid_noise_discount_range,
-        offset_prob=settings.noise_offset_prob or 0.0,
-        offset=settings.noise_offset_range,
-        chance=Random,
+        start_noise=StartNoise(
+            pyramid_prob=noise.pyramid_noise_prob or 0.0,
+            pyramid_discount=noise.pyramid_noise_discount_range,
+            offset_prob=noise.noise_offset_prob or 0.0,
+            offset=noise.noise_offset_range,
+            chance=Random,
+        ),
+        device_noise=noise.noise_source == "device",
     )
 
 

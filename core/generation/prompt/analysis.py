@@ -145,6 +145,11 @@ class Finding:
     problem: Problem
 
 
+def _advice(span: tuple[int, int], what: str, parsing: Parsing, fix: str, slug: str) -> Finding:
+    """Return advice about the characters [start, end) of `span`, with the code "prompt.<slug>"."""
+    return Finding(*span, Problem(what, parsing.where, fix, "advice", code=f"prompt.{slug}"))
+
+
 @dataclass(frozen=True)
 class Part:
     """One of the prompts joined by AND.
@@ -186,7 +191,7 @@ def analyze(text: str, names: Names = Names(), parsing: Parsing = Parsing()) -> 
     joints = [match.span() for match in re.finditer(pattern, prompt_text)]
     drawn = parsing.dynamic and has_variants(text)
     valid = all(finding.problem.code != BAD_WILDCARD for finding in findings)
-    parts = _parts(text if not (drawn and valid) else one_variant(text, 0, names.files), names, parsing)
+    parts = _parts(text if not (drawn and valid) else one_variant(text, names.files), names, parsing)
     return Analysis(tuple(parts), tuple(joints), findings, drawn)
 
 
@@ -250,7 +255,7 @@ def _variant_findings(text: str, names: Names, parsing: Parsing) -> Iterator[Fin
     for index in braces(text)[1]:
         what = f"The brace in {_excerpt(text, index, index + 1)} has no partner and is read as text"
         fix = "close the braces, or write \\{ or \\} for a literal brace"
-        yield Finding(index, index + 1, Problem(what, parsing.where, fix, "advice", code="prompt.open-brace"))
+        yield _advice((index, index + 1), what, parsing, fix, "open-brace")
 
 
 def _option_findings(text: str, line: Sequence[LinePart], parsing: Parsing) -> Iterator[Finding]:
@@ -274,7 +279,7 @@ def _prompt_findings(text: str, names: Names, parsing: Parsing) -> Iterator[Find
     yield from _tag_findings(text, tags, names, parsing)
     for start, end in unclosed_tags(text):
         what, fix = f"The LoRA in {_excerpt(text, start, end)} is not closed and is read as text", LORA_FIX
-        yield Finding(start, end, Problem(what, parsing.where, fix, "advice", code="prompt.open-lora"))
+        yield _advice((start, end), what, parsing, fix, "open-lora")
     masked = list(text)
     for start, end, _ in tags:
         masked[start:end] = " " * (end - start)
@@ -284,12 +289,12 @@ def _prompt_findings(text: str, names: Names, parsing: Parsing) -> Iterator[Find
         yield from _edit_findings(untagged, tags, parsing)
     for match in () if parsing.negative else filter(lambda quoted: AND.search(quoted[0]), _QUOTED.finditer(untagged)):
         what, fix = f"{match[0][:60]} is split into two prompts at AND", "write 'and', which is the same text for CLIP"
-        yield Finding(*match.span(), Problem(what, parsing.where, fix, "advice", code="prompt.split-text"))
+        yield _advice(match.span(), what, parsing, fix, "split-text")
     for pattern, notation, fix in _NOTATIONS:
         for match in pattern.finditer(untagged):
             what = f"'{match[0][:60]}' is {notation} and is read as text"
             slug = "unknown-tag" if match[0].startswith("<") else "other-notation"
-            yield Finding(*match.span(), Problem(what, parsing.where, fix, "advice", code=f"prompt.{slug}"))
+            yield _advice(match.span(), what, parsing, fix, slug)
     yield from _embedding_findings(untagged, names, parsing)
 
 
@@ -351,12 +356,12 @@ def _edit_findings(text: str, tags: Sequence[tuple[int, int, object]], parsing: 
             for start, end in faults:
                 span = (begin + start, begin + end)
                 what_of = f"'{text[slice(*span)][:60]}' {what}"
-                yield Finding(*span, Problem(what_of, parsing.where, fix, "advice", code=f"prompt.{slug}"))
+                yield _advice(span, what_of, parsing, fix, slug)
         for start, end, _ in tags if parsing.passes else ():
             if any(begin + first <= start < begin + last for first, last in spans):
                 what = "The LoRA in an edit acts at every step"
                 fix = "give it steps of its own: <lora:name:1:step=0-10>"
-                yield Finding(start, end, Problem(what, parsing.where, fix, "advice", code="prompt.edited-lora"))
+                yield _advice((start, end), what, parsing, fix, "edited-lora")
 
 
 def _is_idle(edit: Switch, passes: Sequence[Pass]) -> bool:
@@ -379,14 +384,11 @@ def _embedding_findings(text: str, names: Names, parsing: Parsing) -> Iterator[F
         fix = f"write {near} alone" if near else "write the name of a file in models/embeddings alone"
         if is_lora:
             what, fix = f"'{match[0][:60]}' is read as text: {match[1]} is a LoRA", f"write <lora:{match[1]}:1>"
-        yield Finding(*match.span(), Problem(what, parsing.where, fix, "advice", code="prompt.unknown-embedding"))
+        yield _advice(match.span(), what, parsing, fix, "unknown-embedding")
     unchosen = [name for name in names.unchosen if name.casefold() not in by_lowercase]
     for match in word_pattern(unchosen).finditer(text) if unchosen else ():
         what = f"'{match[0]}' is the embedding of a run that is not chosen, and is read as text"
-        yield Finding(
-            *match.span(),
-            Problem(what, parsing.where, "choose it in Embeddings", "advice", code="prompt.unchosen-embedding"),
-        )
+        yield _advice(match.span(), what, parsing, "choose it in Embeddings", "unchosen-embedding")
     candidates = [match for match in _WORD.finditer(text) if by_lowercase and len(match[0]) >= MIN_LENGTH][:MOST_WORDS]
     for match in candidates:
         lowered = match[0].casefold()
@@ -398,7 +400,7 @@ def _embedding_findings(text: str, names: Names, parsing: Parsing) -> Iterator[F
         for near in difflib.get_close_matches(lowered, like, 1, MIN_SIMILARITY):
             what = f"'{match[0]}' is not an embedding and is read as text"
             fix = f"write {by_lowercase[near]} for the embedding"
-            yield Finding(*match.span(), Problem(what, parsing.where, fix, "advice", code="prompt.unknown-embedding"))
+            yield _advice(match.span(), what, parsing, fix, "unknown-embedding")
 
 
 # -- tokens

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from core.generation.prompt.changes import with_settings
-from core.record.problems import Problem, ProblemsError
+from core.record.problems import Problem, raise_if_errors
 from core.settings.generation.generate import LoraUse
 from core.settings.job import GenerateJob
 
@@ -46,6 +46,11 @@ class LoraTag:
         first, end = self.steps
         values += f":step={first}-{'' if end is None else end}" if self.steps != (0, None) else ""
         return f"<lora:{self.name}:{values}>"
+
+
+def strengths(unet: float, text_encoder: float | None) -> str:
+    """Return the text of a LoRA's strength: "0.8", or "0.8 / 0.5" if the text encoder's differs."""
+    return f"{unet:g}" + ("" if text_encoder in (None, unet) else f" / {text_encoder:g}")
 
 
 def has_tags(text: str) -> bool:
@@ -145,8 +150,7 @@ def with_prompt_loras(job: GenerateJob) -> GenerateJob:
         problems.append(Problem(f"Prompt: {error}", "generate.prompt", FIX, code="prompt.bad-lora"))
     if has_tags(settings.negative_prompt):
         problems.append(Problem(IN_NEGATIVE, "generate.negative_prompt", TO_PROMPT, code="prompt.lora-in-negative"))
-    if problems:
-        raise ProblemsError(problems)
+    raise_if_errors(problems)
     if not tags:
         return job
     changes = {"prompt": prompt, "loras": [*settings.loras, *(use_of(tag, settings.steps) for tag in tags)]}

@@ -39,11 +39,6 @@ class Option:
     read: Callable[[str], Any]
 
 
-def _text(text: str) -> str:
-    """Return a text unchanged: the `Option.read` of texts."""
-    return text
-
-
 def _integer(text: str) -> int:
     """Parse a whole number. Raises NoValue."""
     if not _INTEGER.fullmatch(text):
@@ -83,7 +78,7 @@ def _sampler(text: str) -> str:
 
 
 OPTIONS = {
-    "n": Option("generate.negative_prompt", _text),
+    "n": Option("generate.negative_prompt", str),
     "w": Option("generate.width", _integer),
     "h": Option("generate.height", _integer),
     "d": Option("seeds", _seeds),
@@ -101,9 +96,9 @@ OPTIONS = {
     "nh": Option("sizes.original_height_negative", _integer),
     "ct": Option("sizes.crop_top", _integer),
     "cl": Option("sizes.crop_left", _integer),
-    "cn": Option("control", _text),
-    "c": Option("clip_prompt", _text),
-    "f": Option("file_name", _text),
+    "cn": Option("control", str),
+    "c": Option("clip_prompt", str),
+    "f": Option("file_name", str),
     "dsd1": Option("deep_shrink.ds_depth_1", _integer),
     "dst1": Option("deep_shrink.ds_timesteps_1", _integer),
     "dsd2": Option("deep_shrink.ds_depth_2", _integer),
@@ -114,7 +109,7 @@ OPTIONS = {
     "gle": Option("gradual_latent.gradual_latent_every_n_steps", _integer),
     "gls": Option("gradual_latent.gradual_latent_ratio_step", _number),
     "glsn": Option("gradual_latent.gradual_latent_s_noise", _number),
-    "glus": Option("gradual_latent.gradual_latent_unsharp_params", _text),
+    "glus": Option("gradual_latent.gradual_latent_unsharp_params", str),
 }
 TEXTS = ("n", "c")  # options with texts
 FOR_OTHER_FAMILIES = ("g", "ctr", "rcfg", "fs")

@@ -12,7 +12,7 @@ from core.generation.prompt.files import Entry
 from core.generation.prompt.options import parts_of_line
 from core.record import atomic
 from core.record.bounded_json import read_json_object
-from core.record.problems import Problem, ProblemsError
+from core.record.problems import Problem, ProblemsError, raise_if_errors
 from core.record.workspace import Workspace
 
 PROMPT_FIELD = "{prompt}"  # replaced by the prompt; a style without it is appended
@@ -121,10 +121,8 @@ def styles_of_csv(text: str) -> list[Style]:
     except csv.Error as error:
         raise ProblemsError.one(f"The styles cannot be read: {error}", "styles.csv", _CSV, "styles.bad-csv") from None
     if long := next((row for row in rows if any(row.get("\0", ()))), None):
-        what, fix = (
-            f"The style '{long.get('name')}' has more columns than the header",
-            "put quotes around texts with commas",
-        )
+        what = f"The style '{long.get('name')}' has more columns than the header"
+        fix = "put quotes around texts with commas"
         raise ProblemsError.one(what, "styles.csv", fix, "styles.bad-csv")
     names = {name: "text" if name == "prompt" and "text" in (rows[0] if rows else ()) else name for name in _COLUMNS}
     parsed = [_style({name: row.get(column) for name, column in names.items()}) for row in rows[:MOST]]
@@ -147,6 +145,5 @@ def chosen_styles(names: Sequence[str], workspace: Workspace) -> list[Style]:
             near = difflib.get_close_matches(name, styles, 1) or list(styles)[:1]
             fix = f"choose another, for example {near[0]}" if near else "save it on the Generate tab"
             problems.append(Problem(f"The style '{name}' does not exist", WHERE, fix, code="styles.not-found"))
-    if problems:
-        raise ProblemsError(problems)
+    raise_if_errors(problems)
     return [styles[name] for name in names]

@@ -124,17 +124,17 @@ def problems_in(text: str, files: Files = no_files) -> list[tuple[int, int, str]
         return problems
     begins, ends = [each.start() for each in groups if each[1]], [each.end() for each in groups if each[1]]
     try:
-        one_variant(text, 0, files)
+        one_variant(text, files)
     except WildcardError as error:
         problems.append((min(begins, default=0), max(ends, default=len(text)), str(error)))
     return problems
 
 
-def one_variant(text: str, seed: int, files: Files = no_files) -> str:
-    """Return a text with its variants chosen by `seed`; of {e$$...} the first combination. Raises WildcardError."""
+def one_variant(text: str, files: Files) -> str:
+    """Return a text with its variants chosen by the seed 0; of {e$$...} the first combination. Raises WildcardError."""
     hidden, files = _escaped(text), cache(files)
     each = any(match[1] for match in _GROUP.finditer(hidden))
-    return _unescaped(_expanded(next(_combinations(hidden)) if each else hidden, partial(Random, seed), files))
+    return _unescaped(_expanded(next(_combinations(hidden)) if each else hidden, partial(Random, 0), files))
 
 
 def braces(text: str) -> tuple[list[tuple[int, int]], list[int]]:

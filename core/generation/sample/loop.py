@@ -227,12 +227,6 @@ def noises_of(
     ]
 
 
-def guidance_for(model: Denoiser, states: PromptStates, sampling: Sampling, guided: bool = True) -> Guidance:
-    """Return the guidance for a step with these prompts, also several joined by AND. guided: False for a step without guidance"""
-    guidance = sampling.guidance() if guided and not model.family.reads_guidance else UNGUIDED
-    return composed(guidance, states.weights) if states.parts else guidance
-
-
 def conditioning(
     model: Denoiser,
     states: PromptStates,
@@ -351,7 +345,8 @@ class _Inputs:
         key = id(states), guided
         if key not in self.cached:
             states = replace(states, parts=()) if guided is None else states
-            guidance = UNGUIDED if guided is None else guidance_for(self.model, states, self.sampling, guided)
+            guidance = self.sampling.guidance() if guided and not self.model.family.reads_guidance else UNGUIDED
+            guidance = composed(guidance, states.weights) if states.parts else guidance
             scale = self.sampling.guidance_scale
             inputs = conditioning(self.model, states, self.stage, guidance, scale, self.images, self.control)
             self.cached[key] = guidance, inputs

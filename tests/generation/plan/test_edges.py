@@ -12,11 +12,12 @@ from PIL import Image
 from core.families import family
 from core.generation.effects.controls.checks import unused_images, with_control_images
 from core.generation.effects.controls.hook import Controls
+from core.generation.effects.perceptual import checks as perceptual
 from core.generation.grids.axes import axes_of, read_values
-from core.generation.grids.folder import grids_of, list_grids
+from core.generation.grids.folder import list_grids
 from core.generation.grids.plan import Cell, _seed, _unsupported_settings, expected_steps, parts_of
 from core.generation.plan import files as sources
-from core.generation.plan import forecast
+from core.generation.plan import forecast, initial
 from core.generation.plan.checks import problems_of, stage_problems
 from core.generation.plan.forecast import Needs, forecast_batch_size, peak_of
 from core.generation.plan.initial import (
@@ -249,6 +250,19 @@ def test_initial_images_and_masks_of_folders_take_turns(tmp_path, images, masks,
     found = [each.job.image_to_image for each in with_initial_images(requests)]
     wanted = [pairs[2 * n : 2 * n + 2] for n in range(len(pairs) // 2)]
     assert [f"{each.image_path[-5]}{each.mask_path[-5]}" for each in found] == wanted
+
+
+def test_a_folder_is_listed_once_for_all_images(tmp_path, monkeypatch):
+    for name in ("a", "b"):
+        Image.new("RGB", (8, 8)).save(tmp_path / f"{name}.png")
+    listed = []
+    for module in (initial, perceptual):
+        monkeypatch.setattr(module, "image_files", lambda text, where: listed.append(where) or image_files(text, where))
+    begin, guide = {"image_path": str(tmp_path)}, {"guide_image": str(tmp_path), "vgg16_guidance_scale": 1.0}
+    job = job_of(image_to_image=begin, perceptual=guide, regions={"region_map": str(tmp_path)})
+    with_initial_images([Request(job)] * 4)
+    perceptual.with_guide_images([job] * 4)
+    assert listed == [initial.IMAGE, initial.MAP, initial.GUIDE]
 
 
 @pytest.mark.parametrize(
@@ -515,7 +529,7 @@ def test_the_steps_at_which_a_controlnet_acts(compatibility, use, acting):
 def test_the_newest_grid_is_listed_first(tmp_path):
     space = Workspace(tmp_path)
     for name in ("20260102-000000_b", "20260103-000000_a", "20260101-000000_c", "no grid"):
-        (grids_of(space) / name).mkdir(parents=True)
+        (space.grids / name).mkdir(parents=True)
         if name != "no grid":
-            (grids_of(space) / name / "grid.json").write_text("{}")
+            (space.grids / name / "grid.json").write_text("{}")
     assert [each.name[7] for each in list_grids(space)] == ["3", "2", "1"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
 from functools import lru_cache, partial
@@ -108,23 +108,17 @@ def _compute_dtype(unet: Any) -> torch.dtype:
 
 def hook_of(inputs: HookInputs) -> Hook | None:
     """Return the hook of a stage with active ControlNets or LLLites, else None."""
-    uses = inputs.job.controls.used
-    if not uses or (inputs.stage.seed_offset and inputs.job.hires.highres_fix_disable_control_net):
-        return None
-    regions = len(parts_of(inputs.job.generate.prompt)) if has_regions(inputs.job) else 1
-    return Controls(uses, inputs, regions)
+    is_off = inputs.stage.seed_offset and inputs.job.hires.highres_fix_disable_control_net
+    return Controls(inputs) if inputs.job.controls.used and not is_off else None
 
 
 class Controls(Hook):
-    """Adds the residuals of a stage's ControlNets; LLLites are attached to the U-Net during the stage.
+    """Adds the residuals of a stage's ControlNets; LLLites are attached to the U-Net during the stage."""
 
-    uses      the active entries of `controls.nets`
-    regions   number of sub-prompts with regions in each image (1 without regions); a ControlNet reads the last one
-    """
-
-    def __init__(self, uses: Sequence[ControlUse], inputs: HookInputs, regions: int = 1):
-        """uses, regions: as in the class; inputs: of the stage"""
-        self._uses, self._inputs, self._regions = uses, inputs, regions
+    def __init__(self, inputs: HookInputs):
+        self._uses, self._inputs = inputs.job.controls.used, inputs
+        # sub-prompts of each image; of several, which regions have, a ControlNet reads the last
+        self._regions = len(parts_of(inputs.job.generate.prompt)) if has_regions(inputs.job) else 1
         self._nets: list[ControlNet | LLLite] = []
         self._images: dict[tuple[int, Size], Tensor] = {}
 

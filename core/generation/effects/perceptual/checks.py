@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import cache
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,7 +21,7 @@ from core.generation.plan.initial import GUIDE, image_files, opened
 from core.generation.plan.stages import has_regions
 from core.generation.prompt.changes import with_settings
 from core.record.bounded_json import read_json_object
-from core.record.problems import Problem, ProblemsError
+from core.record.problems import Problem, ProblemsError, raise_if_errors
 from core.settings.generation.perceptual import CLIP, VGG
 from core.settings.model import FAMILIES
 from core.settings.samples import SAMPLER_LABELS
@@ -76,8 +77,7 @@ def files_of(jobs: Sequence[GenerateJob], workspace: Workspace) -> dict[str, Hoo
                 files[name] = find(model_path(name, workspace, where))
             except ProblemsError as error:
                 problems += [replace(each, where=where) for each in error.problems]
-    if problems:
-        raise ProblemsError(problems)
+    raise_if_errors(problems)
     return files
 
 
@@ -163,14 +163,14 @@ def file_problems(job: GenerateJob, sources: Sources, workspace: Workspace) -> I
 def with_guide_images(jobs: Sequence[GenerateJob]) -> list[GenerateJob]:
     """Return the jobs with one guide image each; images of a folder are used in turn. Raises ProblemsError for missing and unreadable
     images."""
-    jobs_with_images, checked = [], set()
+    jobs_with_images, listed, checked = [], cache(image_files), set()
     for number, job in enumerate(jobs):
         settings = job.perceptual
         text = settings.guide_image or job.controls.control_image
         if not settings.compares_images or not text:
             jobs_with_images.append(job)
             continue
-        files = image_files(text, GUIDE)
+        files = listed(text, GUIDE)
         file = files[number % len(files)]
         if file not in checked:
             opened(file, GUIDE)

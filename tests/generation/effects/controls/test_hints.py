@@ -78,7 +78,7 @@ def test_one_acts_from_its_first_share_of_the_steps_up_to_its_last(program, want
     """In sd-scripts also at a step within which its share ends."""
     use = {"file": "a.safetensors", "image": "a.png", "start_at": 0.2, "end_at": 0.6}
     making = SimpleNamespace(job=job_of("m", [use], model={"compatibility": program}), family=family("sdxl"))
-    acting = [Controls(making.job.controls.used, making)._acting(SimpleNamespace(index=n, steps=5)) for n in range(5)]
+    acting = [Controls(making)._acting(SimpleNamespace(index=n, steps=5)) for n in range(5)]
     assert acting == [[bool(on)] for on in wanted]
 
 
