@@ -58,6 +58,18 @@ def guidance_setting(**more: Any) -> Any:
     )
 
 
+def steps_setting(usual: int, **more: Any) -> Any:
+    """Declare the sampling steps, `usual` by default; keyword arguments as for `guidance_setting`."""
+    help = "More steps give finer images and take longer. 20 to 30 is usual."
+    return setting(usual, within=(1, 1000), unit="steps", title="Sampling steps", help=help, **more)
+
+
+def images_seed(**more: Any) -> Any:
+    """Declare the seed of many images; keyword arguments as for `guidance_setting`."""
+    help = "Each image gets its own seed derived from this one, so the same settings generate the same images."
+    return setting(1, within=SEED_RANGE, help=help, **more)
+
+
 class SampleSettings(Settings):
     """Sample images during training: prompts, schedule and sampler."""
 
