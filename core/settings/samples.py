@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import BeforeValidator, Field
 
 from core.record.units import number_text, period_words
 from core.settings.base import SEED_RANGE, Settings, every, follows_compatibility, kohya_setting, setting
@@ -113,7 +113,7 @@ class SampleSettings(Settings):
         title="Sample before training",
         help="Generates one image per prompt before the first step, for comparison.",
     )
-    sample_sampler: SAMPLERS = kohya_setting(
+    sample_sampler: Annotated[SAMPLERS, BeforeValidator(sampler_name)] = kohya_setting(
         "ddim", title="Sampler", section="Sampling", labels=SAMPLER_LABELS, help="The sampling method for samples."
     )
     sample_steps: int = setting(
@@ -136,12 +136,6 @@ class SampleSettings(Settings):
     )
 
     compatibility: Literal["none", "kohya"] = follows_compatibility("none", "kohya")
-
-    @field_validator("sample_sampler", mode="before")
-    @classmethod
-    def _also_called(cls, value: Any) -> Any:
-        """Replace sd-scripts' names of samplers before validation."""
-        return sampler_name(value)
 
     def summary(self) -> str:
         """Return when samples are generated, sampler and steps in one line."""
