@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from core.cli.main import DONE
-from core.cli.options import COMMAND_OPTIONS, preset_path, saved_path, split_options, unknown_word_problem, write_result
+from core.cli.options import COMMAND_OPTIONS, preset_path, saved_path, split_options, write_result
 from core.families.locate import base_model_family
 from core.imports.dataset_export import dataset_text, without_passed
 from core.imports.projects.export import export_project, with_prediction
@@ -23,8 +23,8 @@ PROGRAMS = ("sd-scripts", "kohya_ss")
 
 def run(argv: list[str]) -> int:
     """Run `webui.py export` with these arguments and return the exit code. Raises ProblemsError."""
-    options = split_options(argv, COMMAND_OPTIONS["export"])
-    problems = [*options.problems, *(unknown_word_problem(word) for word in options.settings)]
+    options = split_options(argv, COMMAND_OPTIONS["export"], settings=False)
+    problems = list(options.problems)
     if options.preset is None and not problems:
         fix = "write the path or the name of a preset"
         problems.append(Problem("There is nothing to export", "command line", fix, code="cli.missing-value"))

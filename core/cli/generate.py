@@ -13,11 +13,12 @@ from core.cli.options import COMMAND_OPTIONS, Options, job_from, split_options
 from core.cli.train import download_models, print_advice
 from core.dataset.captions.words import word_pattern
 from core.engine.owner import Ownership
+from core.generation.plan.idle import idle_settings
 from core.record.context import Reports
 from core.record.problems import Problem, ProblemsError
 from core.record.workspace import Workspace, display_path
-from core.settings.base import declared, value_of
 from core.settings.job import GenerateJob
+from core.settings.needs import no_effect
 
 
 def run(argv: list[str]) -> int:
@@ -35,23 +36,13 @@ def run(argv: list[str]) -> int:
     assert isinstance(job, GenerateJob)
     download_models(job.model, options)
     plan = tasks.named("generate").check_job(job, options.workspace())  # errors are reported before anything begins
-    print_advice([*_without_effect(job), *_unchosen_embeddings(job, options.workspace())])
+    print_advice([*no_effect(job, idle_settings(job)), *_unchosen_embeddings(job, options.workspace())])
     if options.values.get("check"):
         print(plan)
         return DONE
     if options.values.get("interactive"):
         return prompt_loop(job, options)
     return run_job("generate", job, job.generate.prompt[:60] or "generate", options)
-
-
-def _without_effect(job: GenerateJob) -> Iterator[Problem]:
-    """Yield advice on settings without effect that are not at their default; the page shows them on cards that need the missing one."""
-    from core.generation.plan.idle import idle_settings
-
-    defaults = {entry.path: entry.default for entry in declared(GenerateJob)}
-    for path, reason in idle_settings(job).items():
-        if value_of(job, path) != defaults[path]:
-            yield Problem(f"{path} has no effect", path, reason, "advice", code="settings.no-effect")
 
 
 def _unchosen_embeddings(job: GenerateJob, workspace: Workspace) -> Iterator[Problem]:

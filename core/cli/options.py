@@ -198,13 +198,16 @@ class Options:
         return self.values.get("device") or machine.default_device()
 
 
-def split_options(argv: list[str], known: dict[str, tuple[str, str]], job: bool = True, task: str = "") -> Options:
+def split_options(
+    argv: list[str], known: dict[str, tuple[str, str]], job: bool = True, task: str = "", settings: bool = True
+) -> Options:
     """Parse a command line into options, `--group.name` settings, a preset and the task's positional argument; errors are collected in
     `problems` of the result.
 
-    known   {option: (placeholder, help)} of the command
-    job     whether the command runs a job, and so takes settings and a preset
-    task    whose positional argument the command takes; "" for none
+    known     {option: (placeholder, help)} of the command
+    job       whether the command runs a job, and so takes settings and a preset
+    task      whose positional argument the command takes; "" for none
+    settings  whether a command with a preset takes settings too
     """
     options, positional, remaining = Options(), list[tuple[str, str]](), deque(argv)
     before = ""  # the setting before the current word
@@ -223,7 +226,7 @@ def split_options(argv: list[str], known: dict[str, tuple[str, str]], job: bool 
     _assign_positional(positional, options, job, task)
     if "queue" in known:
         options.problems += mode_problems(options.values)
-    if not job:
+    if not (job and settings):
         options.problems += [unknown_word_problem(word) for word in options.settings]
     for name in options.values.get("allow-module", ()):  # here, so that it applies to the page and to every job
         collected(options.problems, allow, name)

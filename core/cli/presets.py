@@ -4,7 +4,7 @@ import json
 
 from core.cli.main import DONE
 from core.cli.options import COMMAND_OPTIONS, preset_path, split_options
-from core.record.problems import Problem, ProblemsError
+from core.record.problems import ProblemsError
 from core.record.workspace import PROJECT
 from core.settings.base import declared
 from core.settings.job import JOBS
@@ -13,13 +13,9 @@ from core.settings.presets.files import Preset, PresetStore, read
 
 def run(argv: list[str]) -> int:
     """Run `webui.py presets` with these arguments and return the exit code. Raises ProblemsError."""
-    options = split_options(argv, COMMAND_OPTIONS["presets"])
-    problems = list(options.problems)
-    for word in options.settings:
-        fix = "leave it out"
-        problems.append(Problem(f"'{word}' is not an option here", "command line", fix, code="command.unknown-option"))
-    if problems:
-        raise ProblemsError(problems)
+    options = split_options(argv, COMMAND_OPTIONS["presets"], settings=False)
+    if options.problems:
+        raise ProblemsError(options.problems)
     workspace = options.workspace()
     if options.preset is not None:
         print("\n".join(preset_lines(read(preset_path(options.preset, workspace)))))

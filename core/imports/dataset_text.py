@@ -225,9 +225,9 @@ def _broken_toml(document: Document, reason: str) -> None:
     plain = reason[: match.start()].strip() if match else reason
     in_text = "in a string" in plain or "hex value" in plain
     fix = "use '...' instead of \"...\", or double each backslash" if in_text else "correct that line"
-    line, column = match.groups() if match else (None, None)
     what = f"The file is not valid TOML: {plain[:1].lower()}{plain[1:]}"
-    _broken_text(document, what, line, column, "file.not-toml", fix)
+    position = f", line {match[1]}, column {match[2]}" if match else ""
+    _broken_text(document, what, position, "file.not-toml", fix)
 
 
 def _parse_json(document: Document, text: str) -> None:
@@ -238,7 +238,7 @@ def _parse_json(document: Document, text: str) -> None:
         cause = error.__cause__
         if isinstance(cause, json.JSONDecodeError):
             what = f"The file is not valid JSON: {cause.msg[:1].lower()}{cause.msg[1:]}"
-            _broken_text(document, what, cause.lineno, cause.colno, "file.not-json")
+            _broken_text(document, what, f", line {cause.lineno}, column {cause.colno}", "file.not-json")
         else:
             document.problems += error.problems
         return
@@ -249,20 +249,8 @@ def _parse_json(document: Document, text: str) -> None:
         document.problems.append(problem)
 
 
-def _broken_text(
-    document: Document,
-    what: str,
-    line: int | str | None,
-    column: int | str | None,
-    code: str,
-    fix: str = "correct that line",
-) -> None:
-    """Add a problem with the file's syntax.
-
-    line, column   from 1, as number or text; None or "" if unknown
-    code           of the problem, complete
-    """
-    position = f", line {line}" + (f", column {column}" if column else "") if line else ""
+def _broken_text(document: Document, what: str, position: str, code: str, fix: str = "correct that line") -> None:
+    """Add a problem with the file's syntax. position: in the file, ", line 3, column 5"; "" if unknown. code: complete"""
     document.problems.append(Problem(what, f"{document.path}{position}", fix, code=code))
 
 

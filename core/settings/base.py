@@ -37,8 +37,8 @@ class Settings(BaseModel):
         A type that several fields share (Annotated) must have the same field name everywhere, since its metadata is changed in place.
         """
         for name, info in cls.model_fields.items():
+            info.title = info.title or name.replace("_", " ").capitalize()
             if about := about_of(info):
-                info.title = info.title or name.replace("_", " ").capitalize()
                 about["kohya"] = name if about["kohya"] == SAME else about["kohya"]
                 about["recorded"] = f"ss_{name}" if about["recorded"] == SAME else about["recorded"]
 

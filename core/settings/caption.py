@@ -71,6 +71,6 @@ class CaptioningSettings(Settings):
 class CaptionerJob(Job):
     """Describes the images of a dataset. Each captioner adds a group with its own settings."""
 
-    dataset: DatasetSettings = Field(default_factory=DatasetSettings, title="Dataset")
-    captions: CaptionSettings = Field(default_factory=CaptionSettings, title="Captions")
-    captioning: CaptioningSettings = Field(default_factory=CaptioningSettings, title="Captioning")
+    dataset: DatasetSettings = Field(default_factory=DatasetSettings)
+    captions: CaptionSettings = Field(default_factory=CaptionSettings)
+    captioning: CaptioningSettings = Field(default_factory=CaptioningSettings)

@@ -137,23 +137,23 @@ SCHEMA_VERSION = 3
 class TrainJob(Job):
     """A training run. All groups are always present; the form grays out those that the method does not use."""
 
-    method: MethodSettings = Field(default_factory=MethodSettings, title="Method")
-    model: ModelSettings = Field(default_factory=ModelSettings, title="Model")
-    dataset: DatasetSettings = Field(default_factory=DatasetSettings, title="Dataset")
-    captions: CaptionSettings = Field(default_factory=CaptionSettings, title="Captions")
-    network: NetworkSettings = Field(default_factory=NetworkSettings, title="Network")
-    embedding: EmbeddingSettings = Field(default_factory=EmbeddingSettings, title="Embedding")
-    optimizer: OptimizerSettings = Field(default_factory=OptimizerSettings, title="Optimizer")
+    method: MethodSettings = Field(default_factory=MethodSettings)
+    model: ModelSettings = Field(default_factory=ModelSettings)
+    dataset: DatasetSettings = Field(default_factory=DatasetSettings)
+    captions: CaptionSettings = Field(default_factory=CaptionSettings)
+    network: NetworkSettings = Field(default_factory=NetworkSettings)
+    embedding: EmbeddingSettings = Field(default_factory=EmbeddingSettings)
+    optimizer: OptimizerSettings = Field(default_factory=OptimizerSettings)
     schedule: ScheduleSettings = Field(default_factory=ScheduleSettings, title="Length and scheduler")
     noise: NoiseSettings = Field(default_factory=NoiseSettings, title="Noise and loss")
     memory: MemorySettings = Field(default_factory=MemorySettings, title="Memory and speed")
     sharding: ShardingSettings = Field(default_factory=ShardingSettings, title="DeepSpeed ZeRO")
-    saving: SavingSettings = Field(default_factory=SavingSettings, title="Saving")
-    resume: ResumeSettings = Field(default_factory=ResumeSettings, title="Resume")
+    saving: SavingSettings = Field(default_factory=SavingSettings)
+    resume: ResumeSettings = Field(default_factory=ResumeSettings)
     hub: HubSettings = Field(default_factory=HubSettings, title="Hugging Face Hub")
-    samples: SampleSettings = Field(default_factory=SampleSettings, title="Samples")
-    validation: ValidationSettings = Field(default_factory=ValidationSettings, title="Validation")
-    logging: LoggingSettings = Field(default_factory=LoggingSettings, title="Logging")
+    samples: SampleSettings = Field(default_factory=SampleSettings)
+    validation: ValidationSettings = Field(default_factory=ValidationSettings)
+    logging: LoggingSettings = Field(default_factory=LoggingSettings)
 
     @property
     def starts_at_base(self) -> bool:
@@ -178,22 +178,22 @@ class PrepareJob(TrainJob):
 class GenerateJob(Job):
     """Generates images."""
 
-    model: ModelSettings = Field(default_factory=ModelSettings, title="Model")
-    generate: GenerateSettings = Field(default_factory=GenerateSettings, title="Generate")
+    model: ModelSettings = Field(default_factory=ModelSettings)
+    generate: GenerateSettings = Field(default_factory=GenerateSettings)
     prompts: PromptSettings = Field(default_factory=PromptSettings, title="Prompts from files")
-    image_to_image: ImageToImageSettings = Field(default_factory=ImageToImageSettings, title="Image to image")
+    image_to_image: ImageToImageSettings = Field(default_factory=ImageToImageSettings)
     hires: HiresSettings = Field(default_factory=HiresSettings, title="Hires fix")
-    detailer: DetailerSettings = Field(default_factory=DetailerSettings, title="Detailer")
+    detailer: DetailerSettings = Field(default_factory=DetailerSettings)
     deep_shrink: DeepShrinkSettings = Field(default_factory=DeepShrinkSettings, title="Deep Shrink")
     gradual_latent: GradualLatentSettings = Field(default_factory=GradualLatentSettings, title="Gradual Latent")
-    refiner: RefinerSettings = Field(default_factory=RefinerSettings, title="Refiner")
+    refiner: RefinerSettings = Field(default_factory=RefinerSettings)
     controls: ControlSettings = Field(default_factory=ControlSettings, title="ControlNet")
     perceptual: PerceptualSettings = Field(default_factory=PerceptualSettings, title="CLIP and VGG guidance")
-    regions: RegionSettings = Field(default_factory=RegionSettings, title="Regions")
+    regions: RegionSettings = Field(default_factory=RegionSettings)
     sizes: SizeSettings = Field(default_factory=SizeSettings, title="SDXL sizes")
-    start_noise: StartNoiseSettings = Field(default_factory=StartNoiseSettings, title="Start noise")
+    start_noise: StartNoiseSettings = Field(default_factory=StartNoiseSettings)
     generation_memory: GenerationMemorySettings = Field(default_factory=GenerationMemorySettings, title="Memory")
-    output: OutputSettings = Field(default_factory=OutputSettings, title="Output")
+    output: OutputSettings = Field(default_factory=OutputSettings)
     memory: MemorySettings = Field(default_factory=MemorySettings, title="Memory and speed")
 
 
@@ -206,25 +206,25 @@ class GridJob(GenerateJob):
 class CaptionJob(Job):
     """Reports on the captions of a folder and writes missing ones."""
 
-    dataset: DatasetSettings = Field(default_factory=DatasetSettings, title="Dataset")
-    captions: CaptionSettings = Field(default_factory=CaptionSettings, title="Captions")
-    caption: CaptionWriteSettings = Field(default_factory=CaptionWriteSettings, title="Caption")
+    dataset: DatasetSettings = Field(default_factory=DatasetSettings)
+    captions: CaptionSettings = Field(default_factory=CaptionSettings)
+    caption: CaptionWriteSettings = Field(default_factory=CaptionWriteSettings)
 
 
 class CaptionEditJob(Job):
     """Changes the captions of many images of a dataset."""
 
-    dataset: DatasetSettings = Field(default_factory=DatasetSettings, title="Dataset")
-    captions: CaptionSettings = Field(default_factory=CaptionSettings, title="Captions")
+    dataset: DatasetSettings = Field(default_factory=DatasetSettings)
+    captions: CaptionSettings = Field(default_factory=CaptionSettings)
     edit_captions: CaptionEditSettings = Field(default_factory=CaptionEditSettings, title="Change")
 
 
 class ClassImagesJob(Job):
     """Generates regularization images of a class with the base model, at the resolutions of the dataset."""
 
-    model: ModelSettings = Field(default_factory=ModelSettings, title="Model")
-    dataset: DatasetSettings = Field(default_factory=DatasetSettings, title="Dataset")
-    captions: CaptionSettings = Field(default_factory=CaptionSettings, title="Captions")
+    model: ModelSettings = Field(default_factory=ModelSettings)
+    dataset: DatasetSettings = Field(default_factory=DatasetSettings)
+    captions: CaptionSettings = Field(default_factory=CaptionSettings)
     class_images: ClassImageSettings = Field(default_factory=ClassImageSettings, title="Regularization images")
     memory: MemorySettings = Field(default_factory=MemorySettings, title="Memory and speed")
 

@@ -11,7 +11,7 @@ class MemorySettings(Settings):
     mixed_precision: Literal["auto", "no", "bf16", "fp16"] = kohya_setting(
         "auto",
         level="shown",
-        labels={"auto": "auto", "no": "fp32", "bf16": "bf16", "fp16": "fp16"},
+        labels={"no": "fp32"},
         help="The dtype the model computes in; auto picks the best for the device. Trained weights are kept in fp32 unless their own dtype is set.",
         costs="bf16 and fp16 halve the memory of the model; fp32 is the most accurate.",
     )
@@ -58,7 +58,7 @@ class MemorySettings(Settings):
         "fp32",
         title="Trained weights dtype",
         kohya="full_bf16, full_fp16",
-        labels={"fp32": "fp32", "bf16": "bf16 (full bf16)", "fp16": "fp16 (full fp16)"},
+        labels={"bf16": "bf16 (full bf16)", "fp16": "fp16 (full fp16)"},
         help="Keeps trained weights and their gradients in 16 bits; steps are computed in fp32 and rounded back. For full models; a LoRA or embedding is small enough for fp32.",
         costs="Halves the memory of weights and gradients; the smallest changes are rounded away unless stochastic rounding is on.",
     )
@@ -92,7 +92,7 @@ class MemorySettings(Settings):
         title="Attention implementation",
         section="Computation",
         kohya="sdpa, xformers, mem_eff_attn, diffusers_xformers",
-        labels={"auto": "auto", "sdpa": "SDPA", "xformers": "xFormers", "sliced": "sliced", "plain": "math"},
+        labels={"sdpa": "SDPA", "xformers": "xFormers", "sliced": "sliced", "plain": "math"},
         help="How the U-Net computes attention. Results are the same up to rounding; SDPA is fast everywhere, sliced is for devices without an SDPA kernel.",
         costs="math takes several times the memory of SDPA at 1024 pixels, sliced a little less than math.",
     )
@@ -132,7 +132,7 @@ class MemorySettings(Settings):
         title="VAE precision",
         section="Caches",
         kohya="no_half_vae",
-        labels={"auto": "auto (fp32)", "fp32": "fp32", "bf16": "bf16", "fp16": "fp16"},
+        labels={"auto": "auto (fp32)"},
         help="The dtype that images are encoded in. SDXL's VAE overflows in fp16 and uses bf16 instead, unless it is the fp16-fix version. Images with non-finite latents are encoded again in fp32.",
         costs="bf16 halves the memory and, on GPUs and processors that compute in it, the time. Its latents differ by 0.5 to 1.4% (RMS, of their standard deviation), those of fp16 by 0.05%. Latents are cached separately for each dtype.",
     )

@@ -56,7 +56,7 @@ class MethodSettings(Settings):
     train_text_encoder: Literal["auto", "yes", "no"] = kohya_setting(
         "auto",
         title="Text encoder (full model)",
-        labels={"auto": "auto", "yes": "train", "no": "frozen"},
+        labels={"yes": "train", "no": "frozen"},
         help="Whether the text encoder is trained; auto trains it for DreamBooth only. Training helps with a new trigger word but makes the model forget other words sooner.",
         costs="More memory and time: captions are encoded at every step.",
     )

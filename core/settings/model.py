@@ -105,14 +105,14 @@ class ModelSettings(Settings):
         "auto",
         title="Model family",
         kohya="v2",
-        labels={"auto": "auto", "sd1": "SD 1.x", "sd2": "SD 2.x", "sdxl": "SDXL"},
+        labels={"sd1": "SD 1.x", "sd2": "SD 2.x", "sdxl": "SDXL"},
         help="Detected from the file. Set it only if the detection is wrong.",
     )
     prediction: Literal["auto", "epsilon", "v"] = setting(
         "auto",
         title="Prediction type",
         kohya="v_parameterization",
-        labels={"auto": "auto", "epsilon": "epsilon (noise)", "v": "v-prediction"},
+        labels={"epsilon": "epsilon (noise)", "v": "v-prediction"},
         source="Salimans and Ho 2022, arXiv:2202.00512",
         help="What the model was trained to predict: noise (epsilon) for most models, v for SD 2.x at 768 px. An SD 2.x file that does not state it is tested with one forward pass.",
     )

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from core.record.problems import Problem
-from core.settings.base import Declared, Settings, fields_of
+from core.settings.base import Declared, Settings, declared, fields_of, value_of
 
 
 def unmet_needs(group: type[Settings], values: Mapping[str, Any]) -> dict[str, str]:
@@ -27,6 +27,24 @@ def ignored(*rows: tuple[object, str, str]) -> Iterator[tuple[str, str]]:
         group, _, names = settings.partition(".")
         if applies:
             yield from ((f"{group}.{name}", f"ignored: {reason}") for name in names.split())
+
+
+def found(*rows: tuple[object, str, str, str, str], level: str = "error") -> Iterator[Problem]:
+    """Yield a problem for each row whose condition is true. rows: (condition, what, where, fix, code)"""
+    for applies, what, where, fix, code in rows:
+        if applies:
+            yield Problem(what, where, fix, level, code=code)
+
+
+def no_effect(job: Settings, reasons: Mapping[str, str]) -> list[Problem]:
+    """Return advice on settings without effect that are not at their default, for the command line, which cannot gray out fields.
+    reasons: {dotted path: reason} of those without effect"""
+    defaults = {entry.path: entry.default for entry in declared(type(job))}
+    return [
+        Problem(f"{path} has no effect", path, reason, "advice", code="settings.no-effect")
+        for path, reason in reasons.items()
+        if value_of(job, path) != defaults[path]
+    ]
 
 
 def all_but(settings: Settings, group: str, *names: str) -> str:

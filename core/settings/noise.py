@@ -116,7 +116,7 @@ class NoiseSettings(Settings):
     huber_schedule: Literal["snr", "exponential", "constant"] = kohya_setting(
         "snr",
         needs="loss_type=huber, smooth_l1",
-        labels={"snr": "SNR", "exponential": "exponential", "constant": "constant"},
+        labels={"snr": "SNR", "exponential": "exponential"},
         help="How the Huber delta changes with the timestep: constant, or falling from near 1 for nearly clean images to the value below for the noisiest (SNR, exponential).",
         recorded=SAME,
     )

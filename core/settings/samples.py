@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import BeforeValidator, Field
 
 from core.record.units import number_text, period_words
 from core.settings.base import SEED_RANGE, Settings, every, follows_compatibility, kohya_setting, setting
@@ -58,6 +58,18 @@ def guidance_setting(**more: Any) -> Any:
     )
 
 
+def steps_setting(usual: int, **more: Any) -> Any:
+    """Declare the sampling steps, `usual` by default; keyword arguments as for `guidance_setting`."""
+    help = "More steps give finer images and take longer. 20 to 30 is usual."
+    return setting(usual, within=(1, 1000), unit="steps", title="Sampling steps", help=help, **more)
+
+
+def images_seed(**more: Any) -> Any:
+    """Declare the seed of many images; keyword arguments as for `guidance_setting`."""
+    help = "Each image gets its own seed derived from this one, so the same settings generate the same images."
+    return setting(1, within=SEED_RANGE, help=help, **more)
+
+
 class SampleSettings(Settings):
     """Sample images during training: prompts, schedule and sampler."""
 
@@ -101,7 +113,7 @@ class SampleSettings(Settings):
         title="Sample before training",
         help="Generates one image per prompt before the first step, for comparison.",
     )
-    sample_sampler: SAMPLERS = kohya_setting(
+    sample_sampler: Annotated[SAMPLERS, BeforeValidator(sampler_name)] = kohya_setting(
         "ddim", title="Sampler", section="Sampling", labels=SAMPLER_LABELS, help="The sampling method for samples."
     )
     sample_steps: int = setting(
@@ -124,12 +136,6 @@ class SampleSettings(Settings):
     )
 
     compatibility: Literal["none", "kohya"] = follows_compatibility("none", "kohya")
-
-    @field_validator("sample_sampler", mode="before")
-    @classmethod
-    def _also_called(cls, value: Any) -> Any:
-        """Replace sd-scripts' names of samplers before validation."""
-        return sampler_name(value)
 
     def summary(self) -> str:
         """Return when samples are generated, sampler and steps in one line."""

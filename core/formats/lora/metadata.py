@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from core.formats.model_spec import SaveFacts, model_spec
-from core.record.bounded_json import parse_json, read_json_object
+from core.record.bounded_json import json_or_none, read_json_object
 from core.record.problems import ProblemsError
 from core.settings.base import declared, value_of
 from core.settings.job import TrainJob
@@ -187,12 +187,11 @@ def frequent_tags(metadata: Mapping[str, str]) -> list[str]:
 
 
 def _objects_by_folder(metadata: Mapping[str, str], key: str) -> dict[str, dict[str, Any]]:
-    """Parse the JSON value of `key`, {folder name: object}; {} if it is missing or damaged."""
-    with suppress(ProblemsError):
-        folders = parse_json(metadata.get(key) or "{}", key)
-        return (
-            {name: each for name, each in folders.items() if isinstance(each, dict)}
-            if isinstance(folders, dict)
-            else {}
-        )
-    return {}
+    """Return the objects in the JSON value of `key`, {folder name: object}; {} if it is missing or damaged."""
+    return {name: each for name, each in object_of(metadata, key).items() if isinstance(each, dict)}
+
+
+def object_of(metadata: Mapping[str, str], key: str) -> dict[str, Any]:
+    """Return the JSON object in the metadata key `key`; {} if it is missing or damaged."""
+    value = json_or_none(metadata.get(key) or "{}")
+    return value if isinstance(value, dict) else {}

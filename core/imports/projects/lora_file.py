@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from core.formats.detect import identify_header
-from core.formats.lora.metadata import trigger_words
+from core.formats.lora.metadata import object_of, trigger_words
 from core.formats.lora.recognition import ranks_of
 from core.formats.tensors.header import read_header
 from core.imports.projects import onetrainer
@@ -67,9 +67,8 @@ class Header:
     entries: list[Entry] = field(default_factory=list)
 
     def json(self, key: str) -> dict[str, Any]:
-        """Return the JSON object in the metadata key `key`; {} if absent or invalid."""
-        value = json_or_none(self.metadata.get(key) or "{}")
-        return value if isinstance(value, dict) else {}
+        """Return the JSON object in the metadata key `key`, as `object_of`."""
+        return object_of(self.metadata, key)
 
     def has(self, *parts: str) -> bool:
         """Return whether any tensor's name begins with one of `parts`."""

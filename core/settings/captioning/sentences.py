@@ -7,6 +7,7 @@ from pydantic import create_model
 from core.record.workspace import last_part
 from core.settings.base import Settings, kohya_setting, setting
 from core.settings.captioning.prompts import CAPTION_TYPES, LENGTHS, TOGGLES
+from core.settings.captioning.tagger import DecodeThreads
 
 # What GIT's TextCaps models invent about writing: sd-scripts 0.9.0, make_captions_by_git.py, --remove_words.
 _END = r"(?:\s+(?:is\s+)?(?:on|in)\s+(?:(?:the|her|his|its|their|him)\s+)?\w+)?"
@@ -101,13 +102,7 @@ class CaptionModelSettings(Settings):
         costs="memory",
         help="Images per batch. Halved automatically when memory runs out.",
     )
-    decode_threads: int = setting(
-        4,
-        within=(1, 64),
-        title="Decoding threads",
-        kohya="max_data_loader_n_workers",
-        help="Threads that load images ahead of the model.",
-    )
+    decode_threads: DecodeThreads = 4
     max_image_side: int | None = setting(
         1024,
         within=(32, 8192),

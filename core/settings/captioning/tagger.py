@@ -1,13 +1,13 @@
 """Settings of the taggers: which model tags the images, and how its scores become a caption."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from core.settings.base import SAME, Settings, kohya_setting, setting
 
 FLOOR = 0.05  # lower scores are not kept
 OFF = " Above 1 excludes the category."
 BEST = "empty writes it regardless of its score."
-PROVIDER_LABELS = {
+PROVIDERS = {
     "auto": "automatic",
     "cuda": "CUDA",
     "rocm": "ROCm",
@@ -16,6 +16,23 @@ PROVIDER_LABELS = {
     "coreml": "Core ML",
     "cpu": "CPU",
 }
+Provider = Annotated[
+    Literal["auto", "cuda", "rocm", "directml", "openvino", "coreml", "cpu"],
+    setting(
+        title="Execution provider",
+        labels=PROVIDERS,
+        help="The device for onnxruntime. Automatic uses the GPU if the installed onnxruntime supports it.",
+    ),
+]
+DecodeThreads = Annotated[
+    int,
+    setting(
+        within=(1, 64),
+        title="Decoding threads",
+        kohya="max_data_loader_n_workers",
+        help="Threads that load images ahead of the model.",
+    ),
+]
 ITEMS = " Separated by commas or lines; write \\, for a comma in a tag."
 
 
@@ -200,22 +217,11 @@ class TagSettings(TagTextSettings):
         title="Download again",
         help="Downloads the model at each start, for one that was updated or is damaged. The old files are kept until the download is complete.",
     )
-    provider: Literal["auto", "cuda", "rocm", "directml", "openvino", "coreml", "cpu"] = setting(
-        "auto",
-        title="Execution provider",
-        labels=PROVIDER_LABELS,
-        help="The device for onnxruntime. Automatic uses the GPU if the installed onnxruntime supports it.",
-    )
+    provider: Provider = "auto"
     batch_size: int = kohya_setting(
         4, within=(1, 256), unit="images", help="Images per batch. A model with a fixed batch size keeps its own."
     )
-    decode_threads: int = setting(
-        4,
-        within=(1, 64),
-        title="Decoding threads",
-        kohya="max_data_loader_n_workers",
-        help="Threads that load images ahead of the model.",
-    )
+    decode_threads: DecodeThreads = 4
 
 
 class RetagSettings(TagTextSettings):

@@ -10,7 +10,7 @@ class ValidationSettings(Settings):
 
     best_checkpoint: Literal["auto", "training", "off"] = setting(
         "training",
-        labels={"auto": "on validation images", "training": "on training images", "off": "off"},
+        labels={"auto": "on validation images", "training": "on training images"},
         help="Measures the loss of each saved checkpoint with fixed noise and timesteps and marks the best; takes about 2% of the training time. Validation images, the default of new projects, hold out 3% (2 to 16 images) of datasets of 40 or more; loss on training images cannot show overfitting. With Compatibility, no images are held out.",
     )
     validation_split: float = kohya_setting(

@@ -3,7 +3,7 @@
 from typing import Literal
 
 from core.settings.base import SEED_RANGE, Seed, Settings, follows_compatibility, kohya_setting, setting
-from core.settings.samples import SAMPLER_LABELS, SAMPLERS, Side, guidance_setting
+from core.settings.samples import SAMPLER_LABELS, SAMPLERS, Side, guidance_setting, steps_setting
 
 
 class LoraUse(Settings):
@@ -65,18 +65,10 @@ class GenerateSettings(Settings):
     height: Side | None = setting(
         None, unit="pixels", hint="model's own", level="shown", help="Empty uses the model's native size."
     )
-    steps: int = setting(
-        20,
-        within=(1, 1000),
-        unit="steps",
-        title="Sampling steps",
-        level="shown",
-        help="More steps give finer images and take longer. 20 to 30 is usual.",
-    )
+    steps: int = steps_setting(20, level="shown")
     guidance_scale: float | None = guidance_setting(hint="model's own", level="shown")
     guidance: Literal["classic"] = setting(
         "classic",
-        labels={},
         help="How the outputs for the prompt and the negative prompt are combined. PAG, SLG and SEG take one more evaluation per step.",
     )
     guidance_start: float = setting(
@@ -199,7 +191,7 @@ class GenerateSettings(Settings):
         "auto",
         title="Zero terminal SNR",
         level="shown",
-        labels={"auto": "auto (from metadata)", "on": "on", "off": "off"},
+        labels={"auto": "auto (from metadata)", "on": "on"},
         source="Lin et al. 2023, arXiv:2305.08891",
         help="Starts from pure noise, for models, LoRAs and embeddings trained with zero terminal SNR. auto reads it from their metadata.",
     )

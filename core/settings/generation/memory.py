@@ -20,7 +20,7 @@ class GenerationMemorySettings(Settings):
     offload: Literal["auto", "off", "parts", "layers"] = setting(
         "auto",
         title="Offload to RAM",
-        labels={"off": "off", "parts": "VAE and text encoders", "layers": "U-Net too, layer by layer"},
+        labels={"parts": "VAE and text encoders", "layers": "U-Net too, layer by layer"},
         help="What is kept in RAM while the GPU does not need it. Auto picks the fastest that fits. Layer by layer needs the least VRAM, for GPUs with 4 GB, and is the slowest. With a refiner, base model and refiner are on the GPU in turn. The images are the same.",
     )
     keep_models_gb: float | None = setting(

@@ -2,9 +2,9 @@
 
 import math
 import re
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import field_validator
+from pydantic import BeforeValidator
 
 from core.settings.base import SAME, SEED_RANGE, Seed, Settings, follows_compatibility, kohya_setting, setting
 from core.settings.optimization.optimizers import Argument, Arguments
@@ -24,6 +24,32 @@ ARGUMENTS: dict[str, tuple[Argument, ...]] = {
 # Schedulers that fall to a minimum rate; the first two of sd-scripts, the others without compatibility.
 MINIMUM = ("cosine_with_min_lr", "warmup_stable_decay")
 FLOORED = ("cosine", "linear", "cosine_with_restarts", "polynomial", "inverse_sqrt", "rex")
+
+
+def span(value: Any) -> int | float | str:
+    """Normalize a number of steps (100), a fraction of the run (0.1) or a percentage ("10%"). Raises ValueError.
+
+    A float of 1 or more is a number of steps, and refused if not whole: sd-scripts takes 100.0 for a hundred times the run.
+    """
+    wanted = "write steps (100), a fraction of the run below 1 (0.1) or a percentage (10%)"
+    if isinstance(value, str):
+        text = value.strip()
+        percent = re.fullmatch(r"(\d+(?:\.\d+)?)\s*%", text)
+        if percent and float(percent[1]) <= 100:
+            return f"{percent[1]}%"
+        if re.fullmatch(r"\d+(?:\.\d*)?(?:[eE]-?\d+)?|\.\d+", text):
+            return span(float(text)) if not text.isdigit() else span(int(text))
+        raise ValueError(wanted)
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 10_000_000:
+        raise ValueError(wanted)
+    if isinstance(value, float) and value >= 1:
+        if not value.is_integer():
+            raise ValueError(wanted)
+        return int(value)
+    return value if value else 0
+
+
+Span = Annotated[int | float | str, BeforeValidator(span)]
 
 
 class ScheduleSettings(Settings):
@@ -86,7 +112,7 @@ class ScheduleSettings(Settings):
         source="REX: Chen et al. 2021, arXiv:2107.04197",
         help="How the learning rate changes over the run. Constant is a safe choice; cosine, linear and REX end at 0. REX stays high for longer and falls at the end.",
     )
-    lr_warmup_steps: int | float | str = kohya_setting(
+    lr_warmup_steps: Span = kohya_setting(
         0,
         title="Warmup steps",
         unit="steps",
@@ -94,7 +120,7 @@ class ScheduleSettings(Settings):
         help="The learning rate rises from 0 over these steps: 100, or a fraction of the run, 0.1 or 10%.",
         recorded=SAME,
     )
-    lr_decay_steps: int | float | str = kohya_setting(
+    lr_decay_steps: Span = kohya_setting(
         0,
         title="Decay steps",
         unit="steps",
@@ -180,12 +206,6 @@ class ScheduleSettings(Settings):
         help="The same seed and settings give the same result. Empty or -1 picks a random seed, which is saved with the run.",
     )
 
-    @field_validator("lr_warmup_steps", "lr_decay_steps", mode="before")
-    @classmethod
-    def _span(cls, value: Any) -> Any:
-        """Normalize warmup and decay steps before validation (see `span`)."""
-        return span(value)
-
     @property
     def min_ratio(self) -> float:
         """Fraction of the learning rate at which a scheduler ends that otherwise falls to 0; 0 for other schedulers."""
@@ -205,29 +225,6 @@ class ScheduleSettings(Settings):
         parts += [f"warmup {warmup}{' steps' if isinstance(warmup, int) else ''}"] if warmup else []
         parts += [f"{batches} batches per step"] if batches > 1 else []
         return ", ".join([*parts, f"seed {self.seed}" if self.seed is not None else "random seed"])
-
-
-def span(value: Any) -> int | float | str:
-    """Normalize a number of steps (100), a fraction of the run (0.1) or a percentage ("10%"). Raises ValueError.
-
-    A float of 1 or more is a number of steps, and refused if not whole: sd-scripts takes 100.0 for a hundred times the run.
-    """
-    wanted = "write steps (100), a fraction of the run below 1 (0.1) or a percentage (10%)"
-    if isinstance(value, str):
-        text = value.strip()
-        percent = re.fullmatch(r"(\d+(?:\.\d+)?)\s*%", text)
-        if percent and float(percent[1]) <= 100:
-            return f"{percent[1]}%"
-        if re.fullmatch(r"\d+(?:\.\d*)?(?:[eE]-?\d+)?|\.\d+", text):
-            return span(float(text)) if not text.isdigit() else span(int(text))
-        raise ValueError(wanted)
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 10_000_000:
-        raise ValueError(wanted)
-    if isinstance(value, float) and value >= 1:
-        if not value.is_integer():
-            raise ValueError(wanted)
-        return int(value)
-    return value if value else 0
 
 
 def steps_of(value: int | float | str, total: int) -> int:

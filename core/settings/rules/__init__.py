@@ -6,9 +6,8 @@ not already say so. Some have `length_problems(job, total)`, for what follows fr
 """
 
 from core.record.problems import Problem, limited
-from core.settings.base import declared, value_of
 from core.settings.job import TrainJob
-from core.settings.needs import unmet_in
+from core.settings.needs import no_effect, unmet_in
 from core.settings.rules import (
     captions,
     dataset,
@@ -59,10 +58,5 @@ def ineffective(job: TrainJob) -> dict[str, str]:
 
 
 def set_without_effect(job: TrainJob) -> list[Problem]:
-    """Return advice on settings without effect that are not at their default, for the command line, which cannot gray out fields."""
-    defaults = {entry.path: entry.default for entry in declared(TrainJob)}
-    return [
-        Problem(f"{path} has no effect", path, reason, "advice", code="settings.no-effect")
-        for path, reason in ineffective(job).items()
-        if value_of(job, path) != defaults[path]
-    ]
+    """Return advice on settings of a training without effect, as `no_effect`."""
+    return no_effect(job, ineffective(job))

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from core.record.problems import Problem
 from core.settings.blocks import COUNTS, blocks_in_words, numbers
 from core.settings.job import TrainJob
-from core.settings.needs import ignored
+from core.settings.needs import found, ignored
 from core.settings.optimization.optimizers import ADAFACTOR, adapts, find
 from core.settings.optimization.rates import base_rates
 from core.settings.optimization.usual_rates import short, unusual_rates, usual_rates
@@ -19,12 +19,13 @@ def problems(job: TrainJob) -> Iterator[Problem]:
     yield from _fused_backward_problems(job)
     yield from _block_rates(job)
     yield from _rates(job)
-    if job.model.traits and not job.model.traits.single_file and job.saving.save_model_as in ("safetensors", "ckpt"):
-        what, fix = "Models of this family are saved as diffusers folders", "choose diffusers (.safetensors)"
-        yield Problem(what, "saving.save_model_as", fix, code="saving.no-single-file")
-    if job.saving.save_model_as == "pt":
-        what, fix = "A full model cannot be saved as .pt", "use safetensors, ckpt or a diffusers folder"
-        yield Problem(what, "saving.save_model_as", fix, code="saving.pt-full-model")
+    has_folders_alone = job.model.traits and not job.model.traits.single_file
+    form, where = job.saving.save_model_as, "saving.save_model_as"
+    yield from found(
+        (has_folders_alone and form in ("safetensors", "ckpt"), "Models of this family are saved as diffusers folders", where,
+         "choose diffusers (.safetensors)", "saving.no-single-file"),
+        (form == "pt", "A full model cannot be saved as .pt", where, "use safetensors, ckpt or a diffusers folder", "saving.pt-full-model"),
+    )  # fmt: skip
 
 
 def _fused_backward_problems(job: TrainJob) -> Iterator[Problem]:
@@ -37,28 +38,23 @@ def _fused_backward_problems(job: TrainJob) -> Iterator[Problem]:
     if not (one or groups):
         return
     where = FUSED if one else GROUPS
-    if one and (entry is None or entry.path != ADAFACTOR):
-        what = f"The fused backward pass supports AdaFactor only, and the optimizer is {job.optimizer.optimizer_type}"
-        fix = "choose AdaFactor, or set memory.fused_optimizer_groups to 4 to 10 instead"
-        yield Problem(what, where, fix, code="memory.fused-optimizer")
-    if groups and adapts(job.optimizer.optimizer_type):
-        what = "D-Adaptation and Prodigy need the gradients of all weights at once, which fused groups never have"
-        fix = "choose another optimizer, or leave it empty"
-        yield Problem(what, where, fix, code="memory.fused-adaptive")
-    if job.schedule.skip_non_finite:
-        what = "A fused backward pass cannot skip NaN/inf steps: some weights are already updated"
-        fix = "set it to 0, or turn the fused backward pass off"
-        yield Problem(what, "schedule.skip_non_finite", fix, code="memory.fused-skip-non-finite")
-    if job.schedule.gradient_accumulation_steps > 1:
-        what = "A fused backward pass does not support gradient accumulation"
-        fix = "set it to 1, or turn the fused backward pass off"
-        yield Problem(what, "schedule.gradient_accumulation_steps", fix, code="memory.fused-accumulation")
-    if job.memory.num_processes > 1:
-        what = "A fused backward pass does not support several GPUs"
-        yield Problem(what, where, "turn it off, or train on one GPU", code="memory.fused-several-gpus")
-    if "fp16" in (job.memory.mixed_precision, job.memory.full_precision):
-        what = "A fused backward pass does not support fp16, whose loss scaling needs all gradients at once"
-        yield Problem(what, f"memory.mixed_precision, {where}", "use bf16 or fp32", code="memory.fused-fp16")
+    yield from found(
+        (one and (entry is None or entry.path != ADAFACTOR),
+         f"The fused backward pass supports AdaFactor only, and the optimizer is {job.optimizer.optimizer_type}", where,
+         "choose AdaFactor, or set memory.fused_optimizer_groups to 4 to 10 instead", "memory.fused-optimizer"),
+        (groups and adapts(job.optimizer.optimizer_type),
+         "D-Adaptation and Prodigy need the gradients of all weights at once, which fused groups never have", where,
+         "choose another optimizer, or leave it empty", "memory.fused-adaptive"),
+        (job.schedule.skip_non_finite, "A fused backward pass cannot skip NaN/inf steps: some weights are already updated",
+         "schedule.skip_non_finite", "set it to 0, or turn the fused backward pass off", "memory.fused-skip-non-finite"),
+        (job.schedule.gradient_accumulation_steps > 1, "A fused backward pass does not support gradient accumulation",
+         "schedule.gradient_accumulation_steps", "set it to 1, or turn the fused backward pass off", "memory.fused-accumulation"),
+        (job.memory.num_processes > 1, "A fused backward pass does not support several GPUs", where,
+         "turn it off, or train on one GPU", "memory.fused-several-gpus"),
+        ("fp16" in (job.memory.mixed_precision, job.memory.full_precision),
+         "A fused backward pass does not support fp16, whose loss scaling needs all gradients at once",
+         f"memory.mixed_precision, {where}", "use bf16 or fp32", "memory.fused-fp16"),
+    )  # fmt: skip
 
 
 def _rates(job: TrainJob) -> Iterator[Problem]:

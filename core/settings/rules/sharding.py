@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from core.record.problems import Problem
 from core.settings.job import TrainJob
 from core.settings.methods import spec_of
-from core.settings.needs import all_but, ignored
+from core.settings.needs import all_but, found, ignored
 from core.settings.optimization.optimizers import find
 from core.settings.rules.noise import preserves_unmasked
 
@@ -57,64 +57,50 @@ def _offload(job: TrainJob) -> Iterator[Problem]:
     """Yield errors for offloading that the ZeRO stage does not support, or that lacks an NVMe folder."""
     settings = job.sharding
     stage, optimizer, param = settings.zero_stage, settings.offload_optimizer_device, settings.offload_param_device
-    if optimizer is not None and stage == 0:
-        what = "ZeRO stage 0 cannot offload the optimizer state"
-        yield Problem(what, f"{STAGE}, {OPTIMIZER}", "use stage 2", code="deepspeed.offload-optimizer-stage")
-    if optimizer == "nvme" and stage in (1, 2):
-        what = f"Offloading the optimizer state to NVMe needs ZeRO stage 3, and this is stage {stage}"
-        fix = "use stage 3, or offload to RAM (cpu)"
-        yield Problem(what, f"{STAGE}, {OPTIMIZER}", fix, code="deepspeed.offload-optimizer-stage")
-    if param is not None and stage != 3:
-        what = f"Offloading parameters needs ZeRO stage 3, and this is stage {stage}"
-        fix = "use stage 3, or leave it empty"
-        yield Problem(what, f"{STAGE}, {PARAM}", fix, code="deepspeed.offload-param-stage")
-    for name, device in (("optimizer", optimizer), ("param", param)):
-        path = f"sharding.offload_{name}_nvme_path"
-        if device == "nvme" and not getattr(settings, f"offload_{name}_nvme_path"):
-            what, fix = "Offloading to NVMe needs a folder", "set one, such as /nvme/atelier"
-            yield Problem(what, path, fix, code="deepspeed.no-nvme-path")
+    places = (("optimizer", optimizer), ("param", param))
+    yield from found(
+        (optimizer is not None and stage == 0, "ZeRO stage 0 cannot offload the optimizer state", f"{STAGE}, {OPTIMIZER}",
+         "use stage 2", "deepspeed.offload-optimizer-stage"),
+        (optimizer == "nvme" and stage in (1, 2),
+         f"Offloading the optimizer state to NVMe needs ZeRO stage 3, and this is stage {stage}", f"{STAGE}, {OPTIMIZER}",
+         "use stage 3, or offload to RAM (cpu)", "deepspeed.offload-optimizer-stage"),
+        (param is not None and stage != 3, f"Offloading parameters needs ZeRO stage 3, and this is stage {stage}",
+         f"{STAGE}, {PARAM}", "use stage 3, or leave it empty", "deepspeed.offload-param-stage"),
+        *((device == "nvme" and not getattr(settings, f"offload_{name}_nvme_path"), "Offloading to NVMe needs a folder",
+           f"sharding.offload_{name}_nvme_path", "set one, such as /nvme/atelier", "deepspeed.no-nvme-path")
+          for name, device in places),
+    )  # fmt: skip
 
 
 def _method(job: TrainJob) -> Iterator[Problem]:
     """Yield errors for training methods and their settings that DeepSpeed does not support."""
-    memory, method = job.memory, job.method
+    memory, method, network, sharding = job.memory, job.method, job.network, job.sharding
     if method.traits.new_words:
         what = "DeepSpeed does not support textual inversion"
         yield Problem(what, DEEPSPEED, "turn DeepSpeed off", code="deepspeed.textual-inversion")
         return
-    if memory.fused_backward_pass or memory.fused_optimizer_groups:
-        what = "DeepSpeed does not support a fused backward pass"
-        where = "memory.fused_backward_pass, fused_optimizer_groups"
-        yield Problem(what, where, "turn it or DeepSpeed off", code="deepspeed.fused-backward")
-    if method.stops_text_encoder and (method.traits.base_trains or method.traits.uses_network):
-        what = "DeepSpeed cannot stop training the text encoder during a run"
-        steps = method.stop_text_encoder_training is not None
-        where = "method.stop_text_encoder_training" if steps else "method.stop_text_encoder_epochs"
-        yield Problem(what, where, "empty it, or turn DeepSpeed off", code="deepspeed.stop-text-encoder")
-    if method.traits.uses_network and job.network.module_dropout > 0:
-        what = "DeepSpeed does not support module dropout"
-        where = "network.module_dropout"
-        yield Problem(what, where, "set it to 0, or turn DeepSpeed off", code="deepspeed.module-dropout")
-    if method.traits.uses_network and job.network.scale_weight_norms is not None:
-        what = "DeepSpeed does not support a max weight norm"
-        where = "network.scale_weight_norms"
-        yield Problem(what, where, "empty it, or turn DeepSpeed off", code="deepspeed.max-weight-norm")
-    if job.sharding.shares_weights and memory.narrow_unet:
-        what = "ZeRO stage 3 does not support fp8 weights"
-        where = "memory.fp8_base, fp8_base_unet"
-        yield Problem(what, where, "use stage 2, or turn fp8 off", code="deepspeed.stage-3-fp8")
-    if job.sharding.shares_weights and memory.torch_compile:
-        what = "ZeRO stage 3 does not support torch.compile"
-        fix = "use stage 2, or turn torch.compile off"
-        yield Problem(what, "memory.torch_compile", fix, code="deepspeed.stage-3-compile")
+    trains_network, stage_3 = method.traits.uses_network, sharding.shares_weights
+    stops = method.stops_text_encoder and (method.traits.base_trains or trains_network)
+    stop = "training" if method.stop_text_encoder_training is not None else "epochs"
     keeps_base = (method.prior == "model" and not spec_of(job).preserves_class) or preserves_unmasked(job)
-    if job.sharding.shares_weights and job.sharding.zero3_init_flag and keeps_base:
-        what = "ZeRO-3 init does not support prior preservation with the base model"
-        fix = "turn it off, or use regularization images (method.prior)"
-        yield Problem(what, "sharding.zero3_init_flag", fix, code="deepspeed.zero3-init-prior")
-    if method.ema and job.sharding.offload_optimizer_device == "nvme":
-        what, fix = "EMA does not work with weights offloaded to NVMe", "turn EMA off, or offload to RAM"
-        yield Problem(what, "method.ema", fix, code="deepspeed.ema-nvme")
+    yield from found(
+        (memory.fused_backward_pass or memory.fused_optimizer_groups, "DeepSpeed does not support a fused backward pass",
+         "memory.fused_backward_pass, fused_optimizer_groups", "turn it or DeepSpeed off", "deepspeed.fused-backward"),
+        (stops, "DeepSpeed cannot stop training the text encoder during a run", f"method.stop_text_encoder_{stop}",
+         "empty it, or turn DeepSpeed off", "deepspeed.stop-text-encoder"),
+        (trains_network and network.module_dropout > 0, "DeepSpeed does not support module dropout", "network.module_dropout",
+         "set it to 0, or turn DeepSpeed off", "deepspeed.module-dropout"),
+        (trains_network and network.scale_weight_norms is not None, "DeepSpeed does not support a max weight norm",
+         "network.scale_weight_norms", "empty it, or turn DeepSpeed off", "deepspeed.max-weight-norm"),
+        (stage_3 and memory.narrow_unet, "ZeRO stage 3 does not support fp8 weights", "memory.fp8_base, fp8_base_unet",
+         "use stage 2, or turn fp8 off", "deepspeed.stage-3-fp8"),
+        (stage_3 and memory.torch_compile, "ZeRO stage 3 does not support torch.compile", "memory.torch_compile",
+         "use stage 2, or turn torch.compile off", "deepspeed.stage-3-compile"),
+        (stage_3 and sharding.zero3_init_flag and keeps_base, "ZeRO-3 init does not support prior preservation with the base model",
+         "sharding.zero3_init_flag", "turn it off, or use regularization images (method.prior)", "deepspeed.zero3-init-prior"),
+        (method.ema and sharding.offload_optimizer_device == "nvme", "EMA does not work with weights offloaded to NVMe", "method.ema",
+         "turn EMA off, or offload to RAM", "deepspeed.ema-nvme"),
+    )  # fmt: skip
 
 
 def _optimizer(job: TrainJob) -> Iterator[Problem]:

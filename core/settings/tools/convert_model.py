@@ -5,7 +5,6 @@ from typing import Annotated, Any, Literal
 from core.settings.base import Settings, setting
 from core.settings.tools.fields import Precision, model_file, output_file
 
-PRECISIONS = {"fp32": "fp32", "fp16": "fp16", "bf16": "bf16"}
 MODEL_HELP = "A .safetensors or .ckpt checkpoint, or a diffusers folder."
 
 
@@ -16,7 +15,6 @@ SavePrecision = Annotated[
         title="Precision",
         level="shown",
         hint="as stored",
-        labels=PRECISIONS,
         help="Precision of the weights. fp16 and bf16 take half the space of fp32. Empty keeps each tensor's own, fp8 too.",
     ),
 ]
@@ -51,7 +49,7 @@ class ConvertModelSettings(Settings):
     ema: Literal["keep", "drop", "use"] = setting(
         "keep",
         title="EMA weights",
-        labels={"keep": "keep", "drop": "drop", "use": "use in place of the U-Net's weights"},
+        labels={"use": "use in place of the U-Net's weights"},
         help="Older .ckpt files also hold an average of the U-Net's weights. Dropping it halves the file; using it is often better for images.",
     )
     vae: str | None = setting(
@@ -82,7 +80,6 @@ class ConvertModelSettings(Settings):
         None,
         needs="save_model_as=diffusers_safetensors, diffusers",
         hint="none",
-        labels={"fp16": "fp16", "bf16": "bf16"},
         help="Goes into the names of a folder's weight files (model.fp16.safetensors), as diffusers' `variant` expects.",
     )
     family: Literal["auto", "sd1", "sd2", "sdxl", "sdxl_refiner"] = setting(

@@ -21,3 +21,8 @@ def model_files(help: str, holds: str, **about: Any) -> Any:
 def output_file(help: str, **about: Any) -> Any:
     """Declare the setting for the path that a tool writes to."""
     return setting(None, level="shown", names="path", help=help, **about)
+
+
+def output_folder(help: str, **about: Any) -> Any:
+    """Declare the setting for the folder that a tool writes its files to."""
+    return output_file(help, title="Output folder", widget="folder", **about)

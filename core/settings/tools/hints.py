@@ -2,24 +2,20 @@
 
 from typing import Literal
 
-from core.settings.base import SEED_RANGE, Settings, setting
-from core.settings.captioning.tagger import PROVIDER_LABELS
+from core.settings.base import Settings, setting
+from core.settings.captioning.tagger import Provider
 from core.settings.hints import AnyHintSettings, HintModelSettings, HintSettings
-from core.settings.samples import Side, guidance_setting
+from core.settings.samples import Side, guidance_setting, images_seed, steps_setting
+from core.settings.tools.fields import output_folder
 from core.settings.tools.images import CopySettings
 
 
 class MadeHintsSettings(CopySettings):
     """Output folder of control images: PNG files with the names and subfolders of their images."""
 
-    output: str | None = setting(
-        None,
-        title="Output folder",
+    output: str | None = output_folder(
+        "Where control images are saved. Empty is a folder in outputs/datasets/control, named after the images and the preprocessor or model.",
         hint="in outputs/datasets/control",
-        level="shown",
-        widget="folder",
-        help="Where control images are saved. Empty is a folder in outputs/datasets/control, named after the images and the preprocessor or model.",
-        names="path",
     )
     existing: Literal["keep", "replace"] = setting(
         "keep",
@@ -54,12 +50,7 @@ class HintsByModelSettings(HintModelSettings, MadeHintsSettings):
     """Makes a control image of each image with an ONNX model: depth, line art, poses and others. Captions stay with the images."""
 
     tool = "hints_by_model"
-    provider: Literal["auto", "cuda", "rocm", "directml", "openvino", "coreml", "cpu"] = setting(
-        "auto",
-        title="Execution provider",
-        labels=PROVIDER_LABELS,
-        help="The device for onnxruntime. Automatic uses the GPU if the installed onnxruntime supports it.",
-    )
+    provider: Provider = "auto"
 
 
 class GeneratedImagesSettings(Settings):
@@ -88,32 +79,16 @@ class GeneratedImagesSettings(Settings):
         unit="pairs",
         help="More than there are captions repeats them with other seeds. A ControlNet needs thousands of pairs.",
     )
-    output: str | None = setting(
-        None,
-        title="Output folder",
+    output: str | None = output_folder(
+        "Gets a folder images with their captions, and a folder control. Empty is a folder in outputs/datasets/pairs. Pairs that are there are kept.",
         hint="in outputs/datasets/pairs",
-        level="shown",
-        widget="folder",
-        names="path",
-        help="Gets a folder images with their captions, and a folder control. Empty is a folder in outputs/datasets/pairs. Pairs that are there are kept.",
     )
     negative_prompt: str = setting("", widget="prompt", help="What the images should not show.")
     width: Side | None = setting(None, unit="pixels", hint="model's own", help="Empty uses the model's native size.")
     height: Side | None = setting(None, unit="pixels", hint="model's own", help="Empty uses the model's native size.")
-    steps: int = setting(
-        20,
-        within=(1, 1000),
-        unit="steps",
-        title="Sampling steps",
-        help="More steps give finer images and take longer. 20 to 30 is usual.",
-    )
+    steps: int = steps_setting(20)
     guidance_scale: float | None = guidance_setting(hint="model's own")
-    seed: int = setting(
-        1,
-        within=SEED_RANGE,
-        title="Image seed",
-        help="Each image gets its own seed derived from this one, so the same settings generate the same images.",
-    )
+    seed: int = images_seed(title="Image seed")
 
 
 class MakePairsSettings(AnyHintSettings, GeneratedImagesSettings):

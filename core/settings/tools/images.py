@@ -6,6 +6,7 @@ from pydantic import Field
 
 from core.settings.base import Both, Settings, kohya_setting, setting
 from core.settings.names import NAME_PART
+from core.settings.tools.fields import output_folder
 
 Side = Annotated[int, Field(ge=8, le=16384)]
 Size = Annotated[tuple[Side, Side], Both]
@@ -39,14 +40,9 @@ class FolderSettings(Settings):
 class CopySettings(FolderSettings):
     """Output folder of a tool that saves copies of images; the images themselves are not changed."""
 
-    output: str | None = setting(
-        None,
-        title="Output folder",
+    output: str | None = output_folder(
+        "Where copies are saved. Empty is outputs/datasets/<tool>/<folder name>. Existing files are kept.",
         hint="in outputs/datasets",
-        level="shown",
-        widget="folder",
-        help="Where copies are saved. Empty is outputs/datasets/<tool>/<folder name>. Existing files are kept.",
-        names="path",
     )
     recursive: bool = setting(True, title="Include subfolders", help="Also processes the images in subfolders.")
 

@@ -1,7 +1,7 @@
 """Settings of the tool that upscales images through latents."""
 
 from core.settings.base import SAME, SEED_RANGE, Settings, kohya_setting, setting
-from core.settings.tools.fields import model_file
+from core.settings.tools.fields import model_file, output_folder
 
 
 class LatentUpscalerSettings(Settings):
@@ -25,14 +25,10 @@ class LatentUpscalerSettings(Settings):
         "upscaler",
         kohya=SAME,
     )
-    output_dir: str | None = kohya_setting(
-        None,
-        title="Output folder",
-        level="shown",
-        widget="folder",
-        names="path",
+    output_dir: str | None = output_folder(
+        "Where name_upscaled files are saved. Existing files are never overwritten.",
+        kohya=SAME,
         hint="next to the images",
-        help="Where name_upscaled files are saved. Existing files are never overwritten.",
     )
     batch_size: int = kohya_setting(4, within=(1, 256), help="Images of one size that pass the network at once.")
     vae_batch_size: int = kohya_setting(
