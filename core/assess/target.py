@@ -116,9 +116,13 @@ class Target:
         """Return the name of the input set that a measure reads: "fit" is "held_out", or "inside" if no images are held out."""
         return name if name != "fit" else "held_out" if self.held_out else "inside"
 
+    def applies(self, measure: Measure) -> bool:
+        """Return whether `measure` applies to what the method trains."""
+        return measure.recorded or self.kind in measure.kinds
+
     def reason(self, measure: Measure) -> str:
         """Return why `measure` cannot be taken; "" if it can."""
-        if not (measure.recorded or self.kind in measure.kinds):
+        if not self.applies(measure):
             return f"not applicable to the method {self.job.method.kind}"
         if self.no_images_reason and (measure.reads or measure.images):
             return self.no_images_reason
