@@ -30,7 +30,6 @@ class Epochs:
     """
 
     def __init__(self, placed: Sequence[Placed], dataset: DatasetSettings, accumulation: int = 1, processes: int = 1):
-        """Group `placed`, training and regularization images, by bucket; see the class for the other arguments."""
         self.placed = placed
         self.parts = parts_of(placed, dataset.reg_balance)
         self._short = dataset.short_batches
@@ -196,7 +195,6 @@ class Plan:
     """
 
     def __init__(self, placed: Sequence[Placed], job: TrainJob, seed: int, total_steps: int = 0):
-        """Plan the batches of `placed`, training and regularization images, by the job's settings. total_steps: steps of the run"""
         self.placed = list(placed)
         self.epochs = Epochs(
             self.placed, job.dataset, job.schedule.gradient_accumulation_steps, job.memory.num_processes

@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from core.dataset.caches.contents import content_hashes
+from core.dataset.captions.files import IMAGE_SOURCES
 from core.dataset.doctor.finding import (
     ExaminedImage,
     Finding,
@@ -166,12 +167,8 @@ def _copies_finding(kind: str, groups: Sequence[Sequence[ExaminedImage]]) -> Fin
 
 
 _ROLE_ORDER = {"train": 0, "regularization": 1, "validation": 2}
+# What programs give to copies, without the extension: "fox copy", "fox (1)".
 _COPY_NAME = re.compile(r"^copy of .|.[ _-]copy( ?\(?\d+\)?)?$|.\(\d+\)$|._\d$", re.IGNORECASE)
-
-
-def _copy_name(stem: str) -> bool:
-    """Return whether a file name without its extension is one that programs give to copies, such as "fox copy" or "fox (1)"."""
-    return _COPY_NAME.search(stem) is not None
 
 
 def _keep_order(item: ExaminedImage) -> tuple:
@@ -179,11 +176,10 @@ def _keep_order(item: ExaminedImage) -> tuple:
 
     Of names the one that no program gives to a copy comes first, then the shorter one.
     """
-    image = item.image
-    captioned = item.placed.caption.source in ("file", "metadata")
+    image, stem = item.image, item.image.path.stem
+    uncaptioned, is_copy = item.placed.caption.source not in IMAGE_SOURCES, _COPY_NAME.search(stem) is not None
     pixels = image.width * image.height
-    stem = image.path.stem
-    return (_ROLE_ORDER.get(item.role, 3), not captioned, -pixels, -image.bytes, _copy_name(stem), len(stem), item.key)
+    return (_ROLE_ORDER.get(item.role, 3), uncaptioned, -pixels, -image.bytes, is_copy, len(stem), item.key)
 
 
 def _same_content(items: Sequence[ExaminedImage], reading: Reading) -> list[list[ExaminedImage]]:

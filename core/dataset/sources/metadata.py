@@ -299,7 +299,6 @@ class Finder:
     """
 
     def __init__(self, files: Sequence[File], folder: Path, metadata_folder: Path):
-        """Index the images of `folder` by path, stem and name. metadata_folder: the folder of the metadata file"""
         self.files, self.folder, self.metadata_folder = files, folder, metadata_folder
         self._root = os.path.join(os.path.abspath(folder), "")
         self._exact = {file.relative: file for file in files}

@@ -45,7 +45,6 @@ class ScanBuilder:
     level: "error" or "advice": severity of problems about single images"""
 
     def __init__(self, memo: Memo, cancel: CancelToken | None, level: str):
-        """Start an empty scan. level: "error" or "advice", the severity of problems about single images"""
         self.memo, self.cancel, self.level = memo, cancel, level
         self.images: list[ImageInfo] = []
         self.broken: list[Broken] = []

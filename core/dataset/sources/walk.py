@@ -61,7 +61,7 @@ class File:
     mtime_ns: int
     sidecars: tuple[str, ...] = ()
     sidecar_states: tuple[tuple[int, int], ...] = ()
-    unreadable: str = ""  # the reason, if its size could not be read
+    unreadable: str = ""
 
 
 @dataclass(frozen=True, slots=True)
