@@ -85,29 +85,20 @@ def unreadable_findings(rows: Iterable[Row]) -> list[Finding]:
     return [Finding("unreadable", "advice", what, fix, tuple((each,) for each in broken), advised, "put away")]
 
 
-def duplicate_findings(items: Sequence[ExaminedImage], reading: Reading) -> list[Finding]:
-    """Return findings about exact and near duplicates, within the training set and across roles.
+def duplicate_findings(items: Sequence[ExaminedImage], reading: Reading, *, only_exact: bool = False) -> list[Finding]:
+    """Return findings about exact and near duplicates, within the training set and across roles, one for each kind in _COPIES.
 
     Roles are training, validation and regularization.
+
+    only_exact   no near duplicates: decodes nothing
     """
     exact = _same_content(items, reading)
-    return _findings_by_kind((exact, ""), (_near_duplicates(items, exact, reading), "near "))
-
-
-def exact_duplicate_findings(items: Sequence[ExaminedImage], reading: Reading) -> list[Finding]:
-    """Return findings about exact duplicates only. Decodes nothing."""
-    return _findings_by_kind((_same_content(items, reading), ""))
-
-
-def _findings_by_kind(*alike_groups: tuple[list[list[ExaminedImage]], str]) -> list[Finding]:
-    """Return a finding for each kind of duplicates, which depends on the images' roles.
-    alike_groups: (groups of duplicates, prefix of the finding's kind: "" for exact or "near ")"""
+    near = [] if only_exact else _near_duplicates(items, exact, reading)
     by_kind: dict[str, list[list[ExaminedImage]]] = defaultdict(list)
-    for groups, prefix in alike_groups:
-        for group in groups:
-            roles = {item.role for item in group}
-            kind = "leak" if "validation" in roles and len(roles) > 1 else "class" if len(roles) > 1 else "copy"
-            by_kind[prefix + kind].append(sorted(group, key=_keep_order))
+    for prefix, group in [*(("", group) for group in exact), *(("near ", group) for group in near)]:
+        roles = {item.role for item in group}
+        kind = "leak" if "validation" in roles and len(roles) > 1 else "class" if len(roles) > 1 else "copy"
+        by_kind[prefix + kind].append(sorted(group, key=_keep_order))
     return [_copies_finding(kind, by_kind[kind]) for kind in _COPIES if by_kind[kind]]
 
 
