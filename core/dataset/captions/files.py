@@ -12,7 +12,7 @@ from pathlib import Path
 
 from core.dataset.captions.encodings import decode_text
 from core.dataset.captions.history import MAX_CAPTION_BYTES, Change, ChangeResult, History, content_of, only_one_writes
-from core.dataset.sources.files import CAPTION_EXTENSIONS, is_image_name, name_key, printable, without_face
+from core.dataset.sources.files import CAPTION_EXTENSIONS, is_image_name, name_key, printable, stem_key, without_face
 from core.dataset.sources.image_info import ImageInfo
 from core.record.context import JobContext
 from core.record.problems import IN_USE, Problem, ProblemsError, raise_if_errors
@@ -234,7 +234,7 @@ class SidecarIndex:
         if image.parent not in self._folders:
             names: dict[str, list[str]] = {}
             for name in _names_in(image.parent):
-                names.setdefault(name_key(os.path.splitext(name)[0]), []).append(name)
+                names.setdefault(stem_key(name), []).append(name)
             self._folders[image.parent] = names
         stem, names = os.path.splitext(image.name)[0], self._folders[image.parent]
         by_stem = sorted(names.get(name_key(stem), []), key=lambda name: os.path.splitext(name)[0] != stem)
