@@ -25,11 +25,7 @@ SMALL = 0.05  # share of a part whose multiple says nothing
 
 
 def measure(bench: Any, subject: Any) -> dict[str, Any]:
-    """Return `blocks_of` for the parts of the model that the checkpoint's LoRA trains.
-
-    bench     a `Bench` (core/assess/bench.py)
-    subject   the `Subject` of the checkpoint
-    """
+    """Return `blocks_of` for the parts of the model that the checkpoint's LoRA trains."""
     loras, whole = subject.maker.loras, one_timestep_each(bench.changes(subject, "outside"))
     trained = {slot_of(name) for network in loras.networks for name in network.adapters}
     block_changes = {}

@@ -34,9 +34,6 @@ def measure(bench: Any, subject: Any) -> dict[str, Any]:
 
     Returns {distance, limit, typical: latent distances; near: number of images below the limit; images: number of images; name: the
     nearest training image; prompt; files: the pair's paths in the run folder}. Raises NotMeasured.
-
-    bench     a `Bench` (core/assess/bench.py)
-    subject   the `Subject` of the checkpoint
     """
     from core.assess.bench import load
 

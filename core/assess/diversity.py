@@ -15,9 +15,6 @@ MIN_DIVERSITY = 0.5
 def measure(bench: Any, subject: Any) -> dict[str, Any]:
     """Return {"value", "low", "high"}: `variation` of the checkpoint's images over that of the base model's, paired by caption, with its
     interval.
-
-    bench     a `Bench` (core/assess/bench.py)
-    subject   the `Subject` of the checkpoint
     """
     return paired_ratio(*([variation(each) for each in one.latents_by_prompt()] for one in (subject, bench.base))).data
 

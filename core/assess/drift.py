@@ -11,11 +11,7 @@ MAX_DRIFT = 0.8
 
 
 def measure(bench: Any, subject: Any) -> dict[str, Any]:
-    """Return `drift_of` for the checkpoint's changes of the dataset's predictions and of unrelated prompts'.
-
-    bench     a `Bench` (core/assess/bench.py)
-    subject   the `Subject` of the checkpoint
-    """
+    """Return `drift_of` for the checkpoint's changes of the dataset's predictions and of unrelated prompts'."""
     return drift_of(bench.changes(subject, "inside"), bench.changes(subject, "outside"))
 
 

@@ -8,11 +8,7 @@ from core.assess.target import by_image
 
 
 def measure(bench: Any, subject: Any) -> dict[str, Any]:
-    """Return {"value", "low", "high"}: the checkpoint's loss on training images over the base model's, paired by image, with its interval.
-
-    bench     a `Bench` (core/assess/bench.py)
-    subject   the `Subject` of the checkpoint
-    """
+    """Return {"value", "low", "high"}: the checkpoint's loss on training images over the base model's, by image, with its interval."""
     return paired_ratio(*(by_image(bench.losses(one, "inside")) for one in (subject, bench.base))).data
 
 

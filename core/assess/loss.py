@@ -42,16 +42,12 @@ def brief(data: Mapping[str, Any]) -> str:
 def sentence(data: Mapping[str, Any]) -> str:
     """Return the report's sentence for data of `recorded`: the loss and its distance to the lowest."""
     text = f"{data['loss']:.4f} on {data['images']} held-out images"
-    if data["step"] == data["lowest"] or "above" not in data:
-        return (
-            f"{text}, the lowest."
-            if data["step"] == data["lowest"]
-            else f"{text}; step {data['lowest']:,} has the lowest."
-        )
+    if data["step"] == data["lowest"]:
+        return f"{text}, the lowest."
+    if "above" not in data:
+        return f"{text}; step {data['lowest']:,} has the lowest."
     above = Interval.of(data["above"])
-    noise = (
-        ""
-        if above.low is None
-        else f" ({above.low:.4f} to {above.high:.4f}){'' if above.low > 0 else ', within noise'}"
-    )
-    return f"{text}: {above.value:.4f} above step {data['lowest']:,}{noise}."
+    text = f"{text}: {above.value:.4f} above step {data['lowest']:,}"
+    if above.low is None:
+        return f"{text}."
+    return f"{text} ({above.low:.4f} to {above.high:.4f}){'' if above.low > 0 else ', within noise'}."

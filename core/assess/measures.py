@@ -12,7 +12,8 @@ STRENGTHS = (0.4, 0.6, 0.8, 1.0, 1.2)
 class Measure:
     """A measure, computed by the module of the same name.
 
-    The module has `measure(bench, subject) -> data`, or `recorded(target, checkpoint) -> data`, and `sentence(data)`. Optional:
+    The module has `measure(bench, subject) -> data`, of a `Bench` and the `Subject` of a checkpoint (bench.py), or
+    `recorded(target, checkpoint) -> data`, and `sentence(data)`. Optional:
     `brief(data)`, the text in a table (default: data["value"]); `warning(data)`, a clause to read before choosing the checkpoint,
     or ""; `remark(data of all checkpoints)`, a sentence about all of them, or "".
 

@@ -14,11 +14,7 @@ SHOWN_LAYERS = 3
 
 
 def measure(bench: Any, subject: Any) -> dict[str, Any]:
-    """Return `rank_of` for the checkpoint's singular values, with "rank": the highest rank of a layer.
-
-    bench     a `Bench` (core/assess/bench.py)
-    subject   the `Subject` of the checkpoint
-    """
+    """Return `rank_of` for the checkpoint's singular values, with "rank": the highest rank of a layer."""
     lora = load_finite(subject.checkpoint.path)
     layers, _ = open_layers(lora, subject.maker.components, bench.context.cancel)
     values = {

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from core.assess.measures import Measure
-from core.assess.results import FILE, Cells, not_worse, read_results, rows_of, table_lines, with_warnings
+from core.assess.results import FILE, not_worse, read_results, rows_of, table_lines, with_warnings
 from core.assess.statistics import NotMeasured
 from core.assess.target import Checkpoint, Target, find_target
 from core.engine.verdict import measured_sentence
@@ -15,15 +15,12 @@ from core.engine.view import RunView
 from core.record import atomic
 from core.record.context import JobContext, Outcome
 from core.record.problems import Problem, ProblemsError
-from core.record.workspace import Workspace
 from core.settings.tools.assess import AssessSettings
 
 KEY = "key"
 
 
-def plan(settings: AssessSettings, workspace: Workspace) -> Target:
-    """Return the run, checkpoints, images and prompts to assess. Raises ProblemsError with everything that prevents it."""
-    return find_target(settings, workspace)
+plan = find_target
 
 
 def do(settings: AssessSettings, target: Target, context: JobContext) -> Outcome:
@@ -85,7 +82,7 @@ class Assessment:
         for measure in target.measures:
             if cells.get(measure.name, {}).get(KEY) != target.key(measure, checkpoint):
                 if why := target.reason(measure):
-                    _store(target, self.cells, checkpoint, measure, {"why": why})
+                    self._store(checkpoint, measure, {"why": why})
                 else:
                     missing.append(measure)
         return missing
@@ -115,7 +112,7 @@ class Assessment:
                 data = {"why": str(reason)}
             except ProblemsError as error:
                 data = {"why": error.problems[0].what}
-            _store(self.target, self.cells, checkpoint, measure, data)
+            self._store(checkpoint, measure, data)
 
     @contextmanager
     def _skipping_unreadable(self, checkpoint: Checkpoint, measures: Sequence[Measure]) -> Iterator[None]:
@@ -133,17 +130,16 @@ class Assessment:
                 problem = error.problems[0]
                 unread = {each.name: {KEY: "", "why": problem.what} for each in measures}
                 self.cells[path.name] = self.cells.get(path.name, {}) | unread
-                _write(self.target, self.cells)
+                self._write()
             self.unreadable[path] = replace(problem, where=str(path))
             self.context.warn(replace(problem, what=f"{checkpoint.label} is not measured: {problem.what}"))
 
+    def _store(self, checkpoint: Checkpoint, measure: Measure, data: Mapping[str, Any]) -> None:
+        """Set the result of a measure of a checkpoint and write assess.json."""
+        row = {KEY: self.target.key(measure, checkpoint), **data}
+        self.cells.setdefault(checkpoint.path.name, {})[measure.name] = row
+        self._write()
 
-def _store(target: Target, cells: Cells, checkpoint: Checkpoint, measure: Measure, data: Mapping[str, Any]) -> None:
-    """Set the result of a measure of a checkpoint and write assess.json."""
-    cells.setdefault(checkpoint.path.name, {})[measure.name] = {KEY: target.key(measure, checkpoint), **data}
-    _write(target, cells)
-
-
-def _write(target: Target, cells: Cells) -> None:
-    """Write all cells to the run's assess.json."""
-    atomic.write_json(target.run.path / FILE, {"version": 1, "cells": cells})
+    def _write(self) -> None:
+        """Write all results to the run's assess.json."""
+        atomic.write_json(self.target.run.path / FILE, {"version": 1, "cells": self.cells})

@@ -9,11 +9,7 @@ from core.record.best import clearly_lower
 
 
 def measure(bench: Any, subject: Any) -> dict[str, Any]:
-    """Return `strength_of` for STRENGTHS, with "on": the set whose loss was measured ("held_out" or "inside").
-
-    bench     a `Bench` (core/assess/bench.py)
-    subject   the `Subject` of the checkpoint
-    """
+    """Return `strength_of` for STRENGTHS, with "on": the set whose loss was measured ("held_out" or "inside")."""
     losses = {strength: bench.losses(subject, "fit", strength) for strength in STRENGTHS}
     drift = [fmean(bench.changes(subject, "outside", strength)) for strength in STRENGTHS]
     return strength_of(bench.losses(bench.base, "fit"), losses, drift) | {"on": bench.target.set_named("fit")}

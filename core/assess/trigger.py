@@ -13,9 +13,6 @@ MAX_WITHOUT_WORD = 0.9  # of the effect without the word
 def measure(bench: Any, subject: Any) -> dict[str, Any]:
     """Return {"value", "low", "high", "word": the trigger word}: change of the predictions without the trigger word over that with it
     (`Bench.changes` of the sets "plain" and "inside"), paired by image, with its interval.
-
-    bench     a `Bench` (core/assess/bench.py)
-    subject   the `Subject` of the checkpoint
     """
     effects = (by_image(bench.changes(subject, name)) for name in ("plain", "inside"))
     return paired_ratio(*effects).data | {"word": bench.target.trigger}

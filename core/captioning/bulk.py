@@ -179,17 +179,11 @@ def edit_captions(job: CaptionEditJob, context: JobContext) -> Outcome:
         context.warn(problem)
     lines = [each.line for each in plan]
     if job.edit_captions.preview or not plan:
-        return Outcome(lines=[*lines, f"{count(len(plan), 'caption')} would change"], facts=_facts(len(plan), 0))
+        lines.append(f"{count(len(plan), 'caption')} would change")
+        return Outcome(lines=lines, facts={"planned": len(plan), "written": 0})
     done, left = write_captions(context, EDITS[job.edit_captions.edit], changes_of(plan))
-    return Outcome(
-        lines=[*lines, *left, f"{count(len(done.written), 'caption')} changed"],
-        facts=_facts(len(plan), len(done.written)),
-    )
-
-
-def _facts(planned: int, written: int) -> dict[str, int]:
-    """Return {"planned", "written": number of captions} for the job's result."""
-    return {"planned": planned, "written": written}
+    lines += [*left, f"{count(len(done.written), 'caption')} changed"]
+    return Outcome(lines=lines, facts={"planned": len(plan), "written": len(done.written)})
 
 
 def _plan(items: Sequence[Item], job: CaptionEditJob) -> list[CaptionEdit]:

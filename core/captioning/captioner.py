@@ -27,16 +27,6 @@ CARD = tasks.Card(
 )
 
 
-def _with_default(name: str, default: str) -> type[CaptioningSettings]:
-    """Return the settings model shared by all captioners, with another default for the setting `name`."""
-    info = copy(CaptioningSettings.model_fields[name])
-    info.default = default
-    override: Any = {name: (info.annotation, info)}
-    return create_model(
-        "CaptioningSettings", __base__=CaptioningSettings, __doc__=CaptioningSettings.__doc__, **override
-    )
-
-
 def captioner(
     name: str,
     settings: type[Settings],
@@ -63,7 +53,11 @@ def captioner(
     group: Any = (settings, Field(default_factory=settings, title=title))
     shared: dict[str, Any] = {}
     if existing != "missing":
-        captioning = _with_default("existing", existing)
+        info = copy(CaptioningSettings.model_fields["existing"])
+        info.default = existing
+        override: Any = {"existing": (info.annotation, info)}
+        documented = CaptioningSettings.__doc__
+        captioning = create_model("CaptioningSettings", __base__=CaptioningSettings, __doc__=documented, **override)
         shared["captioning"] = (captioning, Field(default_factory=captioning, title="Captioning"))
     job = create_model(
         f"{name.title().replace('_', '')}Job", __base__=CaptionerJob, __doc__=settings.__doc__, **{name: group} | shared

@@ -407,7 +407,7 @@ def _gets_caption(row: Row, existing: str) -> bool:
     former, with any other all"""
     if existing not in ("keep", "missing"):
         return row.caption.source != "metadata"
-    return row.caption.source in (("words", "none") if existing == "keep" else ("words", "none", "blank"))
+    return row.caption.missing or (existing == "missing" and row.caption.source == "blank")
 
 
 def _fingerprint(job: CaptionerJob) -> str:

@@ -47,10 +47,8 @@ class CaptionResult:
 
     def joined(self, existing: str, settings: CaptioningSettings) -> str:
         """Return the caption to write. `existing`: caption in the file, "" if there is none."""
-        return (self.join or self._combined)(existing, settings)
-
-    def _combined(self, existing: str, settings: CaptioningSettings) -> str:
-        """Return `combined` with the existing caption, as the settings say."""
+        if self.join is not None:
+            return self.join(existing, settings)
         return combined(existing, self.text, settings, self.separator)
 
     def caption_bytes(self, caption: str) -> bytes:

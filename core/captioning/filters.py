@@ -240,16 +240,15 @@ def _text(read: Callable[[Facts], str]) -> Callable[[str], Test]:
 
 
 def _number(read: Callable[[Facts], float]) -> Callable[[str], Test]:
-    """Return the parser of a numeric field's value, such as ">=75"."""
-    return lambda value: _compared(read, *_sign_and_number(value))
+    """Return the parser of a numeric field's value, such as ">=75"; without a sign it is "="."""
 
+    def field_test(value: str) -> Test:
+        match = re.fullmatch(r"(>=|<=|>|<|=)?\s*(\d+(?:\.\d+)?)", value)
+        if match is None:
+            raise _invalid(f"'{value}' is not a number, such as >75")
+        return _compared(read, match[1] or "=", float(match[2]))
 
-def _sign_and_number(value: str) -> tuple[str, float]:
-    """Parse ">75" into (">", 75.0); without a sign "=". Raises ProblemsError."""
-    match = re.fullmatch(r"(>=|<=|>|<|=)?\s*(\d+(?:\.\d+)?)", value)
-    if match is None:
-        raise _invalid(f"'{value}' is not a number, such as >75")
-    return match[1] or "=", float(match[2])
+    return field_test
 
 
 def _compared(read: Callable[[Facts], float], sign: str, number: float) -> Test:

@@ -74,7 +74,6 @@ class ControlNet(nn.Module):
     """
 
     def __init__(self, net: ControlNetModel, *, kohya: bool = False):
-        """Wrap a diffusers ControlNet at full strength. kohya: see the class"""
         super().__init__()
         self.net, self.strength, self.kohya, self.signed = net, 1.0, kohya, kohya
 

@@ -33,7 +33,6 @@ class LayerNet(nn.Module):
     """
 
     def __init__(self, width: int, depth: int, cond_emb_dim: int, network_dim: int):
-        """Create the network with torch's default initialization; the arguments are described at the class."""
         super().__init__()
         self.shrinks = 4 * 2**depth
         layers: list[nn.Module] = []

@@ -1,6 +1,5 @@
 """Warnings about a dataset that do not block a start: captions, image sizes, regularization balance."""
 
-import os
 import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
@@ -11,7 +10,7 @@ from core.dataset.buckets.plan import Epochs
 from core.dataset.buckets.rotation import RandomResolution, Rotation
 from core.dataset.captions.pipeline import plain_caption
 from core.dataset.images.look import Look
-from core.dataset.sources.files import printable
+from core.dataset.sources.files import extension, printable
 from core.dataset.sources.image_info import ImageInfo, about, names_of
 from core.record.problems import Problem
 from core.record.units import count, listed
@@ -96,17 +95,12 @@ def _other_caption_files(placed: Sequence[Placed]) -> list[Problem]:
         for each in placed
         if each.caption.sentence is None
         and each.caption.source != "metadata"
-        and any(
-            not name.lower().endswith(os.path.splitext(each.caption.path.name)[1].lower())
-            for name in each.image.sidecars
-        )
+        and any(not name.lower().endswith(extension(each.caption.path.name)) for name in each.image.sidecars)
     ]
     if not unread:
         return []
-    endings = Counter(os.path.splitext(name)[1].lower() for image in unread for name in image.sidecars)
-    used = Counter(
-        os.path.splitext(each.caption.path.name)[1].lower() for each in placed if each.caption.source == "file"
-    )
+    endings = Counter(extension(name) for image in unread for name in image.sidecars)
+    used = Counter(extension(each.caption.path.name) for each in placed if each.caption.source == "file")
     counts = f"{_counts_text(endings)} next to them; {_counts_text(used)} used"
     have = "has" if len(unread) == 1 else "have"
     what = f"{count(len(unread), 'image')} {have} caption files that are not used: {counts}"

@@ -76,8 +76,7 @@ def preflight(
         what = "No batch is ever full, and incomplete ones are dropped"
         fix = "lower the batch size, or keep short batches"
         problems.append(Problem(what, "dataset.short_batches", fix, code="dataset.no-batches"))
-    report = _report(job, scan, placing, epochs, token_counts, problems, once, looks)
-    return replace(report, undecoded=undecoded)
+    return replace(_report(job, scan, placing, epochs, token_counts, problems, once, looks), undecoded=undecoded)
 
 
 def _measure_images(

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from core.dataset.buckets.batches import Placed
-from core.dataset.captions.files import Caption, caption_change, editable_caption, save_caption
+from core.dataset.captions.files import Caption, caption_change, editable_caption, normalized_text, save_caption
 from core.dataset.captions.history import MAX_CAPTION_BYTES, Change, ChangeResult, History
 from core.dataset.sources.files import printable
 from core.dataset.sources.metadata import CACHE_LIST
@@ -140,9 +140,9 @@ class Edits:
                     current.problem.what, current.problem.where, current.problem.fix, current.problem.code
                 )
             disk = caption_text(current)
-            if plain(text) == disk:
+            if normalized_text(text) == disk:
                 return Saved(disk)
-            if disk not in {plain(each) for each in known_texts}:
+            if disk not in {normalized_text(each) for each in known_texts}:
                 _require_image(placed)
                 return Saved(disk, refused=True)
             if len(text.encode("utf-8")) > MAX_CAPTION_BYTES:
@@ -166,7 +166,7 @@ class Edits:
         """Discard the typed text in favor of the caption on disk. The text goes into the history, from which undo can write it."""
         with self._lock:
             placed = self.known_image(key)
-            if placed is None or self.read_only(placed) or plain(text) == caption_text(self.caption(placed)):
+            if placed is None or self.read_only(placed) or normalized_text(text) == caption_text(self.caption(placed)):
                 return
             change = caption_change(placed.image.path, text, placed.concept.captions.caption_extension)
             given_up = Change(change.path, change.new, change.old)
@@ -287,11 +287,4 @@ def _require_image(placed: Placed) -> None:
 
 def caption_text(caption: Caption) -> str:
     """Return the text of a caption file; "" if there is none and the folder's class tokens are used."""
-    return "" if caption.missing else plain(caption.text)
-
-
-def plain(text: str) -> str:
-    r"""Return `text` as it is saved: with \
-     line ends and without surrounding whitespace.
-    """
-    return text.replace("\r\n", "\n").replace("\r", "\n").strip()
+    return "" if caption.missing else normalized_text(caption.text)

@@ -35,7 +35,11 @@ class Rewriting:
             return work(lambda done, total: None)
         if self.busy:
             return "Another change of captions is running; wait until it is done"
-        self._task = task = self._light(self._in_background, title, work, title=title)
+
+        def in_background(task: Any) -> str:
+            return work(lambda done, total: task.stage(f"{title}: {done:,} of {total:,}", done, total))
+
+        self._task = task = self._light(in_background, title=title)
         end = time.monotonic() + WAIT_SECONDS
         while not task.done and time.monotonic() < end:
             time.sleep(0.01)
@@ -45,11 +49,6 @@ class Rewriting:
         if task.error is not None:
             raise task.error
         return str(task.result)
-
-    @staticmethod
-    def _in_background(title: str, work: Callable[[Progress], str], task: Any) -> str:
-        """Run `work` as a background task with its progress in the task's text."""
-        return work(lambda done, total: task.stage(f"{title}: {done:,} of {total:,}", done, total))
 
     def state(self) -> dict[str, Any]:
         """Return the progress or result of the newest large change; {} before the first.

@@ -19,6 +19,7 @@ from core.dataset.captions.files import rewrite_as_utf8
 from core.dataset.captions.history import ChangeResult, Entry, History
 from core.dataset.captions.pipeline import plain_caption
 from core.dataset.report import Row
+from core.dataset.sources.files import printable
 from core.families.token_count import count_tokens
 from core.record.problems import ProblemsError
 from core.record.units import count
@@ -467,7 +468,7 @@ class CaptionHandlers:
         caption = self.edits.caption(placed)
         text = caption_text(caption)
         return {
-            "name": view.name_of(placed),
+            "name": printable(placed.image.relative),
             "disk": text,
             "words": placed.image.class_tokens if caption.missing else "",
             "fixed": bool(self.edits.read_only(placed)),

@@ -103,17 +103,12 @@ def _item(row: Row, current: bool, thumb_url: Callable[..., str], ready: bool = 
     )
 
 
-def name_of(placed: Placed) -> str:
-    """Return the image's path below its folder, as display text."""
-    return printable(placed.image.relative)
-
-
 def image(placed: Placed, index: int, total: int, thumb_url: Callable[..., str]) -> str:
     """Return the HTML of the open image with crop frame and control image.
 
     index: in the list of `total` images, -1 if the image is not in the list
     """
-    name = name_of(placed)
+    name = printable(placed.image.relative)
     width, height = placed.image.width, placed.image.height
     bucket = placed.placement.bucket
     position_text = f"{index + 1:,} of {total:,}" if index >= 0 else f"not in this list of {total:,}"

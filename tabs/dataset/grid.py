@@ -24,7 +24,6 @@ from tabs.markup import (
 
 PAGE_SIZE = 48
 PAGERS = ("Pages", "Pages, below the images")  # labels of the pagers above and below the images
-NO_HOLD: Callable[[Row], str] = lambda row: ""  # noqa: E731
 
 
 def crop_fraction(row: Row) -> float:
@@ -86,7 +85,7 @@ def grid(
     page: int,
     thumb_url: Callable[..., str],
     busy: bool,
-    validation_state: Callable[[Row], str] = NO_HOLD,
+    validation_state: Callable[[Row], str] = lambda row: "",
     first: Sequence[Row] = (),
 ) -> str:
     """Return the HTML of one page of thumbnails, with pagers and the list of views.

@@ -56,7 +56,12 @@ def sizes_plot(job: TrainJob, report: Report | None) -> str:
     widths = [top * step / 60 for step in range(1, 61) if area * 60 / step <= top * top]
     most = max(number for _, _, number in marks)
     spots = [
-        (round(width), round(height), round(2.5 + 6 * math.sqrt(number / most), 1), _size_text(width, height, number))
+        (
+            round(width),
+            round(height),
+            round(2.5 + 6 * math.sqrt(number / most), 1),
+            f"{width:,.0f} × {height:,.0f}: {count(number, 'image')}",
+        )
         for width, height, number in sorted(marks, key=lambda mark: -mark[2])
     ]
     small = sum(width * height < area for width, height in sizes)
@@ -70,11 +75,6 @@ def sizes_plot(job: TrainJob, report: Report | None) -> str:
     caption = f'<p class="hint">Below the line an image has fewer pixels than the resolution ({small:,} do).</p>'
     distinct = len(set(sizes))
     return section("Sizes", chart + caption, f"{distinct:,} different" if distinct > 1 else "all the same")
-
-
-def _size_text(width: float, height: float, number: int) -> str:
-    """Return the tooltip of a mark with `number` images of this mean size in pixels."""
-    return f"{width:,.0f} × {height:,.0f}: {count(number, 'image')}"
 
 
 def _axes(label: str, right: float, top: float, across: str, up: str) -> dict[str, Any]:
@@ -132,10 +132,10 @@ def lengths_plot(report: Report | None) -> str:
     beyond = max((mark for mark in WINDOWS if mark <= len(bins) * size), default=0)
     marks = [mark for mark in WINDOWS if mark <= max(beyond + WINDOWS[0], limit)]  # those reached, and the next
     right = max(len(bins) * size, max(marks)) * 1.04
+    filled = [(index * size, number) for index, number in enumerate(bins) if number]
     columns = [
-        (index * size, size, number, _length_text(index * size, size, number), index * size > limit)
-        for index, number in enumerate(bins)
-        if number
+        (begin, size, number, f"{begin} to {begin + size - 1} tokens: {count(number, 'caption')}", begin > limit)
+        for begin, number in filled
     ]
     over = sum(number > limit for number in tokens)
     label = f"Captions by tokens; {over:,} are longer than {limit} and are truncated"
@@ -143,8 +143,3 @@ def lengths_plot(report: Report | None) -> str:
     chart_options = _axes(label, right, max(bins) * 1.1, "tokens", "captions")
     chart = client_rendered("chart", chart_options | {"columns": columns, "marks": marks, "limit": limit})
     return section("Caption length in tokens", chart, aside)
-
-
-def _length_text(begin: int, size: int, number: int) -> str:
-    """Return the tooltip of a histogram bin from `begin` with `size` token counts and `number` captions."""
-    return f"{begin} to {begin + size - 1} tokens: {count(number, 'caption')}"

@@ -176,17 +176,7 @@ def _open_question(job: TrainJob, question: Question, answered: bool) -> str:
     """Return the HTML of a question with its choices. answered: whether it was answered"""
     text, choices = QUESTIONS[question.kind]
     current = current_choice(job, question.kind)
-    buttons = "".join(
-        _choice(
-            question.kind,
-            each.name,
-            each.title,
-            each.effect + _tags_only(question, each),
-            each.name == current,
-            answered,
-        )
-        for each in choices
-    )
+    buttons = "".join(_choice(question, each, each.name == current, answered) for each in choices)
     if question.kind == "transparency":
         mark = " now" if current == COLOR else ""
         buttons += (
@@ -215,14 +205,14 @@ def _images_of(question: Question) -> str:
     return f'<strong>{esc(count(question.images, "image"))}</strong> <span class="hint">({esc(about)})</span>'
 
 
-def _choice(kind: str, name: str, title: str, effect: str, is_current: bool, answered: bool) -> str:
+def _choice(question: Question, choice: Choice, is_current: bool, answered: bool) -> str:
     """Return the HTML of a choice's button. is_current: whether the settings equal it; answered: whether the question was answered"""
     mark = f'<i class="hint{"" if is_current else " off"}">{"chosen" if answered else "as it is now"}</i>'
     pressed = "true" if is_current and answered else "false"
     return (
-        f'<button type="button" class="choice{" now" if is_current else ""}" data-act="answer" data-arg="{kind}:{name}" '
-        f'aria-pressed="{pressed}">'
-        f"<b>{esc(title)} {mark}</b><span>{esc(effect)}</span></button>"
+        f'<button type="button" class="choice{" now" if is_current else ""}" data-act="answer" '
+        f'data-arg="{question.kind}:{choice.name}" aria-pressed="{pressed}"><b>{esc(choice.title)} {mark}</b>'
+        f"<span>{esc(choice.effect + _tags_only(question, choice))}</span></button>"
     )
 
 

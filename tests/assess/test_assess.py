@@ -79,15 +79,15 @@ def use(workspace, folder, **settings):
 
 def test_every_measure_is_taken_once_and_a_killed_assessment_resumes_at_the_next_cell(made, monkeypatch):
     workspace, folder = made(steps=(40,))
-    keep, kept = assess._store, []
+    keep, kept = assess.Assessment._store, []
 
-    def killed(target, cells, checkpoint, measure, data):
-        keep(target, cells, checkpoint, measure, data)
+    def killed(self, checkpoint, measure, data):
+        keep(self, checkpoint, measure, data)
         kept.append((checkpoint.step, measure.name))
         if len(kept) == 3:
             raise Cancelled
 
-    monkeypatch.setattr(assess, "_store", killed)
+    monkeypatch.setattr(assess.Assessment, "_store", killed)
     with pytest.raises(Cancelled):
         use(workspace, folder)
     outcome = use(workspace, folder)
@@ -193,7 +193,7 @@ def test_what_cannot_be_measured_is_named_and_the_rest_is_measured(made, tmp_pat
 def test_a_checkpoint_that_is_damaged_or_goes_ends_nothing_and_loses_no_cell(made, monkeypatch):
     workspace, folder = made(steps=(10, 20, 30))
     damaged, good, going = sorted(folder.checkpoints.iterdir())
-    keep = assess._store
+    keep = assess.Assessment._store
 
     def kept(*given):
         keep(*given)
@@ -202,7 +202,7 @@ def test_a_checkpoint_that_is_damaged_or_goes_ends_nothing_and_loses_no_cell(mad
     use(workspace, folder, measures=["rank"], steps=["30"])
     before = read_results(folder.path)[going.name]
     damaged.write_bytes(damaged.read_bytes()[:900])
-    monkeypatch.setattr(assess, "_store", kept)
+    monkeypatch.setattr(assess.Assessment, "_store", kept)
     use(workspace, folder, measures=["rank", "loss"])
     cells = read_results(folder.path)
     assert "why" in cells[damaged.name]["rank"] and cells[going.name]["rank"] == before["rank"]

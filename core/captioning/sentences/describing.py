@@ -15,7 +15,7 @@ from core.captioning.described import CaptionResult, skipped
 from core.captioning.report import Row
 from core.captioning.sentences import cleaning
 from core.captioning.sentences.folder import ModelFiles, check, fetch_missing, find
-from core.captioning.sentences.loading import Loaded, freeing_memory, load, precision_problems
+from core.captioning.sentences.loading import Loaded, load, precision_problems
 from core.captioning.sentences.profiles import PROFILES, Profile, facts_of
 from core.dataset.images.colors import WHITE
 from core.dataset.images.opening import open_decoded
@@ -68,8 +68,10 @@ def describe(
     check(files)
     _warn_of_unused(settings, context)
     context.stage(f"loading {files.title}")
-    with freeing_memory():
+    try:
         yield from _captions(rows, files, settings, context)
+    finally:
+        free_memory()
 
 
 def _captions(

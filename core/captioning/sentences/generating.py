@@ -136,12 +136,8 @@ def _model_inputs(
         arguments |= {"text": texts, "padding": True, "padding_side": "left"}
     inputs = loaded.processor(images=images, **arguments)
     placed = {name: value.to(loaded.device) for name, value in inputs.items() if hasattr(value, "to")}
-    return {name: _cast(value, loaded.dtype) for name, value in placed.items()}, texts
-
-
-def _cast(value: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """Return a floating point tensor in `dtype`, any other unchanged."""
-    return value.to(dtype) if value.is_floating_point() else value
+    floats = {name: value.to(loaded.dtype) for name, value in placed.items() if value.is_floating_point()}
+    return placed | floats, texts
 
 
 def _chat_text(loaded: Loaded, query: Query, thinks: bool) -> str:
@@ -254,7 +250,6 @@ class AnswerBudget(StoppingCriteria):
     """
 
     def __init__(self, end_of_thinking: Sequence[int], tokens: int, prompt: PromptLength):
-        """`end_of_thinking`: token ids of </think>; `tokens`: limit for the answer."""
         self._end_of_thinking, self._tokens, self._prompt = list(end_of_thinking), tokens, prompt
 
     def __call__(self, input_ids: torch.Tensor, scores: Any, **more: Any) -> torch.Tensor:

@@ -14,7 +14,6 @@ from core.captioning.sentences.folder import ModelFiles, weight_files
 from core.formats.tensors.header import read_header
 from core.record import machine
 from core.record.lazy_torch import torch
-from core.record.memory import free_memory
 from core.record.problems import Problem, ProblemsError
 from core.settings.captioning.sentences import CaptionModelSettings
 
@@ -47,15 +46,6 @@ def precision_problems(task: str, settings: CaptionModelSettings) -> list[Proble
         what, fix = "8-bit and 4-bit need bitsandbytes, which is not installed", "choose another precision"
         return [Problem(what, f"{task}.precision", fix, code="captioner.no-bitsandbytes")]
     return []
-
-
-@contextmanager
-def freeing_memory() -> Iterator[None]:
-    """Context that frees the memory of a model loaded in it."""
-    try:
-        yield
-    finally:
-        free_memory()
 
 
 def load(files: ModelFiles, settings: CaptionModelSettings, device: str) -> Loaded:

@@ -12,7 +12,7 @@ from PIL import Image, IptcImagePlugin
 
 from core.captioning.combining import parts_of
 from core.captioning.described import CaptionResult, from_text, skipped
-from core.captioning.source.sidecars import first_object
+from core.captioning.source.sidecars import first_object, stripped
 from core.captioning.source.xmp import read_xmp
 from core.dataset.images.opening import LARGE_PIXELS, BrokenImage, open_image
 from core.dataset.sources.files import printable
@@ -215,15 +215,10 @@ FIELDS: dict[str, Callable[[ImageTexts], str | list[str]]] = PROMPTS | {
 # ---- the captioner
 
 
-def fields_of(settings: ImageTextSettings) -> list[str]:
-    """Return the fields of the settings, stripped and without blank ones."""
-    return [field.strip() for field in settings.text_fields if field.strip()]
-
-
 def check(settings: ImageTextSettings, workspace: Workspace) -> None:
     """Raise ProblemsError for unknown fields, or if there are none."""
     where, fix = "caption_metadata.text_fields", f"use {', '.join(FIELDS)} or {PNG_TEXT}NAME"
-    fields = fields_of(settings)
+    fields = stripped(settings.text_fields)
     problems = [
         Problem(f"There is no field '{field}'", where, fix, code="metadata.unknown-field")
         for field in fields
@@ -266,7 +261,7 @@ def _texts_in(path: Path, settings: ImageTextSettings, separator: str) -> tuple[
         if image.format == "PNG" and image.width * image.height <= LARGE_PIXELS and _has_late_text(path):
             _or_default(None, image.load)  # type: ignore[arg-type]
         texts = ImageTexts(image)
-        for field in fields_of(settings):
+        for field in stripped(settings.text_fields):
             text = collected(problems, _text_of, texts, field, settings, separator) or ""
             lines += [text] if text.strip(" ,\n") else []
             if lines and settings.combine == "first":

@@ -68,7 +68,8 @@ def _caption_of(
         what = f"The regular expression does not match {printable(relative)}"
         return skipped(path, what, "change the expression, or write its caption by hand", "names.no-match")
     names = {"name": path.stem, "folder": path.parent.name} | match.groupdict("")
-    values = {name: _as_words(text, settings) for name, text in names.items()}
+    options = {"leading": settings.leading_numbers, "trailing": settings.trailing_numbers}
+    values = {name: name_words(text, replaced=settings.replaced, **options) for name, text in names.items()}
     values = {"number": number_of(path.stem), "words": image.class_tokens} | values
     used = _FIELD.findall(settings.pattern)
     nothing = skipped(
@@ -81,10 +82,3 @@ def _caption_of(
         return nothing
     text = _FIELD.sub(lambda field: values[field[1]], settings.pattern)
     return from_text(path, separator.join(parts_of(text, separator)), nothing)
-
-
-def _as_words(text: str, settings: NamesSettings) -> str:
-    """Return a name as words, without numbers and replaced characters by the settings."""
-    return name_words(
-        text, leading=settings.leading_numbers, trailing=settings.trailing_numbers, replaced=settings.replaced
-    )

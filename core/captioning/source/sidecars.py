@@ -26,7 +26,7 @@ CATEGORIES = frozenset(
 
 def check(settings: SidecarSettings, workspace: Workspace) -> None:
     """Raise ProblemsError if no keys are set."""
-    if not _stripped(settings.sidecar_keys):
+    if not stripped(settings.sidecar_keys):
         fix = "write one per line, such as tags"
         raise ProblemsError.one("No keys are given", "caption_sidecars.sidecar_keys", fix, "sidecar.no-keys")
 
@@ -63,7 +63,7 @@ def _caption_of(path: Path, settings: SidecarSettings, separator: str) -> Captio
 
 def tags_in(content: Any, settings: SidecarSettings) -> list[str]:
     """Return the tags under the first key of the settings that has any, each once."""
-    for key in _stripped(settings.sidecar_keys):
+    for key in stripped(settings.sidecar_keys):
         *parents, last = key.split(".")
         post = first_object(content)
         for name in parents:
@@ -73,7 +73,7 @@ def tags_in(content: Any, settings: SidecarSettings) -> list[str]:
     return []
 
 
-def _stripped(values: Sequence[str]) -> list[str]:
+def stripped(values: Sequence[str]) -> list[str]:
     """Return the values stripped, without blank ones."""
     return [value.strip() for value in values if value.strip()]
 
@@ -87,7 +87,7 @@ def first_object(value: Any) -> dict[str, Any]:
 def _by_category(post: Mapping[str, Any], key: str, settings: SidecarSettings) -> dict[str, list[str]]:
     """Return {category: tags} from keys such as `tags_general` and from an object under `key`; "" for tags without category."""
     value = post.get(key)
-    known = CATEGORIES.union(_stripped(settings.category_order), _stripped(settings.excluded_categories))
+    known = CATEGORIES.union(stripped(settings.category_order), stripped(settings.excluded_categories))
     groups = {category: post.get(f"{key}_{category}") for category in sorted(known) if _holds_tags(key)}
     groups |= value if isinstance(value, dict) else {}
     by_category = {category: _split_tags(each, key, settings.input_separator) for category, each in groups.items()}
@@ -98,7 +98,7 @@ def _by_category(post: Mapping[str, Any], key: str, settings: SidecarSettings) -
 
 def _ordered_tags(by_category: Mapping[str, list[str]], settings: SidecarSettings) -> list[str]:
     """Return the tags in the settings' order of categories, without excluded ones, each once."""
-    first, excluded = _stripped(settings.category_order), _stripped(settings.excluded_categories)
+    first, excluded = stripped(settings.category_order), stripped(settings.excluded_categories)
     order = dict.fromkeys([*first, *(name for name in by_category if name), ""])
     chosen = [name for name in order if name in by_category and name not in excluded]
     tags = [html.unescape(tag) for name in chosen for tag in by_category[name]]  # Gelbooru escapes them

@@ -7,7 +7,6 @@ import re
 from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 from core.captioning.tagger.tags import Label
 from core.record.bounded_json import parse_json, read_json_object
@@ -80,9 +79,11 @@ def read_mapping(path: Path) -> list[Label]:
         kinds = inner.get("tag_to_category")
         if not isinstance(kinds, dict):
             raise _label_error(path, "has no tag_to_category")
-        pairs = {number: (tag, _category_of(tag, kinds)) for number, tag in inner["idx_to_tag"].items()}
+        tags = inner["idx_to_tag"].items()
+        pairs = {number: (tag, kinds.get(tag, "general") if isinstance(tag, str) else None) for number, tag in tags}
     else:
-        pairs = {number: _tag_and_kind(each) for number, each in values.items()}
+        objects = {number: each if isinstance(each, dict) else {} for number, each in values.items()}
+        pairs = {number: (each.get("tag"), each.get("category")) for number, each in objects.items()}
     labels: dict[int, Label] = {}
     for number, (tag, kind) in pairs.items():
         if not re.fullmatch(r"[0-9]{1,6}", number) or not isinstance(tag, str) or not isinstance(kind, str):
@@ -93,16 +94,6 @@ def read_mapping(path: Path) -> list[Label]:
 
 
 NO_LABEL = Label("", "")  # an output without a tag
-
-
-def _category_of(tag: Any, kinds: dict[str, Any]) -> Any:
-    """Return the category of a tag, "general" for an unknown tag; None if the tag is not a text."""
-    return kinds.get(tag, "general") if isinstance(tag, str) else None
-
-
-def _tag_and_kind(entry: Any) -> tuple[Any, Any]:
-    """Return (tag, category) of an entry; (None, None) if it is not an object."""
-    return (entry.get("tag"), entry.get("category")) if isinstance(entry, dict) else (None, None)
 
 
 def read_metadata(text: str, path: Path) -> list[Label]:

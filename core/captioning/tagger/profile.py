@@ -10,6 +10,7 @@ from core.settings.captioning.tagger import FLOOR
 
 FIX = "write it as docs/taggers.md says"
 Numbers = tuple[float, float, float]
+Deviations = tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]]
 Color = tuple[
     Annotated[int, Field(ge=0, le=255)], Annotated[int, Field(ge=0, le=255)], Annotated[int, Field(ge=0, le=255)]
 ]
@@ -45,7 +46,7 @@ class Profile(BaseModel):
     channels: Literal["BGR", "RGB"] = "BGR"
     scale: Literal["255", "1"] = "255"
     mean: Numbers = (0.0, 0.0, 0.0)
-    std: Numbers = (1.0, 1.0, 1.0)
+    std: Deviations = (1.0, 1.0, 1.0)
     pad: Literal["square", "edge", "stretch"] = "square"
     pad_color: Color = (255, 255, 255)
     resample: Literal["bicubic", "bilinear", "lanczos", "area"] = "bicubic"
@@ -63,14 +64,6 @@ class Profile(BaseModel):
             path = PurePosixPath(name)
             if path.is_absolute() or ".." in path.parts or re.search(r'[\\:*?"<>|\0]', name):
                 raise ValueError("names a file outside the model's folder")
-        return value
-
-    @field_validator("std")
-    @classmethod
-    def _check_std(cls, value: Numbers) -> Numbers:
-        """Refuse standard deviations that are not above 0."""
-        if not all(number > 0 for number in value):
-            raise ValueError("must be above 0")
         return value
 
     @field_validator("thresholds")

@@ -83,7 +83,6 @@ class HintMaker:
     """
 
     def __init__(self, workspace: Workspace, where: str, cancel: CancelToken):
-        """Start without a loaded model. where: the setting that names models, for problems"""
         self._workspace, self._where, self._cancel = workspace, where, cancel
         self._models: dict[str, HintModel | PoseModel] = {}
 

@@ -1,6 +1,5 @@
 """An image with its bucket and caption, and batches of such images of one size."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from core.dataset.buckets.aspect_ratio import Placement, Size
@@ -56,8 +55,3 @@ class PlannedBatch:
 
     def __len__(self) -> int:
         return len(self.items)
-
-
-def accumulation_groups(batches: Sequence[PlannedBatch], accumulation: int) -> list[list[PlannedBatch]]:
-    """Split an epoch's batches into those of each optimizer step, `accumulation` each; the last step may have fewer."""
-    return [list(batches[start : start + accumulation]) for start in range(0, len(batches), accumulation)]

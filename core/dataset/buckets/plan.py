@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from core.dataset.buckets.aspect_ratio import Size
-from core.dataset.buckets.batches import Placed, PlannedBatch, accumulation_groups
+from core.dataset.buckets.batches import Placed, PlannedBatch
 from core.dataset.buckets.rotation import AllImages, View, parts_of
 from core.dataset.captions.pipeline import ImageUse, caption_variants_of_epoch, is_random, training_caption
 from core.record import draws
@@ -30,7 +30,6 @@ class Epochs:
     """
 
     def __init__(self, placed: Sequence[Placed], dataset: DatasetSettings, accumulation: int = 1, processes: int = 1):
-        """Group `placed`, training and regularization images, by bucket; see the class for the other arguments."""
         self.placed = placed
         self.parts = parts_of(placed, dataset.reg_balance)
         self._short = dataset.short_batches
@@ -166,8 +165,9 @@ class Epochs:
         return batches
 
     def groups(self, seed: int, epoch: int) -> list[list[PlannedBatch]]:
-        """Return the batches of each optimizer step of an epoch."""
-        return accumulation_groups(self.batches(seed, epoch), self._accumulation)
+        """Return the batches of each optimizer step of an epoch; the last step may have fewer."""
+        batches, size = self.batches(seed, epoch), self._accumulation
+        return [batches[start : start + size] for start in range(0, len(batches), size)]
 
     def _fill_up(self, bucket: Bucket, views: Sequence[View], seed: int, epoch: int) -> list[View]:
         """Return extra views of a bucket's images that fill its last batch, with repeat numbers not in `views`."""
@@ -196,7 +196,6 @@ class Plan:
     """
 
     def __init__(self, placed: Sequence[Placed], job: TrainJob, seed: int, total_steps: int = 0):
-        """Plan the batches of `placed`, training and regularization images, by the job's settings. total_steps: steps of the run"""
         self.placed = list(placed)
         self.epochs = Epochs(
             self.placed, job.dataset, job.schedule.gradient_accumulation_steps, job.memory.num_processes

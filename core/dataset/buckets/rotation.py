@@ -41,7 +41,6 @@ class Rotation:
     """
 
     def __init__(self, placed: Sequence[Placed], count: int, name: str):
-        """Shuffle the images, each as often as its repeats, by a seed from `name`. count: views per epoch"""
         self._pool = [each for each in placed for _ in range(each.repeats)]
         draws.python_random(0, "turn", name).shuffle(self._pool)
         self._count = count if self._pool else 0

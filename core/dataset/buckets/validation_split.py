@@ -139,7 +139,6 @@ class CopyFinder:
     hashes_of: images -> {key: SHA-256}"""
 
     def __init__(self, images: Sequence[ImageInfo], hashes_of: Callable):
-        """Group images by file size. hashes_of: images -> {key: SHA-256}"""
         self._hashes_of = hashes_of
         self._by_length: defaultdict[int, list[ImageInfo]] = defaultdict(list)
         self._hashes: dict[int, Mapping[Key, str]] = {}  # by file size

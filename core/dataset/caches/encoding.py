@@ -165,18 +165,14 @@ def posteriors_of(
 ) -> Iterator[tuple[Side, Posterior | None]]:
     """Yield each side with its posterior, float32 on the CPU; None if it is not finite, even after `retry`."""
     mean, logvar = mean.detach().float().cpu(), logvar.detach().float().cpu()
-    for index, (side, pixels) in enumerate(batch):
-        first = (mean[index].clone(), logvar[index].clone())
-        yield side, first if _finite(first) else _encoded_again(side, pixels, retry)
-
-
-def _encoded_again(side: Side, pixels: np.ndarray, retry: Encode | None) -> Posterior | None:
-    """Return the posterior of a side by `retry`; None if `retry` is None or the result is not finite either."""
-    if retry is None:
-        return None
-    mean, logvar = encode_pixels([(side, pixels)], retry)
-    posterior = (mean[0].detach().float().cpu(), logvar[0].detach().float().cpu())
-    return posterior if _finite(posterior) else None
+    for index, each in enumerate(batch):
+        posterior = (mean[index].clone(), logvar[index].clone())
+        if _finite(posterior):
+            yield each[0], posterior
+        elif retry is None:
+            yield each[0], None
+        else:
+            yield from posteriors_of([each], *encode_pixels([each], retry))
 
 
 class _Results:

@@ -62,7 +62,6 @@ class LatePosteriors:
         progress: Progress | None = None,
         finished: Callable[[], None] = lambda: None,
     ):
-        """Start the decoding threads; the arguments are described at the class."""
         self.seconds = 0.0
         self._cache, self._encode, self._retry, self._device, self._ahead = cache, encode, retry, device, ahead
         self._synchronize, self._progress, self._finished = synchronize, progress, finished

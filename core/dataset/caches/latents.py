@@ -57,7 +57,6 @@ class LatentCache(Store):
     row = LATENTS
 
     def __post_init__(self) -> None:
-        """Start without hashes of image files and without entries in memory."""
         self._hashes: dict[tuple, str] = {}
         self._opaque: set[tuple] = set()
         self._held: dict[Path, Posterior] = {}  # encoded in this run and not written

@@ -56,7 +56,6 @@ class NpzCaches:
     """
 
     def __init__(self, items: Sequence[Placed], kind: str = "sd"):
-        """Prepare to read .npz files next to `items`, all images of the dataset. kind: suffix of newer file names, "sd" or "sdxl"."""
         self._kind = kind
         owners: dict[Path, set[Path]] = defaultdict(set)
         for placed in items:

@@ -189,7 +189,6 @@ class ControlCache(PartnerCache):
     row = CONTROLS
 
     def __post_init__(self) -> None:
-        """Set the room in memory, in bytes."""
         self._room_bytes = memory_limit(self.writes) if self.held_bytes is None else self.held_bytes
 
     def fill(

@@ -46,7 +46,6 @@ class TextCache(Store):
     row = TEXTS
 
     def __post_init__(self) -> None:
-        """Start with no states in memory and no expected captions."""
         self._waiting: dict[str, None] = {}  # for `get` to encode
         self._first_expected: frozenset[str] | None = None  # of the first `expect`: written for later runs
         self._held: OrderedDict[str, TextStates] = OrderedDict()  # least recently used first

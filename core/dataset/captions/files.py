@@ -12,7 +12,7 @@ from pathlib import Path
 
 from core.dataset.captions.encodings import decode_text
 from core.dataset.captions.history import MAX_CAPTION_BYTES, Change, ChangeResult, History, content_of, only_one_writes
-from core.dataset.sources.files import CAPTION_EXTENSIONS, is_image_name, name_key, printable, without_face
+from core.dataset.sources.files import CAPTION_EXTENSIONS, is_image_name, name_key, printable, stem_key, without_face
 from core.dataset.sources.image_info import ImageInfo
 from core.record.context import JobContext
 from core.record.problems import IN_USE, Problem, ProblemsError, raise_if_errors
@@ -162,10 +162,10 @@ def caption_path(image: Path, caption_extension: str, sidecars: Sequence[str] = 
 
 def _from_metadata(image: ImageInfo, settings: CaptionSettings) -> Caption:
     """Return the caption in the image's metadata entry; if it is empty, with advice as its `problem`."""
-    text = _normalized(image.metadata_caption or "")
+    text = normalized_text(image.metadata_caption or "")
     path = caption_path(image.path, settings.caption_extension, image.sidecars)
     if image.metadata_texts is not None and settings.sidecars != "one":
-        sentence, tags = map(_normalized, image.metadata_texts)
+        sentence, tags = map(normalized_text, image.metadata_texts)
         text = tags if settings.sidecars == "drawn" else text
         return Caption(text, "metadata", path, sentence=sentence, tags=tags)
     if text:
@@ -179,7 +179,7 @@ def _from_metadata(image: ImageInfo, settings: CaptionSettings) -> Caption:
 def _from_file(path: Path, data: bytes) -> Caption:
     """Return the caption in a file's bytes; if they are empty or not UTF-8, with advice as its `problem`."""
     decoded = decode_text(data)
-    text = _normalized(decoded.text)
+    text = normalized_text(decoded.text)
     if not text:
         what = "The caption file is empty: the image is trained without a caption"
         fix = "write a caption, or delete the file to use the folder's default caption"
@@ -194,7 +194,7 @@ def _from_file(path: Path, data: bytes) -> Caption:
     return Caption(text, "file", path, decoded.encoding, problem)
 
 
-def _normalized(text: str) -> str:
+def normalized_text(text: str) -> str:
     """Return the text with LF line ends and without surrounding whitespace."""
     return text.replace("\r\n", "\n").replace("\r", "\n").strip()
 
@@ -234,7 +234,7 @@ class SidecarIndex:
         if image.parent not in self._folders:
             names: dict[str, list[str]] = {}
             for name in _names_in(image.parent):
-                names.setdefault(name_key(os.path.splitext(name)[0]), []).append(name)
+                names.setdefault(stem_key(name), []).append(name)
             self._folders[image.parent] = names
         stem, names = os.path.splitext(image.name)[0], self._folders[image.parent]
         by_stem = sorted(names.get(name_key(stem), []), key=lambda name: os.path.splitext(name)[0] != stem)
@@ -261,14 +261,14 @@ def caption_change(
     path = caption_path(image_path, extension, (sidecars or SidecarIndex()).of(image_path))
     old = content_of(path)
     new = with_line_ends(caption_bytes(text), old)
-    if over is not None and old is not None and _normalized(decode_text(old).text) != _normalized(over):
+    if over is not None and old is not None and normalized_text(decode_text(old).text) != normalized_text(over):
         old = caption_bytes(over)
     return Change(path, old, new)
 
 
 def caption_bytes(text: str) -> bytes:
     """Return the content of a caption file: UTF-8 with a final line end; empty for an empty caption."""
-    text = _normalized(text)
+    text = normalized_text(text)
     return text.encode("utf-8") + b"\n" if text else b""
 
 

@@ -96,7 +96,6 @@ class History:
     """
 
     def __init__(self, folder: Path, person: str = ""):
-        """Open the history stored in `folder`. person: who makes changes here, if several people have a page each"""
         self._folder, self.person = folder, person
         self._opened = 0
         self._lock = threading.Lock()

@@ -5,7 +5,6 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
 
 from core.dataset.captions.files import Caption, is_unreadable, read_caption
 from core.dataset.sources.image_info import ImageInfo
@@ -70,7 +69,9 @@ def _captions_of_chunk(
     group: Sequence[ImageInfo], settings: CaptionSettings, memo: Memo
 ) -> dict[tuple[str, str], Caption]:
     """Return {image key: caption} for images of one concept. Images without caption files, and with unreadable ones, are not cached."""
-    states = {image.key: _state(image, settings) for image in group if _can_be_cached(image)}
+    cacheable = (each for each in group if each.metadata_caption is None and each.sidecar_states)
+    readable = (each for each in cacheable if (-1, -1) not in each.sidecar_states)
+    states = {image.key: _state(image, settings) for image in readable}
     cached = memo.known(_KIND, list(states.values()))
     captions: dict[tuple[str, str], Caption] = {}
     new: dict[Path, str] = {}
@@ -86,11 +87,6 @@ def _captions_of_chunk(
     return captions
 
 
-def _can_be_cached(image: ImageInfo) -> bool:
-    """Return whether an image's caption comes from caption files that can all be read."""
-    return image.metadata_caption is None and bool(image.sidecar_states) and (-1, -1) not in image.sidecar_states
-
-
 def _state(image: ImageInfo, settings: CaptionSettings) -> _State:
     """Return the state of an image's caption files, with a hash of everything that its caption depends on.
 
@@ -98,14 +94,10 @@ def _state(image: ImageInfo, settings: CaptionSettings) -> _State:
     key, so the memo has one caption for each image, the latest.
     """
     values = [getattr(settings, name) for name in READ_SETTINGS]
-    digest = _digest([_NAMES, image.sidecars, image.sidecar_states, image.class_tokens, values])
-    return _State(image.path, sum(size for size, _ in image.sidecar_states), digest)
-
-
-def _digest(value: Any) -> int:
-    """Return a 63-bit hash of a JSON value, which fits the memo's column."""
-    text = json.dumps(value)
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
+    text = json.dumps([_NAMES, image.sidecars, image.sidecar_states, image.class_tokens, values])
+    digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
+    number = int.from_bytes(digest, "big") >> 1  # 63 bits fit the memo's column
+    return _State(image.path, sum(size for size, _ in image.sidecar_states), number)
 
 
 def _to_json(caption: Caption) -> str:

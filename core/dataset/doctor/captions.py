@@ -6,6 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from statistics import median
 
+from core.dataset.captions.files import IMAGE_SOURCES
 from core.dataset.captions.words import comparable
 from core.dataset.doctor.finding import ExaminedImage, Finding, connected_components, images_finding
 from core.record.units import first_of
@@ -35,7 +36,7 @@ def caption_findings(items: Sequence[ExaminedImage]) -> list[Finding]:
 def _has_caption(item: ExaminedImage) -> bool:
     """Return whether the image has a caption that is not empty, from a file or metadata."""
     caption = item.placed.caption
-    return caption.source in ("file", "metadata") and bool(caption.text.strip())
+    return caption.source in IMAGE_SOURCES and bool(caption.text.strip())
 
 
 def _without_caption(items: Sequence[ExaminedImage]) -> list[Finding]:

@@ -17,7 +17,6 @@ from core.dataset.doctor.images import (
     Reading,
     appearance_findings,
     duplicate_findings,
-    exact_duplicate_findings,
     size_findings,
     unreadable_findings,
 )
@@ -68,7 +67,7 @@ def held_out_copies(report: Report, memo_path: Path | str | None, cancel: Cancel
     """
     if not report.validation:
         return []
-    findings = exact_duplicate_findings(_images_of(report), Reading(memo_path, cancel))
+    findings = duplicate_findings(_images_of(report), Reading(memo_path, cancel), only_exact=True)
     return [finding.problem() for finding in findings if finding.level == "error"]
 
 

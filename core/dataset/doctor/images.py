@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from core.dataset.caches.contents import content_hashes
+from core.dataset.captions.files import IMAGE_SOURCES
 from core.dataset.doctor.finding import (
     ExaminedImage,
     Finding,
@@ -84,29 +85,20 @@ def unreadable_findings(rows: Iterable[Row]) -> list[Finding]:
     return [Finding("unreadable", "advice", what, fix, tuple((each,) for each in broken), advised, "put away")]
 
 
-def duplicate_findings(items: Sequence[ExaminedImage], reading: Reading) -> list[Finding]:
-    """Return findings about exact and near duplicates, within the training set and across roles.
+def duplicate_findings(items: Sequence[ExaminedImage], reading: Reading, *, only_exact: bool = False) -> list[Finding]:
+    """Return findings about exact and near duplicates, within the training set and across roles, one for each kind in _COPIES.
 
     Roles are training, validation and regularization.
+
+    only_exact   no near duplicates: decodes nothing
     """
     exact = _same_content(items, reading)
-    return _findings_by_kind((exact, ""), (_near_duplicates(items, exact, reading), "near "))
-
-
-def exact_duplicate_findings(items: Sequence[ExaminedImage], reading: Reading) -> list[Finding]:
-    """Return findings about exact duplicates only. Decodes nothing."""
-    return _findings_by_kind((_same_content(items, reading), ""))
-
-
-def _findings_by_kind(*alike_groups: tuple[list[list[ExaminedImage]], str]) -> list[Finding]:
-    """Return a finding for each kind of duplicates, which depends on the images' roles.
-    alike_groups: (groups of duplicates, prefix of the finding's kind: "" for exact or "near ")"""
+    near = [] if only_exact else _near_duplicates(items, exact, reading)
     by_kind: dict[str, list[list[ExaminedImage]]] = defaultdict(list)
-    for groups, prefix in alike_groups:
-        for group in groups:
-            roles = {item.role for item in group}
-            kind = "leak" if "validation" in roles and len(roles) > 1 else "class" if len(roles) > 1 else "copy"
-            by_kind[prefix + kind].append(sorted(group, key=_keep_order))
+    for prefix, group in [*(("", group) for group in exact), *(("near ", group) for group in near)]:
+        roles = {item.role for item in group}
+        kind = "leak" if "validation" in roles and len(roles) > 1 else "class" if len(roles) > 1 else "copy"
+        by_kind[prefix + kind].append(sorted(group, key=_keep_order))
     return [_copies_finding(kind, by_kind[kind]) for kind in _COPIES if by_kind[kind]]
 
 
@@ -166,12 +158,8 @@ def _copies_finding(kind: str, groups: Sequence[Sequence[ExaminedImage]]) -> Fin
 
 
 _ROLE_ORDER = {"train": 0, "regularization": 1, "validation": 2}
+# What programs give to copies, without the extension: "fox copy", "fox (1)".
 _COPY_NAME = re.compile(r"^copy of .|.[ _-]copy( ?\(?\d+\)?)?$|.\(\d+\)$|._\d$", re.IGNORECASE)
-
-
-def _copy_name(stem: str) -> bool:
-    """Return whether a file name without its extension is one that programs give to copies, such as "fox copy" or "fox (1)"."""
-    return _COPY_NAME.search(stem) is not None
 
 
 def _keep_order(item: ExaminedImage) -> tuple:
@@ -179,11 +167,10 @@ def _keep_order(item: ExaminedImage) -> tuple:
 
     Of names the one that no program gives to a copy comes first, then the shorter one.
     """
-    image = item.image
-    captioned = item.placed.caption.source in ("file", "metadata")
+    image, stem = item.image, item.image.path.stem
+    uncaptioned, is_copy = item.placed.caption.source not in IMAGE_SOURCES, _COPY_NAME.search(stem) is not None
     pixels = image.width * image.height
-    stem = image.path.stem
-    return (_ROLE_ORDER.get(item.role, 3), not captioned, -pixels, -image.bytes, _copy_name(stem), len(stem), item.key)
+    return (_ROLE_ORDER.get(item.role, 3), uncaptioned, -pixels, -image.bytes, is_copy, len(stem), item.key)
 
 
 def _same_content(items: Sequence[ExaminedImage], reading: Reading) -> list[list[ExaminedImage]]:

@@ -28,6 +28,7 @@ from core.dataset.sources.files import (
     name_key,
     printable,
     split_label,
+    stem_key,
 )
 from core.record import atomic
 from core.record.allowed import may_reach
@@ -160,12 +161,8 @@ def companions(images: Sequence[Path]) -> list[Path]:
     files: list[Path] = []
     for folder, names in leaving.items():
         entries = sorted(os.listdir(folder))
-        staying = {
-            name_key(os.path.splitext(name)[0])
-            for name in entries
-            if is_image_name(name) and name not in names and not is_label(name)
-        }
-        stems = {name_key(os.path.splitext(name)[0]) for name in names}
+        others = (name for name in entries if is_image_name(name) and name not in names and not is_label(name))
+        staying, stems = set(map(stem_key, others)), set(map(stem_key, names))
         leaving_stems = stems - staying | {name_key(name) for name in names}  # a.png.txt is a.png's caption
         for name in entries:
             if name not in names and _belongs(name, leaving_stems, staying | stems):

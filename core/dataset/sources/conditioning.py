@@ -12,7 +12,16 @@ from typing import TYPE_CHECKING, Any
 
 from core.dataset.images.look import Look, known_looks, look_at_all, looks
 from core.dataset.images.opening import BrokenImage, problem_of
-from core.dataset.sources.files import CONTROL_LABEL, MASK_LABEL, extension, name_key, printable, reachable, split_label
+from core.dataset.sources.files import (
+    CONTROL_LABEL,
+    MASK_LABEL,
+    extension,
+    name_key,
+    printable,
+    reachable,
+    split_label,
+    stem_key,
+)
 from core.dataset.sources.image_info import ImageInfo, about, listed
 from core.dataset.sources.memo import Memo
 from core.dataset.sources.painted import is_painted, replaced_folders
@@ -133,7 +142,7 @@ def sidecar_partners(files: Mapping[str, Sequence[File]], where: str) -> Partner
     by_name = {source: _by_stem(members, None) for source, members in files.items()}
 
     def find(image: ImageInfo) -> Sequence[File]:
-        return by_name.get(image.source, {}).get(name_key(os.path.splitext(image.relative)[0]), ())
+        return by_name.get(image.source, {}).get(stem_key(image.relative), ())
 
     return Partners(where, [file for members in files.values() for file in members], find)
 
@@ -258,13 +267,10 @@ def _by_stem(files: Sequence[File], suffix: str | None, kind: PartnerKind | None
     by_stem: dict[str, list[File]] = defaultdict(list)
     if kind and not suffix:
         unlabelled, labelled = without_suffix(files, kind.label)
-        labelled_stems = {name_key(os.path.splitext(file.relative)[0]) for file in labelled}
-        files = [
-            *labelled,
-            *(file for file in unlabelled if name_key(os.path.splitext(file.relative)[0]) not in labelled_stems),
-        ]
+        labelled_stems = {stem_key(file.relative) for file in labelled}
+        files = [*labelled, *(file for file in unlabelled if stem_key(file.relative) not in labelled_stems)]
     for file in without_suffix(files, suffix)[1] if suffix else files:
-        by_stem[name_key(os.path.splitext(file.relative)[0])].append(file)
+        by_stem[stem_key(file.relative)].append(file)
     return by_stem
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from core.dataset.sources.files import MAX_REPEATS, path_ends, printable, reachable
 from core.dataset.sources.folders import Root
-from core.dataset.sources.image_info import ImageInfo, Scan, about
+from core.dataset.sources.image_info import Scan, about
 from core.dataset.sources.memo import Memo
 from core.dataset.sources.registered import SOURCES
 from core.dataset.sources.scan_builder import ScanBuilder
@@ -79,15 +79,12 @@ def _add_images(builder: ScanBuilder, rows: Sequence[dict[str, Any]], name: str,
     id = builder.new_id(name)
     by_relative = {file.relative: row for file, row in zip(files, rows, strict=True)}
     listed = builder.read(files, id, Root(Path(name), 1, ""), concept)
-    images = [_as_listed(image, by_relative[image.relative]) for image in listed]
+    images = []
+    for image in listed:
+        row = by_relative[image.relative]
+        repeats, tokens = row.get("repeats") or 1, row.get("words") or ""
+        images.append(replace(image, metadata_caption=row.get("caption"), repeats=repeats, class_tokens=tokens))
     builder.finish(images, concept, {})
-
-
-def _as_listed(image: ImageInfo, row: Mapping[str, Any]) -> ImageInfo:
-    """Return the image with "caption", "repeats" and "words" (class tokens) of its row; each may be missing."""
-    return replace(
-        image, metadata_caption=row.get("caption"), repeats=row.get("repeats") or 1, class_tokens=row.get("words") or ""
-    )
 
 
 def _files(rows: Sequence[Mapping[str, Any]]) -> list[File]:

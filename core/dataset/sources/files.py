@@ -61,6 +61,11 @@ def name_key(name: str) -> str:
     return unicodedata.normalize("NFC", name).casefold()
 
 
+def stem_key(name: str) -> str:
+    """Return the `name_key` of a name or path without its extension."""
+    return name_key(os.path.splitext(name)[0])
+
+
 def is_junk(name: str) -> bool:
     """Return whether a name is that of a dot file (macOS' `._x.png`), thumbnail cache, system file or trash folder."""
     lowered = name.lower()

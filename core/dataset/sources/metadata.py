@@ -15,7 +15,7 @@ from typing import Any
 
 from core.dataset.captions.encodings import decode_text
 from core.dataset.captions.files import join_texts
-from core.dataset.sources.files import extension, name_key, path_ends, printable
+from core.dataset.sources.files import extension, name_key, path_ends, printable, stem_key
 from core.dataset.sources.image_info import about
 from core.dataset.sources.walk import File, file_at
 from core.record.allowed import may_reach
@@ -299,7 +299,6 @@ class Finder:
     """
 
     def __init__(self, files: Sequence[File], folder: Path, metadata_folder: Path):
-        """Index the images of `folder` by path, stem and name. metadata_folder: the folder of the metadata file"""
         self.files, self.folder, self.metadata_folder = files, folder, metadata_folder
         self._root = os.path.join(os.path.abspath(folder), "")
         self._exact = {file.relative: file for file in files}
@@ -386,7 +385,7 @@ class Finder:
         name = name_key(_plain(key).rpartition("/")[2])
         bare = os.path.splitext(name)[0] if extension(name) in IMAGE_EXTENSIONS else name
         files = self._names.get(name) or self._names.get(bare) or []
-        stems = {name_key(os.path.splitext(file.relative)[0]) for file in files}
+        stems = {stem_key(file.relative) for file in files}
         return files if len(stems) == 1 else []
 
     def _has_latents(self, key: str) -> bool:
@@ -398,7 +397,7 @@ class Finder:
 
     def nearest(self, key: str) -> str | None:
         """Return an image with a name similar to the key's, among the first _MOST_NAMES images, or None."""
-        name = name_key(os.path.splitext(_plain(key).rpartition("/")[2])[0])
+        name = stem_key(_plain(key).rpartition("/")[2])
         stems = list(self._stems)[:_MOST_NAMES]
         near = difflib.get_close_matches(name, [stem.rpartition("/")[2] for stem in stems], 1)
         return self._names[near[0]][0].relative if near else None

@@ -45,7 +45,6 @@ class ScanBuilder:
     level: "error" or "advice": severity of problems about single images"""
 
     def __init__(self, memo: Memo, cancel: CancelToken | None, level: str):
-        """Start an empty scan. level: "error" or "advice", the severity of problems about single images"""
         self.memo, self.cancel, self.level = memo, cancel, level
         self.images: list[ImageInfo] = []
         self.broken: list[Broken] = []
@@ -142,10 +141,8 @@ class ScanBuilder:
 
     def _read_folder(self, files: list[File], id: str, root: Root, concept: Concept) -> list[ImageInfo]:
         """Return the images of one folder: all, or with cache_info those in an existing metadata_cache.json."""
-        path = root.path / CACHE_LIST
-        if not concept.source.cache_info:
-            return self.read(files, id, root, concept)
-        if path.is_file():
+        path, listed = root.path / CACHE_LIST, concept.source.cache_info
+        if listed and path.is_file():
             metadata = read_metadata(path)
             files_of_entries, entries = self._matched(metadata, files, root.path)
             images = self.read(files_of_entries, id, root, concept, entries)
@@ -153,7 +150,7 @@ class ScanBuilder:
                 self.problems += compare_with_disk(images, files_of_entries, entries, concept.captions, path)
             return images
         images = self.read(files, id, root, concept)
-        self.problems += write_list(path, images, concept.captions)
+        self.problems += write_list(path, images, concept.captions) if listed else []
         return images
 
     def _add_listed(self, concept: Concept, path: Path, file_setting: str) -> None:

@@ -29,6 +29,7 @@ from core.dataset.sources.files import (
     printable,
     reachable,
     repeats_and_words,
+    stem_key,
     without_face,
 )
 from core.dataset.sources.image_info import ImageInfo, about
@@ -61,7 +62,7 @@ class File:
     mtime_ns: int
     sidecars: tuple[str, ...] = ()
     sidecar_states: tuple[tuple[int, int], ...] = ()
-    unreadable: str = ""  # the reason, if its size could not be read
+    unreadable: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -295,7 +296,7 @@ def _add_files(listing: _Listing, result: Walk) -> None:
     result.ignored += listing.ignored
     used: set[str] = set()
     images = {entry.name for entry in listing.others if is_image(entry.path, entry.name)}
-    stems = Counter(name_key(os.path.splitext(name)[0]) for name in images)
+    stems = Counter(stem_key(name) for name in images)
     shared = {stem for stem, number in stems.items() if number > 1}
     for entry in listing.others:
         name = entry.name
