@@ -40,7 +40,7 @@ from core.generation.model.store import ModelStore
 from core.record import atomic, commands, machine
 from core.record.cancel import CancelToken
 from core.record.lazy_torch import torch
-from core.record.problems import ProblemsError, unwritten, with_fixes
+from core.record.problems import ProblemsError, with_fixes, write_errors
 from core.record.run_about import write_about, write_person
 from core.record.run_folder import RunFolder, latest_run, list_runs
 from core.record.temporary import remove_leftover_folders
@@ -542,10 +542,8 @@ class Engine:
     def star_run(self, run_name: str, starred: bool) -> None:
         """Star a run, or remove its star. Raises ProblemsError."""
         path = self.editable_run(run_name).star_file
-        try:
+        with write_errors("The star cannot be saved", str(path.parent)):
             atomic.write_bytes(path, b"") if starred else path.unlink(missing_ok=True)
-        except OSError as error:
-            raise unwritten(error, "The star cannot be saved", str(path.parent)) from None
 
     def delete_run(self, run_name: str) -> str:
         """Move a run to the trash and return its folder name there. Raises ProblemsError while it runs or a job uses its files."""

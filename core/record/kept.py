@@ -6,7 +6,7 @@ from pathlib import Path
 
 from core.record import atomic
 from core.record.bounded_json import read_json_object
-from core.record.problems import ProblemsError, unwritten
+from core.record.problems import ProblemsError, write_errors
 from core.record.stamps import cached_until_changed
 
 FILE = "kept.json"
@@ -47,14 +47,11 @@ def keep(run: Path, file: Path, name: str | None) -> None:
     """
     path = file.relative_to(run).as_posix()
     mark = {} if name is None else {path: _clean_name(name) or file.stem}
-    try:
-        with _WRITING:
-            if (marks := _marks(run)) is None:
-                atomic.replace(run / FILE, run / f"kept-damaged-{time.time_ns()}.json")
-            others = {each: title for each, title in marks or () if each != path}  # also of files that may come back
-            atomic.write_json(run / FILE, others | mark)
-    except OSError as error:
-        raise unwritten(error, "The mark cannot be saved", str(run)) from None
+    with write_errors("The mark cannot be saved", str(run)), _WRITING:
+        if (marks := _marks(run)) is None:
+            atomic.replace(run / FILE, run / f"kept-damaged-{time.time_ns()}.json")
+        others = {each: title for each, title in marks or () if each != path}  # also of files that may come back
+        atomic.write_json(run / FILE, others | mark)
 
 
 def _clean_name(name: str) -> str:

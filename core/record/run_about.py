@@ -7,7 +7,7 @@ from pathlib import Path
 
 from core.record import atomic
 from core.record.bounded_json import read_json_object
-from core.record.problems import Problem, ProblemsError, unwritten
+from core.record.problems import Problem, ProblemsError, write_errors
 from core.record.run_folder import RunFolder
 from core.record.stamps import cached_until_changed
 from core.record.workspace import CURRENT_WORKSPACE, Workspace, display_path, lies_below, real_path
@@ -82,12 +82,9 @@ def others_run_problem(path: str | os.PathLike, where: str, workspace: Workspace
 def _write(folder: RunFolder, about: RunAbout, what: str) -> RunAbout:
     """Write about.json and return `about`. Raises ProblemsError if that fails, with `what` in the message: the changed texts, such as
     "title"."""
-    try:
-        atomic.write_json(
-            folder.path / FILE, {name: text for name, text in asdict(about).items() if text or name != "person"}
-        )
-    except OSError as error:
-        raise unwritten(error, f"The {what} cannot be saved", str(folder.path)) from None
+    content = {name: text for name, text in asdict(about).items() if text or name != "person"}
+    with write_errors(f"The {what} cannot be saved", str(folder.path)):
+        atomic.write_json(folder.path / FILE, content)
     return about
 
 
