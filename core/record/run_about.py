@@ -48,7 +48,7 @@ def write_about(folder: RunFolder, *, title: str | None = None, note: str | None
     about.json cannot be written; a damaged about.json is not overwritten."""
     before = read_about(folder)
     texts = (("title", title, MOST_TITLE), ("note", note, MOST_NOTE))
-    changes = {name: _checked_text(name, text, most) for name, text, most in texts if text is not None}
+    changes = {name: checked_text(name, text, most) for name, text, most in texts if text is not None}
     about = RunAbout(**(asdict(before) | changes))
     if about.title == initial_title(folder):
         about = replace(about, title="")
@@ -101,12 +101,12 @@ def initial_title(folder: RunFolder) -> str:
     return folder.name.split("_", 1)[-1]
 
 
-def _checked_text(name: str, text: str, limit: int) -> str:
-    """Return the cleaned text. Raises ProblemsError if it has more than `limit` characters. name: "title" or "note"."""
+def checked_text(name: str, text: str, limit: int, code: str = "run.text-too-long") -> str:
+    """Return the cleaned text. Raises ProblemsError if it has more than `limit` characters. name: "title", "note" or "name"."""
     clean = _clean(text, len(text), multiline=name == "note")
     if len(clean) > limit:
         what = f"The {name} has {len(clean):,} characters; the limit is {limit:,}"
-        raise ProblemsError.one(what, name, "shorten it", "run.text-too-long")
+        raise ProblemsError.one(what, name, "shorten it", code)
     return clean
 
 
