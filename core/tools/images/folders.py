@@ -18,7 +18,7 @@ from core.dataset.images.opening import BrokenImage, DecodedImage
 from core.dataset.sources.files import CAPTION_EXTENSIONS, is_image, is_junk, printable, split_label, walk_folders
 from core.record import atomic
 from core.record.context import JobContext, Outcome
-from core.record.problems import Problem, ProblemsError, raise_if_errors, write_errors
+from core.record.problems import Problem, ProblemsError, collected, raise_if_errors, write_errors
 from core.record.regular import impossible_path
 from core.record.run_about import others_run_problem
 from core.record.units import count
@@ -184,10 +184,7 @@ def _face_problems(settings: FaceSettings) -> list[Problem]:
         what = "Faces can only be scaled with a crop of a fixed size"
         fix = f"set {settings.tool}.face_crop to size, or {settings.tool}.face_resize to none"
         problems.append(Problem(what, f"{settings.tool}.face_resize", fix, code="tools.face-scaling-needs-size"))
-    try:
-        weights_folder()
-    except ProblemsError as error:
-        problems += error.problems
+    collected(problems, weights_folder)
     return problems
 
 

@@ -99,7 +99,8 @@ def make_control_images(settings: MadeHintsSettings, plan: FolderPlan, context: 
             elif control is not None:
                 preview = context.folder.path / "preview" / f"{done}.png"
                 write_hint(control, preview)
-                report.previews.append(_preview(path, folder, preview))
+                paths = {"image": str(path), "hint": str(preview), "name": _name(path, folder)}
+                report.previews.append(paths | {"caption": "", "before": "", "tags": []})
     except Cancelled:
         if not report.written:
             raise
@@ -165,16 +166,6 @@ def write_hint(hint: np.ndarray, target: Path) -> None:
     with write_errors("A control image could not be written", printable(target), "what is written is kept"):
         with atomic.open_atomic(target, synced=False) as temporary:
             image.save(temporary, "PNG")
-
-
-def _preview(path: Path, folder: Path, hint: Path) -> dict[str, Any]:
-    """Return the preview's entry of a control image, {"image": path, "hint": path, "name": path below `folder`} and empty "caption",
-    "before", "tags".
-
-    path   of the image
-    hint   of its control image
-    """
-    return {"image": str(path), "hint": str(hint), "name": _name(path, folder), "caption": "", "before": "", "tags": []}
 
 
 def _name(path: Path, folder: Path) -> str:
