@@ -57,10 +57,10 @@ class Work:
     task: Task
     about: str
     reads: bool = False
-    reference: str = ""  # its input as entered; of a download the whole link, which may have a key and is not shown
-    ended: dict[str, Any] = field(default_factory=dict)  # the final facts
-    failed: float | None = None  # when a page first showed the failure
-    first: tuple[float, int] | None = None  # time and number of the first bytes of a download
+    reference: str = ""
+    ended: dict[str, Any] = field(default_factory=dict)
+    failed: float | None = None
+    first: tuple[float, int] | None = None
 
     @property
     def tab(self) -> str:
