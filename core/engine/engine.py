@@ -40,7 +40,7 @@ from core.generation.model.store import ModelStore
 from core.record import atomic, commands, machine
 from core.record.cancel import CancelToken
 from core.record.lazy_torch import torch
-from core.record.problems import ProblemsError, unwritten, with_fixes
+from core.record.problems import ProblemsError, with_fixes, write_errors
 from core.record.run_about import write_about, write_person
 from core.record.run_folder import RunFolder, latest_run, list_runs
 from core.record.temporary import remove_leftover_folders
@@ -379,7 +379,7 @@ class Engine:
         admit(job, self.limits and self.limits.for_person(self.workspace_of(entry)))
         lane = lane_of(entry)
         device = self._ready_device() if lane == "device" else "cpu"
-        folder = self._folder(entry.run) if entry.run else self._new_folder(entry, job)
+        folder = self._runs.folder(entry.run) if entry.run else self._new_folder(entry, job)
         workspace = self.workspace_of(entry)
         entry = self._queue.change(entry.id, run=folder.name)
         self._runs.forget(folder.name)  # a view with lines that a full disk did not take would skip the new ones
@@ -443,12 +443,9 @@ class Engine:
 
     # -- runs
 
-    def _folder(self, run_name: str) -> RunFolder:
-        return self._runs.folder(run_name)
-
     def editable_run(self, run_name: str) -> RunFolder:
         """Return the folder of a run. Raises ProblemsError if it is unknown, or the user of the current request may not change it."""
-        folder = self._folder(run_name)
+        folder = self._runs.folder(run_name)
         check_may_change(run_name, about_of(folder)[0].person, self.people)
         return folder
 
@@ -475,7 +472,7 @@ class Engine:
         for entry in self.queue():
             if entry.run == run_name and entry.state == "running":
                 check_may_manage(entry)
-        folder, running = self._folder(run_name), self._running(run_name)
+        folder, running = self._runs.folder(run_name), self._running(run_name)
         if name == "stop" and running is not None:
             self._token_of(running.id).cancel()  # at once: it may not read commands yet, and the disk may be full
         return commands.send(folder.path, name)
@@ -498,15 +495,15 @@ class Engine:
 
     def watch(self, run_name: str) -> dict[str, Any]:
         """Return `read_watch` of a training: its losses by timestep band and by image; {} without any."""
-        return read_watch(self._folder(run_name))
+        return read_watch(self._runs.folder(run_name))
 
     def run_job(self, run_name: str) -> TrainJob:
         """Return the validated settings of a training."""
-        return job_of(self._folder(run_name))
+        return job_of(self._runs.folder(run_name))
 
     def run_preset(self, run_name: str) -> str:
         """Return the name of the preset that a training was started from; "" if unknown."""
-        return self._folder(run_name).preset
+        return self._runs.folder(run_name).preset
 
     def runs(self) -> list[RunSummary]:
         """Return a summary of every training on disk, newest first."""
@@ -542,10 +539,8 @@ class Engine:
     def star_run(self, run_name: str, starred: bool) -> None:
         """Star a run, or remove its star. Raises ProblemsError."""
         path = self.editable_run(run_name).star_file
-        try:
+        with write_errors("The star cannot be saved", str(path.parent)):
             atomic.write_bytes(path, b"") if starred else path.unlink(missing_ok=True)
-        except OSError as error:
-            raise unwritten(error, "The star cannot be saved", str(path.parent)) from None
 
     def delete_run(self, run_name: str) -> str:
         """Move a run to the trash and return its folder name there. Raises ProblemsError while it runs or a job uses its files."""

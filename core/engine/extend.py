@@ -6,7 +6,7 @@ from typing import Any
 from core.engine.queue import QueueEntry
 from core.optimization.jumps import planned_length, steps_of_job
 from core.record import atomic
-from core.record.problems import Problem, ProblemsError, unwritten
+from core.record.problems import Problem, ProblemsError, write_errors
 from core.record.run_folder import RunFolder, state_step, state_to_resume, states_in
 from core.settings.base import declared, value_of
 from core.settings.check import build
@@ -77,11 +77,9 @@ def extend(folder: RunFolder, changes: Mapping[str, Any], limits: Limits | None 
     if after == before:
         return before
     number = next(number for number in range(1, 10_000) if not (folder.path / f"job-{number}.json").exists())
-    try:
+    with write_errors("The run's settings cannot be written", str(folder.path)):
         atomic.write_json(folder.path / f"job-{number}.json", folder.job())
         atomic.write_json(folder.job_file, dump(after, preset=folder.preset))
-    except OSError as error:
-        raise unwritten(error, "The run's settings cannot be written", str(folder.path)) from None
     return after
 
 

@@ -108,10 +108,8 @@ def _result(
     Without a final state a failure is written: as recorded by another process, else with the exit code. (The launcher kills a
     process that waits for its GPU.)
     """
-    last: Line = {}
-    for line in read_lines(folder.journal_file, last_seq):
-        if line["kind"] == "state":
-            last = line
+    states = [line for line in read_lines(folder.journal_file, last_seq) if line["kind"] == "state"]
+    last: Line = states[-1] if states else {}
     state = str(last.get("state", ""))
     if state in ENDED:
         explanation = Explanation(str(last.get("message", "")), str(last.get("fix", ""))) if state == "failed" else None

@@ -61,13 +61,10 @@ class LightTask:
         except ProblemsError as error:
             self.error = error
         except BaseException as error:  # the panic of a library in Rust is no Exception; it must not end the thread
-            explanation = explain(error) if not self.token.wanted else None
-            what, fix, code = (
-                (explanation.what, explanation.fix, "jobs.failed")
-                if explanation
-                else ("Cancelled", "", "jobs.cancelled")
-            )
-            self.error = ProblemsError.one(what, self.title, fix, code)
+            self.error = ProblemsError.one("Cancelled", self.title, code="jobs.cancelled")
+            if not self.token.wanted:
+                explanation = explain(error)
+                self.error = ProblemsError.one(explanation.what, self.title, explanation.fix, "jobs.failed")
         finally:
             self._finished.set()
 

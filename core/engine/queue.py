@@ -6,9 +6,11 @@ import uuid
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Self, get_args
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, FiniteFloat, StrictInt, TypeAdapter
 
 from core import tasks
 from core.record import atomic
@@ -22,6 +24,7 @@ from core.settings.presets.migrations import to_version_2
 MAX_ENDED = 50  # ended jobs in the list; older ones are dropped
 MOST_WAITING = 20  # jobs of a shared page: its guests could fill weeks
 MOST_OF_ONE = 8  # of them, those of one guest
+Moment = Annotated[FiniteFloat, Field(strict=True, ge=0, lt=2**53)]
 GUEST: ContextVar[str] = ContextVar("browser of a shared page whose request is handled", default="")
 
 
@@ -46,18 +49,18 @@ class QueueEntry:
     id: str
     task: str
     title: str
-    job: dict[str, Any]
+    job: dict[str, dict[str, Any]]
     state: str = "waiting"
     run: str = ""
-    added: float = 0.0
+    added: Moment = 0.0
     message: str = ""
     preset: str = ""
     guest: str = ""
-    lane: str = ""
-    tries: int = 0
-    tried_at: int = -1
+    lane: tasks.Lane | Literal[""] = ""
+    tries: StrictInt = 0
+    tried_at: StrictInt = -1
     person: str = ""
-    ended: float = 0.0
+    ended: Moment = 0.0
 
     def visible(self, people: Collection[str]) -> Self:
         """Return this job as the user of the current request may see it: for a generation of another person, the title, which is a prompt,
@@ -69,27 +72,15 @@ class QueueEntry:
         return replace(self, title=task.title if task else self.task)
 
 
+_ENTRY = TypeAdapter(QueueEntry)
+
+
 def _entry(values: Any) -> QueueEntry:
-    """Return a `QueueEntry` from its fields in queue.json, without those of a later version. Raises TypeError for fields of other types (a
+    """Return a `QueueEntry` from its fields in queue.json, without those of a later version. Raises ValueError for fields of other types (a
     file edited by hand)."""
-    if not isinstance(values, dict):
-        raise TypeError("an entry is no object")
-    entry = QueueEntry(**{each.name: values[each.name] for each in fields(QueueEntry) if each.name in values})
-    texts = [getattr(entry, each.name) for each in fields(entry) if each.type is str]
-    if not (all(isinstance(text, str) for text in texts) and isinstance(entry.job, dict)):
-        raise TypeError("an entry's field is not text")
-    if not all(isinstance(group, dict) for group in entry.job.values()) or entry.lane not in (
-        "",
-        *get_args(tasks.Lane),
-    ):
-        raise TypeError("an entry's job is not in groups, or its lane is unknown")
-    if not (isinstance(entry.tries, int) and isinstance(entry.tried_at, int)):
-        raise TypeError("an entry's field is not a number")
-    for moment in (entry.added, entry.ended):
-        if not (isinstance(moment, (int, float)) and 0 <= moment < 2**53):  # nan could never be written again
-            raise TypeError("an entry's time is none")
+    entry = _ENTRY.validate_python(values)
     task, job = to_version_2(entry.task, entry.job)
-    return replace(entry, task=task, job=job, added=float(entry.added), ended=float(entry.ended))
+    return replace(entry, task=task, job=job)
 
 
 def new_identity() -> str:
@@ -130,8 +121,12 @@ def may_manage(entry: QueueEntry) -> bool:
 def check_may_manage(entry: QueueEntry) -> None:
     """Raise ProblemsError if the user of the current request may not manage this job."""
     if not may_manage(entry):
-        what, fix = f"'{entry.title}' is the job of somebody else", "ask them, or log in as the owner"
-        raise ProblemsError.one(what, entry.title, fix, "queue.not-yours")
+        raise _not_yours(f"'{entry.title}' is the job of somebody else", entry.title, "queue.not-yours")
+
+
+def _not_yours(what: str, where: str, code: str) -> ProblemsError:
+    """Return the error that only somebody else, or the owner, may do this."""
+    return ProblemsError.one(what, where, "ask them, or log in as the owner", code)
 
 
 def check_room(entries: Sequence[QueueEntry]) -> None:
@@ -160,8 +155,7 @@ def may_change(person: str, people: Collection[str]) -> bool:
 def check_may_change(run: str, person: str, people: Collection[str]) -> None:
     """Raise ProblemsError if the user of the current request may not change this run of `person`."""
     if not may_change(person, people):
-        what, fix = f"'{run}' is the run of somebody else", "ask them, or log in as the owner"
-        raise ProblemsError.one(what, run, fix, "runs.not-yours")
+        raise _not_yours(f"'{run}' is the run of somebody else", run, "runs.not-yours")
 
 
 def whose_run(person: str, people: Collection[str]) -> str:
@@ -245,12 +239,8 @@ class Queue:
             self.set_aside = f"The job list could not be read and was moved to {aside.name}."
             return
         current = stored.after_end()
-        self._entries, self.paused, self.paused_by, self.cut_off = (
-            current.entries,
-            current.paused,
-            current.paused_by,
-            current.cut_off,
-        )
+        self._entries, self.paused = current.entries, current.paused
+        self.paused_by, self.cut_off = current.paused_by, current.cut_off
         if current is not stored:
             self._write_if_possible()
 
@@ -412,8 +402,7 @@ class Queue:
     def resume(self) -> None:
         """Resume the queue. Raises ProblemsError for a guest if the owner has paused it."""
         if not may_resume(self.paused_by):
-            what, fix = "The owner has paused the queue", "ask them, or log in as the owner"
-            raise ProblemsError.one(what, "queue", fix, "queue.not-yours")
+            raise _not_yours("The owner has paused the queue", "queue", "queue.not-yours")
         self.pause(False)
 
     def resume_with(self, identity: str, *, alone: bool) -> None:

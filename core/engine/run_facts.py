@@ -5,7 +5,6 @@ size and time and the same saved models exist; an invalid file is ignored and re
 """
 
 import os
-import stat
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -18,7 +17,7 @@ from core.engine.run_labels import RunLabels
 from core.record import atomic
 from core.record.best import Best
 from core.record.problems import ProblemsError
-from core.record.regular import read_regular
+from core.record.regular import check_regular, read_regular
 from core.record.run_folder import RunFolder
 from core.record.stamps import Stamp, stamp_of
 
@@ -83,10 +82,9 @@ def stamps(folder: RunFolder) -> Stamps:
 def _stamp(path: Path) -> Stamp:
     """Return (size, modification time in ns) of a regular file, else (-1, -1)."""
     try:
-        status = os.stat(path)
-    except OSError:
+        return stamp_of(check_regular(path))
+    except ProblemsError:
         return -1, -1
-    return stamp_of(status) if stat.S_ISREG(status.st_mode) else (-1, -1)
 
 
 def existing_files(folder: RunFolder, files: Iterable[str]) -> tuple[str, ...]:

@@ -179,12 +179,11 @@ def _prompts(job: TrainJob, base: Path | None, fallback_prompt: str) -> list[Sam
     prompts = [each for each in prompts_of(job, base) if each.prompt][:MOST_PROMPTS]
     if prompts:
         return prompts
+    fix = "" if fallback_prompt.strip() else "write a prompt in Generate: it is used instead"
     if job.method.traits.control_images:
         fix = "compare its files in Generate, by a grid with the axis ControlNet"
+    if fix:
         raise ProblemsError.one("This run has no sample prompts", "samples.sample_prompts", fix, "run-grid.no-prompt")
-    if not fallback_prompt.strip():
-        what, fix = "This run has no sample prompts", "write a prompt in Generate: it is used instead"
-        raise ProblemsError.one(what, "samples.sample_prompts", fix, "run-grid.no-prompt")
     return [sample_of(job, base, fallback_prompt.replace(" --", " "))]
 
 

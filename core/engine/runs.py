@@ -15,7 +15,7 @@ from core.engine.run_summary import RunState, RunSummary, newest_state_name, sum
 from core.engine.view import ENDED, RunView, facts_of
 from core.record import atomic
 from core.record.journal import last_of_kind
-from core.record.problems import ProblemsError, unwritten
+from core.record.problems import ProblemsError, write_errors
 from core.record.regular import LONGEST_NAME, name_length
 from core.record.run_about import title_of
 from core.record.run_folder import RunFolder, list_runs, newest_runs
@@ -114,12 +114,9 @@ class Runs:
 
     def move_away(self, folder: RunFolder, target: Path) -> None:
         """Rename a run's folder to `target` and drop its view. Raises ProblemsError."""
-        try:
+        with write_errors("The run cannot be moved", folder.name, "nothing was changed"), self._writing:
             atomic.make_folders(target.parent)
-            with self._writing:
-                atomic.replace(folder.path, target)
-        except OSError as error:
-            raise unwritten(error, "The run cannot be moved", folder.name, "nothing was changed") from None
+            atomic.replace(folder.path, target)
         self.forget(folder.name)
 
     # -- the list

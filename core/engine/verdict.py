@@ -46,7 +46,7 @@ class Comparison:
 
     grid: RunGrid
     prompts: tuple[ProposedPrompt, ...]
-    proposed: int  # number of prompts before the limit
+    proposed: int
     strengths: tuple[float, ...] = USUAL_STRENGTHS
 
     @property

@@ -98,14 +98,14 @@ class Family:
         return loading.digest(self.layout, path, part, **options)
 
     def weight_bytes(self, path: Path | str, item_bytes: int | None = None) -> dict[str, int]:
-        """Return {part: bytes of its weights} as stored, or with `item_bytes` per element."""
-        return loading.weight_bytes(self.layout, path, item_bytes)
+        """Return {part: bytes of its weights} as stored, or with `item_bytes` per element (2 for bf16)."""
+        return {name: part.weight_bytes(item_bytes) for name, part in self.parts(path).items()}
 
     def problems(self, path: Path, vae: Path | None = None) -> list[Problem]:
         """Return the problems for which `load` would fail, from headers and configs only."""
         return loading.fit_problems(self.layout, path, vae)
 
-    def parts(self, path: Path) -> dict[str, Part]:
+    def parts(self, path: Path | str) -> dict[str, Part]:
         """Return {"unet", "vae", "text_encoder" ...: part} of a model file or folder, from its headers; missing parts are left out. Raises
         ProblemsError for a damaged model."""
         return dict(open_checkpoint(path, self.name).parts)

@@ -282,9 +282,3 @@ def _unpublished(layout: Layout, part: Part) -> list[str]:
         for name in FORMULA
         if name in config and config[name] != published.get(name)
     ]
-
-
-def weight_bytes(layout: Layout, path: Path | str, item_bytes: int | None = None) -> dict[str, int]:
-    """Return {part: bytes of its weights} as stored, or with `item_bytes` per element (2 for bf16)."""
-    checkpoint = open_checkpoint(path, layout.family)
-    return {name: part.weight_bytes(item_bytes) for name, part in checkpoint.parts.items()}

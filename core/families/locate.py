@@ -7,7 +7,7 @@ from pathlib import Path
 from core.formats.detect import FAMILY_NAMES, ModelKind, identify
 from core.formats.hub.references import HubId, resolve
 from core.formats.models.checkpoint import Part, open_vae
-from core.record.problems import Problem, ProblemsError
+from core.record.problems import Problem, ProblemsError, collected
 from core.record.units import with_article
 from core.record.workspace import Workspace
 from core.settings.model import SDXL_SCALE, ModelSettings, traits_of
@@ -17,17 +17,15 @@ FAMILIES = {name: f"core.families.{name}" for name in ("sd1", "sd2", "sdxl")}
 REFINER = "sdxl_refiner"
 STAGES = {REFINER: "core.families.sdxl_refiner"}  # families that only finish the images of another model
 GENERATED = ("inpainting",)  # variants that make images; they are not trained
-# What clip skip does where the family skips layers anyway: (what, where, fix, code).
+# What clip skip does where the family skips layers anyway: (what, fix, code).
 CLIP_SKIP = {
     "sd2": (
         "SD 2.x already uses the second to last text encoder layer; clip skip skips more",
-        "model.clip_skip",
         "leave it empty, unless the model was trained so",
         "model.clip-skip-sd2",
     ),
     "sdxl": (
         "Clip skip has no effect: SDXL always uses the second to last layer",
-        "model.clip_skip",
         "leave it empty",
         "model.clip-skip-sdxl",
     ),
@@ -107,20 +105,16 @@ def check_family(kind: ModelKind, path: Path | str, wanted: str = "auto", varian
 def model_problems(settings: ModelSettings, workspace: Workspace) -> list[Problem]:
     """Return problems of the base model and the VAE: missing files, unknown families, a VAE of another family, useless clip skip."""
     problems: list[Problem] = []
-    name = None
-    try:
-        name = family_of(model_path(settings.base_model, workspace), settings.family)
-        if settings.clip_skip is not None and name in CLIP_SKIP:
-            what, where, fix, code = CLIP_SKIP[name]
-            problems.append(Problem(what, where, fix, "advice", code=code))
-    except ProblemsError as error:
-        problems += error.problems
+    path = collected(problems, model_path, settings.base_model, workspace)
+    name = collected(problems, family_of, path, settings.family) if path is not None else None
+    if settings.clip_skip is not None and name in CLIP_SKIP:
+        what, fix, code = CLIP_SKIP[name]
+        problems.append(Problem(what, "model.clip_skip", fix, "advice", code=code))
     if settings.vae is not None:
-        try:
-            vae = open_vae(model_path(settings.vae, workspace, "model.vae"))
-            problems += vae_problems(vae, name, f"model.vae = {settings.vae}") if name else ()
-        except ProblemsError as error:
-            problems += error.problems
+        path = collected(problems, model_path, settings.vae, workspace, "model.vae")
+        vae = collected(problems, open_vae, path) if path is not None else None
+        if vae is not None and name is not None:
+            problems += collected(problems, vae_problems, vae, name, f"model.vae = {settings.vae}") or ()
     return problems
 
 

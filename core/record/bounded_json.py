@@ -82,7 +82,7 @@ def parse_json(
         return value
     except (ValueError, RecursionError) as error:
         raise ProblemsError.one(
-            f"{subject} is not valid JSON: {_reason(error)}", where, fix, code="file.not-json"
+            f"{subject} is not valid JSON: {reason_of(error)}", where, fix, code="file.not-json"
         ) from error
 
 
@@ -94,8 +94,8 @@ def json_or_none(text: str | bytes) -> Any:
         return None
 
 
-def _reason(error: Exception) -> str:
-    """Return why JSON text could not be parsed, as a clause."""
+def reason_of(error: Exception) -> str:
+    """Return why a text (JSON, TOML, YAML) could not be parsed, as a clause."""
     if isinstance(error, UnicodeDecodeError):
         return "it is not UTF-8 text"
     return "it is nested too deeply" if isinstance(error, RecursionError) else str(error)

@@ -5,7 +5,7 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-from core.record.bounded_json import MAX_DEPTH
+from core.record.bounded_json import MAX_DEPTH, reason_of
 from core.record.problems import ProblemsError
 from core.record.regular import read_regular
 
@@ -32,8 +32,8 @@ def parse_toml(text: str, where: str, fix: str) -> dict[str, Any]:
     try:
         return bounded_loads(text)
     except (ValueError, RecursionError) as error:
-        reason = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
-        raise ProblemsError.one(f"This is not valid TOML: {reason}", where, fix, code="file.not-toml") from None
+        what = f"This is not valid TOML: {reason_of(error)}"
+        raise ProblemsError.one(what, where, fix, code="file.not-toml") from None
 
 
 def bounded_loads(text: str) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 from yaml.constructor import ConstructorError
 
-from core.record.bounded_json import MAX_DEPTH, MAX_DIGITS
+from core.record.bounded_json import MAX_DEPTH, MAX_DIGITS, reason_of
 from core.record.problems import ProblemsError
 
 MAX_VALUES = 20_000
@@ -49,8 +49,8 @@ def parse_yaml(text: str, where: str, fix: str) -> tuple[Any, list[str]]:
     try:
         return bounded_yaml(text.removeprefix("\ufeff"))
     except (ValueError, RecursionError) as error:
-        reason = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
-        raise ProblemsError.one(f"This is not valid YAML: {reason}", where, fix, code="file.not-yaml") from None
+        what = f"This is not valid YAML: {reason_of(error)}"
+        raise ProblemsError.one(what, where, fix, code="file.not-yaml") from None
 
 
 def bounded_yaml(text: str) -> tuple[Any, list[str]]:

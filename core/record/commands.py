@@ -5,7 +5,7 @@ import time
 import uuid
 from pathlib import Path
 
-from core.record.problems import ProblemsError, unwritten
+from core.record.problems import ProblemsError, write_errors
 from core.record.regular import open_regular
 
 NAMES = ("pause", "resume", "stop", "save", "sample")
@@ -18,11 +18,9 @@ def send(folder: Path, name: str) -> str:
         raise ValueError(f"unknown command {name!r}")
     identity = uuid.uuid4().hex
     line = json.dumps({"id": identity, "time": round(time.time(), 3), "name": name})
-    try:
+    with write_errors("The command cannot be written", str(folder)):
         with open(folder / "commands.jsonl", "a", encoding="utf-8", newline="\n") as handle:
             handle.write(line + "\n")
-    except OSError as error:
-        raise unwritten(error, "The command cannot be written", str(folder)) from None
     return identity
 
 

@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from core.record.journal import read_lines
+from core.record.journal import JOURNAL, read_lines
 from core.record.run_about import title_of
 from core.record.run_folder import RunFolder, run_of
 from core.record.stamps import cached_until_changed
@@ -84,13 +84,8 @@ def _distinctions(groups: set[tuple[Path, ...]], runs: Path) -> dict[tuple[Path,
     return names
 
 
+@cached_until_changed(200, missing={}, name=JOURNAL)
 def steps_of(run: Path) -> dict[str, int]:
     """Return {file name: step} of the checkpoints saved by the run in folder `run`, from its journal."""
-    return _read_steps(RunFolder(run).journal_file)
-
-
-@cached_until_changed(200, missing={})
-def _read_steps(journal: Path) -> dict[str, int]:
-    """Return {file name: step} of the "saved" events of a journal."""
-    saved = (line for line in read_lines(journal) if line.get("kind") == "saved")
+    saved = (line for line in read_lines(run / JOURNAL) if line.get("kind") == "saved")
     return {Path(line["file"]).name: line["step"] for line in saved if {"file", "step"} <= line.keys()}

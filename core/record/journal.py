@@ -16,6 +16,7 @@ from core.record.problems import ProblemsError
 from core.record.regular import open_regular
 from core.record.secrets import mask
 
+JOURNAL = "events.jsonl"  # in the folder of a run
 FLUSH_SECONDS = 1.0
 END_BYTES = 1 << 16
 MAX_LINE = 16 << 20  # anything after a longer line is damage and is not read
@@ -26,7 +27,7 @@ class Journal:
     """Appends events to a run's events.jsonl, which no other object writes. Thread-safe; a thread flushes every FLUSH_SECONDS."""
 
     def __init__(self, folder: Path, clock: Callable[[], float] = time.time):
-        self.path = folder / "events.jsonl"
+        self.path = folder / JOURNAL
         self._clock = clock
         self._lock = threading.Lock()
         self._waiting: list[str] = []

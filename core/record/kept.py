@@ -6,7 +6,8 @@ from pathlib import Path
 
 from core.record import atomic
 from core.record.bounded_json import read_json_object
-from core.record.problems import ProblemsError, unwritten
+from core.record.problems import ProblemsError, write_errors
+from core.record.run_about import checked_text
 from core.record.stamps import cached_until_changed
 
 FILE = "kept.json"
@@ -46,21 +47,9 @@ def keep(run: Path, file: Path, name: str | None) -> None:
     A damaged kept.json is renamed and a new one begun. Raises ProblemsError if the name is too long or kept.json cannot be written.
     """
     path = file.relative_to(run).as_posix()
-    mark = {} if name is None else {path: _clean_name(name) or file.stem}
-    try:
-        with _WRITING:
-            if (marks := _marks(run)) is None:
-                atomic.replace(run / FILE, run / f"kept-damaged-{time.time_ns()}.json")
-            others = {each: title for each, title in marks or () if each != path}  # also of files that may come back
-            atomic.write_json(run / FILE, others | mark)
-    except OSError as error:
-        raise unwritten(error, "The mark cannot be saved", str(run)) from None
-
-
-def _clean_name(name: str) -> str:
-    """Return `name` without control characters and repeated blanks. Raises ProblemsError if it is longer than MOST_NAME."""
-    clean = " ".join("".join(character for character in name if character.isprintable()).split())
-    if len(clean) > MOST_NAME:
-        what = f"The name has {len(clean):,} characters; the limit is {MOST_NAME}"
-        raise ProblemsError.one(what, "name", "shorten it", "kept.name-too-long")
-    return clean
+    mark = {} if name is None else {path: checked_text("name", name, MOST_NAME, "kept.name-too-long") or file.stem}
+    with write_errors("The mark cannot be saved", str(run)), _WRITING:
+        if (marks := _marks(run)) is None:
+            atomic.replace(run / FILE, run / f"kept-damaged-{time.time_ns()}.json")
+        others = {each: title for each, title in marks or () if each != path}  # also of files that may come back
+        atomic.write_json(run / FILE, others | mark)

@@ -12,6 +12,8 @@ from core.record.heap import trim_heap
 from core.record.lazy_torch import torch
 
 WATCH_SECONDS = 0.01
+# In errors of torch; the last of cuBLAS and cuDNN
+OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "_status_alloc_failed")
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -19,12 +21,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
     text = str(error).lower()  # also of an AcceleratorError, where "an illegal memory access" is something else
-    return isinstance(error, RuntimeError) and (
-        "out of memory" in text
-        or "can't allocate memory" in text
-        or "not enough memory" in text
-        or "_status_alloc_failed" in text  # cuBLAS and cuDNN have their own words
-    )
+    return isinstance(error, RuntimeError) and any(each in text for each in OUT_OF_MEMORY)
 
 
 def free_memory() -> None:

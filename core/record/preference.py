@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from core.record.journal import cut_torn_line
-from core.record.problems import ProblemsError, unwritten
+from core.record.problems import ProblemsError, write_errors
 from core.record.regular import read_regular
 
 FILE = "choices.jsonl"
@@ -248,11 +248,8 @@ def add_choice(folder: Path, choice: Choice) -> None:
     if choice.outcome not in OUTCOMES or (choice.left == choice.right and choice.outcome != "undo"):
         raise ProblemsError.one("The choice is not valid", "choice", "choose again", "choice.invalid")
     line = json.dumps(asdict(choice) | {"time": round(time.time(), 3)})
-    try:
-        with _LOCK:
-            cut_torn_line(folder / FILE)  # of a process that was killed
-            with open(folder / FILE, "ab", buffering=0) as handle:
-                handle.write(f"{line}\n".encode())
-                os.fsync(handle.fileno())
-    except OSError as error:
-        raise unwritten(error, "The choice cannot be saved", str(folder)) from None
+    with write_errors("The choice cannot be saved", str(folder)), _LOCK:
+        cut_torn_line(folder / FILE)  # of a process that was killed
+        with open(folder / FILE, "ab", buffering=0) as handle:
+            handle.write(f"{line}\n".encode())
+            os.fsync(handle.fileno())

@@ -191,3 +191,12 @@ def unwritten(error: OSError, what: str, where: str, rest: str = "", then: str =
     what = f"{what} ({error.strerror or error}){rest}"
     fix = f"{IN_USE if isinstance(error, PermissionError) else ''}check the folder's permissions"
     return ProblemsError.one(what, where, fix, "file.unwritable")
+
+
+@contextmanager
+def write_errors(what: str, where: str, rest: str = "", then: str = "start again") -> Iterator[None]:
+    """Context that turns an OSError into the ProblemsError of `unwritten`, whose arguments it takes."""
+    try:
+        yield
+    except OSError as error:
+        raise unwritten(error, what, where, rest, then) from error

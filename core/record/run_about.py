@@ -7,7 +7,7 @@ from pathlib import Path
 
 from core.record import atomic
 from core.record.bounded_json import read_json_object
-from core.record.problems import Problem, ProblemsError, unwritten
+from core.record.problems import Problem, ProblemsError, write_errors
 from core.record.run_folder import RunFolder
 from core.record.stamps import cached_until_changed
 from core.record.workspace import CURRENT_WORKSPACE, Workspace, display_path, lies_below, real_path
@@ -48,7 +48,7 @@ def write_about(folder: RunFolder, *, title: str | None = None, note: str | None
     about.json cannot be written; a damaged about.json is not overwritten."""
     before = read_about(folder)
     texts = (("title", title, MOST_TITLE), ("note", note, MOST_NOTE))
-    changes = {name: _checked_text(name, text, most) for name, text, most in texts if text is not None}
+    changes = {name: checked_text(name, text, most) for name, text, most in texts if text is not None}
     about = RunAbout(**(asdict(before) | changes))
     if about.title == initial_title(folder):
         about = replace(about, title="")
@@ -82,12 +82,9 @@ def others_run_problem(path: str | os.PathLike, where: str, workspace: Workspace
 def _write(folder: RunFolder, about: RunAbout, what: str) -> RunAbout:
     """Write about.json and return `about`. Raises ProblemsError if that fails, with `what` in the message: the changed texts, such as
     "title"."""
-    try:
-        atomic.write_json(
-            folder.path / FILE, {name: text for name, text in asdict(about).items() if text or name != "person"}
-        )
-    except OSError as error:
-        raise unwritten(error, f"The {what} cannot be saved", str(folder.path)) from None
+    content = {name: text for name, text in asdict(about).items() if text or name != "person"}
+    with write_errors(f"The {what} cannot be saved", str(folder.path)):
+        atomic.write_json(folder.path / FILE, content)
     return about
 
 
@@ -104,12 +101,12 @@ def initial_title(folder: RunFolder) -> str:
     return folder.name.split("_", 1)[-1]
 
 
-def _checked_text(name: str, text: str, limit: int) -> str:
-    """Return the cleaned text. Raises ProblemsError if it has more than `limit` characters. name: "title" or "note"."""
+def checked_text(name: str, text: str, limit: int, code: str = "run.text-too-long") -> str:
+    """Return the cleaned text. Raises ProblemsError if it has more than `limit` characters. name: "title", "note" or "name"."""
     clean = _clean(text, len(text), multiline=name == "note")
     if len(clean) > limit:
         what = f"The {name} has {len(clean):,} characters; the limit is {limit:,}"
-        raise ProblemsError.one(what, name, "shorten it", "run.text-too-long")
+        raise ProblemsError.one(what, name, "shorten it", code)
     return clean
 
 

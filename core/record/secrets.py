@@ -14,7 +14,7 @@ from core.record import atomic
 from core.record.allowed import may_use_keys
 from core.record.bounded_json import read_json_object
 from core.record.problems import ProblemsError
-from core.record.stamps import stamp
+from core.record.stamps import cached_until_changed
 
 # name -> environment variables; the first one set is used
 NAMES = {
@@ -83,20 +83,18 @@ def _values(name: str) -> list[str]:
 
 
 def _stored() -> dict[str, str]:
-    """Return {name: key} of the keys file, cached until the file changes; {} if it cannot be read."""
-    path = keys_file()
+    """Return {name: key} of the keys file; {} if it cannot be read."""
     try:
-        key = (str(path), *stamp(path))
-        if key not in _read:
-            content = read_json_object(path)
-            _read.clear()
-            _read[key] = {name: text for name, text in content.items() if name in NAMES and isinstance(text, str)}
-        return dict(_read[key])
-    except (OSError, ProblemsError):
+        return dict(_read(keys_file()))
+    except ProblemsError:
         return {}
 
 
-_read: dict[tuple[str, int, int], dict[str, str]] = {}  # the file as last read, by path, time and size
+@cached_until_changed(1, missing={})
+def _read(path: Path) -> dict[str, str]:
+    """Return {name: key} of the keys file at `path`. Raises ProblemsError."""
+    content = read_json_object(path)
+    return {name: text for name, text in content.items() if name in NAMES and isinstance(text, str)}
 
 
 def _write(path: Path, keys: dict[str, str]) -> None:

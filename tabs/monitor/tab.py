@@ -6,7 +6,7 @@ import re
 import time
 from collections import defaultdict
 from collections.abc import Collection, Sequence
-from dataclasses import asdict, is_dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -87,11 +87,8 @@ def parts(page: Page, chosen: str) -> dict[str, Any]:
         "run": name,
         "expected": _expected(page, name, facts["state"]),
     }
-    data["tensorboard"] = {
-        "run": page.tensorboard.run,
-        "address": page.tensorboard.address,
-        "ready": page.tensorboard.ready,
-    }
+    board = page.tensorboard
+    data["tensorboard"] = {"run": board.run, "address": board.address, "ready": board.ready}
     data["verdict"] = verdict.part(page, name, facts, job)
     data["log"] = facts["log"]
     kept_names = {Path(file).name for file in read_kept(page.workspace.runs / Path(name).name)}
@@ -117,7 +114,9 @@ def saved_files(
         {
             "name": file["name"],
             "label": label,
-            "url": _download(page, file["path"]),
+            "url": ""
+            if Path(file["path"]).is_dir()
+            else page.file_url(file["path"]),  # of a folder there is no download
             "bytes": file["bytes"],
             "step": file["step"],
             "kept": file["name"] in kept_names,
@@ -150,11 +149,6 @@ def _expected(page: Page, name: str, state: str) -> int:
         or settings.sample_every_minutes
     )
     return len(settings.sample_prompts) if settings and makes_samples else 0
-
-
-def _download(page: Page, path: str) -> str:
-    """Return the URL of a file; "" for a model that is a folder, which a browser cannot download."""
-    return "" if Path(path).is_dir() else page.file_url(path)
 
 
 def further_losses(page: Page, name: str, facts: dict[str, Any]) -> dict[str, Any]:
@@ -374,7 +368,7 @@ def _doing(entry: Any, job: dict[str, Any] | None) -> str:
 def _row(entry: Any, engine: Any) -> dict[str, Any]:
     """Return {"id", "task", "title", "state", "run", "message", "kind": title of the task or "", "by": whose it is, "" for the owner's,
     "own": whether this user may manage it} of a job for the list."""
-    facts = asdict(entry) if is_dataclass(entry) and not isinstance(entry, type) else dict(vars(entry))
+    facts = vars(entry)
     kind = tasks()[entry.task].title if entry.task in tasks() else entry.task
     kind_text = "" if entry.title.startswith(kind) else kind
     row = {name: facts.get(name, "") for name in ("id", "task", "title", "state", "run", "message")}

@@ -48,19 +48,9 @@ class TensorBoard:
         with socket.socket() as probe:
             probe.bind((HOST, 0))
             port = probe.getsockname()[1]
-        command = [
-            sys.executable,
-            "-m",
-            "tabs.monitor.tensorboard_server",
-            "--logdir",
-            str(logs.resolve()),
-            "--host",
-            HOST,
-            "--port",
-            str(port),
-            "--load_fast",
-            "false",
-        ]
+        options = {"logdir": logs.resolve(), "host": HOST, "port": port, "load_fast": "false"}
+        flags = [f"--{name}={value}" for name, value in options.items()]
+        command = [sys.executable, "-m", "tabs.monitor.tensorboard_server", *flags]
         self._process = subprocess.Popen(
             command, cwd=PROJECT, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )

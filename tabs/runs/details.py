@@ -24,7 +24,7 @@ from tabs.form.project import FIELDS
 from tabs.markup import breakable, button, client_rendered, esc, facts, link, section, short
 from tabs.monitor.charts import loss_series
 from tabs.monitor.next_step import next_step
-from tabs.runs.view import CONTINUABLE, badge, loss_text, needed_html, next_step_button, star, when
+from tabs.runs.view import badge, loss_text, needed_html, next_step_button, star, when
 
 LOG_SHOWN = 60
 SAMPLE_STEPS = 6
@@ -77,9 +77,7 @@ def _head(run: RunSummary, asking: bool, size: int, has_job: bool, other_owner: 
     asking: whether to ask if the run should be deleted; needed: warning of `needed_html`, "" without one
     """
     back = button("back", "All runs", kind="quiet")
-    actions = []
-    if run.state in CONTINUABLE:
-        actions.append(next_step_button(run, other_owner))
+    actions = [next_step_button(run, other_owner)]
     if run.state in ("running", "paused"):
         actions.append(button("watch", "Watch in Monitor", run.name, kind="primary"))
     if run.files:
@@ -220,22 +218,17 @@ def _file(
     copy, copied: HTML of its copy buttons and its copy's state; kept_name: name under which the file is marked to keep, None if it is not
     """
     name, run = file["name"], Path(file["path"]).parent.parent.name
-    actions = _download_link(file, file_url) + button(
-        "draw", "Generate", f"{run}/{name}", label=f"Generate with {label}"
-    )
+    download, card = '<span class="hint">a folder</span>', ""  # of a model that is a folder
+    if not Path(file["path"]).is_dir():
+        download = link(file_url(file["path"]), "Download", download=name)
+        about = "A page to share: samples, trigger words, strength, what was measured, license"
+        card = button("report-card", "Report card", name, label=f"Report card of {name}", title=about)
+    actions = download + button("draw", "Generate", f"{run}/{name}", label=f"Generate with {label}") + card
     return (
         f'<li><div class="file-head"><b title="{esc(name)}">{breakable(label)}</b><span class="hint">{size_words(file["bytes"])}'
         f"</span>{_keep_button(name, kept_name, other_owner)}</div>"
-        f'<div class="does">{actions}{_card_button(file)}{copy}{copy_button(Path(file["path"]), name)}</div>{copied}</li>'
+        f'<div class="does">{actions}{copy}{copy_button(Path(file["path"]), name)}</div>{copied}</li>'
     )
-
-
-def _card_button(file: dict[str, Any]) -> str:
-    """Return the HTML of the button that opens the file's report card in Tools; "" for a model that is a folder."""
-    if Path(file["path"]).is_dir():
-        return ""
-    about = "A page to share: samples, trigger words, strength, what was measured, license"
-    return button("report-card", "Report card", file["name"], label=f"Report card of {file['name']}", title=about)
 
 
 def _keep_button(name: str, kept_name: str | None, other_owner: str) -> str:
@@ -255,13 +248,6 @@ def _keep_button(name: str, kept_name: str | None, other_owner: str) -> str:
     label = "Kept" if kept_name == Path(name).stem else f"Kept as {short(kept_name, 40)}"
     undo = button("unmark", "Undo", name, kind="quiet", label=f"Undo keeping {name}", lands=f"kept {name}")
     return f'<span class="good">{esc(label)}</span>{"" if other_owner else undo}'
-
-
-def _download_link(file: dict[str, Any], file_url: Callable[..., str]) -> str:
-    """Return the HTML of the download link, or a note that the model is a folder."""
-    if Path(file["path"]).is_dir():
-        return '<span class="hint">a folder</span>'
-    return link(file_url(file["path"]), "Download", download=file["name"])
 
 
 def _samples(

@@ -86,6 +86,13 @@ class RunHandlers:
         self.proofs = Proofs(page)
         self.agains = Agains(page)
         self.copies = copies.Copies(page)
+        self.file_acts = {  # name of the act -> its function of (open run, its file)
+            "copy": self.copies.again,
+            "uncopy": self.copies.cancel,
+            "copied": self.copies.forget,
+            copies.CONVERTS: self.copies.convert,
+            "report-card": self.copies.card,
+        }
         page.commands["copy_create"] = self.copies.create_folder
         self._sizes: dict[str, tuple[float, int]] = {}
         page.commands[PUT_BACK] = self._put_back
@@ -191,12 +198,11 @@ class RunHandlers:
             self.proofs.start(arg)
         elif act == "unprove":
             self.proofs.cancel(arg)
-        elif act in ("copy", "copy-to", "uncopy", "copied"):
-            state |= self._copy(opened, act, arg)
-        elif act == copies.CONVERTS:
-            self.copies.convert(opened, arg)
-        elif act == "report-card":
-            self.copies.card(opened, arg)
+        elif act == "copy-to":
+            state["copy"] = arg
+        elif act in self.file_acts:
+            self.file_acts[act](opened, arg)
+            state |= {} if act in LEADS_TO else {"copy": ""}
         elif act in ("rename", "note"):
             self.page.engine.describe_run(arg, **{"title" if act == "rename" else "note": value})
             self.page.run_list = (None, self.page.run_list[1])  # the lists read it again
@@ -244,19 +250,6 @@ class RunHandlers:
             text = f"{count(len(names) - len(failed), 'run')} restored from the trash."
             kind, undo_by = ("error", PUT_BACK) if problems else ("done", "")
             self.page.browsers.say(browser, kind, text, problems=problems, undo_by=undo_by, redraws=True)
-
-    def _copy(self, run: str, act: str, name: str) -> dict[str, Any]:
-        """Handle a copy button of file `name` of the run: "copy", "copy-to" (open the panel), "uncopy" (cancel) or "copied" (close the
-        message). Returns the changes of the browser's state, {"copy": file whose panel is open, or ""}."""
-        if act == "copy-to":
-            return {"copy": name}
-        if act == "copy":
-            self.copies.again(run, name)
-        elif act == "uncopy":
-            self.copies.cancel(run, name)
-        else:
-            self.copies.forget(run, name)
-        return {"copy": ""}
 
     def copy_act(self, state: dict[str, Any], event: gr.EventData):
         """Handle a click in the panel that chooses a target folder, and return the outputs."""

@@ -89,7 +89,7 @@ def origin_texts(run: RunSummary, presets: PresetStore) -> list[str]:
 
 def state_text(run: RunSummary) -> str:
     """Return the text of a run's state, such as "interrupted at step 120"."""
-    if run.state in ("interrupted", "stopped", "failed") and run.step:
+    if run.state in CONTINUABLE and run.step:
         return f"{run.state} at step {run.step:,}"
     return "waiting in the queue" if run.state == "waiting" else run.state
 
@@ -228,7 +228,7 @@ def _row(run: RunSummary, form_page: FormPage, picked: bool) -> str:
     others = lazy_strip(lora, RUNS) if lora else ""
     steps = f"{run.step:,} / {run.total:,}" if run.total else f"{run.step:,}"
     other_owner = whose_run(run.person, form_page.engine.people)
-    actions = next_step_button(run, other_owner) if run.state in CONTINUABLE else ""
+    actions = next_step_button(run, other_owner)
     actions += button("watch", "Watch", run.name) if run.state in ("running", "paused") else ""
     best = f"{loss_text(run.best[0])} @ {run.best[1]:,}" if run.best else ""
     checkbox = (

@@ -5,6 +5,7 @@ threat here, since other sites cannot make a browser send requests (tabs/server/
 """
 
 import asyncio
+import gzip
 import hashlib
 import re
 import secrets
@@ -194,6 +195,4 @@ def _encoding(accept_encoding: str) -> str:
 
 
 def _compress(body: bytes, encoding: str) -> bytes:
-    import gzip
-
     return brotli.compress(body, quality=5) if encoding == "br" else gzip.compress(body, 6, mtime=0)

@@ -15,7 +15,7 @@ from core.networks.misread import file_misread_problems
 from core.record.file_titles import title_of_file
 from core.record.kept import keep, read_kept
 from core.record.preference import read_choices
-from core.record.problems import Problem, ProblemsError, unwritten
+from core.record.problems import Problem, ProblemsError, write_errors
 from core.record.run_folder import run_of, safe_name
 from core.settings.methods import spec_of
 from core.settings.names import bad_name
@@ -139,10 +139,8 @@ class Copies:
         if copy is None:
             return
         folder = self._page.roots.check_written(copy[2], WHERE)
-        try:
+        with write_errors("The folder cannot be created", str(folder), then="copy again"):
             folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise unwritten(error, "The folder cannot be created", str(folder), then="copy again") from None
         self.start(*copy)
         self._page.browsers.say(browser, "done", f"The folder was created: {printable(folder)}.", redraws=True)
 
@@ -224,16 +222,16 @@ class Copies:
         page = self._page
         folder = page.workspace.runs / run
         name = read_kept(folder).get(source.relative_to(folder).as_posix())
-        with page.browsers.reporting(browser, "keep", "The checkpoint is kept, but its metadata cannot be written"):
-            try:
-                if name is None:
-                    unmark_file(source, page.workspace, task.token)
-                    return
-                facts = page.engine.snapshot(run)
-                choice = choice_reason(facts, read_choices(folder), source.name)
-                mark_file(source, name, choice, self._sample(folder, source), page.workspace, task.token)
-            except OSError as error:
-                raise unwritten(error, "The metadata cannot be written", str(source)) from None
+        failure = "The checkpoint is kept, but its metadata cannot be written"
+        with (
+            page.browsers.reporting(browser, "keep", failure),
+            write_errors("The metadata cannot be written", str(source)),
+        ):
+            if name is None:
+                unmark_file(source, page.workspace, task.token)
+                return
+            choice = choice_reason(page.engine.snapshot(run), read_choices(folder), source.name)
+            mark_file(source, name, choice, self._sample(folder, source), page.workspace, task.token)
 
     def cancel(self, run: str, name: str) -> None:
         """Cancel the copy of the run's file `name`."""

@@ -55,7 +55,9 @@ def groups() -> dict[str, list[str]]:
             by_group[card.title] = entries
         else:
             of_machine += [_entry(card.title, f"{members[0].name} {members[0].about}", card, members[0].name)]
-    place_entries = [_place(*entry) for entry in PLACES]
+    place_entries = [
+        _index_entry(title, words, f'data-at="{place}" data-tab="Tools"') for title, words, place in PLACES
+    ]
     return by_group | {MACHINE: [place_entries[0], *of_machine, *place_entries[1:]]}
 
 
@@ -69,11 +71,6 @@ def _entry(title: str, keywords: str, card: Card, task: str) -> str:
     """Return the HTML of an index entry that opens task `task` on its card. keywords: what the search finds it by"""
     attributes = f'data-tool="{esc(task)}" data-at="tools-{esc(card.name)}" data-tab="{esc(card.tab)}"'
     return _index_entry(title, keywords, attributes)
-
-
-def _place(title: str, keywords: str, elem_id: str) -> str:
-    """Return the HTML of an index entry that opens the element `elem_id` on Tools. keywords: what the search finds it by"""
-    return _index_entry(title, keywords, f'data-at="{elem_id}" data-tab="Tools"')
 
 
 def _index_entry(title: str, keywords: str, attributes: str) -> str:

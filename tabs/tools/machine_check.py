@@ -103,14 +103,8 @@ class MachineCheck:
         lines   items as `Line.to_dict` returns them
         file    whether the report can be downloaded
         """
-        address = self.page.file_url(self.file) if file else ""
-        return {
-            "running": running,
-            "share": share,
-            "words": text,
-            "lines": [_row(line) for line in lines],
-            "file": address,
-        }
+        data = {"running": running, "share": share, "words": text, "lines": [_row(line) for line in lines]}
+        return data | {"file": self.page.file_url(self.file) if file else ""}
 
 
 def _row(line: dict[str, Any]) -> dict[str, Any]:

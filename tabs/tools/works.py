@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from core.formats.hub.references import Source, forget, parse_source
 from core.generation.model.index import facts_of_file
 from core.generation.model.library import find_file
 from core.record.file_titles import title_of_file
@@ -27,7 +28,6 @@ from tabs.server.browsers import Browser
 if TYPE_CHECKING:
     from core.engine.engine import Engine
     from core.engine.queue import QueueEntry
-    from core.formats.hub.references import Source
     from tabs.form.project import Project
 
 MAX_WORKS = 10
@@ -57,10 +57,10 @@ class Work:
     task: Task
     about: str
     reads: bool = False
-    reference: str = ""  # its input as entered; of a download the whole link, which may have a key and is not shown
-    ended: dict[str, Any] = field(default_factory=dict)  # the final facts
-    failed: float | None = None  # when a page first showed the failure
-    first: tuple[float, int] | None = None  # time and number of the first bytes of a download
+    reference: str = ""
+    ended: dict[str, Any] = field(default_factory=dict)
+    failed: float | None = None
+    first: tuple[float, int] | None = None
 
     @property
     def tab(self) -> str:
@@ -231,8 +231,6 @@ class Works:
 
     def _about(self, task: Task, job: Settings) -> tuple[str, str]:
         """Return (the job's input as entered, its display text)."""
-        from core.formats.hub.references import parse_source
-
         name = main_setting(task)
         value = value_of(job, form_settings(task)[name].path) if name else ""
         text = ", ".join(value) if isinstance(value, list) else str(value or "")
@@ -284,8 +282,6 @@ class Works:
 
     def discard(self, data: dict[str, Any], browser: Browser) -> None:
         """Cancel the download {"about": source} and delete its partial files."""
-        from core.formats.hub.references import parse_source
-
         source = parse_source(str(data.get("about", "")))
         downloads = [work for work in self.works() if (work.task.name, work.about) == (DOWNLOAD, str(source))]
         for work in downloads:
@@ -297,8 +293,6 @@ class Works:
 
     def _forget(self, source: Source, task: Any) -> None:
         """Delete the partial files of a download."""
-        from core.formats.hub.references import forget
-
         forget(source, self._workspace.models)
 
     def parts(self, tab: Any, body: dict[str, Any]) -> dict[str, Any]:

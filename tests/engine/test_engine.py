@@ -407,11 +407,32 @@ def test_the_queue_survives_a_kill_and_comes_up_paused(workspace):
     assert again.take().title == "b"
 
 
-def test_a_damaged_queue_is_set_aside_not_lost(workspace):
+ENTRY = {"id": "a", "task": "train", "title": "t", "job": {}}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "{half",
+        '{"entries": 5}',
+        *(
+            json.dumps({"entries": [each]})
+            for each in (5, {}, *(ENTRY | {name: value} for name, value in (
+                ("title", 5), ("job", {"saving": 1}), ("lane", "x"), ("tries", "3"), ("added", -1), ("ended", 2**60))))
+        ),
+    ],
+)  # fmt: skip
+def test_a_damaged_queue_is_set_aside_not_lost(workspace, content):
     workspace.private.mkdir(parents=True)
-    (workspace.private / "queue.json").write_text("{half")
+    (workspace.private / "queue.json").write_text(content)
     assert Queue(workspace.private / "queue.json").entries() == []
-    assert [path.read_text() for path in workspace.private.glob("queue.broken-*")] == ["{half"]
+    assert [path.read_text() for path in workspace.private.glob("queue.broken-*")] == [content]
+
+
+def test_a_queue_of_a_later_version_is_read(workspace):
+    workspace.private.mkdir(parents=True)
+    (workspace.private / "queue.json").write_text(json.dumps({"entries": [ENTRY | {"added": 5, "later": 1}]}))
+    assert [entry.added for entry in Queue(workspace.private / "queue.json").entries()] == [5.0]
 
 
 @pytest.mark.parametrize("name", ["x" * 5000, "..", "", "a/b", "\0", "\ud800", "nowhere"])

@@ -142,7 +142,8 @@ def added() -> Facts:
 def ranks() -> Facts:
     """Retained norms, needed and usual ranks, places of layers in maps, figures and colors of plots."""
     values = {"a": torch.tensor([4.0, 2.0, 1.0]).double(), "b": torch.tensor([3.0]).double()}
-    yield "retained", [singular_values._retained(values["a"]), singular_values.retained_together(values, 3)]
+    retained = singular_values.retained_together
+    yield "retained", [retained({"a": values["a"]}, len(values["a"])), retained(values, 3)]
     yield (
         "needed",
         [singular_values.rank_that_keeps([0.5, 0.9, 1.0], keep) for keep in (0.4, 0.5, 0.9, 0.9 + 5e-10, 0.91, 1.1)],

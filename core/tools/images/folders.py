@@ -18,7 +18,7 @@ from core.dataset.images.opening import BrokenImage, DecodedImage
 from core.dataset.sources.files import CAPTION_EXTENSIONS, is_image, is_junk, printable, split_label, walk_folders
 from core.record import atomic
 from core.record.context import JobContext, Outcome
-from core.record.problems import Problem, ProblemsError, raise_if_errors, unwritten
+from core.record.problems import Problem, ProblemsError, collected, raise_if_errors, write_errors
 from core.record.regular import impossible_path
 from core.record.run_about import others_run_problem
 from core.record.units import count
@@ -184,10 +184,7 @@ def _face_problems(settings: FaceSettings) -> list[Problem]:
         what = "Faces can only be scaled with a crop of a fixed size"
         fix = f"set {settings.tool}.face_crop to size, or {settings.tool}.face_resize to none"
         problems.append(Problem(what, f"{settings.tool}.face_resize", fix, code="tools.face-scaling-needs-size"))
-    try:
-        weights_folder()
-    except ProblemsError as error:
-        problems += error.problems
+    collected(problems, weights_folder)
     return problems
 
 
@@ -246,15 +243,12 @@ def _copy_image(
             why = "would overwrite" if target in report.written else "already exists as"
             report.skipped.append((path, f"{why} {printable(target.name)}"))
             continue
-        try:
+        with write_errors("A copy could not be written", printable(target), "what is written is kept"):
             quality = settings.quality if isinstance(settings, EncodedCopySettings) else _LOSSLESS
             _write(copy.image, target, copy.format, quality)
             report.written.append(target)
             if isinstance(settings, CaptionedCopySettings) and settings.copy_captions and not label:
                 report.captions += _copy_captions(path, target, sidecars.of(path))
-        except OSError as error:
-            consequence = "what is written is kept"
-            raise unwritten(error, "A copy could not be written", printable(target), consequence) from error
 
 
 def _write(image: DecodedImage | Path, target: Path, ending: str, quality: int) -> None:

@@ -17,7 +17,7 @@ from core.formats.onnx.process import ModelGone
 from core.record import atomic
 from core.record.cancel import Cancelled
 from core.record.context import JobContext, Outcome
-from core.record.problems import ProblemsError, unwritten
+from core.record.problems import ProblemsError, write_errors
 from core.record.run_folder import safe_name
 from core.record.units import count
 from core.record.workspace import Workspace, display_path, resolve_path
@@ -99,7 +99,8 @@ def make_control_images(settings: MadeHintsSettings, plan: FolderPlan, context: 
             elif control is not None:
                 preview = context.folder.path / "preview" / f"{done}.png"
                 write_hint(control, preview)
-                report.previews.append(_preview(path, folder, preview))
+                paths = {"image": str(path), "hint": str(preview), "name": _name(path, folder)}
+                report.previews.append(paths | {"caption": "", "before": "", "tags": []})
     except Cancelled:
         if not report.written:
             raise
@@ -162,22 +163,9 @@ def write_hint(hint: np.ndarray, target: Path) -> None:
     written."""
     gray = (hint[..., 0] == hint[..., 1]).all() and (hint[..., 0] == hint[..., 2]).all()
     image = Image.fromarray(np.ascontiguousarray(hint[..., 0]) if gray else hint)
-    try:
+    with write_errors("A control image could not be written", printable(target), "what is written is kept"):
         with atomic.open_atomic(target, synced=False) as temporary:
             image.save(temporary, "PNG")
-    except OSError as error:
-        consequence = "what is written is kept"
-        raise unwritten(error, "A control image could not be written", printable(target), consequence) from error
-
-
-def _preview(path: Path, folder: Path, hint: Path) -> dict[str, Any]:
-    """Return the preview's entry of a control image, {"image": path, "hint": path, "name": path below `folder`} and empty "caption",
-    "before", "tags".
-
-    path   of the image
-    hint   of its control image
-    """
-    return {"image": str(path), "hint": str(hint), "name": _name(path, folder), "caption": "", "before": "", "tags": []}
 
 
 def _name(path: Path, folder: Path) -> str:

@@ -7,7 +7,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import groupby, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from PIL import Image
 
 from core.dataset.images.opening import BrokenImage, open_rgb
 from core.dataset.sources.files import is_image, is_junk, is_label
@@ -29,14 +31,11 @@ from core.record.workspace import Workspace, display_path, resolve_path
 from core.settings.tools.upscale import LatentUpscalerSettings
 from core.tools.output import output_problems
 
-if TYPE_CHECKING:
-    from PIL.Image import Image
-
 GROUP = "latent_upscaler"
 SIDE, SCALE = 8, 2  # images are cut to multiples of the VAE's factor
 MOST_LINES = 20
 WRITTEN = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}  # output formats; others become PNG
-ImageAndTarget = tuple["Image", Path]  # target: the file to write
+ImageAndTarget = tuple[Image.Image, Path]  # target: the file to write
 Find = Callable[[str, Workspace, str], Path]  # (a setting's value, workspace, setting) -> the file
 
 
@@ -187,9 +186,7 @@ def _batches(images: Iterator[ImageAndTarget], size: int) -> Iterator[list[Image
 
 def _latents(vae: Any, images: list[ImageAndTarget], seed: int) -> Any:
     """Return latents [B, 4, h, w] of the images enlarged by Lanczos, sampled from the VAE's posterior."""
-    from PIL.Image import Resampling
-
-    large = [image.resize((SCALE * image.width, SCALE * image.height), Resampling.LANCZOS) for image, _ in images]
+    large = [image.resize((SCALE * image.width, SCALE * image.height), Image.Resampling.LANCZOS) for image, _ in images]
     mean, logvar = encode_image_latents(vae, torch.cat([pixels_of(image) for image in large]))
     noise = torch.cat([normal(mean[:1].shape, seed, "latent_upscaler", target.stem) for _, target in images])
     return mean + torch.exp(logvar / 2) * noise.to(mean.device)
@@ -197,12 +194,10 @@ def _latents(vae: Any, images: list[ImageAndTarget], seed: int) -> Any:
 
 def _write_images(vae: Any, latents: Any, targets: list[Path], batch: int) -> list[str]:
     """Decode latents [N, 4, h, w], `batch` at a time, and write the images. Returns the paths."""
-    from PIL import Image as pillow
-
     for start in range(0, len(targets), batch):
         pixels = decode_latents(vae, model_latents(vae.config, latents[start : start + batch]))
         bytes_ = ((pixels.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
         for values, target in zip(bytes_, targets[start : start + batch], strict=True):
             with atomic.open_atomic(target) as temporary:
-                pillow.fromarray(values).save(temporary, quality=95)
+                Image.fromarray(values).save(temporary, quality=95)
     return [str(target) for target in targets]

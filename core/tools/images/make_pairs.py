@@ -6,9 +6,10 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from PIL.Image import Image
 
 from core.control.hints import black_hints
 from core.control.hints.by_model import HintMaker
@@ -44,9 +45,6 @@ from core.settings.model import ModelSettings
 from core.settings.tools.hints import MakePairsSettings
 from core.tools.images.folders import not_a_folder_problem
 from core.tools.images.hints import write_hint
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
 
 GROUP = "make_pairs"
 MANIFEST = "pairs.json"  # in the output folder: the settings of its pairs

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Mapping
 
 from core.formats.lora.names import ALPHA, DOWN, UP, group_by_module
@@ -15,7 +14,7 @@ from core.record.cancel import CancelToken
 from core.record.lazy_torch import Tensor, torch
 from core.record.problems import ProblemsError
 from core.record.workspace import display_path
-from core.tools.loras.headers import with_kernel
+from core.tools.loras.headers import usual_type, with_kernel
 from core.tools.loras.layers import Layer, layers_of
 from core.tools.loras.svd import Product
 
@@ -64,9 +63,8 @@ def lora_tensors(name: str, up: Tensor, down: Tensor, alpha: float, shape: tuple
 
 
 def precision_of(lora: LoraFile, precision: str | None) -> torch.dtype:
-    """Return the dtype named `precision`; without one the most frequent dtype of the file's matrices."""
+    """Return the dtype named `precision`; without one the file's `usual_type`."""
     if precision:
         return type_named(precision)
-    counts = Counter(each.dtype for each in lora.tensors.values() if each.ndim > 1 and each.is_floating_point())
-    dtype = counts.most_common(1)[0][0] if counts else torch.float32
+    dtype = usual_type(lora)
     return dtype if isinstance(dtype, torch.dtype) else getattr(torch, TORCH_NAMES[dtype])

@@ -36,12 +36,13 @@ from core.tools.loras.layers import (
     root_of_squares,
 )
 from core.tools.loras.plots import check_png, save_png
-from core.tools.models.inspect import FAR_TOO_LARGE, inspect_lora
+from core.tools.models.inspect import FAR_TOO_LARGE, damaged_lines, inspect_lora
 from core.tools.plans import FilePlan
 
 FIELD = "check_weights.file"
 MOST_ROWS = 20
 SHOWN_NAMES = 8
+UNDAMAGED = "no NaN, infinite or very large values"
 
 
 def plan(settings: CheckWeightsSettings, workspace: Workspace) -> FilePlan:
@@ -101,7 +102,7 @@ def _check_lora(path: Path, settings: CheckWeightsSettings, context: JobContext)
     order = sorted(layers, key=lambda layer: -norms[layer.name] if math.isfinite(norms[layer.name]) else -math.inf)
     rows = [[each.name, each.kind, each.rank, norms[each.name]] for each in order[:MOST_ROWS]]
     charts.append(table(f"Layers with the largest change, of {len(layers)}", ["Layer", "Kind", "Rank", "Norm"], rows))
-    lines = _damage_lines(health["not_finite"], health["too_large"])
+    lines = damaged_lines(health, SHOWN_NAMES) or [UNDAMAGED]
     if untrained:
         lines.append(f"no effect (untrained): {listed(sorted(untrained), SHOWN_NAMES)}")
     lines.append(
@@ -127,7 +128,7 @@ def _unmeasured(health: dict[str, Any], lines: Sequence[str] = ()) -> tuple[list
     """
     facts = {"norms": {}, "norm": 0.0, "damaged": sorted(health["not_finite"] + health["too_large"])}
     facts |= {"untrained": sorted(health["untrained"]), "unread": [], "shown": []}
-    return [*_damage_lines(health["not_finite"], health["too_large"]), *lines], facts
+    return [*(damaged_lines(health, SHOWN_NAMES) or [UNDAMAGED]), *lines], facts
 
 
 def _block_norm_lines(norms: dict[str, float]) -> list[str]:
@@ -140,13 +141,6 @@ def _block_norm_lines(norms: dict[str, float]) -> list[str]:
     encoders = [part for part in PARTS.values() if part in squares]
     each = [f"{name} {math.sqrt(squares[name]):.3g}" for name in (*encoders, *blocks)]
     return [f"norm by block: {', '.join(each)}"] if each else []
-
-
-def _damage_lines(not_finite: list[str], too_large: list[str]) -> list[str]:
-    """Return lines that name damaged tensors, or say that there are none."""
-    lines = [f"DAMAGED: NaN or infinity in {listed(not_finite, SHOWN_NAMES)}"] if not_finite else []
-    lines += [f"DAMAGED: values above {FAR_TOO_LARGE:,.0f} in {listed(too_large, SHOWN_NAMES)}"] if too_large else []
-    return lines or ["no NaN, infinite or very large values"]
 
 
 # -- other model files
@@ -178,7 +172,7 @@ def _check_model(path: Path, context: JobContext) -> tuple[list[str], dict[str, 
     finite = {name: peak for name, peak in peaks.items() if math.isfinite(peak)}
     order = sorted(finite, key=lambda name: -finite[name])
     charts.append(table("Largest values", ["Tensor", "Largest"], [[name, finite[name]] for name in order[:MOST_ROWS]]))
-    lines = _damage_lines(not_finite, too_large)
+    lines = damaged_lines({"not_finite": not_finite, "too_large": too_large}, SHOWN_NAMES) or [UNDAMAGED]
     lines += [f"all zero: {listed(zero, SHOWN_NAMES)}"] if zero else []
     lines.append(
         f"{kind}: {weights:,} numbers in {count(len(peaks), 'tensor')}; the largest is {max(finite.values(), default=0):.4g}"

@@ -98,8 +98,11 @@ def plan(settings: ConvertLoraSettings, workspace: Workspace) -> Plan:
         _plan_folder(plan, source, settings, workspace)
     else:
         _plan_file(plan, source, settings, workspace)
-    duplicates = [target for target, times in Counter(target for _, target in plan.files).items() if times > 1]
-    problems = [_shared_target_problem(target) for target in duplicates]
+    targets = Counter(target for _, target in plan.files)
+    twice = [
+        f"Two LoRAs of the folder would become {display_path(each)}" for each, times in targets.items() if times > 1
+    ]
+    problems = [Problem(what, FILE, "rename one of them", code="tools.output-twice") for what in twice]
     inputs = [each for each, _ in plan.files]
     for _, target in plan.files:
         problems += output_problems(target, inputs if len(inputs) == 1 else (), plan.size, OUTPUT)
@@ -127,12 +130,6 @@ def _plan_file(plan: Plan, source: Path, settings: ConvertLoraSettings, workspac
         raise ProblemsError.one(what, FILE, fix, "tools.nothing-to-convert")
     plan.size = _bytes_of(source, plan.base, settings, workspace)
     plan.files = [(source, output_file(settings.output, source.with_name(_name(source, settings)), ""))]
-
-
-def _shared_target_problem(target: Path) -> Problem:
-    """Return the problem that two LoRAs would be written to one file."""
-    what = f"Two LoRAs of the folder would become {display_path(target)}"
-    return Problem(what, FILE, "rename one of them", code="tools.output-twice")
 
 
 def _plan_folder(plan: Plan, folder: Path, settings: ConvertLoraSettings, workspace: Workspace) -> None:

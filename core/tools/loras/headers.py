@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from core.dataset.sources.image_info import listed
 from core.families import family
@@ -33,9 +33,7 @@ SPILLED = PRECISION_BYTES["fp32"]  # of each number, on the disk next to the res
 
 def refuse_device(device: str, where: str) -> None:
     """Raise ProblemsError for "cuda" without a CUDA GPU. `where`: the setting."""
-    if device != "cuda":
-        return
-    if not torch.cuda.is_available():
+    if device == "cuda" and not torch.cuda.is_available():
         raise ProblemsError.one("No CUDA GPU is found", where, "choose the CPU", "tools.no-gpu")
 
 
@@ -100,10 +98,15 @@ def inherited_metadata(lora: LoraFile) -> dict[str, str]:
     return {key: value for key, value in lora.metadata.items() if key not in dropped}
 
 
+def usual_type(lora: LoraFile) -> Any:
+    """Return the most frequent dtype of the file's matrices, of an outline by its name; "F32" without any."""
+    counts = Counter(each.dtype for each in lora.tensors.values() if each.ndim > 1 and each.is_floating_point())
+    return counts.most_common(1)[0][0] if counts else "F32"
+
+
 def item_bytes(lora: LoraFile, precision: str | None) -> int:
-    """Return the bytes per element of `precision`; without one, of the file's most frequent matrix dtype. `lora` may be an outline."""
-    counts = Counter(str(each.dtype) for each in lora.tensors.values() if each.ndim > 1 and each.is_floating_point())
-    return PRECISION_BYTES[precision] if precision else ITEM_BYTES[counts.most_common(1)[0][0]] if counts else 4
+    """Return the bytes per element of `precision`; without one, of the file's `usual_type`. `lora` may be an outline."""
+    return PRECISION_BYTES[precision] if precision else ITEM_BYTES[str(usual_type(lora))]
 
 
 def bytes_of(shapes: Iterable[tuple[int, ...]], rank: int, conv_rank: int, width: int) -> int:

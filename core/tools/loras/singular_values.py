@@ -51,7 +51,7 @@ def do(settings: SingularValuesSettings, plan: FilePlan, context: JobContext) ->
             values[layer.name] = singular
     if not values:
         return Outcome(lines=["This LoRA changes nothing: all its layers are untrained"], facts={"shown": []})
-    retained = {name: _retained(each) for name, each in values.items()}
+    retained = {name: retained_together({name: each}, len(each)) for name, each in values.items()}
     needed = {name: rank_that_keeps(each, settings.keep) for name, each in retained.items()}
     longest = max(len(each) for each in values.values())
     recommended = usual_rank(_quantile(sorted(needed.values()), 0.9))
@@ -88,14 +88,8 @@ def values_of(layer: Layer) -> Tensor:
     return singular[singular > NOTHING * singular[0]] if len(singular) else singular
 
 
-def _retained(values: Tensor) -> list[float]:
-    """Return the share of the norm that each rank retains, from rank 1."""
-    squares = values.square()
-    return [float(each) for each in (squares.cumsum(0) / squares.sum()).sqrt()]
-
-
 def retained_together(values: Mapping[str, Tensor], longest: int) -> list[float]:
-    """Return the share of the whole LoRA's norm that remains if every layer keeps k singular values, for k from 1 to `longest`.
+    """Return the share of the norm of these layers that remains if each keeps k singular values, for k from 1 to `longest`.
     values: {layer: its singular values, descending}"""
     squares = torch.zeros(longest, dtype=torch.float64)
     for each in values.values():

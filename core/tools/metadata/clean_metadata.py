@@ -14,7 +14,7 @@ from core.record.regular import read_regular
 from core.record.units import count
 from core.record.workspace import Workspace, display_path, typed_path
 from core.settings.tools.metadata import CleanMetadataSettings
-from core.tools.metadata.files import Entries, entries_of, one_line, output_of, saved_message, write_entries
+from core.tools.metadata.files import Entries, entries_of, one_line, output_of, write_entries
 from core.tools.metadata.rules import (
     EndlessReplacement,
     Replacement,
@@ -79,9 +79,8 @@ def do(settings: CleanMetadataSettings, plan: Plan, context: JobContext) -> Outc
     sentence += f" ({', '.join(without)})" if without else ""
     if settings.preview is not None:
         return Outcome(lines=[*lines, f"{sentence}; nothing was written"], facts=facts)
-    id = write_entries(context, "Clean metadata", out, before_run, entries)
-    lines.append(f"{sentence}; {saved_message(out, id, before_run is not None)}")
-    return Outcome(lines=lines, facts=facts | {"file": str(out), "undo": id})
+    outcome = Outcome(lines=[*lines, sentence], facts=facts)
+    return write_entries(context, "Clean metadata", out, before_run, entries, outcome)
 
 
 def _clean(entries: Entries, cleaners: dict[str, Clean], source: Path, context: JobContext) -> Cleaned:

@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from core.dataset.sources.metadata import read_values
 from core.dataset.sources.walk import File, walk
 from core.record.allowed import may_reach
 from core.record.cancel import CancelToken
-from core.record.context import JobContext
+from core.record.context import JobContext, Outcome
 from core.record.problems import Problem, ProblemsError, at_setting
 from core.record.regular import MissingFile, check_regular
 from core.record.units import count
@@ -124,24 +124,20 @@ def entries_of(path: Path) -> tuple[Entries, list[Problem]]:
     return values, advice
 
 
-def write_entries(context: JobContext, title: str, path: Path, before: bytes | None, entries: Entries) -> str:
-    """Write the file in sd-scripts' format; return the id for undo, "" if nothing changed.
+def write_entries(
+    context: JobContext, title: str, path: Path, before: bytes | None, entries: Entries, outcome: Outcome
+) -> Outcome:
+    """Write the file in sd-scripts' format; return `outcome` with the file, the id for undo ("" if nothing changed) and a text on both in
+    its last line.
     before: content of the file when it was read, None if it did not exist. Raises ProblemsError if it has changed since"""
     change = Change(path, before, json.dumps(entries, indent=2).encode())
     with only_one_writes(context):
         history = History(context.workspace.captions, context.workspace.person)
-        return history.write_file(title, change, "metadata file", "metadata.changed-since")
-
-
-def saved_message(path: Path, id: str, existed: bool) -> str:
-    """Return a text on where the file was saved, or that it is unchanged.
-
-    id        result of `write_entries`; "": unchanged
-    existed   whether the caption history keeps an earlier file
-    """
-    if not id:
-        return f"{display_path(path)} is unchanged"
-    return f"saved in {display_path(path)}{'; the caption history keeps the earlier file' if existed else ''}"
+        id = history.write_file(title, change, "metadata file", "metadata.changed-since")
+    saved = f"saved in {display_path(path)}" if id else f"{display_path(path)} is unchanged"
+    saved += "; the caption history keeps the earlier file" if id and before is not None else ""
+    lines = [*outcome.lines[:-1], f"{outcome.lines[-1]}; {saved}"]
+    return replace(outcome, lines=lines, facts={**outcome.facts, "file": str(path), "undo": id})
 
 
 def one_line(text: str) -> str:

@@ -25,7 +25,6 @@ from core.tools.metadata.files import (
     images_in,
     one_line,
     output_of,
-    saved_message,
     write_entries,
 )
 
@@ -118,9 +117,8 @@ def do(settings: MergeSettings, plan: Plan, context: JobContext) -> Outcome:
             f"{printable(key)}: {one_line(text)}" for key, text in list(texts.texts.items())[: settings.preview]
         ]
         return Outcome(lines=[*preview_lines, *lines, f"{sentence}; nothing was written"], facts=facts)
-    id = write_entries(context, "Merge into metadata", out, before, entries)
-    lines.append(f"{sentence}; {saved_message(out, id, before is not None)}")
-    return Outcome(lines=lines, facts=facts | {"file": str(out), "undo": id})
+    outcome = Outcome(lines=[*lines, sentence], facts=facts)
+    return write_entries(context, "Merge into metadata", out, before, entries, outcome)
 
 
 def _read(keys: dict[str, Image], extension: str, context: JobContext) -> Texts:

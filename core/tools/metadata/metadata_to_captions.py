@@ -17,7 +17,7 @@ from core.dataset.sources.files import is_image_name, printable
 from core.dataset.sources.image_info import listed
 from core.dataset.sources.metadata import Entry, read_metadata
 from core.record.context import JobContext, Outcome
-from core.record.problems import Problem, ProblemsError, errors, raise_if_errors
+from core.record.problems import Problem, collected, raise_if_errors
 from core.record.regular import check_regular
 from core.record.units import count
 from core.record.workspace import Workspace, display_path, typed_path
@@ -275,14 +275,6 @@ def _caption_files(matches: Matches, settings: MetadataToCaptionsSettings) -> li
             path = next((path for path in files if os.path.exists(path)), files[0])
             existing = os.path.exists(path)
             planned[image.caption_base, extension] = CaptionFile(image.path, extension, path, text, existing)
-            matches.not_files += _special_file_problems(path) if existing and settings.existing == "replace" else []
+            if existing and settings.existing == "replace":
+                collected(matches.not_files, check_regular, path)
     return list(planned.values())
-
-
-def _special_file_problems(path: Path) -> list[Problem]:
-    """Return the problems of a path that is not a regular file."""
-    try:
-        check_regular(path)
-    except ProblemsError as error:
-        return errors(error.problems)
-    return []

@@ -32,17 +32,13 @@ def plan(settings: EditMetadataSettings, workspace: Workspace) -> FilePlan:
         return FilePlan(f"restore the metadata of {display_path(path)}", path, path)
     header = _new_header(path, settings)
     target = path if settings.in_place else output_file(settings.output, path, "_edited")
-    size = path.stat().st_size + len(header)
-    raise_if_errors(_space_problems(path, target, size, "edit_metadata.output", in_place=settings.in_place))
+    # The file itself is written by a copy, which needs room next to it.
+    written = path.with_name(f"{path.stem}.atelier-new") if settings.in_place else target
+    problems = output_problems(written, [path], path.stat().st_size + len(header), "edit_metadata.output")
+    if settings.in_place:
+        problems = [problem for problem in problems if problem.code in ("tools.no-room", "runs.not-yours")]
+    raise_if_errors(problems)
     return FilePlan(f"write {display_path(target)} with other metadata", path, target)
-
-
-def _space_problems(path: Path, target: Path, size: int, where: str, in_place: bool = False) -> list[Problem]:
-    """Return problems of the output, or of disk space for the temporary copy of a file edited in place. `size`: in bytes."""
-    if in_place:
-        problems = output_problems(path.with_name(f"{path.stem}.atelier-new"), [path], size, where)
-        return [problem for problem in problems if problem.code in ("tools.no-room", "runs.not-yours")]
-    return output_problems(target, [path], size, where)
 
 
 def do(settings: EditMetadataSettings, plan: FilePlan, context: JobContext) -> Outcome:

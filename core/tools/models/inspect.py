@@ -233,17 +233,16 @@ def _lora_lines(lora: Mapping[str, Any], hashed: Mapping[str, Any]) -> list[str]
 
 def _damage_lines(damage: Mapping[str, Any]) -> list[str]:
     """Return lines on damaged and untrained weights. `damage`: result of `inspect_lora` or `inspect_embedding`."""
-    lines = []
-    for name, label in (
-        ("not_finite", "DAMAGED: NaN or infinity in"),
-        ("too_large", "DAMAGED: values above 10,000 in"),
-        ("untrained", "no effect (untrained):"),
-    ):
-        if damage[name]:
-            lines.append(f"{label} {listed(damage[name], SHOWN_NAMES)}")
-    if not damage["not_finite"] and not damage["too_large"]:
-        lines.append(f"no NaN, infinite or very large values; the largest is {damage['largest']:.4g}")
-    return lines
+    damaged = damaged_lines(damage, SHOWN_NAMES)
+    untrained = [f"no effect (untrained): {listed(names, SHOWN_NAMES)}"] if (names := damage["untrained"]) else []
+    fine = f"no NaN, infinite or very large values; the largest is {damage['largest']:.4g}"
+    return [*damaged, *untrained, *([] if damaged else [fine])]
+
+
+def damaged_lines(damage: Mapping[str, Any], shown: int) -> list[str]:
+    """Return lines with the first `shown` of the "not_finite" and the "too_large" tensors; [] without any."""
+    labels = {"not_finite": "NaN or infinity", "too_large": f"values above {FAR_TOO_LARGE:,.0f}"}
+    return [f"DAMAGED: {label} in {listed(damage[name], shown)}" for name, label in labels.items() if damage[name]]
 
 
 def _short(value: Any) -> str:
