@@ -124,18 +124,19 @@ def add_bias_norm(
     parts      {"unet", "text_encoder" ...: the loaded model}
     tensors    by kohya's key
     """
-    norms, unused = _norms(parts) if tensors else {}, list[str]()
+    modules, unused = _modules(parts) if tensors else {}, list[str]()
     for name, changes in group_by_module(tensors).items():
-        adapter, norm = adapters.get(name), norms.get(module_path(name))
+        adapter, module = adapters.get(name), modules.get(module_path(name))
+        norm = module if isinstance(module, (nn.LayerNorm, nn.GroupNorm)) and module.weight is not None else None
         used: set[str] = set()
         if adapter is not None and BIAS in changes and _fits(adapter.module.bias, changes[BIAS]):
             adapter.bias, used = changes[BIAS].float().flatten(), {BIAS}
         elif norm is not None and changes.keys() <= {NORM, NORM_BIAS, BIAS} and _norm_fits(norm, changes):
             adapters[name] = _norm_adapter(name, norm, changes)
             used = set(changes)
-        elif adapter is None and changes.keys() == {BIAS} and (layer := _layer(parts, name)) is not None:
-            if _fits(layer.bias, changes[BIAS]):
-                adapters[name] = BiasAdapter(name, layer, changes[BIAS])
+        elif adapter is None and changes.keys() == {BIAS} and isinstance(module, (nn.Linear, nn.Conv2d)):
+            if _fits(module.bias, changes[BIAS]):
+                adapters[name] = BiasAdapter(name, module, changes[BIAS])
                 used = {BIAS}
         unused += [f"{name}.{key}" for key in changes if key not in used]
     return unused
@@ -151,24 +152,13 @@ def _norm_adapter(name: str, module: nn.LayerNorm | nn.GroupNorm, changes: Mappi
     return adapter
 
 
-def _layer(parts: Mapping[str, nn.Module], name: str) -> nn.Linear | nn.Conv2d | None:
-    """Find the layer with this kohya name; None if the model does not have it."""
-    for part, model in parts.items():
-        for path, module in model.named_modules():
-            named = part, path if part == "unet" else full_name(path)
-            if isinstance(module, (nn.Linear, nn.Conv2d)) and named == module_path(name):
-                return module
-    return None
-
-
-def _norms(parts: Mapping[str, nn.Module]) -> dict[tuple[str, str] | None, nn.LayerNorm | nn.GroupNorm]:
-    """Return {(part, path): norm layer} of the parts' norm layers that have weights."""
-    norms: dict[tuple[str, str] | None, nn.LayerNorm | nn.GroupNorm] = {}
-    for part, model in parts.items():
-        for path, module in model.named_modules():
-            if isinstance(module, (nn.LayerNorm, nn.GroupNorm)) and module.weight is not None:
-                norms[part, path if part == "unet" else full_name(path)] = module
-    return norms
+def _modules(parts: Mapping[str, nn.Module]) -> dict[tuple[str, str] | None, nn.Module]:
+    """Return {(part, path as in `module_path`): module} of all modules of the parts."""
+    return {
+        (part, path if part == "unet" else full_name(path)): module
+        for part, model in parts.items()
+        for path, module in model.named_modules()
+    }
 
 
 def _fits(value: object, change: Tensor) -> bool:

@@ -121,10 +121,6 @@ class Product:
         keys = tensors.keys() - {ALPHA, SCALAR}
         return next((form for form in self.forms if form.keys.keys() == keys), None)
 
-    def key_sets(self) -> tuple[tuple[str, ...], ...]:
-        """Return the keys of each form."""
-        return tuple(tuple(form.keys) for form in self.forms)
-
     @property
     def has_ranks(self) -> bool:
         """Whether layers of some form have a rank, so that files have an alpha."""
