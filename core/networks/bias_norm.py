@@ -33,7 +33,6 @@ class NormAdapter(Adapter):
         return cls(target.name, target.module, zero, zero.clone())
 
     def parameters(self) -> list[tuple[nn.Parameter, str]]:
-        """Return [(parameter, role)], both at the usual learning rate."""
         return [(self.weight, "plain"), (self.shift, "plain")]
 
     def add_to(self, y: Tensor, x: Tensor) -> Tensor:
@@ -49,19 +48,15 @@ class NormAdapter(Adapter):
         return y + layer_norm(x, self.module.normalized_shape, weight, shift, self.module.eps)
 
     def delta(self) -> Tensor:
-        """Return the change of the norm layer's weight [C]."""
         return self.weight.detach()
 
     def bias_delta(self) -> Tensor | None:
-        """Return the change of the norm layer's bias [C]."""
         return self.shift.detach()
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return `w_norm` and `b_norm`, live."""
         return {NORM: self.weight.detach(), NORM_BIAS: self.shift.detach()}
 
     def misfit(self, tensors: Mapping[str, Tensor]) -> str:
-        """Return why the tensors of a file cannot be loaded; "" if they can."""
         sizes = {name: tensor.numel() for name, tensor in tensors.items()}
         fits = NORM in sizes and sizes.keys() <= {NORM, NORM_BIAS} and set(sizes.values()) == {self.weight.numel()}
         return "" if fits else "has a different shape"
@@ -73,7 +68,6 @@ class NormAdapter(Adapter):
             self.shift.copy_(tensors[NORM_BIAS].flatten() if NORM_BIAS in tensors else torch.zeros(()))
 
     def shorten(self, ratio: Tensor) -> None:
-        """Multiply both changes by `ratio` (max weight norm)."""
         for each in (self.weight, self.shift):
             each.mul_(ratio)
 
@@ -86,7 +80,6 @@ class BiasAdapter(Adapter):
         self.bias = bias.float().flatten()
 
     def parameters(self) -> list[tuple[nn.Parameter, str]]:
-        """Return []: the bias is not trained."""
         return []
 
     def add_to(self, y: Tensor, x: Tensor) -> Tensor:
@@ -94,24 +87,19 @@ class BiasAdapter(Adapter):
         return y
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return {"diff_b": the change of the bias}, live."""
         assert self.bias is not None
         return {BIAS: self.bias}
 
     def misfit(self, tensors: Mapping[str, Tensor]) -> str:
-        """Return "": any bias can be loaded."""
         return ""
 
     def take(self, tensors: Mapping[str, Tensor]) -> None:
-        """Load the bias of a file."""
         self.bias = tensors[BIAS].float().flatten()
 
     def shorten(self, ratio: Tensor) -> None:
-        """Multiply the bias by `ratio` (max weight norm)."""
         self.bias = self.tensors()[BIAS] * ratio
 
     def merged(self, weight: Tensor) -> Tensor:
-        """Return `weight` unchanged."""
         return weight
 
 

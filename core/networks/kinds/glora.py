@@ -53,12 +53,10 @@ class GloraAdapter(ScaledAdapter):
 
     @classmethod
     def from_tensors(cls, target: Target, tensors: Tensors) -> GloraAdapter | None:
-        """Return the adapter of a file; None if the shapes do not fit the layer."""
         matrices = matrices_of(tensors, target.module)
         return cls(target.name, target.module, matrices, _size(tensors).alpha) if matrices is not None else None
 
     def parameters(self) -> list[tuple[nn.Parameter, str]]:
-        """Return [(parameter, role)], all at the usual learning rate."""
         return [(weight, "plain") for weight in self.weights.values()]
 
     def changed_input(self, x: Tensor) -> Tensor:
@@ -96,19 +94,16 @@ class GloraAdapter(ScaledAdapter):
             weight.mul_(ratio.sqrt().to(weight.dtype))
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return the four matrices, live, and alpha, by their keys in files."""
         tensors = {key: weight.detach() for key, weight in self.weights.items()}
         return tensors | {ALPHA: self.alpha_in_file()}
 
     def misfit(self, tensors: Tensors) -> str:
-        """Return why the tensors of a file cannot be loaded; "" if they can."""
         matrices = matrices_of(tensors, self.module) if set(GLORA) <= tensors.keys() else None
         if matrices is None:
             return "has a different shape"
         return "" if matrices[A2].shape[0] == self.rank else f"has rank {matrices[A2].shape[0]}, not {self.rank}"
 
     def take(self, tensors: Tensors) -> None:
-        """Load the tensors of a file, with their alpha."""
         matrices = matrices_of(tensors, self.module)
         assert matrices is not None
         with torch.no_grad():

@@ -105,13 +105,11 @@ class PissaAdapter(LoraAdapter):
         return None
 
     def delta(self) -> Tensor:
-        """Return the change in the weight's shape, float32."""
         product = self.up.detach().flatten(1).float() @ self.down.detach().flatten(1).float()
         first = self.first_up.flatten(1) @ self.first_down.flatten(1)
         return ((product - first) * self.scale).view(self.up.shape[0], *self.down.shape[1:])
 
     def merged(self, weight: Tensor) -> Tensor:
-        """Return `weight` plus the change at the multiplier."""
         return weight + self.delta() * self.multiplier
 
     def norm(self) -> Tensor:
@@ -126,7 +124,6 @@ class PissaAdapter(LoraAdapter):
             first.copy_((first * root).to(self.down.dtype))
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return LoRA's tensors and the subtracted matrices, under "first."."""
         return super().tensors() | {f"first.{DOWN}": self.first_down, f"first.{UP}": self.first_up}
 
     def saved(self) -> dict[str, Tensor]:
@@ -152,7 +149,6 @@ class PissaAdapter(LoraAdapter):
         return super().misfit(tensors) if complete else "has no initial weights (PiSSA)"
 
     def take(self, tensors: Mapping[str, Tensor]) -> None:
-        """Load the trained and the subtracted matrices of a training state."""
         super().take(tensors)
         self.first_down.copy_(tensors[f"first.{DOWN}"])
         self.first_up.copy_(tensors[f"first.{UP}"])

@@ -76,7 +76,6 @@ class LoraAdapter(ScaledAdapter):
         return cls(name, module, down.to(weight.device), up.to(weight.device), alpha)
 
     def parameters(self) -> list[tuple[nn.Parameter, str]]:
-        """Return [(parameter, role)]: up trains at LoRA+'s higher rate."""
         return [(self._down, "plain"), (self._up, PLUS)]
 
     def add_to(self, y: Tensor, x: Tensor) -> Tensor:
@@ -121,7 +120,6 @@ class LoraAdapter(ScaledAdapter):
         return self._cast
 
     def factors(self) -> tuple[Tensor, Tensor] | None:
-        """Return up [out, rank] and down [rank, in * kernel], float32."""
         return self.up.detach().float().flatten(1), self.down.detach().float().flatten(1)
 
     def delta(self) -> Tensor:
@@ -135,18 +133,15 @@ class LoraAdapter(ScaledAdapter):
         return torch.addmm(weight.flatten(1), up, down, alpha=self.multiplier * self.scale).view(weight.shape)
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return the matrices, live, and alpha, by their keys in files."""
         return {DOWN: self.down.detach(), UP: self.up.detach(), ALPHA: self.alpha_in_file()}
 
     def misfit(self, tensors: Tensors) -> str:
-        """Return why the tensors of a file cannot be loaded; "" if they can."""
         shaped = fit_shapes(tensors[DOWN], tensors[UP], self.module) if {DOWN, UP} <= tensors.keys() else None
         if shaped is None:
             return "has a different shape"
         return "" if shaped[0].shape == self.down.shape else f"has rank {shaped[0].shape[0]}, not {self.rank}"
 
     def take(self, tensors: Tensors) -> None:
-        """Load the matrices and alpha of a file."""
         shaped = fit_shapes(tensors[DOWN], tensors[UP], self.module)
         assert shaped is not None
         self.put(*shaped)
@@ -371,7 +366,6 @@ def register_lora(adapter: type[LoraAdapter], **fields: Any) -> None:
         return adapter.fresh(target.name, target.module, size.rank, size.alpha, seed)
 
     def from_tensors(target: Target, tensors: Tensors) -> LoraAdapter | None:
-        """Return the adapter of a file; None if the shapes do not fit the layer."""
         shaped = fit_shapes(tensors[DOWN], tensors[UP], target.module)
         return adapter(target.name, target.module, *shaped, size(tensors).alpha) if shaped is not None else None
 

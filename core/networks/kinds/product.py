@@ -233,7 +233,6 @@ class ProductAdapter(ScaledAdapter):
         return cls(product, target.name, module, product.with_scalar(values), product.size(tensors).alpha)
 
     def parameters(self) -> list[tuple[nn.Parameter, str]]:
-        """Return [(parameter, role)], all at the usual learning rate."""
         return [(weight, "plain") for weight in self.weights.values()]
 
     def add_to(self, y: Tensor, x: Tensor) -> Tensor:
@@ -293,11 +292,9 @@ class ProductAdapter(ScaledAdapter):
         return tensors | ({ALPHA: self.alpha_in_file()} if self.product.has_ranks else {})
 
     def saved(self) -> dict[str, Tensor]:
-        """Return the tensors with the scalar multiplied into one of them."""
         return self.product.with_scalar(self.tensors())
 
     def misfit(self, tensors: Tensors) -> str:
-        """Return why the tensors of a file cannot be loaded; "" if they can."""
         current, form = self.product.form_of(self.weights), self.product.form_of(tensors)
         if current is None or form is None or not form.fits(tensors, tuple(as_weight(self.module.weight).shape)):
             return "has a different shape"
