@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from core.formats.lora.names import ALPHA
 from core.networks.adapter import ScaledAdapter, as_weight, fitted
 from core.networks.kinds import NetworkKind, Tensors, number_error, ranked, register
-from core.networks.kinds.lora import hidden_conv, hidden_linear, up_conv, up_linear
+from core.networks.kinds.lora import add_dropped_product, hidden_linear, up_conv, up_linear
 from core.networks.kinds.lycoris import MODULE, lycoris_args
 from core.record.draws import generator
 from core.record.lazy_torch import Tensor, nn, torch
@@ -70,12 +70,7 @@ class GloraAdapter(ScaledAdapter):
 
     def add_to(self, y: Tensor, x: Tensor) -> Tensor:
         """Return y + strength * b1(b2(x)): the change B of the layer's weight."""
-        first, second = (self.cast(self.weights[key], y.dtype) for key in (B2, B1))
-        if not isinstance(self.module, nn.Conv2d):
-            hidden, factor = self.drop_hidden(hidden_linear(x.to(y.dtype), first), f"{self.name}.{B2}")
-            return torch.add(y, up_linear(hidden, second), alpha=self.strength * factor)
-        hidden, factor = self.drop_hidden(hidden_conv(x.to(y.dtype), first, self.module), f"{self.name}.{B2}")
-        return torch.add(y, up_conv(hidden, second), alpha=self.strength * factor)
+        return add_dropped_product(self, y, x.to(y.dtype), self.weights[B2], self.weights[B1], f"{self.name}.{B2}")
 
     def merged(self, weight: Tensor) -> Tensor:
         """Return weight + strength * (weight A + B)."""

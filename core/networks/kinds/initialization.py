@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from core.formats.lora.names import ALPHA, DOWN, UP
 from core.networks.adapter import Adapter
 from core.networks.fp8 import base_weight
-from core.networks.kinds.lora import LoraAdapter, add_low_rank_conv, add_low_rank_linear
+from core.networks.kinds.lora import LoraAdapter, add_dropped_product, add_low_rank_conv, add_low_rank_linear
 from core.record.draws import generator
 
 ITERATIONS = 16  # PEFT's pissa_niter_16
@@ -98,7 +98,7 @@ class PissaAdapter(LoraAdapter):
             y = add_low_rank_conv(y, x, self.first_down, self.first_up, -self.strength, self.module)
         else:
             y = add_low_rank_linear(y, x, self.first_down, self.first_up, -self.strength)
-        return self._add_product_with_dropout(y, x, self.down, self.up)
+        return add_dropped_product(self, y, x, self.down, self.up, self.name)
 
     def factors(self) -> None:
         """Return None: the change is a difference of two products."""

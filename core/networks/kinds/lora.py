@@ -90,16 +90,7 @@ class LoraAdapter(ScaledAdapter):
 
     def _add_with_dropout(self, y: Tensor, x: Tensor) -> Tensor:
         """Return y + strength * up(dropout(down(x)))."""
-        return self._add_product_with_dropout(y, x, *self._weights(y.dtype))
-
-    def _add_product_with_dropout(self, y: Tensor, x: Tensor, down: Tensor, up: Tensor) -> Tensor:
-        """Return y + strength * up(dropout(down(x))), with dropout and rank dropout of the hidden activations."""
-        down, up = self.cast(down, x.dtype), self.cast(up, x.dtype)
-        if isinstance(self.module, nn.Conv2d):
-            hidden, factor = self.drop_hidden(hidden_conv(x, down, self.module), self.name)
-            return torch.add(y, up_conv(hidden, up), alpha=self.strength * factor)
-        hidden, factor = self.drop_hidden(hidden_linear(x, down), self.name)
-        return torch.add(y, up_linear(hidden, up), alpha=self.strength * factor)
+        return add_dropped_product(self, y, x, *self._weights(y.dtype), self.name)
 
     def fused_output(self, x: Tensor) -> Tensor | None:
         """Return the Linear's output with this change as one autograd node; None for other layers, dtypes or with dropout."""
@@ -188,6 +179,17 @@ def fit_shapes(down: Tensor, up: Tensor, module: nn.Module) -> tuple[Tensor, Ten
 
 
 # -- frozen modules plus `strength * up(down(x))`
+
+
+def add_dropped_product(adapter: ScaledAdapter, y: Tensor, x: Tensor, down: Tensor, up: Tensor, name: str) -> Tensor:
+    """Return y + strength * up(dropout(down(x))), with dropout and rank dropout of the hidden activations.
+    name: addresses the random draw"""
+    down, up, module = adapter.cast(down, x.dtype), adapter.cast(up, x.dtype), adapter.module
+    if isinstance(module, nn.Conv2d):
+        hidden, factor = adapter.drop_hidden(hidden_conv(x, down, module), name)
+        return torch.add(y, up_conv(hidden, up), alpha=adapter.strength * factor)
+    hidden, factor = adapter.drop_hidden(hidden_linear(x, down), name)
+    return torch.add(y, up_linear(hidden, up), alpha=adapter.strength * factor)
 
 
 def linear_with_low_rank(
