@@ -234,7 +234,6 @@ def register_decomposed(inner_name: str, name: str, title: str, settings: type[S
 
 
 def _from_tensors(target: Target, tensors: Tensors) -> DoraAdapter | None:
-    """Return the adapter of a file; None if its kind is unknown or its shapes do not fit the layer."""
     kind, inner_tensors = inner_kind_and_tensors(tensors)
     inner = kind.from_tensors(target, inner_tensors) if kind is not None else None
     magnitude = magnitudes(tensors[DORA_SCALE], target.module)
@@ -249,7 +248,6 @@ def _size(tensors: Tensors) -> BlockSize:
 
 
 def _flaw(name: str, tensors: Tensors) -> str:
-    """Return the error in a layer of a file; "" if there is none."""
     scale, (kind, inner_tensors) = tensors.get(DORA_SCALE), inner_kind_and_tensors(tensors)
     if scale is None:
         return f"{name} has no {DORA_SCALE}"

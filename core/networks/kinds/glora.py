@@ -137,7 +137,6 @@ def _size(tensors: Tensors) -> BlockSize:
 
 
 def _flaw(name: str, tensors: Tensors) -> str:
-    """Return the error in a layer of a file; "" if there is none."""
     for key in GLORA:
         if key not in tensors:
             return f"{name} has no {key}"

@@ -120,7 +120,6 @@ def _takes(layer: Layer, network: NetworkSettings, options: Settings | None) -> 
 
 
 def _flaw(name: str, tensors: Tensors) -> str:
-    """Return the error in a layer of a file; "" if there is none."""
     for key in (WEIGHT, ON_INPUT):
         if key not in tensors:
             return f"{name} has no {key}"

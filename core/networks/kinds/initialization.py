@@ -109,12 +109,8 @@ class PissaAdapter(LoraAdapter):
         first = self.first_up.flatten(1) @ self.first_down.flatten(1)
         return ((product - first) * self.scale).view(self.up.shape[0], *self.down.shape[1:])
 
-    def merged(self, weight: Tensor) -> Tensor:
-        return weight + self.delta() * self.multiplier
-
-    def norm(self) -> Tensor:
-        """Return the Frobenius norm of the change, which is built for it."""
-        return self.delta().norm()
+    # LoRA's are of one product, without building the change
+    merged, norm = Adapter.merged, Adapter.norm
 
     def shorten(self, ratio: Tensor) -> None:
         """Scale both products, since their difference is the change; the subtracted one is rounded to the parameters' dtype."""

@@ -275,7 +275,6 @@ def size(tensors: Tensors) -> BlockSize:
 
 
 def flaw(name: str, tensors: Tensors) -> str:
-    """Return the error in a layer of a file; "" if there is none."""
     if wrong := number_error(name, tensors):
         return wrong
     for key, counterpart in ((DOWN, UP), (UP, DOWN)):

@@ -178,7 +178,6 @@ def out_width(module: nn.Module) -> int:
 
 
 def _flaw(name: str, tensors: Tensors) -> str:
-    """Return the error in a layer of OFT, Diag-OFT or BOFT; "" if there is none."""
     if OFT_BLOCKS not in tensors:
         return f"{name} has no {OFT_BLOCKS}"
     blocks, rescale = tensors[OFT_BLOCKS], tensors.get(RESCALE)
@@ -223,16 +222,12 @@ def _register(
 
     def fresh(target: Target, size: BlockSize, options: Settings | None, seed: int) -> OftAdapter:
         """Create an adapter without effect: blocks of zeros, a rescale of ones."""
-        weight, rotation_settings = (
-            as_weight(target.module.weight),
-            options if isinstance(options, RotationSettings) else None,
-        )
-        shape, limit = (
-            blocks(weight.shape[0], size.rank),
-            rotation_settings.constraint if rotation_settings is not None else size.alpha,
-        )
+        weight, limit, rescaled = as_weight(target.module.weight), size.alpha, False
+        if isinstance(options, RotationSettings):
+            limit, rescaled = options.constraint, options.rescaled
+        shape = blocks(weight.shape[0], size.rank)
         tensors = {OFT_BLOCKS: torch.zeros(shape, device=weight.device), ALPHA: torch.tensor(limit)}
-        if rotation_settings is not None and rotation_settings.rescaled:
+        if rescaled:
             tensors[RESCALE] = torch.ones(weight.shape[0], device=weight.device)
         return OftAdapter(target.name, target.module, tensors, shape[rank_side], prefix)
 

@@ -150,7 +150,6 @@ class Product:
         return form.weight_shape(tensors) if form is not None else None
 
     def flaw(self, name: str, tensors: Tensors) -> str:
-        """Return the error in a layer of a file; "" if there is none."""
         if wrong := number_error(name, tensors, ALPHA, SCALAR):
             return wrong
         form = self.form_of(tensors)
