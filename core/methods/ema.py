@@ -42,9 +42,7 @@ class WeightAverage:
             return
         share = 1 - self.old_weight()
         weights = [self._weights[name].detach() for name in self.average]
-        if all(
-            self._to_average_device(weight) is weight for weight in weights
-        ):  # fp32 on this device: one kernel for all
+        if all(self._to_average_device(weight) is weight for weight in weights):  # fp32 on this device: one kernel
             torch._foreach_lerp_(list(self.average.values()), weights, share)
             return
         for average, weight in zip(self.average.values(), weights, strict=True):  # never a second model in memory

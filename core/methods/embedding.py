@@ -170,7 +170,6 @@ class EmbeddingMethod(Method):
         return {f"norm/{PARTS[index]}": table.rows.detach().float().norm() for index, table in enumerate(self._tables)}
 
     def release(self) -> None:
-        """Remove the XTI hooks and release the token tables."""
         if self._layers is not None:
             self._layers.remove()
         self._tables, self._layers = [], None

@@ -53,7 +53,6 @@ class LLLiteMethod(SideMethod):
         return conditioning
 
     def before_micro_batch(self, step: int, number: int, images: Sequence[object]) -> None:
-        """Pass the step and the images to the dropout, which depends on them."""
         if self.net.dropout is not None:
             self.net.dropout.show(step, number, images, next(self.net.parameters()).device)
 

@@ -120,11 +120,9 @@ class NetworkMethod(Method):
                 raise ProblemsError.one(what, "network.alpha", fix, "network.other-alpha")
 
     def register_in_modules(self) -> None:
-        """Register the network's weights as parameters of the model's modules."""
         self._built.register_in_modules()
 
     def set_strength(self, strength: float) -> None:
-        """Set the network's multiplier: 1 is full, 0 the model without the network."""
         if strength != self._strength:
             self._strength = strength
             self._built.set_multiplier(strength)
@@ -139,7 +137,6 @@ class NetworkMethod(Method):
         self._built.show(step, number, images)
 
     def after_micro_batch(self) -> None:
-        """End the network's dropout for the micro-batch."""
         self._built.hide()
 
     def after_update(self) -> dict[str, Tensor]:
@@ -157,7 +154,6 @@ class NetworkMethod(Method):
 
     @contextmanager
     def untrained(self) -> Iterator[None]:
-        """A context in which passes do not use the network."""
         strength = self._strength
         self.set_strength(0.0)
         try:
@@ -215,7 +211,6 @@ class NetworkMethod(Method):
         return write_lora(path, tensors, metadata, dtype)
 
     def release(self) -> None:
-        """Detach the network from the model and release it."""
         if self.network is not None and self.network.attached:
             self.network.detach()
         self.network = None

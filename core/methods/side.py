@@ -46,7 +46,6 @@ class SideMethod(Method):
 
     @contextmanager
     def untrained(self) -> Iterator[None]:
-        """A context in which passes do not use the net."""
         before, self.active = self.active, False
         try:
             yield
@@ -54,7 +53,6 @@ class SideMethod(Method):
             self.active = before
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Return the weights of the net by name."""
         return {name: value.detach() for name, value in self.net.state_dict().items()}
 
     def load_state_dict(self, tensors: Mapping[str, Tensor]) -> None:

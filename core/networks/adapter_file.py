@@ -71,22 +71,6 @@ from core.record.workspace import display_path
 from core.settings.blocks import BlockSize
 from core.settings.model import traits_of
 
-__all__ = [
-    "LoraFile",
-    "load_finite",
-    "load_lora",
-    "lora_outline",
-    "open_lora",
-    "peft_layers",
-    "save_diffusers",
-    "save_lora",
-    "to_diffusers",
-    "to_kohya",
-    "with_convolutions",
-    "write_lora",
-    "write_lora_pickle",
-]
-
 PROJECTION = re.compile(r"^lora_unet_.*_proj_(in|out)\.")
 RELOAD = "download or copy it again"
 PEFT_METADATA = "lora_adapter_metadata"
@@ -275,14 +259,9 @@ def open_lora(path: Path) -> Iterator[LoraFile]:
     with TensorFile(path) as file:
         stored = partial(StoredTensor, (), "F32")
         lora = _read(
-            path, lambda _, name: file.stored(name), lambda alpha: stored(alpha, fetch=partial(_scalar_tensor, alpha))
+            path, lambda _, name: file.stored(name), lambda alpha: stored(alpha, fetch=partial(torch.tensor, alpha))
         )
         yield _require_finite(lora, path)
-
-
-def _scalar_tensor(value: float) -> torch.Tensor:
-    """Return a 0-d float32 tensor."""
-    return torch.tensor(value)
 
 
 def _require_finite(lora: LoraFile, path: Path) -> LoraFile:

@@ -33,7 +33,6 @@ class NormAdapter(Adapter):
         return cls(target.name, target.module, zero, zero.clone())
 
     def parameters(self) -> list[tuple[nn.Parameter, str]]:
-        """Return [(parameter, role)], both at the usual learning rate."""
         return [(self.weight, "plain"), (self.shift, "plain")]
 
     def add_to(self, y: Tensor, x: Tensor) -> Tensor:
@@ -49,19 +48,15 @@ class NormAdapter(Adapter):
         return y + layer_norm(x, self.module.normalized_shape, weight, shift, self.module.eps)
 
     def delta(self) -> Tensor:
-        """Return the change of the norm layer's weight [C]."""
         return self.weight.detach()
 
     def bias_delta(self) -> Tensor | None:
-        """Return the change of the norm layer's bias [C]."""
         return self.shift.detach()
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return `w_norm` and `b_norm`, live."""
         return {NORM: self.weight.detach(), NORM_BIAS: self.shift.detach()}
 
     def misfit(self, tensors: Mapping[str, Tensor]) -> str:
-        """Return why the tensors of a file cannot be loaded; "" if they can."""
         sizes = {name: tensor.numel() for name, tensor in tensors.items()}
         fits = NORM in sizes and sizes.keys() <= {NORM, NORM_BIAS} and set(sizes.values()) == {self.weight.numel()}
         return "" if fits else "has a different shape"
@@ -73,7 +68,6 @@ class NormAdapter(Adapter):
             self.shift.copy_(tensors[NORM_BIAS].flatten() if NORM_BIAS in tensors else torch.zeros(()))
 
     def shorten(self, ratio: Tensor) -> None:
-        """Multiply both changes by `ratio` (max weight norm)."""
         for each in (self.weight, self.shift):
             each.mul_(ratio)
 
@@ -86,7 +80,6 @@ class BiasAdapter(Adapter):
         self.bias = bias.float().flatten()
 
     def parameters(self) -> list[tuple[nn.Parameter, str]]:
-        """Return []: the bias is not trained."""
         return []
 
     def add_to(self, y: Tensor, x: Tensor) -> Tensor:
@@ -94,24 +87,19 @@ class BiasAdapter(Adapter):
         return y
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return {"diff_b": the change of the bias}, live."""
         assert self.bias is not None
         return {BIAS: self.bias}
 
     def misfit(self, tensors: Mapping[str, Tensor]) -> str:
-        """Return "": any bias can be loaded."""
         return ""
 
     def take(self, tensors: Mapping[str, Tensor]) -> None:
-        """Load the bias of a file."""
         self.bias = tensors[BIAS].float().flatten()
 
     def shorten(self, ratio: Tensor) -> None:
-        """Multiply the bias by `ratio` (max weight norm)."""
         self.bias = self.tensors()[BIAS] * ratio
 
     def merged(self, weight: Tensor) -> Tensor:
-        """Return `weight` unchanged."""
         return weight
 
 
@@ -124,18 +112,19 @@ def add_bias_norm(
     parts      {"unet", "text_encoder" ...: the loaded model}
     tensors    by kohya's key
     """
-    norms, unused = _norms(parts) if tensors else {}, list[str]()
+    modules, unused = _modules(parts) if tensors else {}, list[str]()
     for name, changes in group_by_module(tensors).items():
-        adapter, norm = adapters.get(name), norms.get(module_path(name))
+        adapter, module = adapters.get(name), modules.get(module_path(name))
+        norm = module if isinstance(module, (nn.LayerNorm, nn.GroupNorm)) and module.weight is not None else None
         used: set[str] = set()
         if adapter is not None and BIAS in changes and _fits(adapter.module.bias, changes[BIAS]):
             adapter.bias, used = changes[BIAS].float().flatten(), {BIAS}
         elif norm is not None and changes.keys() <= {NORM, NORM_BIAS, BIAS} and _norm_fits(norm, changes):
             adapters[name] = _norm_adapter(name, norm, changes)
             used = set(changes)
-        elif adapter is None and changes.keys() == {BIAS} and (layer := _layer(parts, name)) is not None:
-            if _fits(layer.bias, changes[BIAS]):
-                adapters[name] = BiasAdapter(name, layer, changes[BIAS])
+        elif adapter is None and changes.keys() == {BIAS} and isinstance(module, (nn.Linear, nn.Conv2d)):
+            if _fits(module.bias, changes[BIAS]):
+                adapters[name] = BiasAdapter(name, module, changes[BIAS])
                 used = {BIAS}
         unused += [f"{name}.{key}" for key in changes if key not in used]
     return unused
@@ -151,24 +140,13 @@ def _norm_adapter(name: str, module: nn.LayerNorm | nn.GroupNorm, changes: Mappi
     return adapter
 
 
-def _layer(parts: Mapping[str, nn.Module], name: str) -> nn.Linear | nn.Conv2d | None:
-    """Find the layer with this kohya name; None if the model does not have it."""
-    for part, model in parts.items():
-        for path, module in model.named_modules():
-            named = part, path if part == "unet" else full_name(path)
-            if isinstance(module, (nn.Linear, nn.Conv2d)) and named == module_path(name):
-                return module
-    return None
-
-
-def _norms(parts: Mapping[str, nn.Module]) -> dict[tuple[str, str] | None, nn.LayerNorm | nn.GroupNorm]:
-    """Return {(part, path): norm layer} of the parts' norm layers that have weights."""
-    norms: dict[tuple[str, str] | None, nn.LayerNorm | nn.GroupNorm] = {}
-    for part, model in parts.items():
-        for path, module in model.named_modules():
-            if isinstance(module, (nn.LayerNorm, nn.GroupNorm)) and module.weight is not None:
-                norms[part, path if part == "unet" else full_name(path)] = module
-    return norms
+def _modules(parts: Mapping[str, nn.Module]) -> dict[tuple[str, str] | None, nn.Module]:
+    """Return {(part, path as in `module_path`): module} of all modules of the parts."""
+    return {
+        (part, path if part == "unet" else full_name(path)): module
+        for part, model in parts.items()
+        for path, module in model.named_modules()
+    }
 
 
 def _fits(value: object, change: Tensor) -> bool:

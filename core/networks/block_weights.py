@@ -27,10 +27,8 @@ LISTS = {  # by length: the slots of the numbers
     20: _slot_names(range(9), range(9)),
     26: SLOTS,
 }
-WITHOUT_BASE = {
-    False: SLOTS[1:],
-    True: LISTS[20][1:],
-}  # of 25 and 19, which the MBW extension has for checkpoints; True: SDXL
+# Of 25 and 19, which the MBW extension has for checkpoints; True: SDXL
+WITHOUT_BASE = {False: SLOTS[1:], True: LISTS[20][1:]}
 ONLY_SDXL, ONLY_SD = (12, 20), (17,)
 HALVES = {False: (5, 7), True: (6, 3)}  # where the deeper half of IN begins and that of OUT ends; True: SDXL
 # What each name keeps: shallow (S) or deep (D) halves of the input and output blocks, and the middle.

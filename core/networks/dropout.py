@@ -37,12 +37,8 @@ class Dropout:
     """Element, rank and module dropout of a network, for all its layers. Nothing is dropped outside of training (`show`, `hide`)."""
 
     def __init__(self, settings: NetworkSettings, seed: int):
-        self.elements, self.ranks, self.modules = (
-            settings.network_dropout,
-            settings.rank_dropout,
-            settings.module_dropout,
-        )
-        self.scales_ranks = settings.rank_dropout_scale
+        self.elements, self.modules = settings.network_dropout, settings.module_dropout
+        self.ranks, self.scales_ranks = settings.rank_dropout, settings.rank_dropout_scale
         self._seed = seed
         self._batch: CurrentBatch | None = None
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from core.optimization.averaging import ready_to_train
-from core.optimization.groups import Group
+from core.optimization.groups import Group, weights_of
 from core.optimization.seeded import seed_steps
 from core.record.lazy_torch import Tensor, torch
 from core.record.problems import Problem, ProblemsError, raise_if_errors
@@ -23,11 +23,8 @@ WHERE = "optimizer.optimizer_type"
 FUSED = ("torch.optim.AdamW", "torch.optim.Adam", "torch.optim.SGD")  # one kernel per step, on every device
 # Orthogonalize matrices and flattened convolutions; all else trains as with AdamW.
 OF_MATRICES = ("pytorch_optimizer.Muon", "pytorch_optimizer.AdaMuon")
-STEPPED = {
-    "params",
-    "lr",
-    "theta",
-}  # arguments that a group has and that are not settings: `Rates` sets "lr", ASGD changes "theta"
+# Arguments that a group has and that are not settings: `Rates` sets "lr", ASGD changes "theta"
+STEPPED = {"params", "lr", "theta"}
 INSTEAD_OF_FUSED = {"fused", "foreach", "differentiable", "capturable"}
 
 
@@ -163,7 +160,7 @@ def load_state(optimizer: Optimizer, state: Mapping[str, Any]) -> None:
         vars(cosine).update(shape)
     for group, options in zip(optimizer.param_groups, configured, strict=True):
         group.update(options)
-    weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+    weights = weights_of(optimizer.param_groups)
     numbers = [number for group in state["param_groups"] for number in group["params"]]
     for weight, number in zip(weights, numbers, strict=True):
         saved = state["state"].get(number, {})

@@ -12,8 +12,9 @@ from core.record.problems import ProblemsError
 from core.record.units import count
 from core.settings.base import value_of
 from core.settings.job import TrainJob
+from core.settings.presets.files import with_values
 from tabs.dataset.concepts import with_entries
-from tabs.form.project import Project, with_values
+from tabs.form.project import Project
 from tabs.markup import button, esc, section
 
 TAB = "Dataset"  # whose state holds the answers

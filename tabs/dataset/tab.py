@@ -430,7 +430,7 @@ class DatasetHandlers(BoardView):
         elif act == "more":
             self._toggle_settings(arg)
         elif act in ("undo", "redo"):
-            self.page.project.undo() if act == "undo" else self.page.project.redo()
+            self.page.project.undo(redo=act == "redo")
         elif act == "setup":
             self.page.setup.apply(self.page.setup.offer(self.page.project.job, self.reading.report))
         elif act == "keep_demo":

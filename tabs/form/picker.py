@@ -72,6 +72,12 @@ def misfit(facts: FileFacts, path: Path, holds: Sequence[str], family: str, base
     return ""
 
 
+def readable(name: str, page: FormPage) -> Path | None:
+    """Return the path of the file or folder that a field's value names; None if it is missing or the page may not read it."""
+    path = find_file(name, page.workspace)
+    return path if path is not None and page.roots.holds(path) else None
+
+
 def file_named(
     name: str, page: FormPage, family: str, holds: Sequence[str] = ("lora",), *, steps: bool = True
 ) -> tuple[Lora, FileFacts | None, str]:
@@ -81,8 +87,8 @@ def file_named(
     steps            whether the other checkpoints of its run are read
     family, holds    as in `check_choice`
     """
-    path = find_file(name, page.workspace)
-    if path is None or not page.roots.holds(path):
+    path = readable(name, page)
+    if path is None:
         return Lora(Path(name), file_stem(name)), None, "is not on this machine"
     facts = facts_of_file(path)
     lora = lora_of(page, path) if steps else brief(path, page.workspace)
@@ -212,14 +218,9 @@ class Picker:
         value = portable_name(path, self.page.workspace) if form == GENERATE else display_path(path)
         return f'data-value="{esc(value)}"'
 
-    def _readable(self, text: Any) -> Path | None:
-        """Return the path of the file that a field's value names; None if it is missing or the page may not read it."""
-        path = find_file(str(text)[:MOST_PATH], self.page.workspace)
-        return path if path is not None and self.page.roots.holds(path) else None
-
     def _steps(self, text: Any, form: str) -> str:
         """Return HTML of the checkpoints of the run that saved a file, and of a button that copies the file's path."""
-        path = self._readable(text)
+        path = readable(str(text)[:MOST_PATH], self.page)
         if path is None:
             return '<li class="hint">This file is not on this machine.</li>'
         steps = checkpoints(self.page, path)
@@ -232,15 +233,15 @@ class Picker:
 
     def _face(self, text: Any) -> str:
         """Return HTML of the model file or folder that a field's value names; "" if it is none."""
-        path = self._readable(text)
+        path = readable(str(text)[:MOST_PATH], self.page)
         if path is None or facts_of_file(path).problem:
             return ""
         return card_line(brief(path, self.page.workspace), self.page.thumb_url)
 
     def _problems(self, chosen: str, entry: Declared, family: str) -> list[Problem]:
         """Return the reasons why a chosen file does not fit the field; [] for a text that is not a readable file."""
-        path = find_file(chosen, self.page.workspace)
-        if path is None or not self.page.roots.holds(path):
+        path = readable(chosen, self.page)
+        if path is None:
             return []  # a text that is not a file is checked when the field is read
         try:
             check_choice(identify(path), path, entry.holds, family, entry.name == BASE)
@@ -259,5 +260,5 @@ class Picker:
 
 def family_of_file(name: str, page: FormPage) -> str:
     """Return the family of a model file or folder, from the index; "" if unknown."""
-    path = find_file(name, page.workspace)
-    return (facts_of_file(path).family or "") if path is not None and page.roots.holds(path) else ""
+    path = readable(name, page)
+    return (facts_of_file(path).family or "") if path is not None else ""

@@ -26,7 +26,7 @@ from core.settings.check import build
 from core.settings.job import TrainJob, new_project
 from core.settings.names import bad_name, without_signs
 from core.settings.presets import files as preset_files
-from core.settings.presets.files import PresetStore, differences, to_values
+from core.settings.presets.files import PresetStore, differences, to_values, with_values
 from core.settings.presets.migrations import to_version_2
 from core.settings.values import text_of, value_from
 from tabs.form.presets import BadInput, Done, PresetForm, Steps, read_preset
@@ -271,7 +271,6 @@ class Project(PresetForm):
         return self.job
 
     def set_preset(self, name: str) -> None:
-        """Set the name of the loaded preset, "" for none, without changing fields or a step of undo."""
         with self.lock:
             self._set_state(preset=name)
 
@@ -314,10 +313,6 @@ class Project(PresetForm):
             self.check_stamp()
             if (state := self.steps.step(self._snapshot(), redo)) is not None:
                 self._set_state(**state)
-
-    def redo(self) -> None:
-        """Repeat the last undone change. Raises OldRevision."""
-        self.undo(redo=True)
 
     def _snapshot(self) -> dict[str, Any]:
         """Return the state that a step of undo restores: {"job", "preset", "bad": invalid input, "imported"}."""
@@ -429,12 +424,3 @@ def _check_name(path: str, value: Any) -> None:
 def with_value(job: TrainJob, path: str, value: Any) -> TrainJob:
     """Return `job` with the setting `path` changed. Raises ProblemsError if the value is invalid."""
     return with_values(job, {path: value})
-
-
-def with_values(job: TrainJob, values: Mapping[str, Any]) -> TrainJob:
-    """Return `job` with these settings, {path: value}, changed. Raises ProblemsError for invalid values."""
-    groups = to_values(job)
-    for path, value in values.items():
-        group, name = path.split(".", 1)
-        groups[group][name] = value
-    return build(TrainJob, groups)

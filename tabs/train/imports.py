@@ -72,11 +72,8 @@ def _open(page: Page, data: dict[str, Any], browser: Browser, token: str) -> Non
             f"Two files are named {twice}", "", "open those that belong together", "import.same-name"
         )
     if len(texts) > MOST_FILES:
-        what, fix = (
-            f"These are {len(texts)} files",
-            f"open the settings and the files that they name, at most {MOST_FILES}",
-        )
-        raise ProblemsError.one(what, "", fix, "import.too-many-files")
+        fix = f"open the settings and the files that they name, at most {MOST_FILES}"
+        raise ProblemsError.one(f"These are {len(texts)} files", "", fix, "import.too-many-files")
     name = main_file(texts)
     text, unused, lacks = texts.pop(name), tuple(texts), False
     if _is_preset(text):
@@ -227,10 +224,8 @@ def report_of(imported: Import, page: Page) -> dict[str, Any]:
     if len(train_folders) > 1:
         form_values.pop(SOURCES, None)  # it is unclear which of them it replaces
     parents = [resolve_path(each).parent for each in (folder, model) if each]
-    missing, own_folders = (
-        list(missing_paths(imported.job, exists)),
-        filter(page.roots.holds, nearby_folders(imported.job, exists)),
-    )
+    missing = list(missing_paths(imported.job, exists))
+    own_folders = filter(page.roots.holds, nearby_folders(imported.job, exists))
     folders = [*own_folders, page.workspace.models, *parents, *([PROJECT, PROJECT.parent] if page.roots.local else ())]
     nearby_paths = nearby(missing, folders)
 

@@ -17,12 +17,13 @@ from core.settings.named import CONTROL_IMAGE
 from core.settings.needs import unmet_in
 from core.settings.optimization.optimizers import OWN, USUAL, Argument, Entry, catalog, data, find
 from core.settings.optimization.rates import scale_sentence
+from core.settings.presets.files import with_values
 from core.settings.presets.recipes import HUBER, Recipe, changes, constant_or_warmup, recipes, usual_rate
 from core.settings.rules import method, schedule, sharding
 from core.settings.rules.dataset import has_partners
 from core.settings.rules.validation import holds_out
 from core.settings.values import shown_value
-from tabs.form.project import FIELDS, with_values
+from tabs.form.project import FIELDS
 
 TRAITS = {
     "adapts": "sets its own learning rate: use 1",

@@ -104,12 +104,12 @@ def test_undo_and_redo_walk_the_same_way_and_a_new_edit_forgets_the_undone(proje
     for _ in range(2):
         project.undo()
         ranks.append(project.job.network.rank)
-    project.redo()
+    project.undo(redo=True)
     ranks.append(project.job.network.rank)
     assert ranks == [8, 4, 8]
     assert project.can_undo == f"change of {FIELDS['network.rank'].title}"
     project.edit("network.rank", "9")
-    project.redo()
+    project.undo(redo=True)
     assert project.job.network.rank == 9 and project.can_redo == ""
 
 

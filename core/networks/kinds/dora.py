@@ -55,7 +55,6 @@ class DoraAdapter(Adapter):
         return self.magnitude.shape[0] == self.magnitude.numel()
 
     def parameters(self) -> list[tuple[nn.Parameter, str]]:
-        """Return [(parameter, role)]: those of `inner`, and the magnitude at the usual learning rate."""
         return [*self.inner.parameters(), (self.magnitude, "plain")]
 
     def changed_input(self, x: Tensor) -> Tensor:
@@ -102,7 +101,6 @@ class DoraAdapter(Adapter):
         return weight + self.multiplier * (changed * scale - weight)
 
     def norm(self) -> Tensor:
-        """Return the Frobenius norm of the direction's change."""
         return self.inner.norm()
 
     def shorten(self, ratio: Tensor) -> None:
@@ -110,22 +108,18 @@ class DoraAdapter(Adapter):
         self.inner.shorten(ratio)
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return the tensors of `inner` and dora_scale, live."""
         return {**self.inner.tensors(), DORA_SCALE: self.magnitude.detach()}
 
     def saved(self) -> dict[str, Tensor]:
-        """Return the tensors of `inner` for checkpoint files, and dora_scale."""
         return {**self.inner.saved(), DORA_SCALE: self.magnitude.detach()}
 
     def misfit(self, tensors: Tensors) -> str:
-        """Return why the tensors of a file cannot be loaded; "" if they can."""
         magnitude = magnitudes(tensors[DORA_SCALE], self.module) if DORA_SCALE in tensors else None
         if magnitude is None or magnitude.shape != self.magnitude.shape:
             return f"has no {DORA_SCALE} of the same shape"
         return self.inner.misfit(without_magnitude(tensors))
 
     def take(self, tensors: Tensors) -> None:
-        """Load the magnitudes and the direction's change of a file."""
         magnitude = magnitudes(tensors[DORA_SCALE], self.module)
         assert magnitude is not None
         with torch.no_grad():
@@ -240,7 +234,6 @@ def register_decomposed(inner_name: str, name: str, title: str, settings: type[S
 
 
 def _from_tensors(target: Target, tensors: Tensors) -> DoraAdapter | None:
-    """Return the adapter of a file; None if its kind is unknown or its shapes do not fit the layer."""
     kind, inner_tensors = inner_kind_and_tensors(tensors)
     inner = kind.from_tensors(target, inner_tensors) if kind is not None else None
     magnitude = magnitudes(tensors[DORA_SCALE], target.module)
@@ -255,7 +248,6 @@ def _size(tensors: Tensors) -> BlockSize:
 
 
 def _flaw(name: str, tensors: Tensors) -> str:
-    """Return the error in a layer of a file; "" if there is none."""
     scale, (kind, inner_tensors) = tensors.get(DORA_SCALE), inner_kind_and_tensors(tensors)
     if scale is None:
         return f"{name} has no {DORA_SCALE}"

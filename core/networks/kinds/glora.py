@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from core.formats.lora.names import ALPHA
 from core.networks.adapter import ScaledAdapter, as_weight, fitted
 from core.networks.kinds import NetworkKind, Tensors, number_error, ranked, register
-from core.networks.kinds.lora import hidden_conv, hidden_linear, up_conv, up_linear
+from core.networks.kinds.lora import add_dropped_product, hidden_linear, up_conv, up_linear
 from core.networks.kinds.lycoris import MODULE, lycoris_args
 from core.record.draws import generator
 from core.record.lazy_torch import Tensor, nn, torch
@@ -53,12 +53,10 @@ class GloraAdapter(ScaledAdapter):
 
     @classmethod
     def from_tensors(cls, target: Target, tensors: Tensors) -> GloraAdapter | None:
-        """Return the adapter of a file; None if the shapes do not fit the layer."""
         matrices = matrices_of(tensors, target.module)
         return cls(target.name, target.module, matrices, _size(tensors).alpha) if matrices is not None else None
 
     def parameters(self) -> list[tuple[nn.Parameter, str]]:
-        """Return [(parameter, role)], all at the usual learning rate."""
         return [(weight, "plain") for weight in self.weights.values()]
 
     def changed_input(self, x: Tensor) -> Tensor:
@@ -72,12 +70,7 @@ class GloraAdapter(ScaledAdapter):
 
     def add_to(self, y: Tensor, x: Tensor) -> Tensor:
         """Return y + strength * b1(b2(x)): the change B of the layer's weight."""
-        first, second = (self.cast(self.weights[key], y.dtype) for key in (B2, B1))
-        if not isinstance(self.module, nn.Conv2d):
-            hidden, factor = self.drop_hidden(hidden_linear(x.to(y.dtype), first), f"{self.name}.{B2}")
-            return torch.add(y, up_linear(hidden, second), alpha=self.strength * factor)
-        hidden, factor = self.drop_hidden(hidden_conv(x.to(y.dtype), first, self.module), f"{self.name}.{B2}")
-        return torch.add(y, up_conv(hidden, second), alpha=self.strength * factor)
+        return add_dropped_product(self, y, x.to(y.dtype), self.weights[B2], self.weights[B1], f"{self.name}.{B2}")
 
     def merged(self, weight: Tensor) -> Tensor:
         """Return weight + strength * (weight A + B)."""
@@ -96,19 +89,16 @@ class GloraAdapter(ScaledAdapter):
             weight.mul_(ratio.sqrt().to(weight.dtype))
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return the four matrices, live, and alpha, by their keys in files."""
         tensors = {key: weight.detach() for key, weight in self.weights.items()}
         return tensors | {ALPHA: self.alpha_in_file()}
 
     def misfit(self, tensors: Tensors) -> str:
-        """Return why the tensors of a file cannot be loaded; "" if they can."""
         matrices = matrices_of(tensors, self.module) if set(GLORA) <= tensors.keys() else None
         if matrices is None:
             return "has a different shape"
         return "" if matrices[A2].shape[0] == self.rank else f"has rank {matrices[A2].shape[0]}, not {self.rank}"
 
     def take(self, tensors: Tensors) -> None:
-        """Load the tensors of a file, with their alpha."""
         matrices = matrices_of(tensors, self.module)
         assert matrices is not None
         with torch.no_grad():
@@ -147,7 +137,6 @@ def _size(tensors: Tensors) -> BlockSize:
 
 
 def _flaw(name: str, tensors: Tensors) -> str:
-    """Return the error in a layer of a file; "" if there is none."""
     for key in GLORA:
         if key not in tensors:
             return f"{name} has no {key}"

@@ -47,12 +47,10 @@ class Ia3Adapter(Adapter):
 
     @classmethod
     def from_tensors(cls, target: Target, tensors: Tensors) -> Ia3Adapter | None:
-        """Return the adapter of a file; None if the shapes do not fit the layer."""
         weight = vector_of(tensors, target.module)
         return cls(target.name, target.module, weight, bool(tensors[ON_INPUT])) if weight is not None else None
 
     def parameters(self) -> list[tuple[nn.Parameter, str]]:
-        """Return [(parameter, role)]: the vector, at the usual learning rate."""
         return [(self.weight, "plain")]
 
     def changed_input(self, x: Tensor) -> Tensor:
@@ -74,11 +72,9 @@ class Ia3Adapter(Adapter):
         return weight + weight * (vector * self.multiplier)
 
     def norm(self) -> Tensor:
-        """Return the norm of the vector."""
         return self.weight.detach().float().norm()
 
     def shorten(self, ratio: Tensor) -> None:
-        """Multiply the vector by `ratio` (max weight norm)."""
         self.weight.mul_(ratio.to(self.weight.dtype))
 
     def tensors(self) -> dict[str, Tensor]:
@@ -86,7 +82,6 @@ class Ia3Adapter(Adapter):
         return {WEIGHT: self.weight.detach(), ON_INPUT: torch.tensor(int(self.on_input))}
 
     def misfit(self, tensors: Tensors) -> str:
-        """Return why the tensors of a file cannot be loaded; "" if they can."""
         if not {WEIGHT, ON_INPUT} <= tensors.keys():
             return f"has no {WEIGHT} with {ON_INPUT}"
         if bool(tensors[ON_INPUT]) != self.on_input:
@@ -94,7 +89,6 @@ class Ia3Adapter(Adapter):
         return "" if vector_of(tensors, self.module) is not None else "has a different shape"
 
     def take(self, tensors: Tensors) -> None:
-        """Load the vector of a file."""
         vector = vector_of(tensors, self.module)
         assert vector is not None
         with torch.no_grad():
@@ -126,7 +120,6 @@ def _takes(layer: Layer, network: NetworkSettings, options: Settings | None) -> 
 
 
 def _flaw(name: str, tensors: Tensors) -> str:
-    """Return the error in a layer of a file; "" if there is none."""
     for key in (WEIGHT, ON_INPUT):
         if key not in tensors:
             return f"{name} has no {key}"

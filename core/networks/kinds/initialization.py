@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from core.formats.lora.names import ALPHA, DOWN, UP
 from core.networks.adapter import Adapter
 from core.networks.fp8 import base_weight
-from core.networks.kinds.lora import LoraAdapter, add_low_rank_conv, add_low_rank_linear
+from core.networks.kinds.lora import LoraAdapter, add_dropped_product, add_low_rank_conv, add_low_rank_linear
 from core.record.draws import generator
 
 ITERATIONS = 16  # PEFT's pissa_niter_16
@@ -98,25 +98,19 @@ class PissaAdapter(LoraAdapter):
             y = add_low_rank_conv(y, x, self.first_down, self.first_up, -self.strength, self.module)
         else:
             y = add_low_rank_linear(y, x, self.first_down, self.first_up, -self.strength)
-        return self._add_product_with_dropout(y, x, self.down, self.up)
+        return add_dropped_product(self, y, x, self.down, self.up, self.name)
 
     def factors(self) -> None:
         """Return None: the change is a difference of two products."""
         return None
 
     def delta(self) -> Tensor:
-        """Return the change in the weight's shape, float32."""
         product = self.up.detach().flatten(1).float() @ self.down.detach().flatten(1).float()
         first = self.first_up.flatten(1) @ self.first_down.flatten(1)
         return ((product - first) * self.scale).view(self.up.shape[0], *self.down.shape[1:])
 
-    def merged(self, weight: Tensor) -> Tensor:
-        """Return `weight` plus the change at the multiplier."""
-        return weight + self.delta() * self.multiplier
-
-    def norm(self) -> Tensor:
-        """Return the Frobenius norm of the change, which is built for it."""
-        return self.delta().norm()
+    # LoRA's are of one product, without building the change
+    merged, norm = Adapter.merged, Adapter.norm
 
     def shorten(self, ratio: Tensor) -> None:
         """Scale both products, since their difference is the change; the subtracted one is rounded to the parameters' dtype."""
@@ -126,7 +120,6 @@ class PissaAdapter(LoraAdapter):
             first.copy_((first * root).to(self.down.dtype))
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return LoRA's tensors and the subtracted matrices, under "first."."""
         return super().tensors() | {f"first.{DOWN}": self.first_down, f"first.{UP}": self.first_up}
 
     def saved(self) -> dict[str, Tensor]:
@@ -152,7 +145,6 @@ class PissaAdapter(LoraAdapter):
         return super().misfit(tensors) if complete else "has no initial weights (PiSSA)"
 
     def take(self, tensors: Mapping[str, Tensor]) -> None:
-        """Load the trained and the subtracted matrices of a training state."""
         super().take(tensors)
         self.first_down.copy_(tensors[f"first.{DOWN}"])
         self.first_up.copy_(tensors[f"first.{UP}"])

@@ -76,7 +76,6 @@ class LoraAdapter(ScaledAdapter):
         return cls(name, module, down.to(weight.device), up.to(weight.device), alpha)
 
     def parameters(self) -> list[tuple[nn.Parameter, str]]:
-        """Return [(parameter, role)]: up trains at LoRA+'s higher rate."""
         return [(self._down, "plain"), (self._up, PLUS)]
 
     def add_to(self, y: Tensor, x: Tensor) -> Tensor:
@@ -91,16 +90,7 @@ class LoraAdapter(ScaledAdapter):
 
     def _add_with_dropout(self, y: Tensor, x: Tensor) -> Tensor:
         """Return y + strength * up(dropout(down(x)))."""
-        return self._add_product_with_dropout(y, x, *self._weights(y.dtype))
-
-    def _add_product_with_dropout(self, y: Tensor, x: Tensor, down: Tensor, up: Tensor) -> Tensor:
-        """Return y + strength * up(dropout(down(x))), with dropout and rank dropout of the hidden activations."""
-        down, up = self.cast(down, x.dtype), self.cast(up, x.dtype)
-        if isinstance(self.module, nn.Conv2d):
-            hidden, factor = self.drop_hidden(hidden_conv(x, down, self.module), self.name)
-            return torch.add(y, up_conv(hidden, up), alpha=self.strength * factor)
-        hidden, factor = self.drop_hidden(hidden_linear(x, down), self.name)
-        return torch.add(y, up_linear(hidden, up), alpha=self.strength * factor)
+        return add_dropped_product(self, y, x, *self._weights(y.dtype), self.name)
 
     def fused_output(self, x: Tensor) -> Tensor | None:
         """Return the Linear's output with this change as one autograd node; None for other layers, dtypes or with dropout."""
@@ -121,7 +111,6 @@ class LoraAdapter(ScaledAdapter):
         return self._cast
 
     def factors(self) -> tuple[Tensor, Tensor] | None:
-        """Return up [out, rank] and down [rank, in * kernel], float32."""
         return self.up.detach().float().flatten(1), self.down.detach().float().flatten(1)
 
     def delta(self) -> Tensor:
@@ -135,18 +124,15 @@ class LoraAdapter(ScaledAdapter):
         return torch.addmm(weight.flatten(1), up, down, alpha=self.multiplier * self.scale).view(weight.shape)
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return the matrices, live, and alpha, by their keys in files."""
         return {DOWN: self.down.detach(), UP: self.up.detach(), ALPHA: self.alpha_in_file()}
 
     def misfit(self, tensors: Tensors) -> str:
-        """Return why the tensors of a file cannot be loaded; "" if they can."""
         shaped = fit_shapes(tensors[DOWN], tensors[UP], self.module) if {DOWN, UP} <= tensors.keys() else None
         if shaped is None:
             return "has a different shape"
         return "" if shaped[0].shape == self.down.shape else f"has rank {shaped[0].shape[0]}, not {self.rank}"
 
     def take(self, tensors: Tensors) -> None:
-        """Load the matrices and alpha of a file."""
         shaped = fit_shapes(tensors[DOWN], tensors[UP], self.module)
         assert shaped is not None
         self.put(*shaped)
@@ -193,6 +179,17 @@ def fit_shapes(down: Tensor, up: Tensor, module: nn.Module) -> tuple[Tensor, Ten
 
 
 # -- frozen modules plus `strength * up(down(x))`
+
+
+def add_dropped_product(adapter: ScaledAdapter, y: Tensor, x: Tensor, down: Tensor, up: Tensor, name: str) -> Tensor:
+    """Return y + strength * up(dropout(down(x))), with dropout and rank dropout of the hidden activations.
+    name: addresses the random draw"""
+    down, up, module = adapter.cast(down, x.dtype), adapter.cast(up, x.dtype), adapter.module
+    if isinstance(module, nn.Conv2d):
+        hidden, factor = adapter.drop_hidden(hidden_conv(x, down, module), name)
+        return torch.add(y, up_conv(hidden, up), alpha=adapter.strength * factor)
+    hidden, factor = adapter.drop_hidden(hidden_linear(x, down), name)
+    return torch.add(y, up_linear(hidden, up), alpha=adapter.strength * factor)
 
 
 def linear_with_low_rank(
@@ -278,7 +275,6 @@ def size(tensors: Tensors) -> BlockSize:
 
 
 def flaw(name: str, tensors: Tensors) -> str:
-    """Return the error in a layer of a file; "" if there is none."""
     if wrong := number_error(name, tensors):
         return wrong
     for key, counterpart in ((DOWN, UP), (UP, DOWN)):
@@ -371,7 +367,6 @@ def register_lora(adapter: type[LoraAdapter], **fields: Any) -> None:
         return adapter.fresh(target.name, target.module, size.rank, size.alpha, seed)
 
     def from_tensors(target: Target, tensors: Tensors) -> LoraAdapter | None:
-        """Return the adapter of a file; None if the shapes do not fit the layer."""
         shaped = fit_shapes(tensors[DOWN], tensors[UP], target.module)
         return adapter(target.name, target.module, *shaped, size(tensors).alpha) if shaped is not None else None
 

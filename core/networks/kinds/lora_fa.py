@@ -34,7 +34,6 @@ class LoraFaAdapter(LoraAdapter):
         return adapter
 
     def parameters(self) -> list[tuple[nn.Parameter, str]]:
-        """Return [(parameter, role)]: up only, at the usual learning rate."""
         return [(self._up, "plain")]
 
     def shorten(self, ratio: Tensor) -> None:

@@ -37,16 +37,12 @@ def lycoris_args(job: TrainJob, algo: str, options: Settings | None) -> dict[str
     return {"algo": algo} | preset | enabled | network_args(job)
 
 
-def register_product(name: str, title: str, product: Product, algo: str = "", **fields: Any) -> None:
-    """Register a kind whose layers are `ProductAdapter`s.
-
-    algo     LyCORIS' name of the algorithm; "": `name`
-    fields   further fields of NetworkKind, which replace the default ones
-    """
+def register_product(name: str, title: str, product: Product, **fields: Any) -> None:
+    """Register a kind whose layers are `ProductAdapter`s. fields: further fields of NetworkKind, which replace the default ones"""
     kind: dict[str, Any] = {
         "name": name,
         "title": title,
-        "forms": product.key_sets(),
+        "forms": tuple(tuple(form.keys) for form in product.forms),
         "optional": (ALPHA, SCALAR),
         "fresh": partial(ProductAdapter.fresh, product),
         "from_tensors": partial(ProductAdapter.from_tensors, product),
@@ -55,6 +51,6 @@ def register_product(name: str, title: str, product: Product, algo: str = "", **
         "weight_shape": product.weight_shape,
         "idle": product.idle,
         "module_name": MODULE,
-        "network_args": lambda job: lycoris_args(job, algo or name, getattr(job, name, None)),
+        "network_args": lambda job: lycoris_args(job, name, getattr(job, name, None)),
     }
     register(NetworkKind(**kind | fields))

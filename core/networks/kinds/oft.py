@@ -66,11 +66,9 @@ class OftAdapter(Adapter):
 
     @property
     def file_name(self) -> str:
-        """The layer's name in files, with the kind's prefix."""
         return self._prefix + self.name.removeprefix(LORA) if self._prefix else self.name
 
     def parameters(self) -> list[tuple[nn.Parameter, str]]:
-        """Return [(parameter, role)]: blocks and rescale, at the usual learning rate."""
         return [(weight, "plain") for weight in (self.blocks, self.rescale) if weight is not None]
 
     def add_to(self, y: Tensor, x: Tensor) -> Tensor:
@@ -131,11 +129,9 @@ class OftAdapter(Adapter):
         return rotations
 
     def norm(self) -> Tensor:
-        """Return the norm of the blocks."""
         return self.blocks.detach().float().norm()
 
     def shorten(self, ratio: Tensor) -> None:
-        """Multiply the blocks by `ratio` (max weight norm)."""
         self.blocks.mul_(ratio.to(self.blocks.dtype))
 
     def tensors(self) -> dict[str, Tensor]:
@@ -144,13 +140,11 @@ class OftAdapter(Adapter):
         return tensors | ({RESCALE: self.rescale.detach()} if self.rescale is not None else {})
 
     def misfit(self, tensors: Tensors) -> str:
-        """Return why the tensors of a file cannot be loaded; "" if they can."""
         if OFT_BLOCKS not in tensors or tensors[OFT_BLOCKS].shape != self.blocks.shape:
             return "has blocks of another size"
         return "" if (RESCALE in tensors) == (self.rescale is not None) else f"differs in having a {RESCALE}"
 
     def take(self, tensors: Tensors) -> None:
-        """Load the blocks, rescale and constraint of a file."""
         with torch.no_grad():
             self.blocks.copy_(tensors[OFT_BLOCKS])
             if self.rescale is not None:
@@ -184,7 +178,6 @@ def out_width(module: nn.Module) -> int:
 
 
 def _flaw(name: str, tensors: Tensors) -> str:
-    """Return the error in a layer of OFT, Diag-OFT or BOFT; "" if there is none."""
     if OFT_BLOCKS not in tensors:
         return f"{name} has no {OFT_BLOCKS}"
     blocks, rescale = tensors[OFT_BLOCKS], tensors.get(RESCALE)
@@ -229,21 +222,16 @@ def _register(
 
     def fresh(target: Target, size: BlockSize, options: Settings | None, seed: int) -> OftAdapter:
         """Create an adapter without effect: blocks of zeros, a rescale of ones."""
-        weight, rotation_settings = (
-            as_weight(target.module.weight),
-            options if isinstance(options, RotationSettings) else None,
-        )
-        shape, limit = (
-            blocks(weight.shape[0], size.rank),
-            rotation_settings.constraint if rotation_settings is not None else size.alpha,
-        )
+        weight, limit, rescaled = as_weight(target.module.weight), size.alpha, False
+        if isinstance(options, RotationSettings):
+            limit, rescaled = options.constraint, options.rescaled
+        shape = blocks(weight.shape[0], size.rank)
         tensors = {OFT_BLOCKS: torch.zeros(shape, device=weight.device), ALPHA: torch.tensor(limit)}
-        if rotation_settings is not None and rotation_settings.rescaled:
+        if rescaled:
             tensors[RESCALE] = torch.ones(weight.shape[0], device=weight.device)
         return OftAdapter(target.name, target.module, tensors, shape[rank_side], prefix)
 
     def from_tensors(target: Target, tensors: Tensors) -> OftAdapter | None:
-        """Return the adapter of a file; None if the shapes do not fit the layer."""
         rank = tensors[OFT_BLOCKS].shape[rank_side]
         return OftAdapter(target.name, target.module, tensors, rank, prefix) if fits(tensors, target.module) else None
 

@@ -121,10 +121,6 @@ class Product:
         keys = tensors.keys() - {ALPHA, SCALAR}
         return next((form for form in self.forms if form.keys.keys() == keys), None)
 
-    def key_sets(self) -> tuple[tuple[str, ...], ...]:
-        """Return the keys of each form."""
-        return tuple(tuple(form.keys) for form in self.forms)
-
     @property
     def has_ranks(self) -> bool:
         """Whether layers of some form have a rank, so that files have an alpha."""
@@ -154,7 +150,6 @@ class Product:
         return form.weight_shape(tensors) if form is not None else None
 
     def flaw(self, name: str, tensors: Tensors) -> str:
-        """Return the error in a layer of a file; "" if there is none."""
         if wrong := number_error(name, tensors, ALPHA, SCALAR):
             return wrong
         form = self.form_of(tensors)
@@ -237,7 +232,6 @@ class ProductAdapter(ScaledAdapter):
         return cls(product, target.name, module, product.with_scalar(values), product.size(tensors).alpha)
 
     def parameters(self) -> list[tuple[nn.Parameter, str]]:
-        """Return [(parameter, role)], all at the usual learning rate."""
         return [(weight, "plain") for weight in self.weights.values()]
 
     def add_to(self, y: Tensor, x: Tensor) -> Tensor:
@@ -297,11 +291,9 @@ class ProductAdapter(ScaledAdapter):
         return tensors | ({ALPHA: self.alpha_in_file()} if self.product.has_ranks else {})
 
     def saved(self) -> dict[str, Tensor]:
-        """Return the tensors with the scalar multiplied into one of them."""
         return self.product.with_scalar(self.tensors())
 
     def misfit(self, tensors: Tensors) -> str:
-        """Return why the tensors of a file cannot be loaded; "" if they can."""
         current, form = self.product.form_of(self.weights), self.product.form_of(tensors)
         if current is None or form is None or not form.fits(tensors, tuple(as_weight(self.module.weight).shape)):
             return "has a different shape"

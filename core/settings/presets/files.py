@@ -112,6 +112,15 @@ def to_values(job: Settings) -> dict[str, Any]:
     return job.model_dump(mode="json")
 
 
+def with_values(job: TrainJob, values: Mapping[str, Any]) -> TrainJob:
+    """Return `job` with these settings, {path: value}, changed. Raises ProblemsError for invalid values."""
+    groups = to_values(job)
+    for path, value in values.items():
+        group, name = path.split(".", 1)
+        groups[group][name] = value
+    return build(TrainJob, groups)
+
+
 def dump(
     job: Settings, *, task: str = "train", title: str = "", description: str = "", preset: str = ""
 ) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from core.formats.hub.upload import Uploads
 from core.formats.tensors.writer import type_named
 from core.optimization.clipping import NonFiniteGuard, make_scaler
 from core.optimization.fused import FusedBackward
-from core.optimization.groups import parameter_groups
+from core.optimization.groups import parameter_groups, weights_of
 from core.optimization.schedules import Rates
 from core.record import atomic
 from core.record.bounded_json import read_json_object
@@ -191,7 +191,7 @@ def make_stepper(inputs: Inputs, components: Components, optimizer: Optimizer) -
     """Return the object that does backward passes and optimizer steps: DeepSpeed's, which casts a full model to the compute dtype, or the
     plain one."""
     job, precision, context = inputs.job, inputs.precision, inputs.context
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    parameters = weights_of(optimizer.param_groups)
     guard = NonFiniteGuard(context.device, job.schedule.skip_non_finite)
     counts_overflows = job.schedule.compatibility == "kohya"
     if job.sharding.active:
@@ -284,10 +284,8 @@ def _write_fingerprint(inputs: Inputs) -> None:
     fingerprint["measured_with"] = "validation seed"  # earlier versions drew latents by the training's
     if path.exists():
         earlier = _earlier_fingerprint(path)
-        common = {
-            name: fingerprint[name] for name in earlier if name in fingerprint
-        }  # earlier versions wrote no "validation"
-        if earlier != common:
+        # Earlier versions wrote no "validation".
+        if earlier != {name: fingerprint[name] for name in earlier if name in fingerprint}:
             inputs.context.say(
                 "The images or captions changed since this run started; the current ones are used", "warning"
             )

@@ -27,7 +27,6 @@ from core.record.problems import Problem, ProblemsError
 from core.record.units import listed
 from core.record.workspace import PROJECT, STARTER, Workspace, display_path, real_path, resolve_path
 from core.settings.base import declared, value_of
-from core.settings.check import build
 from core.settings.job import TrainJob
 from core.settings.names import bad_name, without_signs
 from core.settings.optimization.optimizers import adapts
@@ -109,7 +108,7 @@ def is_starter(reference: str, workspace: Workspace) -> bool:
 
 def _demo_settings(job: TrainJob) -> list[str]:
     """Return which of NAME and PROMPTS still have the demo's value."""
-    return [path for path in (NAME, PROMPTS) if value_of(job, path) == value_of(demo(), path) != DEFAULTS[path]]
+    return [path for path in (NAME, PROMPTS) if _is_demo(job, path)]
 
 
 def demo_problems(job: TrainJob, workspace: Workspace) -> Iterator[Problem]:
@@ -171,11 +170,7 @@ def trigger_setup(job: TrainJob, report: Report) -> Setup | None:
 
 def apply_setup(job: TrainJob, setup: Setup) -> TrainJob:
     """Return the job with the changes of `setup`, except of settings that were altered since. Raises ProblemsError for invalid values."""
-    values = presets.to_values(job)
-    for change in unapplied(job, setup):
-        group, name = change.path.split(".", 1)
-        values[group][name] = change.new
-    return build(TrainJob, values)
+    return presets.with_values(job, {change.path: change.new for change in unapplied(job, setup)})
 
 
 def best_model(workspace: Workspace, memory: int = 0) -> tuple[str, str] | None:

@@ -187,9 +187,8 @@ class TensorBoard:
         writer.add_image(name, np.asarray(image.convert("RGB")), step, dataformats="HWC")
 
     def settings(self, values: Mapping[str, Any]) -> None:
-        self._settings = "\n".join(
-            f"    {name} = {value}" for name, value in values.items()
-        )  # four spaces: preformatted
+        # Four spaces: preformatted.
+        self._settings = "\n".join(f"    {name} = {value}" for name, value in values.items())
 
     def close(self) -> None:
         if self._writer is not None:

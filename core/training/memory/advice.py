@@ -10,12 +10,10 @@ from core.record.machine import bf16_is_fast
 from core.record.problems import ProblemsError
 from core.record.units import memory_words
 from core.settings.base import value_of
-from core.settings.check import build
-from core.settings.flags import merge
 from core.settings.job import TrainJob
 from core.settings.optimization.optimizers import ADAFACTOR, adapts, find
 from core.settings.optimization.rates import trains_text
-from core.settings.presets.files import to_values
+from core.settings.presets.files import with_values
 from core.settings.presets.levels import GROUPS, USUAL, Level, levels
 from core.settings.rules import training_problems
 from core.training.memory.plan import MemoryFacts, MemoryPlan, encodes_each_time, facts_of, largest_batch, memory_plan
@@ -46,15 +44,6 @@ class Saving:
         return f"{self.words} saves about {memory_words(self.bytes)}"
 
 
-def with_change(job: TrainJob, change: Change) -> TrainJob:
-    """Return the job with the values of `change`, {path: value}. Raises ProblemsError for invalid values."""
-    values = to_values(job)
-    for path, value in change.items():
-        group, _, name = path.partition(".")
-        values = merge(values, {group: {name: value}})
-    return build(TrainJob, values)
-
-
 def advise(job: TrainJob, facts: MemoryFacts, count: int | None = SHOWN) -> list[Saving]:
     """Return settings that each save at least MIN_SHARE of the job's memory, first those that cost least in speed and quality.
     count: maximum number; None returns all"""
@@ -62,7 +51,7 @@ def advise(job: TrainJob, facts: MemoryFacts, count: int | None = SHOWN) -> list
     existing = {problem.what for problem in training_problems(job)}
     savings: list[Saving] = []
     for title, change in candidates(job, facts):
-        alternative = with_change(job, change)
+        alternative = with_values(job, change)
         if any(each.level == "error" and each.what not in existing for each in training_problems(alternative)):
             continue
         saved = total - memory_plan(alternative, scaled_facts(facts, job, alternative)).total
@@ -158,7 +147,7 @@ class LevelPlan:
 
 def level_plans(job: TrainJob, facts: MemoryFacts) -> list[LevelPlan]:
     """Return the memory of the job at each level of the memory and speed slider."""
-    plans = [(level, memory_plan(with_change(job, level.values), facts)) for level in levels(job, facts.device)]
+    plans = [(level, memory_plan(with_values(job, level.values), facts)) for level in levels(job, facts.device)]
     usual = next((plan.total for level, plan in plans if level.number == USUAL), memory_plan(job, facts).total)
     return [LevelPlan(level, plan, usual - plan.total) for level, plan in plans]
 
@@ -168,7 +157,7 @@ def switch_savings(job: TrainJob, facts: MemoryFacts) -> dict[str, int]:
     savings: dict[str, int] = {}
     for path, (off, on) in switches(job).items():
         try:
-            plain, saving = with_change(job, {path: off}), with_change(job, {path: on})
+            plain, saving = with_values(job, {path: off}), with_values(job, {path: on})
         except ProblemsError:
             continue
         saved = memory_plan(plain, facts).total - memory_plan(saving, facts).total

@@ -26,6 +26,7 @@ from core.settings.optimization.rates import trains_text, trains_unet
 from core.settings.optimization.states import USUAL, Shape, state_bytes
 from core.settings.rules.dataset import random_augmentations
 from core.training.loop.prior import needs_untrained_model
+from core.training.loop.sources import DEVICE_BYTES
 from core.training.memory.shares import FP32, ProcessSizes, TrainedSizes, process_sizes, processes_here
 
 if TYPE_CHECKING:
@@ -37,7 +38,6 @@ IMAGES, CAPTIONS = "images", "captions"  # what steps may encode for the caches
 # Bytes for each number of a CLIP layer's input, in 16 bits: Korthikanti et al. 2022, arXiv:2205.05198, section 4.1.
 TEXT_LAYER_BYTES = 34
 VAE_MAPS = 4  # feature maps of 128 channels at image size that encoding holds at once
-DEVICE_CACHE = 2 << 30  # bytes of posteriors that are held on the device (core/training/loop/sources.py)
 CONTROL_SHARE = 6  # compression of lines, poses and depth; photos hardly compress
 STEP_BYTES = 12  # AdaFactor, for each number of the updated tensor: its copy, the update and its divisor
 
@@ -197,8 +197,7 @@ def fits_with_encoders(job: TrainJob, facts: MemoryFacts, free: int, encoded_in_
 
 def sharded_sizes(job: TrainJob, facts: MemoryFacts) -> ProcessSizes:
     """Return the bytes on the GPU, in RAM and on disk of a job with DeepSpeed."""
-    precision = _precision(job, facts)
-    return _sharded_bytes(job, facts, precision, _trained_numbers(job, facts))
+    return _sharded_bytes(job, facts, _precision(job, facts), _trained_numbers(job, facts))
 
 
 def memory_plan(job: TrainJob, facts: MemoryFacts, *, encoded_in_steps: Collection[str] = ()) -> MemoryPlan:
@@ -240,11 +239,8 @@ def _unsharded_bytes(
     """Return the bytes of a process without DeepSpeed. trainable: {part: number of trained weights}"""
     item, trained = type_named(job.memory.full_precision).itemsize, sum(trainable.values())
     gradients = (trained + _clipped_embeddings(job, facts)) * item
-    weights, cast, step = (
-        _weight_bytes(job, facts, precision, trainable, item),
-        0,
-        _fp8_cast_bytes(job, facts, precision),
-    )
+    weights, cast = _weight_bytes(job, facts, precision, trainable, item), 0
+    step = _fp8_cast_bytes(job, facts, precision)
     if job.method.traits.full_size:
         cast, step = _cast_bytes(precision, trainable), _step_bytes(job, trained, item)
     if job.method.traits.full_size and (job.memory.fused_backward_pass or job.memory.fused_optimizer_groups):
@@ -266,7 +262,7 @@ def _fp8_cast_bytes(job: TrainJob, facts: MemoryFacts, precision: Precision) -> 
     in_ram = facts.device.startswith("cuda") and not job.memory.lowram
     if in_ram or job.method.traits.base_trains or not job.memory.narrow_unet:
         return 0
-    return (facts.denoiser.numbers - facts.denoiser.plain) * (_bytes(precision.compute) - 1)
+    return (facts.denoiser.numbers - facts.denoiser.plain) * (precision.compute.itemsize - 1)
 
 
 def _step_bytes(job: TrainJob, numbers: int, item: int) -> int:
@@ -283,7 +279,7 @@ def _cast_bytes(precision: Precision, trainable: Mapping[str, int]) -> int:
     """Return the bytes of the trained weights' copies that autocast caches during a pass. trainable: {part: number of trained weights}"""
     if precision.compute == precision.trainable:
         return 0
-    return sum(trainable.values()) * _bytes(precision.compute)
+    return sum(trainable.values()) * precision.compute.itemsize
 
 
 def _clipped_embeddings(job: TrainJob, facts: MemoryFacts) -> int:
@@ -298,15 +294,10 @@ def _sharded_bytes(
     job: TrainJob, facts: MemoryFacts, precision: Precision, trainable: Mapping[str, int]
 ) -> ProcessSizes:
     """Return the bytes of a process with DeepSpeed; a network is in fp32. trainable: {part: number of trained weights}"""
-    item = _bytes(precision.compute) if job.method.traits.full_size else 4
+    item = precision.compute.itemsize if job.method.traits.full_size else 4
     model = _weight_bytes(job, facts, precision, trainable, item)
     trained = TrainedSizes(sum(trainable.values()), item, model, state_numbers(job))
     return process_sizes(job.sharding, trained, job.memory.num_processes, processes_here(job))
-
-
-def _bytes(dtype: Any) -> int:
-    """Return the bytes of a number of this dtype."""
-    return int(dtype.itemsize)
 
 
 def _trained_numbers(job: TrainJob, facts: MemoryFacts) -> dict[str, int]:
@@ -327,7 +318,7 @@ def _weight_bytes(
     trainable   {part: number of trained weights}
     item        bytes of a trained weight
     """
-    full_model, compute = job.method.traits.base_trains, _bytes(precision.compute)
+    full_model, compute = job.method.traits.base_trains, precision.compute.itemsize
     names = [facts.denoiser_name, *(facts.text_parts() if trains_text(job) else ())]
     total = 0 if full_model else sum(trainable.values()) * item
     for name in names:
@@ -355,7 +346,7 @@ def _extra_weight_bytes(
     if job.method.ema and (job.method.ema_device != "cpu" or facts.device.startswith("cpu")):
         total += sum(trainable.values()) * 4 // (job.memory.num_processes if job.sharding.active else 1)
     if full_model and needs_untrained_model(job):
-        total += facts.denoiser.numbers * _bytes(precision.compute)
+        total += facts.denoiser.numbers * precision.compute.itemsize
     return total + _encoder_bytes(job, facts, encoded_in_steps)
 
 
@@ -365,7 +356,7 @@ def _encoder_bytes(job: TrainJob, facts: MemoryFacts, encoded_in_steps: Collecti
     if IMAGES in encoded_in_steps or encodes_each_time(job):
         total += facts.parts["vae"].numbers * _vae_bytes(job)
     if CAPTIONS in encoded_in_steps:
-        item = _bytes(_precision(job, facts).compute)
+        item = _precision(job, facts).compute.itemsize
         total += sum(facts.parts[name].numbers for name in facts.text_parts()) * item
     return total
 
@@ -394,7 +385,7 @@ def _activation_bytes(job: TrainJob, facts: MemoryFacts, precision: Precision) -
 
     stated = family(facts.family).activation_bytes(prod(facts.sides), facts.batch)
     if stated is not None:
-        return stated + _text_activation_bytes(job, facts, _bytes(precision.compute))
+        return stated + _text_activation_bytes(job, facts, precision.compute.itemsize)
 
     if job.method.traits.base_trains:
         trains = "weights" if trains_unet(job) else "text"
@@ -402,8 +393,7 @@ def _activation_bytes(job: TrainJob, facts: MemoryFacts, precision: Precision) -
         trains = "side"
     else:
         trains = "network" if job.method.traits.uses_network and job.network.train_unet else "text"
-    if trains == "network":
-        network = job.network.model_copy(update={"train_text_encoder": False})
+    network = job.network.model_copy(update={"train_text_encoder": False})
     settings = settings_as_text(job.model_copy(update={"network": network})) if trains == "network" else ""
     attention = "sdpa" if job.memory.attention == "auto" else job.memory.attention
     largest_pass = Pass(
@@ -419,7 +409,7 @@ def _activation_bytes(job: TrainJob, facts: MemoryFacts, precision: Precision) -
         side=_method_settings(job) if trains == "side" else "",
     )
     # Proportional to images and bytes of a number, so that one count serves all.
-    item = _bytes(precision.compute)
+    item = precision.compute.itemsize
     counted = peak_bytes(largest_pass, facts.denoiser.config) * facts.batch * item // 2
     return counted + _text_activation_bytes(job, facts, item)
 
@@ -472,7 +462,7 @@ def _latent_bytes(job: TrainJob, facts: MemoryFacts) -> int:
     if encodes_each_time(job) or job.memory.cache_latents == "memory":
         return 0
     size = facts.images * 2 * prod(family(facts.family).latent_shape(facts.sides)) * 4
-    return size if job.memory.cache_latents == "device" or size <= DEVICE_CACHE else 0
+    return size if job.memory.cache_latents == "device" or size <= DEVICE_BYTES else 0
 
 
 def optimizer_bytes(job: TrainJob, facts: MemoryFacts, trained: int) -> int:
