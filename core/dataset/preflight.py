@@ -76,6 +76,10 @@ def preflight(
         what = "No batch is ever full, and incomplete ones are dropped"
         fix = "lower the batch size, or keep short batches"
         problems.append(Problem(what, "dataset.short_batches", fix, code="dataset.no-batches"))
+    if placing.placed and not placing.validation and any(each.holds_out for each in concepts):
+        what = "No image is held out for validation: there is no validation loss"
+        fix = "add images: a split needs two different ones, and images that are named must be in the folder"
+        problems.append(Problem(what, "validation.validation_split", fix, "advice", code="dataset.no-validation"))
     return replace(_report(job, scan, placing, epochs, token_counts, problems, once, looks), undecoded=undecoded)
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from core.dataset.captions.words import word_pattern
+from core.dataset.sources.files import name_key
 from core.formats.embedding_file import LAYERS
 from core.record.problems import ProblemsError
 from core.settings.rules.embedding import known_tokens
@@ -72,8 +73,8 @@ def with_vector_names(text: str, new_tokens: Sequence[str], count: int, suffix: 
     new_tokens  as in captions
     suffix      of the names for one layer (XTI)
     """
-    spelled = {word.casefold(): " ".join(vector_names(word, count, suffix)) for word in new_tokens}
-    return word_pattern(new_tokens).sub(lambda match: spelled[match[0].casefold()], text)
+    spelled = {name_key(word): " ".join(vector_names(word, count, suffix)) for word in new_tokens}
+    return word_pattern(new_tokens).sub(lambda match: spelled[name_key(match[0])], text)
 
 
 def add_tokens(tokenizer: Any, new_tokens: Sequence[str], names: Sequence[str]) -> None:

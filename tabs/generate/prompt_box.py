@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from core.captioning.tag_lists import tag_lists
 from core.dataset.captions.words import comparable, tag_words
+from core.dataset.sources.files import name_key
 from core.families.prompt_weights import escape_brackets
 from core.generation.images.gallery import LONGEST, Gallery
 from core.generation.model.library import ambiguity_advice, prompt_names, tokens_of_file, trained_token, wildcard_names
@@ -278,9 +279,9 @@ def _option(name: str, text: str, about: str, alias: str = "") -> dict[str, str]
 
 def _matching_names(names: Iterable[str], value: str) -> list[str]:
     """Return the names that begin with `value`, then those that contain it, at most OPTIONS."""
-    text = value.strip().casefold()
-    matches = [name for name in names if text in name.casefold()]
-    return sorted(matches, key=lambda name: not name.casefold().startswith(text))[:OPTIONS]
+    text = name_key(value.strip())
+    matches = [name for name in names if text in name_key(name)]
+    return sorted(matches, key=lambda name: not name_key(name).startswith(text))[:OPTIONS]
 
 
 def _text(value: Any) -> str:

@@ -186,6 +186,19 @@ def test_repeats_that_are_more_likely_a_year_are_told(tmp_path, repeats, codes):
     assert not problems and [root.repeats for root in roots] == [700]
 
 
+def test_numbers_that_are_not_quite_repeats_are_told_unless_repeats_are_set(tmp_path):
+    near = ["10 fox", "10-fox", "10x_fox", "１０_fox", "3 _fox"]
+    for name in (*near, "10_fox", "fox 10", "10", "10fox", "3d fox", "2024-01-05 fox", "1.5_fox", "-3_fox"):
+        (tmp_path / name).mkdir()
+    roots, problems = roots_of(Source(folder=str(tmp_path)), tmp_path)
+    assert [each.code for each in problems] == ["dataset.nearly-repeats"] and len(roots) == 2
+    assert all(name in problems[0].what for name in near) and " more" not in problems[0].what
+    assert not roots_of(Source(folder=str(tmp_path), num_repeats=2), tmp_path)[1]
+    for recursive in (True, False):
+        source = Source(folder=str(tmp_path / near[0]), recursive=recursive)
+        assert [each.code for each in roots_of(source, tmp_path / near[0])[1]] == ["dataset.nearly-repeats"]
+
+
 @pytest.mark.parametrize(
     ("stem", "source"),
     [

@@ -367,6 +367,20 @@ def test_images_that_no_epoch_shows_do_not_count_as_training_and_say_why(tmp_pat
     assert not report.ok and [each.code for each in errors(report.problems)] == ["dataset.no-batches"]
 
 
+def test_validation_that_holds_out_no_image_is_told(tmp_path, check, add):
+    def told(**groups):
+        return "dataset.no-validation" in [each.code for each in check(**groups).problems if each.level == "advice"]
+
+    split = {"validation": {"validation_split": 0.5}}
+    first = add("fox/a.png", 128, 128)
+    named = {"dataset": {"sources": [{"folder": str(tmp_path / "fox"), "validation_images": ["gone.png"]}]}}
+    assert told(**split) and told(**named) and not told()
+    (tmp_path / "fox" / "copy.png").write_bytes(first.read_bytes())
+    assert told(**split)  # copies stay together
+    add("fox/b.png", 160, 128)
+    assert not told(**split)
+
+
 # ---- fingerprint
 
 

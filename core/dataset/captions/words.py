@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 from functools import lru_cache
+from unicodedata import normalize
 
 # SmilingWolf's list of labels whose underscores are faces.
 KAOMOJI = frozenset("0_0 (o)_(o) +_+ +_- ._. <o>_<o> <|>_<|> =_= >_< 3_3 6_9 >_o @_@ ^_^ o_o u_u x_x |_| ||_||".split())
@@ -40,7 +41,8 @@ def comparable(part: str) -> str:
 
 
 def word_pattern(words: Sequence[str]) -> re.Pattern[str]:
-    """Return a regular expression that matches any of `words`, as a whole word and in any case."""
-    longest_first = sorted(words, key=len, reverse=True)
+    """Return a regular expression that matches any of `words`, as a whole word, in any case, and with accents as one character or two."""
+    forms = dict.fromkeys(each for word in words for each in (word, normalize("NFC", word), normalize("NFD", word)))
+    longest_first = sorted(forms, key=len, reverse=True)
     pattern = "|".join(re.escape(word) for word in longest_first)
     return re.compile(rf"(?<!\w)(?:{pattern})(?!\w)", re.IGNORECASE)

@@ -46,6 +46,7 @@ _QUIET_JUNK = ("._", ".tmp-", ".ds_store", ".directory", ".nomedia", ".atelier",
 
 # "10_fox". A longer number is a date or a serial number, not repeats.
 _REPEATS_AND_WORDS = re.compile(r"([0-9]{1,5})_(.*)", re.DOTALL)
+_NEARLY = re.compile(r"\s*\d{1,3}\s*[x×]?\s*[-–＿_\s]\s*[^\W\d_].*", re.DOTALL)  # "10 fox", "10-fox", "10x_fox"
 MAX_REPEATS = 10000
 MANY_REPEATS = 500  # from here the number is more likely a year
 
@@ -211,6 +212,11 @@ def repeats_and_words(folder_name: str) -> tuple[int, str] | None:
     if match is None or int(match[1]) > MAX_REPEATS:
         return None
     return int(match[1]), match[2].strip()
+
+
+def nearly_sets_repeats(folder_name: str) -> bool:
+    """Return whether a plain folder's name begins with a number that may be meant as repeats: "10 fox", "10-fox", "10x_fox"."""
+    return repeats_and_words(folder_name) is None and _NEARLY.fullmatch(folder_name) is not None
 
 
 def as_words(folder_name: str) -> str:

@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,14 +11,17 @@ from core.dataset.sources.files import (
     as_words,
     is_folder,
     is_junk,
+    nearly_sets_repeats,
     printable,
     reachable,
     repeats_and_words,
 )
 from core.record.problems import Problem
+from core.record.units import first_of
 from core.record.workspace import is_foreign, resolve_path
 from core.settings.dataset.source import Source
 
+MOST_NAMED = 5  # folders in a message
 _UPLOADS = re.compile(r"images(-\d+)?")
 
 
@@ -81,7 +85,7 @@ def roots_of(source: Source, path: Path) -> tuple[list[Root], list[Problem]]:
         return _named_root(path, parsed, source)
     class_tokens = class_tokens_for(source, _words(path, name))
     if not source.recursive:
-        return [Root(path, source.num_repeats or 1, class_tokens)], []
+        return [Root(path, source.num_repeats or 1, class_tokens)], _near_misses(source, path, [name])
     try:
         with os.scandir(path) as entries:
             children = sorted(entry.name for entry in entries if is_folder(entry) and not is_junk(entry.name))
@@ -90,12 +94,23 @@ def roots_of(source: Source, path: Path) -> tuple[list[Root], list[Problem]]:
         return [], [Problem(what, where, "check its permissions", code="dataset.unreadable-folder")]
     repeats_of = {child: parsed for child in children if (parsed := repeats_and_words(child))}
     roots = [Root(path, source.num_repeats or 1, class_tokens, left_out=frozenset(repeats_of))]
-    problems: list[Problem] = []
+    problems = _near_misses(source, path, [name, *children])
     for child, parsed in repeats_of.items():
         child_roots, child_problems = _named_root(path / child, parsed, source, child)
         roots += child_roots
         problems += child_problems
     return roots, problems
+
+
+def _near_misses(source: Source, path: Path, names: Sequence[str]) -> list[Problem]:
+    """Return advice about folder names whose number is not read as repeats; [] if the source sets repeats.
+    names: of the source's folder and its subfolders"""
+    near = [printable(each) for each in names if nearly_sets_repeats(each)]
+    if source.num_repeats is not None or not near:
+        return []
+    what = f"No repeats are read from the folder name {first_of(near, MOST_NAMED)}: they are plain digits and an underscore"
+    fix = "rename it, as in 10_fox, if the number means repeats"
+    return [Problem(what, printable(path), fix, "advice", code="dataset.nearly-repeats")]
 
 
 def whole_root(source: Source, path: Path) -> Root:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from core.dataset.captions.words import word_pattern
+from core.dataset.sources.files import name_key
 from core.diffusion.text_states import TextStates, join_texts
 from core.families import family
 from core.families.components import Components
@@ -218,8 +219,8 @@ class PromptEncoder:
         if not self._counts:
             return []
         spellings = [text for each in texts for text in (each, unescape_brackets(each))]
-        used = {each.casefold() for text in spellings for each in word_pattern(list(self._counts)).findall(text)}
-        return [name for name in self._counts if name.casefold() not in used]
+        used = {name_key(each) for text in spellings for each in word_pattern(list(self._counts)).findall(text)}
+        return [name for name in self._counts if name_key(name) not in used]
 
     def _with_tokens(self, text: str, suffix: str, weighted: bool) -> str:
         """Replace each embedding's name by its tokens.
@@ -234,11 +235,11 @@ class PromptEncoder:
         tokens = {}
         for name, count in self._counts.items():
             replacement = " ".join(vector_names(name, count, suffix if name in self._layered else ""))
-            tokens[name.casefold()] = escape_brackets(replacement) if weighted else replacement
+            tokens[name_key(name)] = escape_brackets(replacement) if weighted else replacement
             if weighted:
-                tokens[escape_brackets(name).casefold()] = escape_brackets(replacement)
+                tokens[name_key(escape_brackets(name))] = escape_brackets(replacement)
         names = [*self._counts, *(map(escape_brackets, self._counts) if weighted else ())]
-        return word_pattern(names).sub(lambda match: tokens[match[0].casefold()], text)
+        return word_pattern(names).sub(lambda match: tokens[name_key(match[0])], text)
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 
 from core.control.kinds import CODES
 from core.dataset.captions.words import word_pattern
-from core.dataset.sources.files import is_junk, walk_folders
+from core.dataset.sources.files import is_junk, name_key, walk_folders
 from core.families.prompt_weights import unescape_brackets
 from core.formats.embedding_file import TOKEN, bundled_tokens, read_shapes, tokens_in
 from core.formats.tensors.header import read_header
@@ -389,9 +389,9 @@ def _as_paths(text: str, workspace: Workspace) -> Iterator[Path]:
 
 
 def _normalized(name: str) -> str:
-    """Return the name in lower case without the ending of a model file."""
+    """Return the name without the ending of a model file, in a form that is equal for names that look alike."""
     stem, dot, suffix = name.rpartition(".")
-    return (stem if dot and f".{suffix.lower()}" in UPSCALER_SUFFIXES else name).lower()
+    return name_key(stem if dot and f".{suffix.lower()}" in UPSCALER_SUFFIXES else name)
 
 
 # -- scanning
@@ -560,9 +560,9 @@ def named_embeddings(
     bundled = {token: path for path in loras for token in bundled_tokens(read_header(path)[0])}
     embeddings = [(token, path, token) for token, path in bundled.items()]
     embeddings += [each for each in _local_embeddings(workspace) if each[0] not in bundled]
-    text = "\n".join(texts).casefold()
+    text = name_key("\n".join(texts))
     text += "\n" + unescape_brackets(text)  # names may contain brackets
-    return [each for each in embeddings if each[0].casefold() in text and word_pattern([each[0]]).search(text)]
+    return [each for each in embeddings if name_key(each[0]) in text and word_pattern([each[0]]).search(text)]
 
 
 def prompt_names(workspace: Workspace, extra: Iterable[tuple[str, Path, str]] = ()) -> Names:

@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from core.dataset.sources.files import is_image_name, is_junk
 from core.generation.plan.requests import Request
 from core.generation.plan.stages import KOHYA_SIZE_STEP, as_sd_scripts, has_regions
 from core.generation.prompt.changes import with_settings
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 
 BLUR = 4  # pixels of mask blur, A1111's default
 SHOWN = 5  # names of images without a mask in a message
-ENDINGS = (".png", ".jpg", ".jpeg", ".webp")
 IMAGE, MASK, MAP = "image_to_image.image_path", "image_to_image.mask_path", "regions.region_map"
 CONTROL, GUIDE = "controls.nets", "perceptual.guide_image"
 
@@ -36,11 +36,11 @@ def image_files(text: str, where: str) -> list[Path]:
     if os.path.isfile(path):
         return [path]
     listed = sorted(path.glob("*")) if os.path.isdir(path) else []
-    files = [file for file in listed if file.suffix.lower() in ENDINGS and not file.name.startswith(".")]
+    files = [file for file in listed if is_image_name(file.name) and not is_junk(file.name)]
     if files:
         return files
     what = f"The folder '{text}' contains no images" if os.path.isdir(path) else f"'{text}' does not exist"
-    raise ProblemsError.one(what, where, "choose an image, or a folder of PNG, JPEG or WebP files", "image.missing")
+    raise ProblemsError.one(what, where, "choose an image, or a folder of images", "image.missing")
 
 
 def opened(path: Path, where: str) -> Image:

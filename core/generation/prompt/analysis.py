@@ -11,6 +11,7 @@ from functools import partial
 from itertools import islice
 
 from core.dataset.captions.words import word_pattern
+from core.dataset.sources.files import name_key
 from core.families.prompt_weights import FIX as WEIGHT_FIX
 from core.families.prompt_weights import Run, read_weights
 from core.families.token_count import count_tokens
@@ -374,9 +375,9 @@ def _is_idle(edit: Switch, passes: Sequence[Pass]) -> bool:
 
 def _embedding_findings(text: str, names: Names, parsing: Parsing) -> Iterator[Finding]:
     """Yield advice about "embedding:name" (ComfyUI), embeddings of runs that are not chosen, and misspelled names of embeddings."""
-    by_lowercase = {name.casefold(): name for name in names.embeddings}
+    by_lowercase = {name_key(name): name for name in names.embeddings}
     for number, match in enumerate(_COMFY.finditer(text)):
-        near = by_lowercase.get(match[1].casefold())
+        near = by_lowercase.get(name_key(match[1]))
         checks_lora = names.lora if near is None and number < MOST_TAGS else None
         is_lora = checks_lora is not None and collected([], checks_lora, match[1]) is not None
         near = near or next(iter(difflib.get_close_matches(match[1], by_lowercase.values(), 1)), "")
@@ -385,13 +386,13 @@ def _embedding_findings(text: str, names: Names, parsing: Parsing) -> Iterator[F
         if is_lora:
             what, fix = f"'{match[0][:60]}' is read as text: {match[1]} is a LoRA", f"write <lora:{match[1]}:1>"
         yield _advice(match.span(), what, parsing, fix, "unknown-embedding")
-    unchosen = [name for name in names.unchosen if name.casefold() not in by_lowercase]
+    unchosen = [name for name in names.unchosen if name_key(name) not in by_lowercase]
     for match in word_pattern(unchosen).finditer(text) if unchosen else ():
         what = f"'{match[0]}' is the embedding of a run that is not chosen, and is read as text"
         yield _advice(match.span(), what, parsing, "choose it in Embeddings", "unchosen-embedding")
     candidates = [match for match in _WORD.finditer(text) if by_lowercase and len(match[0]) >= MIN_LENGTH][:MOST_WORDS]
     for match in candidates:
-        lowered = match[0].casefold()
+        lowered = name_key(match[0])
         like = [name for name in by_lowercase if name[0] == lowered[0] and abs(len(name) - len(lowered)) <= 2]
         if (
             lowered in by_lowercase or not like or count_tokens(lowered) < 2
@@ -425,12 +426,12 @@ def _runs_of(text: str) -> list[Run]:
 
 def _token_counter(embeddings: Mapping[str, int]) -> Callable[[str], int]:
     """Return a function that counts the content tokens of a text, where the name of an embedding counts as its number of vectors."""
-    vectors = {name.casefold(): number for name, number in embeddings.items()}
+    vectors = {name_key(name): number for name, number in embeddings.items()}
     pattern = word_pattern(list(embeddings)) if embeddings else None
 
     def count(text: str) -> int:
         named = pattern.findall(text) if pattern else []
         plain = pattern.split(text) if pattern and named else [text]
-        return sum(map(count_tokens, plain)) + sum(vectors[name.casefold()] for name in named)
+        return sum(map(count_tokens, plain)) + sum(vectors[name_key(name)] for name in named)
 
     return count

@@ -21,9 +21,13 @@ MOST_TEXT = 50_000_000  # characters of all prompts of one line
 _GROUP = re.compile(r"\{(?:([eE])\$\$)?(?:(\d{1,9})(?:-(\d{1,9}))?\$\$)?(?:(?:\$\$)?([^|{}$]+)\$\$)?([^{}]+)\}")
 _FILE = re.compile(r"__((?:[^\W_]|\*)(?:(?!__)[\w\-./* ])*)(?<! )__")
 _FROM_FILE = re.compile(r"\{[0-9][^|{}]*\$\$\s*" + _FILE.pattern + r"\s*\}")  # {2$$__name__}: several lines of a file
+# A LoRA's name, and what looks like a wildcard within a word of it: <lora:a__b__c:1>. <lora:__name__:1> is a wildcard.
+_LORA = re.compile(r"<(?:lora|lyco):[^<>:]*", re.IGNORECASE)
+_IN_WORD = re.compile(r"(?<=[^\W_])_{2,}[^\W_](?:(?!__)[\w\-. ])*_{2,}(?=[^\W_])")
 _WEIGHT = re.compile(r"\s*([0-9]{1,6}(?:\.[0-9]{0,6})?|\.[0-9]{1,6})::")
 _COLONS = "\ue003"  # for "::" that is not a weight
 _ESCAPED, _PADDING = {r"\{": "\ue000", r"\}": "\ue001"}, "\ue002"
+_UNDERSCORE = "\ue004"  # of a LoRA's name
 
 Files = Callable[[str], Sequence[str]]  # name -> its lines; raises WildcardError if there is none
 
@@ -94,6 +98,7 @@ def variants(text: str, seeds: Sequence[int], files: Files = no_files, weighted:
     weighted   False: "2::" in {2::a|b} is text, as in sd-scripts
     returns    one text for each seed; with {e$$...} instead one for each combination, all with the first seed
     """
+    files = partial(_lines, files)
     hidden, files = _escaped(text), cache(files if weighted else partial(_unweighted, files))
     hidden = hidden if weighted else hidden.replace("::", _COLONS)
     if not any(match[1] for match in _GROUP.finditer(hidden)):
@@ -104,7 +109,7 @@ def variants(text: str, seeds: Sequence[int], files: Files = no_files, weighted:
 
 def problems_in(text: str, files: Files = no_files) -> list[tuple[int, int, str]]:
     """Return (start, end, message) for each error in the variants of a text, whichever are chosen; at most MOST_PROBLEMS."""
-    masked, files = _escaped(text, _PADDING), cache(files)
+    masked, files = _escaped(text, _PADDING), cache(partial(_lines, files))
     problems: list[tuple[int, int, str]] = []
     groups = list(_GROUP.finditer(masked))
     checked: set[str] = set()
@@ -132,7 +137,7 @@ def problems_in(text: str, files: Files = no_files) -> list[tuple[int, int, str]
 
 def one_variant(text: str, files: Files) -> str:
     """Return a text with its variants chosen by the seed 0; of {e$$...} the first combination. Raises WildcardError."""
-    hidden, files = _escaped(text), cache(files)
+    hidden, files = _escaped(text), cache(partial(_lines, files))
     each = any(match[1] for match in _GROUP.finditer(hidden))
     return _unescaped(_expanded(next(_combinations(hidden)) if each else hidden, partial(Random, 0), files))
 
@@ -171,15 +176,29 @@ def _check_includes(name: str, files: Files, parents: tuple[str, ...], checked: 
 
 
 def _escaped(text: str, padding: str = "") -> str:
-    """Replace escaped braces by private-use characters. padding: added after each, to keep all positions"""
+    """Replace escaped braces, and underscores of LoRA names, by private-use characters. padding: added after each brace, to keep all
+    positions"""
     for escaped, mark in _ESCAPED.items():
         text = text.replace(escaped, mark + padding)
-    return text
+    return _with_names(text)
+
+
+def _with_names(text: str) -> str:
+    """Replace the underscores of LoRA names that look like wildcards by private-use characters."""
+    hidden = partial(_IN_WORD.sub, lambda match: match[0].replace("_", _UNDERSCORE))
+    return _LORA.sub(lambda match: hidden(match[0]), text)
+
+
+def _lines(files: Files, name: str) -> list[str]:
+    """Return the lines of a wildcard file with the underscores of LoRA names hidden."""
+    return [_with_names(line) for line in files(name)]
 
 
 def _unescaped(text: str) -> str:
     """Replace the private-use characters by what they represent, without backslashes."""
-    return text.replace("\ue000", "{").replace("\ue001", "}").replace(_COLONS, "::").replace(_PADDING, "")
+    for mark, shown in (("\ue000", "{"), ("\ue001", "}"), (_COLONS, "::"), (_PADDING, ""), (_UNDERSCORE, "_")):
+        text = text.replace(mark, shown)
+    return text
 
 
 def _file_group(match: re.Match[str], files: Files) -> Group:

@@ -356,13 +356,13 @@ def test_each_word_of_a_file_is_used_by_its_own_name(workspace, name):
 
 @pytest.mark.slow(only=("sd2", "sdxl"))
 def test_brackets_in_a_name_are_no_weights_escaped_or_not(model, tmp_path):
-    names = ("zun (1)", "a[b]")
+    names = ("zun (1)", "a[b]", "e\u0301te\u0301")  # the last as macOS writes it
     words = [Embedding(name, word_file(tmp_path / f"{name}.safetensors", model, "red fox")) for name in names]
     with embeddings_attached(model, words) as new:
         plain = new.encode_each(["a red fox, (red fox:1.3)"])[0]
-        for prompt in ("a zun (1), (a[b]:1.3)", r"a Zun \(1\), (a\[b\]:1.3)"):
+        for prompt in ("a zun (1), (a[b]:1.3)", r"a Zun \(1\), (a\[b\]:1.3)", "a été, (E\u0301te\u0301:1.3)"):
             assert torch.equal(new.encode_each([prompt])[0].context, plain.context)
-        assert not new.missing(r"a zun \(1\), a[b]")
+        assert not new.missing(r"a zun \(1\), a[b], été")
 
 
 def test_a_file_with_brackets_in_its_name_is_found_by_prompts_that_escape_them(workspace, tmp_path):
@@ -370,6 +370,8 @@ def test_a_file_with_brackets_in_its_name_is_found_by_prompts_that_escape_them(w
     path.parent.mkdir(parents=True, exist_ok=True)
     save_file({"emb_params": torch.zeros(1, 64)}, path)
     assert [named_embeddings([text], workspace)[0][1] for text in (r"a zun \(1\)", "a zun (1)")] == [path, path]
+    accented = path.rename(path.with_stem("e\u0301te\u0301"))
+    assert [named_embeddings([text], workspace)[0][1] for text in ("a été", "a e\u0301te\u0301")] == [accented] * 2
 
 
 def test_a_word_that_a_file_has_not_is_answered_with_those_that_it_has(workspace):

@@ -277,7 +277,7 @@ def test_a_lora_is_found_by_folder_and_name_and_several_of_one_name_are_said(sta
     tensors = {name: value for name, value in list(random_lora(starter, conv=False).items())[:3]}
     places = {
         name: space.models / "loras" / f"{name}.safetensors"
-        for name in ("a/same", "b/same", "deep/a/other", "_mine/own")
+        for name in ("a/same", "b/same", "deep/a/other", "_mine/own", "e\u0301te\u0301")
     }
     for age, place in enumerate(places.values()):
         save_lora(place, {key: value + age for key, value in tensors.items()}, SD1)
@@ -285,6 +285,7 @@ def test_a_lora_is_found_by_folder_and_name_and_several_of_one_name_are_said(sta
     for text, name in (
         ("a/same", "a/same"),
         ("b\\same", "b/same"),
+        ("Été", "e\u0301te\u0301"),  # macOS writes an accent as a character of its own
         ("loras\\b\\Same.safetensors", "b/same"),
         ("/b/same", "b/same"),
         ("a/other", "deep/a/other"),

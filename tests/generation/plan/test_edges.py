@@ -228,10 +228,11 @@ def test_a_mask_of_another_size_is_resized_or_stretched(size, words):
     assert [each.what.endswith(words or "") for each in found] == [True] * (words is not None)
 
 
-def test_a_folder_has_images_of_four_endings_sorted(tmp_path):
-    for name in ("b.PNG", "a.jpg", "c.jpeg", "d.webp", "e.gif", "f.txt"):
+def test_a_folder_has_images_of_every_readable_format_sorted(tmp_path):
+    images = ["a.jpg", "b.PNG", "c.jfif", "d.webp", "e.gif", "g.bmp", "h.tif", "i.avif"]
+    for name in (*reversed(images), "f.txt", ".b.png", "Thumbs.db"):
         (tmp_path / name).write_bytes(b"")
-    assert [path.name for path in image_files(str(tmp_path), "a")] == ["a.jpg", "b.PNG", "c.jpeg", "d.webp"]
+    assert [path.name for path in image_files(str(tmp_path), "a")] == images
     assert image_files(str(tmp_path / "f.txt"), "a") == [tmp_path / "f.txt"]
     (tmp_path / "empty").mkdir()
     for name in ("empty", "gone"):

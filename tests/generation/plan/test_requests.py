@@ -247,6 +247,16 @@ def test_names_of_wildcard_files_have_spaces_and_letters_of_any_alphabet(name):
     assert not problems_in(f"snake__ {name} __case, __{name}, x__")
 
 
+def test_two_underscores_within_a_loras_name_are_no_wildcard():
+    name, line = "<lora:a__x__c___y__2:1>", "<lyco:B__x__c:{1|1}>"
+    assert variants(f"__l__ {name} {{{name}|{name}}}", [1], lambda asked: [{"x": "wrong", "l": line}[asked]]) == [
+        (f"<lyco:B__x__c:1> {name} {name}", 1)
+    ]
+    assert not problems_in(name)
+    drawn = variants("<lora:__x__:1> <lora:a/__x__:1> <lora:v__x__:1> un__x__ed", [1], lambda asked: ["ink"])
+    assert drawn == [("<lora:ink:1> <lora:a/ink:1> <lora:vink:1> uninked", 1)]
+
+
 def test_variants_of_the_negative_prompt_and_of_the_detailers_prompts_are_chosen_by_the_images_seed():
     asked_for = {"count": 30, "negative_prompt": "{blur|noise}, __x__ --w 64 \\{"}
     detailer = {"ad_model": "face", "ad_prompt": "{old|young} face", "ad_negative_prompt": "__x__"}

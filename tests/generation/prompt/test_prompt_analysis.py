@@ -83,6 +83,7 @@ def told(text, **mode):
         ("{9$$a|b} c", [("{9$$a|b}", "prompt.bad-wildcard")]),
         ("<lora:ink:0.8>", [("<lora:ink:0.8>", "lora.not-found")]),
         ("<lora:{ink|wet}:0.8>", []),
+        ("<lora:a__ink__b:0.8>", [("<lora:a__ink__b:0.8>", "lora.not-found")]),
         ("a <lora:ink:x> b", [("<lora:ink:x>", "prompt.bad-lora")]),
         ("a <lora:ink b", [("<lora:ink", "prompt.open-lora")]),
         ("a easynegativ b", [("easynegativ", "prompt.unknown-embedding")]),
