@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from core.cli.jobs import find_run, inbox_entries, run_job, stored_queue
@@ -163,7 +162,7 @@ def checking_bar() -> Iterator[Callable[[int, int], None]]:
     def on_progress(done: int, total: int) -> None:
         if not bars:
             bars.append(tqdm(total=total, unit="image", desc="checking images", file=sys.stderr, leave=False))
-        _show(bars[0], done, total)
+        bars[0].update(done - bars[0].n)
 
     try:
         yield on_progress
@@ -181,15 +180,12 @@ def print_advice(problems: list[Problem]) -> None:
 def download_models(settings: ModelSettings, options: Options) -> None:
     """Download the base model and VAE if they are hub ids and not on this machine, with a progress bar; not with --check. Raises
     ProblemsError."""
-    from tqdm import tqdm
-
     from core.formats.hub.references import download
 
     if options.values.get("check"):
         return
     for hub_id in _to_download(settings, options):
-        with tqdm(unit="B", unit_scale=True, desc=str(hub_id), file=sys.stderr) as bar:
-            download(hub_id, options.workspace().models, partial(_show, bar))
+        _download(hub_id, options.workspace(), download)
 
 
 def _to_download(settings: ModelSettings, options: Options) -> list[HubId]:
@@ -205,7 +201,18 @@ def _to_download(settings: ModelSettings, options: Options) -> list[HubId]:
     return downloads
 
 
-def _show(bar: Any, done: int, total: int) -> None:
-    """Show on a progress bar that `done` of `total` are done."""
-    bar.total = total
-    bar.update(done - bar.n)
+def _download(hub_id, workspace, download) -> None:
+    """Download a model to the models folder of `workspace` with a progress bar.
+
+    hub_id     `HubId` of the model
+    download   (hub id, models folder, on_progress(bytes done, bytes in all))
+    """
+    from tqdm import tqdm
+
+    with tqdm(unit="B", unit_scale=True, desc=str(hub_id), file=sys.stderr) as bar:
+
+        def on_progress(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        download(hub_id, workspace.models, on_progress)

@@ -7,7 +7,7 @@ from core.settings.base import SAME, Settings, kohya_setting, setting
 FLOOR = 0.05  # lower scores are not kept
 OFF = " Above 1 excludes the category."
 BEST = "empty writes it regardless of its score."
-PROVIDERS = {
+PROVIDER_LABELS = {
     "auto": "automatic",
     "cuda": "CUDA",
     "rocm": "ROCm",
@@ -20,7 +20,7 @@ Provider = Annotated[
     Literal["auto", "cuda", "rocm", "directml", "openvino", "coreml", "cpu"],
     setting(
         title="Execution provider",
-        labels=PROVIDERS,
+        labels=PROVIDER_LABELS,
         help="The device for onnxruntime. Automatic uses the GPU if the installed onnxruntime supports it.",
     ),
 ]
