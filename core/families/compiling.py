@@ -16,10 +16,11 @@ from functools import partial
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from core.record.lazy_torch import nn, torch
 from core.record.problems import Problem, ProblemsError
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from core.settings.memory import MemorySettings
 
 BLOCKS = ("BasicTransformerBlock", "ResnetBlock2D")
@@ -37,6 +38,8 @@ def compile_problems(settings: MemorySettings, device: str) -> list[Problem]:
     if name == "cudagraphs":
         what = "The backend cudagraphs does not work with the U-Net's blocks, which share compiled code"
         return [Problem(what, where, "choose inductor", code="compile.cudagraphs")]
+    import torch
+
     package = PACKAGES.get(name, "")
     if name not in torch._dynamo.list_backends(exclude_tags=()) or (package and find_spec(package) is None):
         what = f"The installed torch has no backend '{name}'"
@@ -80,6 +83,8 @@ def _no_compiler() -> Problem:
 
 def try_compiling(backend: str, device: str) -> None:
     """Compile a small layer and compute its gradient. Raises ProblemsError with the compiler's message if that fails."""
+    import torch
+
     layer = torch.nn.Linear(4, 4).to(device)
     try:
         torch.compile(layer, backend=backend)(torch.ones(2, 4, device=device)).sum().backward()
@@ -109,6 +114,8 @@ class CompiledBlocks:
         several_sizes: bool,
         kinds: Sequence[str] = BLOCKS,
     ):
+        import torch
+
         self.graphs: Counter[str] = Counter()  # compiled so far, by kind of block
         self._say = say
         self._backend = torch._dynamo.lookup_backend(backend)
@@ -143,6 +150,8 @@ class CompiledBlocks:
 
     def release(self) -> None:
         """Restore the plain blocks and free the compiled code."""
+        import torch
+
         for block in self._blocks:
             block.__dict__.pop("forward", None)
         self._blocks = []
@@ -152,6 +161,7 @@ class CompiledBlocks:
 
 def _compiled_with_gradients(plain: Callable[..., Any], compiled: Callable[..., Any]) -> Callable[..., Any]:
     """Return a function that calls `compiled` while gradients are recorded, else `plain`."""
+    import torch
 
     def forward(*args: Any, **kwargs: Any) -> Any:
         return (compiled if torch.is_grad_enabled() else plain)(*args, **kwargs)
