@@ -114,9 +114,7 @@ def saved_files(
         {
             "name": file["name"],
             "label": label,
-            "url": ""
-            if Path(file["path"]).is_dir()
-            else page.file_url(file["path"]),  # of a folder there is no download
+            "url": "" if Path(file["path"]).is_dir() else page.file_url(file["path"]),  # no download of folders
             "bytes": file["bytes"],
             "step": file["step"],
             "kept": file["name"] in kept_names,
