@@ -11,7 +11,7 @@ from PIL import Image
 from core.dataset.captions.history import Change, History, content_of
 from core.dataset.images.colors import BLACK, composite, to_srgb
 from core.dataset.images.opening import LARGE_PIXELS, BrokenImage, open_decoded
-from core.dataset.sources.files import is_image_name, is_label, printable, reachable
+from core.dataset.sources.files import is_image_name, is_label, printable, reachable, stem_key
 from core.dataset.sources.image_info import ImageInfo
 from core.dataset.sources.painted import MARK, images_of, sidecar_mask
 from core.record import atomic
@@ -145,4 +145,4 @@ def write_mask(history: History, folder: Path, stem: str, mask: Image.Image) -> 
 def _others(target: Path) -> list[Path]:
     """Return masks of the same image with another extension."""
     masks = (path for path in target.parent.iterdir() if is_image_name(path.name) and path.name != target.name)
-    return [path for path in masks if path.stem.casefold() == target.stem.casefold()]
+    return [path for path in masks if stem_key(path.name) == stem_key(target.name)]

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from core.dataset.doctor.trash import companions, move_all, new_trash_folder, path_in, records, refuse_taken, tidy
-from core.dataset.sources.files import TRASH_FOLDER, is_image, is_label, printable, split_label
+from core.dataset.sources.files import TRASH_FOLDER, is_image, is_label, name_key, printable, split_label
 from core.record import atomic
 from core.record.bounded_json import read_json_object
 from core.record.context import JobContext, Outcome
@@ -84,10 +84,10 @@ def rename_in_place(images: Sequence[Path], settings: NumberSettings, folder: Pa
 def renamed_companions(stems: Mapping[Path, str]) -> Iterator[tuple[Path, str, str]]:
     """Yield (file, new stem, its name after the old stem) of the images' captions, masks and caches. The longest stem wins.
     stems: {image: new stem}"""
-    owners = {(path.parent, path.stem.casefold()): stem for path, stem in stems.items()}
+    owners = {(path.parent, name_key(path.stem)): stem for path, stem in stems.items()}
     for each in companions(list(stems)):
         for length in range(len(each.stem), 0, -1):
-            stem = owners.get((each.parent, each.name[:length].casefold()))
+            stem = owners.get((each.parent, name_key(each.name[:length])))
             if stem is not None:
                 yield each, stem, each.name[length:]
                 break

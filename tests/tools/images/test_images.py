@@ -234,6 +234,14 @@ def test_numbering_in_place_takes_everything_along_and_goes_back(tmp_path):
             use(root, action="undo_number")
 
 
+def test_numbering_takes_along_a_caption_whose_accent_is_encoded_otherwise(tmp_path):
+    for name in ("a.png", "a\u00e9.png"):
+        made(80, 64).save(tmp_path / name)
+    (tmp_path / "ae\u0301.txt").write_text("x")
+    use(tmp_path, action="number", number_in_place=True)
+    assert {"0001.png", "0002.png", "0002.txt"} <= set(tree(tmp_path))
+
+
 def test_numbering_that_fails_half_way_leaves_all_names(tmp_path, monkeypatch):
     from core.tools.images import number as image_numbers
 
