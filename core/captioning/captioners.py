@@ -23,7 +23,7 @@ from core.record import atomic
 from core.record.bounded_json import read_json_object
 from core.record.cancel import Cancelled
 from core.record.context import JobContext, Outcome
-from core.record.problems import Problem, ProblemsError, collected, raise_if_errors, unwritten
+from core.record.problems import Problem, ProblemsError, collected, raise_if_errors, write_errors
 from core.record.units import count, first_of
 from core.record.workspace import Workspace, display_path, typed_path
 from core.settings.caption import CaptionerJob
@@ -69,11 +69,8 @@ class Tally:
         writer.writerow(["tag", "images"])
         writer.writerows(self.counts.most_common())
         path = workspace.outputs / "tags" / f"{time.strftime('%Y%m%d-%H%M%S')}_{name}.csv"
-        try:
+        with write_errors("The table of tags cannot be written", str(path), "the captions are written"):
             atomic.write_text(path, text.getvalue())
-        except OSError as error:
-            what = "The table of tags cannot be written"
-            raise unwritten(error, what, str(path), "the captions are written") from error
         self.table = path
 
     def outcome(self, existing: str, previews: Sequence[dict[str, Any]] | None = None) -> Outcome:

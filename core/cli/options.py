@@ -16,7 +16,7 @@ from core.record import atomic, machine
 from core.record.allowed import allow
 from core.record.bounded_json import read_json_object
 from core.record.image_formats import IMAGE_EXTENSIONS
-from core.record.problems import Problem, ProblemsError, collected, errors, unwritten
+from core.record.problems import Problem, ProblemsError, collected, errors, write_errors
 from core.record.processes import PERSON
 from core.record.workspace import PROJECT, Workspace, open_home, pasted_path, resolve_path
 from core.settings.base import Declared, Settings, declared, item_of
@@ -498,13 +498,11 @@ def saved_path(options: Options, source: Path) -> Path:
 
 def write_result(path: str | Path, content: Any, title: str) -> None:
     """Write text, or another value as JSON, to a file. Raises ProblemsError if that fails. title: what the file is, for the message."""
-    try:
+    with write_errors(f"The {title} cannot be written", str(path)):
         if isinstance(content, str):
             atomic.write_text(path, content)
         else:
             atomic.write_json(path, content)
-    except OSError as error:
-        raise unwritten(error, f"The {title} cannot be written", str(path)) from None
 
 
 def options_help(known: dict[str, tuple[str, str]]) -> str:

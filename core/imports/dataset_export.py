@@ -33,7 +33,7 @@ from core.imports.dataset_options import (
 )
 from core.record import atomic
 from core.record.image_formats import IMAGE_EXTENSIONS
-from core.record.problems import Problem, ProblemsError, unwritten
+from core.record.problems import Problem, ProblemsError, write_errors
 from core.record.workspace import open_home, resolve_path
 from core.settings.dataset.concepts import Concept, captions_in_force, concepts_of
 from core.settings.dataset.images import ImageSettings
@@ -103,10 +103,8 @@ def write_dataset_config(job: TrainJob, path: str | os.PathLike, kind: str | Non
     if target.suffix.lower() != f".{kind}":
         target = target.with_name(f"{target.name}.{kind}")
     text, config, problems = dataset_text(job, kind, str(target))
-    try:
+    with write_errors("The file cannot be written", str(target)):
         atomic.write_text(target, text)
-    except OSError as error:
-        raise unwritten(error, "The file cannot be written", str(target)) from None
     return Exported(target, config, problems)
 
 

@@ -121,4 +121,5 @@ def image_folders(workspace: Workspace) -> list[tuple[str, str]]:
 
 def _count(folder: Path) -> int:
     """Return the number of images directly in a folder."""
-    return sum(is_image_name(entry.name) and not is_label(entry.name) for entry in islice(os.scandir(folder), 5000))
+    names = (entry.name for entry in islice(os.scandir(folder), MAX_ENTRIES))
+    return sum(is_image_name(name) and not is_label(name) for name in names)

@@ -16,7 +16,7 @@ from core.generation.plan.initial import IMAGE, MAP, MASK, opened
 from core.generation.prompt.runs import parts_of
 from core.generation.sample.canvas import fitted
 from core.record import atomic
-from core.record.problems import ProblemsError, raise_if_errors, unwritten
+from core.record.problems import ProblemsError, raise_if_errors, write_errors
 from core.record.units import size_words
 from core.record.workspace import display_path, resolve_path
 from core.settings.generation.regions import color_code
@@ -227,12 +227,10 @@ class Painting:
     def _store(self, stem: str, content: bytes, ending: str) -> str:
         """Write `content` to outputs/inputs, to a file named by `stem`, a hash of the content and `ending`. Returns the path as text."""
         path = self.page.workspace.inputs / f"{stem}_{hashlib.sha256(content).hexdigest()[:12]}{ending}"
-        try:
+        with write_errors("The image cannot be saved", display_path(path)):
             path.parent.mkdir(parents=True, exist_ok=True)
             if not path.exists():
                 atomic.write_bytes(path, content)
-        except OSError as error:
-            raise unwritten(error, "The image cannot be saved", display_path(path)) from error
         return display_path(path)
 
 

@@ -13,7 +13,7 @@ from core.dataset.sources.files import extension, is_image, is_junk, printable, 
 from core.dataset.sources.walk import Walk, note_unused
 from core.record.atomic import numbered, remove_folder, remove_leftovers, rename_to_unused
 from core.record.cancel import CancelToken
-from core.record.problems import ProblemsError, unwritten
+from core.record.problems import ProblemsError, write_errors
 from core.record.units import first_of
 from core.settings.names import bad_name
 
@@ -72,17 +72,15 @@ def copy_files(
     remove_leftovers(datasets)
     temporary = Path(tempfile.mkdtemp(prefix=".tmp-", dir=datasets))
     try:
-        for number, (path, name) in enumerate(zip(usable, targets, strict=True)):
-            if task:
-                task.check()
-                task.stage(f"Copying {number + 1} of {len(usable)}", number, len(usable))
-            (temporary / name).parent.mkdir(exist_ok=True)
-            shutil.copyfile(path, temporary / name)
-        os.chmod(temporary, 0o755)
-        return rename_to_unused(temporary, datasets, _name_for(images))
-    except OSError as error:
-        unchanged = "none of the files were added"
-        raise unwritten(error, "The files could not be copied", str(datasets), unchanged) from error
+        with write_errors("The files could not be copied", str(datasets), "none of the files were added"):
+            for number, (path, name) in enumerate(zip(usable, targets, strict=True)):
+                if task:
+                    task.check()
+                    task.stage(f"Copying {number + 1} of {len(usable)}", number, len(usable))
+                (temporary / name).parent.mkdir(exist_ok=True)
+                shutil.copyfile(path, temporary / name)
+            os.chmod(temporary, 0o755)
+            return rename_to_unused(temporary, datasets, _name_for(images))
     finally:
         remove_folder(temporary)
 

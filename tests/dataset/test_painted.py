@@ -3,6 +3,7 @@
 import os
 import shutil
 
+import pytest
 from PIL import Image
 
 from core.dataset.captions.history import History
@@ -50,13 +51,14 @@ def test_a_painted_mask_is_for_the_image_at_its_path_and_no_other_of_its_name(tm
     assert pairs(tmp_path / "set", masks)["set/sub/a.png"] == "a.png", "as of any other mask folder"
 
 
-def test_a_painted_mask_replaces_one_of_another_format(tmp_path, add):
-    masks, old = tmp_path / "masks", add("masks/sub/a.jpg")
+@pytest.mark.parametrize(("name", "stem"), [("a", "a"), ("e\u0301", "\u00e9")], ids=["ascii", "accent"])
+def test_a_painted_mask_replaces_one_of_another_format(tmp_path, add, name, stem):
+    masks, old = tmp_path / "masks", add(f"masks/sub/{name}.jpg")
     begin_folder(tmp_path / "new", tmp_path / "set")
     shutil.copy(tmp_path / "new" / MARK, masks)
-    assert is_painted(masks) and mask_in(masks, "sub/a") == old
-    write_mask(History(tmp_path / "history"), masks, "sub/a", WHITE)
-    assert sorted(each.name for each in (masks / "sub").iterdir()) == ["a.png"]
+    assert is_painted(masks) and mask_in(masks, f"sub/{stem}") == old
+    write_mask(History(tmp_path / "history"), masks, f"sub/{stem}", WHITE)
+    assert sorted(each.name for each in (masks / "sub").iterdir()) == [f"{stem}.png"]
     assert mask_in(masks, "none/c") is None
 
 

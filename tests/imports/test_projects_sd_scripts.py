@@ -8,7 +8,7 @@ import pytest
 from core.imports.projects import sd_scripts
 from core.imports.projects.importers import import_project
 from core.imports.projects.options import SCRIPTS, Option, convert, is_option, options_of, parse_words
-from core.imports.projects.rules import RULES
+from core.imports.projects.rules import CONVOLUTIONS, RULES
 from core.imports.projects.shells import read_script
 from core.record.problems import ProblemsError
 from core.settings.base import value_of
@@ -400,6 +400,10 @@ def test_options_of_the_launcher():
         ("algo=locon use_tucker=False use_cp=True", "locon", "locon.use_tucker", True),
         ("algo=locon", "locon", "locon.use_tucker", False),
         ("algo=locon conv_dim=8", "locon", "network.conv_alpha", 1.0),
+        ("algo=locon conv_dim=", "locon", "network.layers", ["full"]),
+        ("algo=locon conv_dim=0", "locon", "network.layers", ["full-lin"]),
+        ("algo=loha conv_dim=0 preset=attn-mlp", "loha", "network.layers", ["attn-mlp"]),
+        ("algo=loha conv_dim=0 preset=unet-only", "loha", "network.exclude_layers", [CONVOLUTIONS]),
         ("algo=unheard", "lora", "network.rank", 4),
     ],
 )

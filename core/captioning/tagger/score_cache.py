@@ -10,7 +10,7 @@ import json
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -18,7 +18,7 @@ from typing import Any, BinaryIO
 from core.captioning.tagger.tags import Label, Scored
 from core.record import atomic
 from core.record.bounded_json import parse_json
-from core.record.problems import ProblemsError, unwritten
+from core.record.problems import ProblemsError, write_errors
 from core.record.regular import MissingFile, open_regular
 from core.record.stamps import Stamp, stamp, stamp_of
 from core.record.units import size_words
@@ -259,7 +259,7 @@ class ScoreCache:
     def write(self) -> None:
         """Write the scores added so far. Raises ProblemsError."""
         for images, added in sorted(self._waiting.items()):
-            with _unwritten(folder := self._folder(images)):
+            with _written(folder := self._folder(images)):
                 folder.append(added, self._thresholds)
         self._waiting.clear()
         self.waiting = 0
@@ -268,15 +268,11 @@ class ScoreCache:
         """Write scores not written yet, and compact files with mostly outdated lines. Raises ProblemsError."""
         self.write()
         for folder in self._folders.values():
-            with _unwritten(folder):
+            with _written(folder):
                 folder.compact()
 
 
-@contextmanager
-def _unwritten(folder: FolderScores) -> Iterator[None]:
+def _written(folder: FolderScores) -> AbstractContextManager[None]:
     """Context that turns an OSError into a ProblemsError."""
-    try:
-        yield
-    except OSError as error:
-        what = "The scores of the tagged images cannot be kept"
-        raise unwritten(error, what, str(folder.path), "captions written so far are kept") from error
+    what = "The scores of the tagged images cannot be kept"
+    return write_errors(what, str(folder.path), "captions written so far are kept")

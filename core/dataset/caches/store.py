@@ -17,7 +17,7 @@ from zlib import crc32
 
 from core.record import atomic
 from core.record.lazy_torch import Tensor
-from core.record.problems import Problem, ProblemsError, unwritten
+from core.record.problems import Problem, ProblemsError, write_errors
 from core.record.regular import MissingFile, read_regular
 from core.record.space import require_space
 from core.record.units import count
@@ -140,7 +140,7 @@ def write_tensors(path: Path, tensors: dict[str, Tensor]) -> int:
     from safetensors.torch import save
 
     data = _with_checksum(save({name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}))
-    try:
+    with write_errors("The cache cannot be written", str(path.parent), "entries cached so far are kept"):
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(prefix=".tmp-", dir=path.parent)
         try:
@@ -149,9 +149,6 @@ def write_tensors(path: Path, tensors: dict[str, Tensor]) -> int:
             atomic.replace(temporary, path)
         finally:
             atomic.remove(temporary)
-    except OSError as error:
-        consequence = "entries cached so far are kept"
-        raise unwritten(error, "The cache cannot be written", str(path.parent), consequence) from error
     return len(data)
 
 

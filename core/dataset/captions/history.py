@@ -23,7 +23,7 @@ from core.record import atomic
 from core.record.allowed import may_reach
 from core.record.context import JobContext
 from core.record.lock import HeldElsewhere, Lock
-from core.record.problems import Problem, ProblemsError, raise_if_errors, unwritten
+from core.record.problems import Problem, ProblemsError, raise_if_errors, write_errors
 from core.record.regular import read_regular
 from core.record.run_about import others_run_problem
 from core.record.workspace import Workspace
@@ -151,10 +151,8 @@ class History:
         about   {name: value} about the task, for the entry; None for none
         """
         where = printable(change.path)
-        try:
+        with write_errors(f"The {kind} could not be written", where, "nothing was changed"):
             change.path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise unwritten(error, f"The {kind} could not be written", where, "nothing was changed") from error
         done = self.apply(title, [change], about=about)
         if done.changed_since:
             what = f"Another program changed the {kind} in the meantime; nothing was written"
@@ -438,14 +436,12 @@ class OpenChange:
 
     def append(self, *lines: Mapping[str, Any]) -> None:
         """Append lines to the change's file and wait until they are on disk. Raises ProblemsError."""
-        try:
+        with write_errors(NOT_SAVED, printable(self._file), UNCHANGED):
             with open(self._file, "ab") as handle:
                 handle.write(b"".join(json.dumps(line).encode() + b"\n" for line in lines))
                 handle.flush()
                 with suppress(OSError):  # a network drive that cannot
                     os.fsync(handle.fileno())
-        except OSError as error:
-            raise unwritten(error, NOT_SAVED, printable(self._file), UNCHANGED) from error
 
     def write(self, changes: Sequence[Change]) -> ChangeResult:
         """Make these changes, except for files that do not have the expected old text.
@@ -512,10 +508,8 @@ def _temporary_files(changes: Sequence[Change]) -> Iterator[dict[Path, Path]]:
     try:
         for each in changes:
             if each.new is not None and each.link is None:
-                try:
+                with write_errors(NOT_SAVED, printable(each.path), UNCHANGED):
                     temporary[each.path] = atomic.write_temporary(each.path, each.new)
-                except OSError as error:
-                    raise unwritten(error, NOT_SAVED, printable(each.path), UNCHANGED) from error
         if temporary:
             atomic.sync_all(temporary.values())
         yield temporary
@@ -537,10 +531,8 @@ def _try_write(change: Change, aside: Path | None) -> bool:
             target = change.path.parent / change.link
             if not may_reach(target) or content_of(target) != change.new:
                 return False
-        try:
+        with write_errors(NOT_SAVED, printable(change.path), UNCHANGED):
             _write_or_remove(change.path, change.new, change.link, aside=aside)
-        except OSError as error:
-            raise unwritten(error, NOT_SAVED, printable(change.path), UNCHANGED) from error
     return True
 
 

@@ -11,11 +11,11 @@ from PIL import Image
 from core.dataset.captions.history import Change, History, content_of
 from core.dataset.images.colors import BLACK, composite, to_srgb
 from core.dataset.images.opening import LARGE_PIXELS, BrokenImage, open_decoded
-from core.dataset.sources.files import is_image_name, is_label, printable, reachable
+from core.dataset.sources.files import is_image_name, is_label, printable, reachable, stem_key
 from core.dataset.sources.image_info import ImageInfo
 from core.dataset.sources.painted import MARK, images_of, sidecar_mask
 from core.record import atomic
-from core.record.problems import Problem, ProblemsError, unwritten
+from core.record.problems import Problem, ProblemsError, write_errors
 from core.record.units import size_words
 
 MAX_BYTES = 5 << 20  # of an uploaded mask: it comes as base64 in a message of at most 8 MB
@@ -102,21 +102,17 @@ def decoded_png(data: bytes, size: tuple[int, int], where: str) -> Image.Image:
 
 def begin_folder(folder: Path, images: Path) -> None:
     """Create a folder for painted masks of the images below `images`, atomically. Raises ProblemsError."""
-    try:
+    with write_errors("The mask folder cannot be created", printable(folder)):
         with atomic.folder_atomic(folder) as temporary:
             atomic.write_json(temporary / MARK, {"images": os.path.realpath(images)})
-    except OSError as error:
-        raise unwritten(error, "The mask folder cannot be created", printable(folder)) from error
 
 
 def record_replaced(folder: Path, replaced: Iterable[Path]) -> None:
     """Record in a folder of painted masks which mask folders it replaces in the settings, that of the other images first. Raises
     ProblemsError."""
     paths = list(dict.fromkeys(map(str, replaced)))
-    try:
+    with write_errors("The mask folder cannot be changed", printable(folder)):
         atomic.write_json(folder / MARK, {"images": images_of(folder), "replaced": paths})
-    except OSError as error:
-        raise unwritten(error, "The mask folder cannot be changed", printable(folder)) from error
 
 
 def mask_in(folder: Path, stem: str) -> Path | None:
@@ -136,10 +132,8 @@ def write_mask(history: History, folder: Path, stem: str, mask: Image.Image) -> 
     stem   the image's path below the image folder without its extension
     """
     target = reachable(folder / f"{stem}.png")
-    try:
+    with write_errors("The mask cannot be saved", printable(target)):
         target.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise unwritten(error, "The mask cannot be saved", printable(target)) from error
     png = BytesIO()
     mask.save(png, "PNG")
     changes = [Change(target, content_of(target), png.getvalue())]
@@ -151,4 +145,4 @@ def write_mask(history: History, folder: Path, stem: str, mask: Image.Image) -> 
 def _others(target: Path) -> list[Path]:
     """Return masks of the same image with another extension."""
     masks = (path for path in target.parent.iterdir() if is_image_name(path.name) and path.name != target.name)
-    return [path for path in masks if path.stem.casefold() == target.stem.casefold()]
+    return [path for path in masks if stem_key(path.name) == stem_key(target.name)]

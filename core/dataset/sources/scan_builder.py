@@ -24,7 +24,7 @@ from core.dataset.sources.conditioning import (
     unused_labels,
     without_suffix,
 )
-from core.dataset.sources.files import CAPTION_EXTENSIONS, CONTROL_LABEL, MASK_LABEL, printable, reachable
+from core.dataset.sources.files import CAPTION_EXTENSIONS, CONTROL_LABEL, MASK_LABEL, printable, reachable, stem_key
 from core.dataset.sources.folders import Root, folder_of, roots_of, whole_root
 from core.dataset.sources.image_info import Broken, Folder, ImageInfo, Scan, about, names_of
 from core.dataset.sources.memo import Memo
@@ -378,7 +378,7 @@ def _shared_stems(images: Sequence[ImageInfo]) -> list[Problem]:
     """Return advice about images that share a stem: a.png and a.jpg share a.txt; a.png and A.png are one file on Windows and macOS."""
     stems: dict[tuple[str, str], list[ImageInfo]] = defaultdict(list)
     for image in images:
-        stems[image.source, os.path.splitext(image.relative)[0].casefold()].append(image)
+        stems[image.source, stem_key(image.relative)].append(image)
     problems = []
     for group in stems.values():
         if len(group) < 2:
@@ -391,7 +391,7 @@ def _shared_stems(images: Sequence[ImageInfo]) -> list[Problem]:
             what = f"{names_of(group)} differ only in the extension{shared} and may be the same image"
         else:
             code = "image.same-name-ignoring-case"
-            what = f"{names_of(group)} differ only in case, so they conflict on Windows and macOS"
+            what = f"{names_of(group)} differ only in case or in how accents are encoded, so they can conflict on another system"
         fix = "rename or remove one of them"
         problems.append(Problem(what, printable(group[0].path.parent), fix, "advice", code=code))
     return problems

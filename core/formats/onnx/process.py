@@ -11,7 +11,7 @@ from core.formats.onnx.providers import CPU
 from core.formats.onnx.runner import IMAGES, VALUES
 from core.record import machine
 from core.record.cancel import CancelToken
-from core.record.problems import ProblemsError, unwritten
+from core.record.problems import ProblemsError, write_errors
 from core.record.temporary import HeldFolder
 from core.record.worker import Gone, Worker
 
@@ -69,12 +69,10 @@ class ModelProcess:
         image: np.ndarray = np.zeros(shape, kind)
         self._images = None
         file = self._path / IMAGES
-        try:
+        with write_errors("The images for the model cannot be written", str(file)):
             with open(file, "wb") as out:
                 for _ in range(images):
                     out.write(image.data)
-        except OSError as error:
-            raise unwritten(error, "The images for the model cannot be written", str(file)) from error
         self._images = np.memmap(file, image.dtype, "r+", shape=(images, *shape))
 
     def run(self, images: Sequence[np.ndarray], batch: int, outputs: Sequence[str]) -> list[tuple[str, list[int]]]:

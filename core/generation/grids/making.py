@@ -23,7 +23,7 @@ from core.record import atomic
 from core.record.cancel import Cancelled
 from core.record.context import NO_REPORTS, JobContext, Outcome, Reports
 from core.record.memory import free_memory, is_out_of_memory
-from core.record.problems import ProblemsError, unwritten
+from core.record.problems import ProblemsError, unwritten, write_errors
 from core.record.units import count
 from core.record.workspace import Workspace, display_path
 from core.settings.job import GenerateJob, GridJob
@@ -144,7 +144,7 @@ class GridWork:
         """Write the result to grid.json, and grid.png and grid.html. Raises ProblemsError if they cannot be written.
         state: as in `GridContent`"""
         seconds = time.monotonic() - self._began if self._began else 0.0
-        try:
+        with write_errors("The grid cannot be written", str(self.folder.path)):
             self.folder.change(
                 state=state,
                 failed=self.failed,
@@ -154,8 +154,6 @@ class GridWork:
             if self.done:
                 self.reports.stage("writing the grid")
                 export(self.folder)
-        except OSError as error:
-            raise unwritten(error, "The grid cannot be written", str(self.folder.path)) from error
 
     @property
     def _is_late(self) -> bool:

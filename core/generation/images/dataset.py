@@ -11,7 +11,7 @@ from core.generation.prompt.loras import remove_tags
 from core.generation.prompt.options import read_line
 from core.generation.prompt.runs import AND, BREAK, weighted_parts
 from core.record import atomic
-from core.record.problems import ProblemsError, unwritten
+from core.record.problems import ProblemsError, write_errors
 from core.record.space import require_space
 from core.settings.names import bad_name
 
@@ -38,7 +38,7 @@ def copy_as_dataset(
     if not images:
         what, fix = "No images are selected", "select images, or change the filter"
         raise ProblemsError.one(what, "Train on these", fix, "gallery.nothing-selected")
-    try:
+    with write_errors("The images could not be copied", str(datasets), "none was copied"):
         datasets.mkdir(parents=True, exist_ok=True)
         require_space(datasets, sum(path.stat().st_size for path, _ in images), "The copy", "free some space")
         temporary = Path(tempfile.mkdtemp(prefix=".tmp-", dir=datasets))
@@ -55,8 +55,6 @@ def copy_as_dataset(
             return atomic.rename_to_unused(temporary, datasets, name)
         finally:
             atomic.remove_folder(temporary)
-    except OSError as error:
-        raise unwritten(error, "The images could not be copied", str(datasets), "none was copied") from error
 
 
 def plain_prompt(prompt: str) -> str:

@@ -17,6 +17,7 @@ from core.imports.projects.report import Entry, Remarks, known_settings
 from core.imports.projects.shells import unresolved
 from core.record.units import number_text
 from core.settings.elsewhere import ELSEWHERE
+from core.settings.layers import PRESETS
 from core.settings.optimization.optimizer import COMMON
 from core.settings.optimization.optimizers import literal, parse_arguments
 from core.settings.optimization.schedule import FLOORED
@@ -31,6 +32,7 @@ WITHOUT_WARMUP = ("constant", "adafactor")
 # Networks of newer sd-scripts that are LyCORIS' in its own form
 ALSO_NETWORKS = {"networks.loha": "loha", "networks.lokr": "lokr"}
 FULL = 10_000  # a rank from here up asks LyCORIS for whole matrices
+CONVOLUTIONS = r"(^|\.)conv(_in|_out|1|2)?$"  # paths of 3x3 ones
 TUCKER = ("use_tucker", "use_cp", "use_conv_cp")
 SAME_HERE = frozenset(("bypass_mode", *TUCKER))  # arguments that are computed so where it gives the same result
 
@@ -269,8 +271,12 @@ def _network_argument_values(reading: Reading, module: str, kind: str, written: 
         defaults = {"preset": "full", "rank_dropout_scale": "False", "use_tucker": tucker}
         defaults |= {"conv_alpha": number_text(reading["network_alpha"] or 1)} if "conv_dim" in written else {}
         arguments = defaults | {name: value for name, value in written.items() if name not in TUCKER}
-        if not is_on(arguments.get("conv_dim")):  # LyCORIS takes the rank for it
+        conv_dim, preset = arguments.get("conv_dim"), PRESETS.get(arguments["preset"])
+        if not is_on(conv_dim):  # without it LyCORIS takes the rank
             arguments.pop("conv_dim", None)
+        if conv_dim == "0" and preset is not None and preset.conv:  # LyCORIS leaves out 3x3 convolutions
+            full = arguments["preset"] == "full"
+            arguments |= {"preset": "full-lin"} if full else {"exclude_patterns": CONVOLUTIONS}
         if kind == "ia3":
             arguments["all_layers"] = str(arguments.pop("preset") != "ia3")
         elif arguments["preset"].endswith(".toml"):

@@ -7,16 +7,17 @@ from pathlib import Path
 from typing import Any
 
 from core.dataset.doctor.trash import companions, move_all, new_trash_folder, path_in, records, refuse_taken, tidy
-from core.dataset.sources.files import TRASH_FOLDER, is_image, is_label, printable, split_label
+from core.dataset.sources.files import TRASH_FOLDER, is_image, is_label, name_key, printable, split_label
 from core.record import atomic
 from core.record.bounded_json import read_json_object
 from core.record.context import JobContext, Outcome
-from core.record.problems import IN_USE, ProblemsError
+from core.record.problems import ProblemsError, write_errors
 from core.record.stamps import stamp_of
 from core.settings.tools.images import NumberSettings
 from core.tools.images.folders import Copy, FolderPlan, Skip, make_copies, natural_order, required_images
 
 RECORD = "renamed.json"
+UNWRITTEN, UNCHANGED = "The record for undoing the numbering cannot be written", "nothing was renamed"
 # Prefixes of intermediate names, one for the undo, so that undoing an interrupted numbering finds no name taken.
 _NUMBERING, _UNDOING = ".numbering-", ".numbering-back-"
 
@@ -83,10 +84,10 @@ def rename_in_place(images: Sequence[Path], settings: NumberSettings, folder: Pa
 def renamed_companions(stems: Mapping[Path, str]) -> Iterator[tuple[Path, str, str]]:
     """Yield (file, new stem, its name after the old stem) of the images' captions, masks and caches. The longest stem wins.
     stems: {image: new stem}"""
-    owners = {(path.parent, path.stem.casefold()): stem for path, stem in stems.items()}
+    owners = {(path.parent, name_key(path.stem)): stem for path, stem in stems.items()}
     for each in companions(list(stems)):
         for length in range(len(each.stem), 0, -1):
-            stem = owners.get((each.parent, each.name[:length].casefold()))
+            stem = owners.get((each.parent, name_key(each.name[:length])))
             if stem is not None:
                 yield each, stem, each.name[length:]
                 break
@@ -162,27 +163,16 @@ def _write_record(folder: Path, pairs: Sequence[tuple[Path, Path]]) -> Path:
     """Write the record for undo, before the first file is renamed, and return its path. Raises ProblemsError if it cannot be written.
     pairs: (current path, new path) of each file"""
     names = [[old.relative_to(folder).as_posix(), new.relative_to(folder).as_posix()] for old, new in pairs]
-    try:
+    with write_errors(UNWRITTEN, printable(folder / TRASH_FOLDER), UNCHANGED):
         record = new_trash_folder(folder, "-numbers") / RECORD
-    except OSError as error:
-        raise _record_unwritable(error, folder / TRASH_FOLDER) from error
     _save_record(record, {"v": 1, "files": names, "first": _stamp(pairs[0][0])})
     return record
 
 
 def _save_record(record: Path, content: Mapping[str, Any]) -> None:
     """Write `content` to a record. Raises ProblemsError if it cannot be written."""
-    try:
+    with write_errors(UNWRITTEN, printable(record.parent), UNCHANGED):
         atomic.write_json(record, content)
-    except OSError as error:
-        raise _record_unwritable(error, record.parent) from error
-
-
-def _record_unwritable(error: OSError, folder: Path) -> ProblemsError:
-    """Return the problem of a record in `folder` that cannot be written."""
-    what = f"The record for undoing the numbering cannot be written ({error.strerror}), so nothing was renamed"
-    fix = f"{IN_USE}check the folder's permissions"
-    return ProblemsError.one(what, printable(folder), fix, "tools.record-unwritable")
 
 
 def _stage(new: Path, number: int, prefix: str) -> Path:

@@ -11,6 +11,7 @@ from core.methods.full import TEXT_PARTS, trained_parts
 from core.networks.files import merge_files
 from core.networks.fp8 import to_fp8
 from core.record.lazy_torch import torch
+from core.training.memory.plan import is_fp8
 
 if TYPE_CHECKING:
     from core.training.building.inputs import Inputs
@@ -135,7 +136,7 @@ class Models:
     @property
     def fp8_text(self) -> bool:
         """Whether frozen text encoders are in fp8: with `fp8_base`, for training a network."""
-        return self._job.memory.fp8_base and self._job.method.traits.uses_network
+        return is_fp8(self._job, is_denoiser=False)
 
     def _apply_memory_settings(self, loaded: Components) -> None:
         """Apply attention, fp8 and gradient checkpointing to the loaded parts."""

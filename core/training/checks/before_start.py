@@ -19,7 +19,7 @@ from core.families.prompt_weights import FIX, escape_brackets, weight_error
 from core.families.trained_size import trained_size
 from core.formats.detect import identify
 from core.formats.hub.upload import upload_problem
-from core.generation.prompt.sample_prompts import as_prompt, read_prompts
+from core.generation.prompt.sample_prompts import SamplePrompt, as_prompt, read_prompts
 from core.record.cancel import CancelToken
 from core.record.problems import Problem, ProblemsError, errors, errors_first
 from core.record.secrets import secret
@@ -137,12 +137,8 @@ def _family_problems(job: TrainJob, name: str) -> list[Problem]:
 
 def _sampler_problems(job: TrainJob, family_name: str) -> list[Problem]:
     """Return the problems of the sample prompts' samplers that do not fit the trained objective."""
-    try:
-        prompts, _ = read_prompts(job.samples)
-    except (ProblemsError, OSError):  # reported where they are read
-        return []
     objective = FAMILIES[family_name].objective if job.noise.objective == "auto" else str(job.noise.objective)
-    samplers = dict.fromkeys(prompt.sampler or job.samples.sample_sampler for prompt in prompts)
+    samplers = dict.fromkeys(prompt.sampler or job.samples.sample_sampler for prompt in _prompts(job))
     problems = (sampler_problem(each, objective, "samples.sample_sampler") for each in samplers)
     return [problem for problem in problems if problem is not None]
 
@@ -239,16 +235,20 @@ def token_problems(job: TrainJob, placed: Sequence[Placed]) -> list[Problem]:
 
 def sample_token_problems(job: TrainJob) -> list[Problem]:
     """Return advice if no sample prompt contains a textual inversion token, so that the samples would not show what is trained."""
-    try:
-        prompts, _ = read_prompts(job.samples)
-    except (ProblemsError, OSError):  # reported where they are read
-        return []
-    token = word_pattern(job.embedding.words)
+    prompts, token = _prompts(job), word_pattern(job.embedding.words)
     if not prompts or any(token.search(each.prompt) for each in prompts):
         return []
     what = f"No sample prompt contains {' or '.join(map(repr, job.embedding.words))}, so that the samples show the model alone"
     fix = f"write, for example: a photo of {job.embedding.words[0]}"
     return [Problem(what, "samples.sample_prompts", fix, "advice", code="embedding.token-not-in-samples")]
+
+
+def _prompts(job: TrainJob) -> list[SamplePrompt]:
+    """Return the sample prompts; [] if they cannot be read, which is reported where they are read."""
+    try:
+        return read_prompts(job.samples)[0]
+    except (ProblemsError, OSError):
+        return []
 
 
 def _token_texts(placed: Placed) -> list[str]:

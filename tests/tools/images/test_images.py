@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 from pathlib import Path
@@ -232,6 +233,27 @@ def test_numbering_in_place_takes_everything_along_and_goes_back(tmp_path):
         (root / "_atelier_trash" / "1-numbers" / "renamed.json").write_text(json.dumps(record))
         with pytest.raises(ProblemsError, match="no numbering"):
             use(root, action="undo_number")
+
+
+def test_numbering_takes_along_a_caption_whose_accent_is_encoded_otherwise(tmp_path):
+    for name in ("a.png", "a\u00e9.png"):
+        made(80, 64).save(tmp_path / name)
+    (tmp_path / "ae\u0301.txt").write_text("x")
+    use(tmp_path, action="number", number_in_place=True)
+    assert {"0001.png", "0002.png", "0002.txt"} <= set(tree(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["atomic.write_json", "new_trash_folder"])
+def test_numbering_without_room_for_its_record_leaves_all_names(tmp_path, monkeypatch, name):
+    before = numbered(tmp_path / "set")
+
+    def full(*given):
+        raise OSError(errno.ENOSPC, "full")
+
+    monkeypatch.setattr(f"core.tools.images.number.{name}", full)
+    with refused("disk.full"):
+        use(tmp_path / "set", action="number", number_in_place=True)
+    assert {key: value for key, value in tree(tmp_path / "set").items() if key in before} == before
 
 
 def test_numbering_that_fails_half_way_leaves_all_names(tmp_path, monkeypatch):
