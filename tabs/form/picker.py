@@ -7,6 +7,7 @@ from typing import Any
 
 from core.control.kinds import check_control
 from core.families.locate import FAMILIES, GENERATED, check_family
+from core.dataset.sources.files import name_key
 from core.formats.detect import ModelKind, identify
 from core.generation.model.embeddings import check_embedding
 from core.generation.model.index import FileFacts, facts_of_file
@@ -155,10 +156,10 @@ def _badges(texts: Iterable[str]) -> str:
 
 def matching(files: Sequence[Listed], query: str) -> list[Listed]:
     """Return the files that have all words of the query in label, badges or trigger words; those with all in the label first."""
-    words = query.lower().split()
-    texts = (" ".join((each.label, *badges(each.facts), *each.facts.words)).lower() for each in files)
+    words = name_key(query).split()
+    texts = (name_key(" ".join((each.label, *badges(each.facts), *each.facts.words))) for each in files)
     matches = [each for each, text in zip(files, texts, strict=True) if all(word in text for word in words)]
-    return sorted(matches, key=lambda each: not all(word in each.label.lower() for word in words))
+    return sorted(matches, key=lambda each: not all(word in name_key(each.label) for word in words))
 
 
 # -- the answers

@@ -290,6 +290,7 @@ class GenerateHandlers(BoardView):
                     self.controls.act(act, arg_now(event, rows), value)
                 elif act.startswith("image"):
                     self.sending.remove_initial_image() if act == "image_stop" else self.sending.restore_initial_image()
+                    cards.set_added(self.page, cards.IMAGE, False)
                 elif name == UPSCALER:
                     self.sending.choose_upscaler(value)
                 else:

@@ -9,6 +9,7 @@ from typing import Any
 from urllib.parse import quote
 
 from core.assess.recommended import recommended
+from core.dataset.sources.files import name_key
 from core.engine.in_use import waiting_jobs_sentence
 from core.engine.queue import whose_run
 from core.engine.run_summary import RunSummary
@@ -55,7 +56,7 @@ def listed(runs: Sequence[RunSummary], presets: PresetStore, show: str, find: st
     The search covers name, title, note, dataset, base model, method, preset and person.
     """
     states = SHOWS.get(show, SHOWS["all"])[1]
-    search_words = find.casefold().split()
+    search_words = name_key(find).split()
     matching = [
         run for run in runs if (not states or run.state in states) and _matches_search(run, presets, search_words)
     ]
@@ -73,7 +74,7 @@ def _may_resume(run: RunSummary) -> bool:
 def _matches_search(run: RunSummary, presets: PresetStore, search_words: Sequence[str]) -> bool:
     """Return whether the run's searchable texts contain all words, which are casefolded."""
     texts = (run.name, run.title, run.note, run.words.preset, *origin_texts(run, presets)) if search_words else ()
-    text = "\n".join(texts).casefold()
+    text = name_key("\n".join(texts))
     return all(word in text for word in search_words)
 
 

@@ -29,7 +29,7 @@ from core.settings.generation.controls import ControlSettings, ControlUse
 from core.settings.generation.high_resolution import HiresSettings
 from core.settings.generation.image_to_image import ImageToImageSettings
 from core.settings.job import GridJob, TrainJob
-from tabs.generate import form
+from tabs.generate import cards, form
 from tabs.generate.gallery import about_job
 from tabs.generate.sending import upscale_values
 from tabs.generate.stage import newest
@@ -173,11 +173,13 @@ def test_an_image_in_use_is_said_above_generate_and_leaving_it_brings_the_fields
     assert "gen-using" not in desk._form()["prompts"]
     desk.send(event("begin", "d/owl.png"))
     desk.send(event("begin", "d/fox.png"))
+    cards.set_added(desk.page, cards.IMAGE, True)
     line = desk._form()["prompts"]
     assert "Image to image: <b>fox.png</b> (strength 0.6)" in line and 'data-act="image_stop"' in line
     desk.presets.put(desk._values() | {"mask_path": str(path), "width": 192})
     assert "Inpaint: <b>fox.png</b>" in desk._form()["prompts"]
     line = desk.act(event("image_stop"))["prompts"]
+    assert not cards.added(desk.page), "an empty card would be refused at the start"
     assert desk._values() == before | {"width": 192}, "what was changed since stays"
     assert "image_stop" not in line and 'data-act="image_again"' in line
     desk.presets.put(desk._values() | {"strength": 0.45})  # as by the card Hires

@@ -339,6 +339,7 @@ def test_a_search_lists_names_before_trigger_words(tmp_path):
     assert [each.label for each in matching(files, "Glyph")] == ["my glyph", "style of glyphs", "sticker"]
     assert [each.label for each in matching(files, "glyph style")] == ["style of glyphs", "sticker"]
     assert matching(files, "") == files
+    assert matching([one("cre\u0300me")], "Cr\u00e8me"), "macOS writes an accent as a character of its own"
 
 
 def test_tools_for_any_file_offer_every_kind_that_is_listed():

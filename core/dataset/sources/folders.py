@@ -105,7 +105,7 @@ def roots_of(source: Source, path: Path) -> tuple[list[Root], list[Problem]]:
 def _near_misses(source: Source, path: Path, names: Sequence[str]) -> list[Problem]:
     """Return advice about folder names whose number is not read as repeats; [] if the source sets repeats.
     names: of the source's folder and its subfolders"""
-    near = [printable(each) for each in names if nearly_sets_repeats(each)]
+    near = list(dict.fromkeys(printable(each) for each in names if nearly_sets_repeats(each)))
     if source.num_repeats is not None or not near:
         return []
     what = f"No repeats are read from the folder name {first_of(near, MOST_NAMED)}: they are plain digits and an underscore"

@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 
 from core.dataset.doctor import trash
-from core.dataset.sources.files import TRASH_FOLDER, is_junk
+from core.dataset.sources.files import TRASH_FOLDER, is_junk, name_key
 from core.dataset.sources.memo import Memo
 from core.generation.images.metadata import read_image_metadata
 from core.generation.model.library import title_of_name
@@ -350,7 +350,7 @@ class Gallery:
     def matching(self, criteria: Filter | None = None) -> list[Shot]:
         """Return the images that match a filter (None: all), newest first, `without_twins`. Raises ProblemsError for an invalid date."""
         criteria = criteria or Filter()
-        words = criteria.words.casefold().split()
+        words = name_key(criteria.words).split()
         begin, end = criteria.span()
         shots = [
             shot
@@ -373,7 +373,7 @@ class Gallery:
         facts = self.facts(name)
         if (criteria.model and facts.model != criteria.model) or (criteria.lora and criteria.lora not in facts.loras):
             return False
-        text = f"{facts.prompt} {name}".casefold() if words else ""
+        text = name_key(f"{facts.prompt} {name}") if words else ""
         return all(word in text for word in words)
 
     def twin(self, name: str) -> str:
