@@ -183,6 +183,8 @@ def test_wildcard_files_are_read_below_their_folder_only(tmp_path):
     (tmp_path / "models" / "secret.txt").write_text("secret", "utf-8")
     read = lambda name: wildcard_lines(space, name)  # noqa: E731
     assert read("color") == ["red", "blue"] and read("*/*") == ["mouse"]
+    (folder / "cafe\u0301.txt").write_text("latte", "utf-8")  # as macOS writes it
+    assert read("caf\u00e9") == read("caf\u00e9*") == ["latte"]
     found, _ = asked(job_of("__color__ __animals/small__", generate={"count": 8}), read)
     assert {each.job.generate.prompt for each in found} == {"red mouse", "blue mouse"}
     (folder / "more.yaml").write_text("clothes:\n  - hat\n", "utf-8")
@@ -378,6 +380,10 @@ def test_a_line_may_have_a_variation_of_its_own(tmp_path):
         ({"gradual_latent": {"gradual_latent_unsharp_params": "inf,1,1"}}, "generate.bad-unsharp"),
         ({"deep_shrink": {"ds_depth_1": 4}}, "generate.ds-depth"),
         ({"hires": {"highres_fix_scale": 1}}, "generate.hires-scale"),
+        (
+            {"hires": {"highres_fix_scale": 1.01}, "generate": {"width": 512, "height": 512}},
+            "generate.hires-scale",
+        ),
         ({"hires": {"highres_fix_scale": 2, "highres_fix_steps": 9, "hires_steps": 9}}, "generate.hires-steps"),
         ({"regions": {"region_map": "x.png"}}, "generate.no-regions"),
         ({"regions": {"region_map": "x.png"}, "generate": {"prompt": "a AND b :0.5"}}, "generate.region-weights"),
