@@ -259,6 +259,14 @@ def test_two_underscores_within_a_loras_name_are_no_wildcard():
     assert drawn == [("<lora:ink:1> <lora:a/ink:1> <lora:vink:1> uninked", 1)]
 
 
+def test_two_underscores_within_an_embeddings_name_are_no_wildcard():
+    names = {"a__x__c": 1, "__x__": 1}
+    drawn = variants("(A__x__c:1.1) __x__, a__x__cd", [1], lambda asked: ["ink"], embeddings=names)
+    assert drawn == [("(A__x__c:1.1) ink, ainkcd", 1)]
+    (request,), notes = requests_of(job_of("a__x__c", generate={"negative_prompt": "a__x__c"}), no_files, names)
+    assert (request.job.generate.prompt, request.job.generate.negative_prompt, notes) == ("a__x__c", "a__x__c", [])
+
+
 def test_variants_of_the_negative_prompt_and_of_the_detailers_prompts_are_chosen_by_the_images_seed():
     asked_for = {"count": 30, "negative_prompt": "{blur|noise}, __x__ --w 64 \\{"}
     detailer = {"ad_model": "face", "ad_prompt": "{old|young} face", "ad_negative_prompt": "__x__"}
