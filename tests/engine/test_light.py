@@ -121,7 +121,7 @@ def test_tools_run_beside_a_training_and_while_the_queue_is_paused(tmp_path, mon
         wait_until(lambda: all(engine.progress(each)["state"] not in ("waiting", "running") for each in jobs), 120)
         assert [engine.progress(each)["problems"] for each in jobs] == [[], []]
         assert engine.progress(jobs[1])["facts"]["written"] and engine.status()["job"]["task"] == "train"
-        logs = [engine._folder(engine.progress(each)["run"]).logs / "processes.txt" for each in jobs]
+        logs = [engine._runs.folder(engine.progress(each)["run"]).logs / "processes.txt" for each in jobs]
         assert [log.is_file() for log in logs] == [False, True] and logs[1].read_text() == ""
         waiting = [engine.submit("train", TrainJob()) for _ in range(2)]
         engine.move(waiting[1], 0)

@@ -37,7 +37,7 @@ def engine(tmp_path, monkeypatch):
 def begun(engine, identity):
     wait_until(lambda: engine.progress(identity)["run"], 60)
     run = engine.progress(identity)["run"]
-    log = engine._folder(run).logs / "processes.txt"
+    log = engine._runs.folder(run).logs / "processes.txt"
     wait_until(lambda: log.is_file() and "computing" in log.read_text(), 60)
     return run
 
@@ -52,8 +52,8 @@ def test_a_process_that_hears_no_stop_is_killed_and_its_job_stopped(engine, clos
         engine.cancel(identity)
         wait_until(lambda: engine.queue()[0].state != "running", 60)
     assert engine.queue()[0].state == "stopped"
-    states = [line["state"] for line in read_lines(engine._folder(run).journal_file) if line["kind"] == "state"]
-    assert states == ["running", "stopped"] and not engine._folder(run).held
+    states = [line["state"] for line in read_lines(engine._runs.folder(run).journal_file) if line["kind"] == "state"]
+    assert states == ["running", "stopped"] and not engine._runs.folder(run).held
 
 
 @pytest.mark.parametrize(("task", "job", "waits"), [("generate", GenerateJob, False), ("train", TrainJob, True)])

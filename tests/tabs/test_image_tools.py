@@ -198,7 +198,7 @@ def test_copies_are_made_and_the_images_stay(both, tmp_path):
     assert work.facts(engine)["lines"]
     (entry,) = engine.queue()
     assert (entry.task, entry.state) == ("resize", "done")
-    assert engine._folder(entry.run).job()["resize"]["max_resolution"] == [128]
+    assert engine._runs.folder(entry.run).job()["resize"]["max_resolution"] == [128]
 
 
 @pytest.mark.parametrize(("task", "offered"), [("tag", True), ("blip", False)])

@@ -110,6 +110,6 @@ def test_a_job_file_the_queue_and_the_page_run_it(folder, tmp_path):
         assert captions(folder)["bear"] == "b/e/a/r" and captions(folder)["cat"] == "mine"
         (entry,) = engine.queue()
         assert (entry.task, entry.job["dataset"]["folder"]) == ("spell", str(folder))
-        assert "result" in [line["kind"] for line in read_lines(engine._folder(entry.run).journal_file)]
+        assert "result" in [line["kind"] for line in read_lines(engine._runs.folder(entry.run).journal_file)]
     finally:
         engine.close()

@@ -77,9 +77,9 @@ def test_it_goes_through_the_queue_in_a_process_of_its_own_and_leaves_a_journal(
     found = engine.progress(entry.id)
     assert (found["lines"], found["facts"]) == (["6 files"], {"files": 6})
     assert entry.task == "count" and str(folder.name) in entry.title
-    kinds = [line["kind"] for line in read_lines(engine._folder(entry.run).journal_file)]
+    kinds = [line["kind"] for line in read_lines(engine._runs.folder(entry.run).journal_file)]
     assert kinds[0] == "state" and "stage" in kinds and kinds[-2:] == ["result", "state"]
-    assert (engine._folder(entry.run).logs / "processes.txt").is_file()
+    assert (engine._runs.folder(entry.run).logs / "processes.txt").is_file()
 
 
 @pytest.mark.slow
