@@ -6,9 +6,9 @@ from pathlib import Path
 
 from core.formats.detect import FAMILY_NAMES, ModelKind, identify
 from core.formats.hub.references import HubId, resolve
-from core.formats.models.checkpoint import Part, open_vae
+from core.formats.models.checkpoint import Part, open_checkpoint, open_vae
 from core.record.problems import Problem, ProblemsError, collected
-from core.record.units import with_article
+from core.record.units import count, with_article
 from core.record.workspace import Workspace
 from core.settings.model import SDXL_SCALE, ModelSettings, traits_of
 
@@ -102,6 +102,17 @@ def check_family(kind: ModelKind, path: Path | str, wanted: str = "auto", varian
     return family
 
 
+def check_clip_skip(clip_skip: int | None, path: Path, family: str, where: str = "model.clip_skip") -> None:
+    """Raise ProblemsError (with `where`) if a text encoder of the model in `path` has fewer layers than clip skip counts."""
+    if clip_skip is None:
+        return
+    encoders = [part for name, part in open_checkpoint(path, family).parts.items() if name.startswith("text_encoder")]
+    layers = min((part.full_config({}).get("num_hidden_layers", clip_skip) for part in encoders), default=clip_skip)
+    if clip_skip > layers:
+        what, fix = f"The text encoder has only {count(layers, 'layer')}", f"use 1 to {layers}, or leave it empty"
+        raise ProblemsError.one(what, where, fix, "model.clip-skip-layers")
+
+
 def model_problems(settings: ModelSettings, workspace: Workspace) -> list[Problem]:
     """Return problems of the base model and the VAE: missing files, unknown families, a VAE of another family, useless clip skip."""
     problems: list[Problem] = []
@@ -110,6 +121,8 @@ def model_problems(settings: ModelSettings, workspace: Workspace) -> list[Proble
     if settings.clip_skip is not None and name in CLIP_SKIP:
         what, fix, code = CLIP_SKIP[name]
         problems.append(Problem(what, "model.clip_skip", fix, "advice", code=code))
+    if path is not None and name is not None and not traits_of(name).penultimate:
+        collected(problems, check_clip_skip, settings.clip_skip, path, name)
     if settings.vae is not None:
         path = collected(problems, model_path, settings.vae, workspace, "model.vae")
         vae = collected(problems, open_vae, path) if path is not None else None

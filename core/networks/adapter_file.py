@@ -239,6 +239,9 @@ def _read(path: Path, read: Callable[[TensorFile, str], Any], number: Callable[[
         for key, reshaped in from_peft.items():
             if f".{key}" in name:
                 tensors[kohya_key] = reshaped(tensors[kohya_key])
+    for kind_of_network in kinds().values():
+        if kind_of_network.from_older is not None:
+            tensors = kind_of_network.from_older(tensors)
     alphas = _peft_alphas(kohya_keys, tensors, metadata, path)
     tensors |= {kohya_key: number(alpha) for kohya_key, alpha in alphas.items()}
     single = {key: each for key, each in tensors.items() if key.endswith(f".{ALPHA}") and each.numel() == 1}

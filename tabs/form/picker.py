@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from core.control.kinds import check_control
-from core.families.locate import FAMILIES, GENERATED, check_family
 from core.dataset.sources.files import name_key
+from core.families.locate import FAMILIES, GENERATED, check_family
 from core.formats.detect import ModelKind, identify
 from core.generation.model.embeddings import check_embedding
 from core.generation.model.index import FileFacts, facts_of_file

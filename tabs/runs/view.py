@@ -72,7 +72,7 @@ def _may_resume(run: RunSummary) -> bool:
 
 
 def _matches_search(run: RunSummary, presets: PresetStore, search_words: Sequence[str]) -> bool:
-    """Return whether the run's searchable texts contain all words, which are casefolded."""
+    """Return whether the run's searchable texts contain all words, each a `name_key`."""
     texts = (run.name, run.title, run.note, run.words.preset, *origin_texts(run, presets)) if search_words else ()
     text = name_key("\n".join(texts))
     return all(word in text for word in search_words)

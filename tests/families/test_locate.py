@@ -23,6 +23,16 @@ def test_clip_skip_is_advised_against_where_the_family_leaves_out_layers_itself(
     assert model_problems(ModelSettings(base_model="models/starter", clip_skip=2), workspace) == []
 
 
+def test_a_clip_skip_beyond_the_layers_of_the_text_encoder_is_refused():
+    workspace = Workspace(PROJECT / "outputs", PROJECT / "models", PROJECT / "presets")
+    last, beyond = (ModelSettings(base_model="models/starter", clip_skip=number) for number in (4, 5))
+    assert model_problems(last, workspace) == []
+    (found,) = model_problems(beyond, workspace)
+    assert (found.level, found.code, found.where) == ("error", "model.clip-skip-layers", "model.clip_skip")
+    with refused("model.clip-skip-layers"):
+        find_sources(GenerateJob(model=beyond), workspace)
+
+
 def test_articles_are_those_that_people_say(tmp_path):
     for name, article in (("sd1", "an SD"), ("sdxl", "an SDXL"), ("flux", "a Flux")):
         with refused("model.other-family", f"This is {article}"):

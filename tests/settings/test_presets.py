@@ -147,7 +147,7 @@ def test_a_recipe_that_states_a_trigger_word_or_a_size_sets_it_and_one_that_does
         ('{"schema_version": 99}', "preset.newer-version", "99"),
         ('{"schema_version": "1"}', "preset.bad-version", 'schema_version is "1"'),
         ('{"schema_version": 1, "kind": "thing"}', "preset.bad-header", 'kind is "thing"'),
-        ('{"schema_version": 1, "network": {"rank": 1, "rank": 2}}', "preset.duplicate-key", "'rank'"),
+        ('{"schema_version": 1, "network": {"rank": 1, "rank": 2}}', "preset.duplicate-key", "p.json"),
         ('{"schema_version": 1, "network": 3}', "settings.bad-value", "'network' is 3"),
     ],
 )

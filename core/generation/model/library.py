@@ -3,6 +3,7 @@
 import difflib
 import os
 import re
+import unicodedata
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -466,11 +467,10 @@ def wildcard_lines(workspace: Workspace, name: str) -> list[str]:
     """
     folder = (workspace.models / "wildcards").resolve()
     pattern = name.strip("/")
-    names = (
-        [each for each in wildcard_names(workspace) if _matches_wildcard(pattern, each)]
-        if "*" in pattern
-        else [pattern]
-    )
+    names = [pattern]
+    if "*" in pattern or not os.path.isfile(folder / f"{pattern}.txt"):  # macOS writes accents as letters of their own
+        composed = partial(unicodedata.normalize, "NFC")
+        names = [each for each in wildcard_names(workspace) if _matches_wildcard(composed(pattern), composed(each))]
     files = (folder / f"{each}.txt" for each in names)
     matches = [file for file in files if os.path.isfile(file) and file.resolve().is_relative_to(folder)]
     lines: list[str] = []

@@ -18,6 +18,7 @@ from core.generation.plan.initial import IMAGE
 from core.generation.plan.stages import (
     guidance_group,
     has_regions,
+    hires_sizes,
     least_strength,
     only_upscales,
     sampling_of,
@@ -80,8 +81,9 @@ def _large_image_problems(job: GenerateJob) -> Iterator[Problem]:
         fix = "write an odd size, sigma and strength: 3,0.5,0.5,1"
         yield Problem(what, where, fix, code="generate.bad-unsharp")
     scale = job.hires.highres_fix_scale
-    if scale is not None and scale == 1:
-        what, fix = "A hires scale of 1 does not change the size", "use 0.5 or 2, or empty the field"
+    size = job.generate.width or 0, job.generate.height or 0
+    if scale is not None and (scale == 1 or len(set(hires_sizes(size, scale))) == 1):
+        what, fix = f"A hires scale of {scale:g} does not change the size", "use 0.5 or 2, or empty the field"
         yield Problem(what, "hires.highres_fix_scale", fix, code="generate.hires-scale")
     hires = job.hires
     if hires.hires_steps and hires.highres_fix_steps:

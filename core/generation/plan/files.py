@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from core.diffusion.samplers import noise_problem, sampler_problem, schedule_problem
 from core.families import family
-from core.families.locate import GENERATED, REFINER, family_of, model_path, vae_problems
+from core.families.locate import GENERATED, REFINER, check_clip_skip, family_of, model_path, vae_problems
 from core.families.prompt_weights import FIX
 from core.families.trained_size import default_guidance
 from core.formats.detect import identify
@@ -55,6 +55,8 @@ def find_sources(job: GenerateJob, workspace: Workspace, images: Sequence[Genera
     jobs = list(images) or [collected(problems, with_prompt_loras, job) or job]
     model = collected(problems, model_path, job.model.base_model, workspace, "model.base_model")
     family_name = collected(problems, family_of, model, job.model.family, GENERATED) if model else None
+    if model and family_name:
+        collected(problems, check_clip_skip, job.model.clip_skip, model, family_name)
     vae = collected(problems, model_path, job.model.vae, workspace, "model.vae") if job.model.vae else None
     vae_part = collected(problems, open_vae, vae) if vae else None
     problems += lora_problems(jobs, family_name)

@@ -69,7 +69,8 @@ def requests_of(
     """
     enabled = [use for use in job.generate.loras if use.enabled]
     job, entries, where = in_styles(with_settings(job, generate={"loras": enabled}), styles)
-    notes = _syntax_problems(job, entries, Names(files, embeddings=embeddings), where)
+    names = Names(files, embeddings=embeddings)
+    notes = _syntax_problems(job, entries, names, where)
     raise_if_errors(notes)
     seeds = _Seeds(job, len(entries))
     requests: list[Request] = []
@@ -79,7 +80,7 @@ def requests_of(
         if job.prompts.shuffle_prompts:
             Random(seeds.first + turn).shuffle(order)
         for entry in order:
-            requests += _requests_of_entry(job, entry, seeds, files, notes, where)
+            requests += _requests_of_entry(job, entry, seeds, names, notes, where)
             if len(requests) > MAX_IMAGES:
                 what, fix = f"There are more than {MAX_IMAGES:,} images", "lower the number of images or of repetitions"
                 raise ProblemsError.one(what, where, fix, "generate.too-many-images")
@@ -180,7 +181,7 @@ class _Seeds:
 
 
 def _requests_of_entry(
-    job: GenerateJob, entry: Entry, seeds: _Seeds, files: Files, notes: list[Problem], where: str
+    job: GenerateJob, entry: Entry, seeds: _Seeds, names: Names, notes: list[Problem], where: str
 ) -> Iterator[Request]:
     """Yield the requests of one prompt, one for each seed or combination of variants.
 
@@ -198,23 +199,26 @@ def _requests_of_entry(
     dynamic = job.prompts.dynamic_prompts  # also without variants: escaped braces are unescaped
     try:
         weighted = job.generate.compatibility != "kohya"
-        lines = variants(text, image_seeds, files, weighted) if dynamic else [(text, seed) for seed in image_seeds]
+        lines = [(text, seed) for seed in image_seeds]
+        if dynamic:
+            lines = variants(text, image_seeds, names.files, weighted, names.embeddings)
     except WildcardError as error:  # in a group that exists only after others were chosen
         notes.append(Problem(f"In the prompt '{text[:40]}', {error}", where, FIX, code="prompt.bad-wildcard"))
         return
     for chosen, seed in lines:
         parsed = read_line(chosen, notes, where) if isinstance(line, str) else PromptLine(chosen, line.values)
-        yield _request(_with_chosen_variants(job, seed, files, notes) if dynamic else job, parsed, seed, seeds, notes)
+        yield _request(_with_chosen_variants(job, seed, names, notes) if dynamic else job, parsed, seed, seeds, notes)
 
 
-def _with_chosen_variants(job: GenerateJob, seed: int, files: Files, notes: list[Problem]) -> GenerateJob:
+def _with_chosen_variants(job: GenerateJob, seed: int, names: Names, notes: list[Problem]) -> GenerateJob:
     """Return the job with the variants in its negative prompt and the detailer's prompts chosen by an image's seed.
     notes: receives errors of these variants"""
     for path in (NEGATIVE, *(DETAILER_PROMPTS if job.detailer.used else ())):
         group, _, name = path.partition(".")
         text = getattr(getattr(job, group), name) or ""
         try:
-            chosen = variants(text, [seed], files, job.generate.compatibility != "kohya")[0][0]
+            weighted = job.generate.compatibility != "kohya"
+            chosen = variants(text, [seed], names.files, weighted, names.embeddings)[0][0]
         except WildcardError as error:
             notes.append(Problem(f"In '{text[:40]}', {error}", path, FIX, code="prompt.bad-wildcard"))
             continue

@@ -192,7 +192,7 @@ def analyze(text: str, names: Names = Names(), parsing: Parsing = Parsing()) -> 
     joints = [match.span() for match in re.finditer(pattern, prompt_text)]
     drawn = parsing.dynamic and has_variants(text)
     valid = all(finding.problem.code != BAD_WILDCARD for finding in findings)
-    parts = _parts(text if not (drawn and valid) else one_variant(text, names.files), names, parsing)
+    parts = _parts(text if not (drawn and valid) else one_variant(text, names.files, names.embeddings), names, parsing)
     return Analysis(tuple(parts), tuple(joints), findings, drawn)
 
 
@@ -250,7 +250,7 @@ def _excerpt(text: str, start: int, end: int) -> str:
 
 def _variant_findings(text: str, names: Names, parsing: Parsing) -> Iterator[Finding]:
     """Yield errors of invalid variants and wildcards, and advice about unpaired braces."""
-    for start, end, reason in problems_in(text, names.files):
+    for start, end, reason in problems_in(text, names.files, names.embeddings):
         what = f"{reason[:1].upper()}{reason[1:]}"
         yield Finding(start, end, Problem(what, parsing.where, FIX, code=BAD_WILDCARD))
     for index in braces(text)[1]:

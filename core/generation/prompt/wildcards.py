@@ -7,7 +7,7 @@ are resolved from the inside out. Files are read by a function of type `Files`.
 
 import math
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from itertools import combinations, product
@@ -21,13 +21,13 @@ MOST_TEXT = 50_000_000  # characters of all prompts of one line
 _GROUP = re.compile(r"\{(?:([eE])\$\$)?(?:(\d{1,9})(?:-(\d{1,9}))?\$\$)?(?:(?:\$\$)?([^|{}$]+)\$\$)?([^{}]+)\}")
 _FILE = re.compile(r"__((?:[^\W_]|\*)(?:(?!__)[\w\-./* ])*)(?<! )__")
 _FROM_FILE = re.compile(r"\{[0-9][^|{}]*\$\$\s*" + _FILE.pattern + r"\s*\}")  # {2$$__name__}: several lines of a file
-# A LoRA's name, and what looks like a wildcard within a word of it: <lora:a__b__c:1>. <lora:__name__:1> is a wildcard.
+# A LoRA's name, and what looks like a wildcard within a word of a name: <lora:a__b__c:1>. <lora:__name__:1> is a wildcard.
 _LORA = re.compile(r"<(?:lora|lyco):[^<>:]*", re.IGNORECASE)
 _IN_WORD = re.compile(r"(?<=[^\W_])_{2,}[^\W_](?:(?!__)[\w\-. ])*_{2,}(?=[^\W_])")
 _WEIGHT = re.compile(r"\s*([0-9]{1,6}(?:\.[0-9]{0,6})?|\.[0-9]{1,6})::")
 _COLONS = "\ue003"  # for "::" that is not a weight
 _ESCAPED, _PADDING = {r"\{": "\ue000", r"\}": "\ue001"}, "\ue002"
-_UNDERSCORE = "\ue004"  # of a LoRA's name
+_UNDERSCORE = "\ue004"  # of the name of a LoRA or an embedding
 
 Files = Callable[[str], Sequence[str]]  # name -> its lines; raises WildcardError if there is none
 
@@ -91,15 +91,22 @@ def has_variants(text: str) -> bool:
     return bool(_GROUP.search(hidden) or _FILE.search(hidden))
 
 
-def variants(text: str, seeds: Sequence[int], files: Files = no_files, weighted: bool = True) -> list[tuple[str, int]]:
+def variants(
+    text: str,
+    seeds: Sequence[int],
+    files: Files = no_files,
+    weighted: bool = True,
+    embeddings: Collection[str] = (),
+) -> list[tuple[str, int]]:
     """Expand the variants of a prompt into [(text, seed)]; the seeds also choose the variants. Raises WildcardError.
 
-    seeds      one for each image
-    weighted   False: "2::" in {2::a|b} is text, as in sd-scripts
-    returns    one text for each seed; with {e$$...} instead one for each combination, all with the first seed
+    seeds        one for each image
+    weighted     False: "2::" in {2::a|b} is text, as in sd-scripts
+    embeddings   names of embeddings; one such as a__b__c contains no wildcard
+    returns      one text for each seed; with {e$$...} instead one for each combination, all with the first seed
     """
-    files = partial(_lines, files)
-    hidden, files = _escaped(text), cache(files if weighted else partial(_unweighted, files))
+    files = partial(_lines, files, embeddings)
+    hidden, files = _escaped(text, embeddings=embeddings), cache(files if weighted else partial(_unweighted, files))
     hidden = hidden if weighted else hidden.replace("::", _COLONS)
     if not any(match[1] for match in _GROUP.finditer(hidden)):
         return [(_unescaped(_expanded(hidden, partial(Random, seed), files)), seed) for seed in seeds]
@@ -107,9 +114,10 @@ def variants(text: str, seeds: Sequence[int], files: Files = no_files, weighted:
     return [(_unescaped(_expanded(variant, lambda: rng, files)), seeds[0]) for variant in _combinations(hidden)]
 
 
-def problems_in(text: str, files: Files = no_files) -> list[tuple[int, int, str]]:
-    """Return (start, end, message) for each error in the variants of a text, whichever are chosen; at most MOST_PROBLEMS."""
-    masked, files = _escaped(text, _PADDING), cache(partial(_lines, files))
+def problems_in(text: str, files: Files = no_files, embeddings: Collection[str] = ()) -> list[tuple[int, int, str]]:
+    """Return (start, end, message) for each error in the variants of a text, whichever are chosen; at most MOST_PROBLEMS.
+    embeddings: as in `variants`"""
+    masked, files = _escaped(text, _PADDING, embeddings), cache(partial(_lines, files, embeddings))
     problems: list[tuple[int, int, str]] = []
     groups = list(_GROUP.finditer(masked))
     checked: set[str] = set()
@@ -129,15 +137,16 @@ def problems_in(text: str, files: Files = no_files) -> list[tuple[int, int, str]
         return problems
     begins, ends = [each.start() for each in groups if each[1]], [each.end() for each in groups if each[1]]
     try:
-        one_variant(text, files)
+        one_variant(text, files, embeddings)
     except WildcardError as error:
         problems.append((min(begins, default=0), max(ends, default=len(text)), str(error)))
     return problems
 
 
-def one_variant(text: str, files: Files) -> str:
-    """Return a text with its variants chosen by the seed 0; of {e$$...} the first combination. Raises WildcardError."""
-    hidden, files = _escaped(text), cache(partial(_lines, files))
+def one_variant(text: str, files: Files, embeddings: Collection[str] = ()) -> str:
+    """Return a text with its variants chosen by the seed 0; of {e$$...} the first combination. Raises WildcardError.
+    embeddings: as in `variants`"""
+    hidden, files = _escaped(text, embeddings=embeddings), cache(partial(_lines, files, embeddings))
     each = any(match[1] for match in _GROUP.finditer(hidden))
     return _unescaped(_expanded(next(_combinations(hidden)) if each else hidden, partial(Random, 0), files))
 
@@ -175,23 +184,25 @@ def _check_includes(name: str, files: Files, parents: tuple[str, ...], checked: 
     checked.add(name)
 
 
-def _escaped(text: str, padding: str = "") -> str:
-    """Replace escaped braces, and underscores of LoRA names, by private-use characters. padding: added after each brace, to keep all
-    positions"""
+def _escaped(text: str, padding: str = "", embeddings: Collection[str] = ()) -> str:
+    """Replace escaped braces, and underscores of names, by private-use characters.
+    padding: added after each brace, to keep all positions; embeddings: as in `variants`"""
     for escaped, mark in _ESCAPED.items():
         text = text.replace(escaped, mark + padding)
-    return _with_names(text)
+    return _with_names(text, embeddings)
 
 
-def _with_names(text: str) -> str:
-    """Replace the underscores of LoRA names that look like wildcards by private-use characters."""
+def _with_names(text: str, embeddings: Collection[str]) -> str:
+    """Replace the underscores of names of LoRAs and embeddings that look like wildcards by private-use characters."""
     hidden = partial(_IN_WORD.sub, lambda match: match[0].replace("_", _UNDERSCORE))
+    if names := "|".join(re.escape(name) for name in embeddings if _IN_WORD.search(name)):
+        text = re.sub(rf"(?<!\w)(?:{names})(?!\w)", lambda match: hidden(match[0]), text, flags=re.IGNORECASE)
     return _LORA.sub(lambda match: hidden(match[0]), text)
 
 
-def _lines(files: Files, name: str) -> list[str]:
-    """Return the lines of a wildcard file with the underscores of LoRA names hidden."""
-    return [_with_names(line) for line in files(name)]
+def _lines(files: Files, embeddings: Collection[str], name: str) -> list[str]:
+    """Return the lines of a wildcard file with the underscores of names hidden."""
+    return [_with_names(line, embeddings) for line in files(name)]
 
 
 def _unescaped(text: str) -> str:

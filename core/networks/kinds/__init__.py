@@ -50,6 +50,7 @@ class NetworkKind(KindTraits):
     to_peft         (tensors, dtype) -> tensors in PEFT's format with the scale multiplied in; None: PEFT has no such kind
     in_peft         (tensors, possibly on the meta device) -> whether PEFT has this form of the kind
     from_peft       {PEFT's key: function that reshapes its tensor to the shape in the kind's files}
+    from_older      (a file's tensors by key) -> the same in the kind's present format; None: there is no older one
     """
 
     fresh: Callable[[Target, BlockSize, Settings | None, int], Adapter | None]
@@ -67,6 +68,7 @@ class NetworkKind(KindTraits):
     to_peft: Callable[[Tensors, Any], dict[str, Tensor]] | None = None
     in_peft: Callable[[Tensors], bool] = lambda tensors: True
     from_peft: Mapping[str, Callable[[Tensor], Tensor]] = field(default_factory=dict)
+    from_older: Callable[[Mapping[str, Any]], dict[str, Any]] | None = None
 
     def kind_settings(self, job: TrainJob) -> Settings | None:
         """Return the kind's settings group of a job; None if it has none."""

@@ -7,9 +7,10 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
-from core.formats.lora.names import ALPHA
+from core.formats.lora.names import ALPHA, group_by_module
 from core.networks.adapter import ScaledAdapter, as_weight, fitted
 from core.networks.kinds import NetworkKind, Tensors, number_error, ranked, register
 from core.networks.kinds.lora import add_dropped_product, hidden_linear, up_conv, up_linear
@@ -131,6 +132,22 @@ def matrices_of(tensors: Tensors, module: nn.Module) -> dict[str, Tensor] | None
     return {key: fitted(tensors[key], shape, module) for key, shape in needed.items()}
 
 
+def _from_older(tensors: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a file's tensors with a1 and a2, and b1 and b2, exchanged in layers of LyCORIS' older format.
+
+    That is W' = W + scale * (W a2 a1 + b2 b1). If input and output are equally wide, the shape of a2 decides, as in ComfyUI.
+    """
+    present = dict(tensors)
+    layers = group_by_module(tensors) if any(key.endswith(f".{A1}") for key in tensors) else {}
+    for name, layer in layers.items():
+        if not all(key in layer and len(layer[key].shape) >= 2 for key in GLORA):
+            continue
+        a1, a2, b1, b2 = (layer[key].shape for key in GLORA)
+        if a1[0] == a2[1] == b1[0] == b2[1] and (a2[0] > a2[1] or not a1[1] == a2[0] == b1[1] == b2[0]):
+            present |= {f"{name}.{new}": layer[old] for new, old in ((A1, A2), (A2, A1), (B1, B2), (B2, B1))}
+    return present
+
+
 def _size(tensors: Tensors) -> BlockSize:
     """Return rank and alpha of a layer in a file."""
     return ranked(tensors[A2].shape[0], tensors)
@@ -162,6 +179,7 @@ register(
         flaw=_flaw,
         module_name=MODULE,
         network_args=lambda job: lycoris_args(job, "glora", None),
+        from_older=_from_older,
         misread=(Misread({"A1111": REFUSED, "InvokeAI": REFUSED, "diffusers": UNREAD}),),
         idle=lambda tensors: (
             not (tensors[A1].any() and tensors[A2].any()) and not (tensors[B1].any() and tensors[B2].any())

@@ -10,6 +10,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -245,7 +246,11 @@ def parse_bytes(data: bytes, where: str) -> Preset:
     """Check the header and values of a preset file's bytes, as `read`. `where` is the file's name, for messages."""
     try:
         raw = parse_json(
-            data, where, "correct it, or save it again", max_values=MAX_VALUES, object_pairs_hook=_no_duplicates
+            data,
+            where,
+            "correct it, or save it again",
+            max_values=MAX_VALUES,
+            object_pairs_hook=partial(_no_duplicates, where),
         )
     except ProblemsError as error:
         foreign = None
@@ -263,12 +268,13 @@ def parse_bytes(data: bytes, where: str) -> Preset:
     return preset
 
 
-def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Return the pairs of a JSON object as a dict. Raises ProblemsError for a duplicate key, where json would silently use the last."""
+def _no_duplicates(where: str, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return the pairs of a JSON object as a dict. Raises ProblemsError for a duplicate key, where json would silently use the last.
+    where: the file"""
     duplicates = sorted(name for name, number in Counter(name for name, _ in pairs).items() if number > 1)
     if duplicates:
         what = f"'{duplicates[0]}' is given twice"
-        raise ProblemsError.one(what, "preset", "keep one of them", code="preset.duplicate-key")
+        raise ProblemsError.one(what, where, "keep one of them", code="preset.duplicate-key")
     return dict(pairs)
 
 

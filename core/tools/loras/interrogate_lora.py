@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from core.families.clip import last_states
+from core.families.locate import check_clip_skip, family_of, model_path
 from core.formats.lora.names import module_path
 from core.networks.adapter_file import lora_outline
 from core.record.context import JobContext, Outcome
@@ -40,6 +41,8 @@ def plan(settings: InterrogateLoraSettings, workspace: Workspace) -> FilePlan:
         collected(problems, check_base_model, settings.base_model, path, workspace, where)
     if path is not None and not problems:
         collected(problems, _refuse_without_text_layers, path)
+        base = model_path(settings.base_model or "", workspace)
+        collected(problems, check_clip_skip, settings.clip_skip, base, family_of(base), f"{GROUP}.clip_skip")
     raise_if_errors(problems)
     assert path is not None
     return FilePlan(f"compare the tokens of {settings.base_model} with and without {display_path(path)}", path)

@@ -183,6 +183,8 @@ def test_wildcard_files_are_read_below_their_folder_only(tmp_path):
     (tmp_path / "models" / "secret.txt").write_text("secret", "utf-8")
     read = lambda name: wildcard_lines(space, name)  # noqa: E731
     assert read("color") == ["red", "blue"] and read("*/*") == ["mouse"]
+    (folder / "cafe\u0301.txt").write_text("latte", "utf-8")  # as macOS writes it
+    assert read("caf\u00e9") == read("caf\u00e9*") == ["latte"]
     found, _ = asked(job_of("__color__ __animals/small__", generate={"count": 8}), read)
     assert {each.job.generate.prompt for each in found} == {"red mouse", "blue mouse"}
     (folder / "more.yaml").write_text("clothes:\n  - hat\n", "utf-8")
@@ -255,6 +257,14 @@ def test_two_underscores_within_a_loras_name_are_no_wildcard():
     assert not problems_in(name)
     drawn = variants("<lora:__x__:1> <lora:a/__x__:1> <lora:v__x__:1> un__x__ed", [1], lambda asked: ["ink"])
     assert drawn == [("<lora:ink:1> <lora:a/ink:1> <lora:vink:1> uninked", 1)]
+
+
+def test_two_underscores_within_an_embeddings_name_are_no_wildcard():
+    names = {"a__x__c": 1, "__x__": 1}
+    drawn = variants("(A__x__c:1.1) __x__, a__x__cd", [1], lambda asked: ["ink"], embeddings=names)
+    assert drawn == [("(A__x__c:1.1) ink, ainkcd", 1)]
+    (request,), notes = requests_of(job_of("a__x__c", generate={"negative_prompt": "a__x__c"}), no_files, names)
+    assert (request.job.generate.prompt, request.job.generate.negative_prompt, notes) == ("a__x__c", "a__x__c", [])
 
 
 def test_variants_of_the_negative_prompt_and_of_the_detailers_prompts_are_chosen_by_the_images_seed():
@@ -378,6 +388,10 @@ def test_a_line_may_have_a_variation_of_its_own(tmp_path):
         ({"gradual_latent": {"gradual_latent_unsharp_params": "inf,1,1"}}, "generate.bad-unsharp"),
         ({"deep_shrink": {"ds_depth_1": 4}}, "generate.ds-depth"),
         ({"hires": {"highres_fix_scale": 1}}, "generate.hires-scale"),
+        (
+            {"hires": {"highres_fix_scale": 1.01}, "generate": {"width": 512, "height": 512}},
+            "generate.hires-scale",
+        ),
         ({"hires": {"highres_fix_scale": 2, "highres_fix_steps": 9, "hires_steps": 9}}, "generate.hires-steps"),
         ({"regions": {"region_map": "x.png"}}, "generate.no-regions"),
         ({"regions": {"region_map": "x.png"}, "generate": {"prompt": "a AND b :0.5"}}, "generate.region-weights"),

@@ -258,6 +258,8 @@ def test_wrong_files_are_refused_at_their_setting(tmp_path):
     ]
     assert refusals(name="interrogate_lora", file=str(one)) == ["tools.no-base-model"]
     assert refusals(name="interrogate_lora", file=str(xl), base_model="models/starter") == ["tools.other-family"]
+    beyond = refusals(name="interrogate_lora", file=str(one), base_model="models/starter", clip_skip=5)
+    assert beyond == ["model.clip-skip-layers"]
     unet = {key: value for key, value in load_lora(one).tensors.items() if not key.startswith(TEXT)}
     bare = save_lora(tmp_path / "unet.safetensors", unet, METADATA)
     task = tasks.named("interrogate_lora")
