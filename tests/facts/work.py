@@ -279,6 +279,7 @@ def _grid(script: list[Any], minutes: int, seconds: int) -> list[Any]:
     cells = [SimpleNamespace(position=(number, 0, 0), request=request) for number in range(5)]
     parts = [SimpleNamespace(cells=cells[:3]), SimpleNamespace(cells=cells[3:])]
     home = SimpleNamespace(
+        path=Path("grid"),
         generated=lambda: {(2, 0, 0)},
         content=lambda: SimpleNamespace(minutes=minutes, run=""),
         samples=lambda space: {},
