@@ -42,8 +42,9 @@ def model_path(reference: str, workspace: Workspace, setting: str = "model.base_
         resolved = resolve(reference, workspace.models, workspace.outputs)
     except ProblemsError as error:
         problems = [replace(problem, where=setting) for problem in error.problems]
-        if setting.endswith("weights"):  # not a base model, whose catalog the fix lists
-            problems = [replace(problem, fix="choose an existing file") for problem in problems]
+        if setting.endswith(("weights", "vae")):  # not a base model, whose catalog the fix lists
+            fix = "choose an existing file" + (", or leave it empty" if setting.endswith("vae") else "")
+            problems = [replace(problem, fix=fix) for problem in problems]
         raise ProblemsError(problems) from None
     if isinstance(resolved, HubId):
         raise ProblemsError.one(

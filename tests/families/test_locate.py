@@ -70,5 +70,6 @@ def test_a_model_that_can_be_downloaded_is_no_unknown_name_and_its_download_is_n
 
 def test_a_name_that_is_none_leads_to_those_that_can_be_typed(tmp_path):
     workspace = Workspace(tmp_path / "outputs", tmp_path / "models", PROJECT / "presets")
-    (found,) = model_problems(ModelSettings(base_model="sd15-of-mine"), workspace)
+    found, vae = model_problems(ModelSettings(base_model="sd15-of-mine", vae="None"), workspace)
     assert "sd15, sd21, sdxl" in found.fix
+    assert (vae.code, vae.where) == ("model.not-found", "model.vae") and "sd15" not in vae.fix
