@@ -189,20 +189,27 @@ def _escaped(text: str, padding: str = "", embeddings: Collection[str] = ()) -> 
     padding: added after each brace, to keep all positions; embeddings: as in `variants`"""
     for escaped, mark in _ESCAPED.items():
         text = text.replace(escaped, mark + padding)
-    return _with_names(text, embeddings)
+    return _hiding(embeddings)(text)
 
 
-def _with_names(text: str, embeddings: Collection[str]) -> str:
-    """Replace the underscores of names of LoRAs and embeddings that look like wildcards by private-use characters."""
+def _hiding(embeddings: Collection[str]) -> Callable[[str], str]:
+    """Return a function that replaces the underscores of names of LoRAs and embeddings that look like wildcards by private-use
+    characters."""
     hidden = partial(_IN_WORD.sub, lambda match: match[0].replace("_", _UNDERSCORE))
-    if names := "|".join(re.escape(name) for name in embeddings if _IN_WORD.search(name)):
-        text = re.sub(rf"(?<!\w)(?:{names})(?!\w)", lambda match: hidden(match[0]), text, flags=re.IGNORECASE)
-    return _LORA.sub(lambda match: hidden(match[0]), text)
+    names = "|".join(re.escape(name) for name in embeddings if _IN_WORD.search(name))
+    pattern = re.compile(rf"(?<!\w)(?:{names})(?!\w)", re.IGNORECASE) if names else None
+
+    def hide(text: str) -> str:
+        if pattern is not None:
+            text = pattern.sub(lambda match: hidden(match[0]), text)
+        return _LORA.sub(lambda match: hidden(match[0]), text)
+
+    return hide
 
 
 def _lines(files: Files, embeddings: Collection[str], name: str) -> list[str]:
     """Return the lines of a wildcard file with the underscores of names hidden."""
-    return [_with_names(line, embeddings) for line in files(name)]
+    return list(map(_hiding(embeddings), files(name)))
 
 
 def _unescaped(text: str) -> str:
