@@ -343,7 +343,8 @@ def framed_image(
 
     size      (width, height) in pixels
     frame     (left, top, right, bottom) as fractions of the image; None without a crop
-    control   URL of the control image, or "" badge   HTML over the image
+    control   URL of the control image, or ""
+    badge     HTML over the image
     more      attributes of the images
     """
     width, height = size

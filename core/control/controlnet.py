@@ -14,6 +14,7 @@ from torch.nn.functional import interpolate
 
 from core.control.shapes import HINT
 from core.diffusion.text_states import Conditioning
+from core.families.attention import skip_divisions
 from core.networks.fp8 import dequantized
 from core.record.draws import address
 
@@ -143,7 +144,9 @@ def empty(config: Mapping[str, Any]) -> ControlNetModel:
     from diffusers.models.controlnets.controlnet import ControlNetModel
 
     with torch.device("meta"):
-        return ControlNetModel(**config)
+        net = ControlNetModel(**config)
+    skip_divisions(net)
+    return net
 
 
 def from_unet(unet: Any, seed: int) -> ControlNetModel:

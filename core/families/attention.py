@@ -1,4 +1,4 @@
-"""The attention implementation of a U-Net, gradient checkpointing by block, and problems of memory settings."""
+"""The attention implementation of a U-Net, gradient checkpointing by block, divisions by 1, and problems of memory settings."""
 
 from importlib.util import find_spec
 from typing import Any
@@ -8,6 +8,26 @@ from core.record.problems import Problem
 from core.settings.memory import MemorySettings
 
 SLICE = "auto"  # diffusers' name for half of the heads at a time
+FACTORS = (
+    "rescale_output_factor",
+    "output_scale_factor",
+)  # by which diffusers divides what an attention or residual block returns
+
+
+class NoDivision:
+    """Stands for a factor of 1: dividing a tensor by it returns the tensor itself, without an operation, forward or backward."""
+
+    @classmethod
+    def __torch_function__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return args[0]
+
+
+def skip_divisions(module: Any) -> None:
+    """Skip divisions by a factor of 1, which all Stable Diffusion models have; results are the same to the bit."""
+    for block in module.modules():
+        for name in FACTORS:
+            if getattr(block, name, None) == 1:
+                setattr(block, name, NoDivision())
 
 
 def set_attention(unet: Any, implementation: str) -> None:

@@ -12,6 +12,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+from core.families.attention import skip_divisions
 from core.families.imports import quick_imports, without_bitsandbytes
 from core.families.layout import Layout
 from core.families.published_shapes import published_shapes
@@ -175,7 +176,9 @@ def make_empty(name: str, config: Mapping[str, Any], kind: PartKind | None = Non
     check_config(kind, config, where, complete=False)
     try:
         with torch.device("meta"):
-            return make(config).requires_grad_(False)
+            module = make(config).requires_grad_(False)
     except Exception as error:  # the libraries check little: a config that contradicts itself raises anything
         what = f"The config does not describe a valid {part_title(name)} ({type(error).__name__}: {str(error)[:200]})"
         raise ProblemsError.one(what, where, "download the model's folder again", code="model.bad-config") from error
+    skip_divisions(module)
+    return module

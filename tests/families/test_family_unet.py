@@ -1,10 +1,14 @@
 """SD 2.x and SDXL: what the U-Net is given and gives, against diffusers and the formula of the size conditions."""
 
+import copy
 import math
+from collections import Counter
 
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from core.diffusion.text_states import Conditioning
+from core.families.attention import FACTORS, NoDivision, skip_divisions
 
 SIZES = torch.tensor([[1024.0, 1536.0, 0.0, 37.0, 832.0, 1216.0], [500.0, 333.0, 8.0, 0.0, 512.0, 512.0]])
 
@@ -70,3 +74,43 @@ def test_sizes_change_nothing_in_the_families_that_read_none(tiny_models):
             model.family.predict(model.components, latents, times, Conditioning(text, sizes)) for sizes in (None, SIZES)
         )
     assert torch.equal(one, other) and not model.family.reads_sizes
+
+
+class Divisions(TorchDispatchMode):
+    """Counts divisions of tensors."""
+
+    def __init__(self):
+        super().__init__()
+        self.counts = Counter()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.counts[func.overloadpacket is torch.ops.aten.div] += 1
+        return func(*args, **(kwargs or {}))
+
+
+def test_divisions_by_one_are_skipped_and_results_and_gradients_stay_the_same(tiny_models):
+    ours = copy.deepcopy(tiny_models("sd1").components.denoiser)
+    dividing = copy.deepcopy(ours)
+    blocks = [(block, name) for block in dividing.modules() for name in FACTORS if hasattr(block, name)]
+    for block, name in blocks:
+        setattr(block, name, 1.0)
+    results, counts = [], []
+    for unet in (ours, dividing):
+        latents, times = inputs()
+        latents.requires_grad_()
+        with Divisions() as seen:
+            made = unet(latents, times, torch.ones(2, 77, unet.config.cross_attention_dim)).sample
+            made.square().sum().backward()
+        results.append((made, latents.grad))
+        counts.append(seen.counts[True])
+    assert all(map(torch.equal, *results))
+    assert counts[1] - counts[0] == 2 * len(blocks) > 0  # forward and backward
+
+
+def test_a_factor_other_than_one_divides(tiny_models):
+    vae = copy.deepcopy(tiny_models("sd1").components.vae)
+    block = vae.decoder.mid_block.resnets[0]
+    assert isinstance(block.output_scale_factor, NoDivision)  # a VAE's blocks too
+    block.output_scale_factor = 2.0
+    skip_divisions(vae)
+    assert block.output_scale_factor == 2.0
