@@ -212,16 +212,21 @@ def _requests_of_entry(
 
 def _with_chosen_variants(job: GenerateJob, seed: int, names: Names, notes: list[Problem]) -> GenerateJob:
     """Return the job with the variants in its negative prompt and the detailer's prompts chosen by an image's seed.
-    notes: receives errors of these variants"""
+    notes: receives errors of these variants, and advice on {e$$a|b}, of which only the first combination is used"""
     for path in (NEGATIVE, *(DETAILER_PROMPTS if job.detailer.used else ())):
         group, _, name = path.partition(".")
         text = getattr(getattr(job, group), name) or ""
         try:
             weighted = job.generate.compatibility != "kohya"
-            chosen = variants(text, [seed], names.files, weighted, names.embeddings)[0][0]
+            combinations = variants(text, [seed], names.files, weighted, names.embeddings)
         except WildcardError as error:
             notes.append(Problem(f"In '{text[:40]}', {error}", path, FIX, code="prompt.bad-wildcard"))
             continue
+        chosen = combinations[0][0]
+        if len(combinations) > 1:
+            what = f"Of the {len(combinations):,} combinations of '{text[:40]}' only the first is used"
+            fix = "write {a|b} without e$$, for one chosen by each image's seed"
+            notes.append(Problem(what, path, fix, "advice", code="prompt.first-combination"))
         job = with_settings(job, **{group: {name: chosen}}) if chosen != text else job
     return job
 

@@ -288,6 +288,8 @@ def test_variants_of_the_negative_prompt_and_of_the_detailers_prompts_are_chosen
     for group, setting, texts in (("generate", "negative_prompt", {}), ("detailer", "ad_prompt", {"ad_model": "face"})):
         with refused("prompt.bad-wildcard", f"{group}.{setting}"):
             asked(job_of(**{group: texts | {setting: "__none__"}}))
+        found, codes = asked(job_of(**{group: texts | {setting: "{e$$a|b}"}}))
+        assert getattr(getattr(found[0].job, group), setting) == "a" and codes == ["prompt.first-combination"]
 
 
 def test_several_lines_of_a_file_are_different_ones():
