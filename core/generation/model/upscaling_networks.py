@@ -55,7 +55,7 @@ def load_network(path: Path, kind: str, device: str) -> Any:
         if isinstance(error, ImportError | ProblemsError) or is_out_of_memory(error):
             raise
         found = identify(path)
-        what = f"{path.name} has an unsupported architecture, or weights that do not fit together; it looks like: {found} ({found.evidence})"
+        what = f"{path.name} has an unsupported architecture or unfitting weights; it looks like: {found} ({found.evidence})"
         raise ProblemsError.one(
             what, display_path(path), "choose another upscaler file", "upscaler.other-build"
         ) from error

@@ -7,8 +7,9 @@ from functools import partial
 from itertools import chain
 
 from core.families.trained_size import trained_size
-from core.generation.model.library import embedding_vectors, wildcard_lines
+from core.generation.model.library import embedding_vectors
 from core.generation.model.sources import Sources
+from core.generation.model.wildcard_files import wildcard_lines
 from core.generation.plan.checks import output_problems, problems_of, problems_with_model
 from core.generation.plan.files import (
     find_sources,

@@ -63,7 +63,7 @@ def requests_of(
 ) -> tuple[list[Request], list[Problem]]:
     """Expand a job into (requests in order, advice about its prompts). Raises ProblemsError for invalid prompts.
 
-    files        (name of a wildcard file) -> its lines
+    files        (name of a wildcard) -> its lines
     embeddings   {name of an embedding: its number of token vectors}
     styles       the styles in the job's settings
     """

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from random import Random
 from types import SimpleNamespace
 
 import pytest
 
-from core.generation.model.library import wildcard_lines
+from core.generation.model.wildcard_files import wildcard_lines, wildcard_names
 from core.generation.plan.checks import depth_problems, problems_of
 from core.generation.plan.plan import check_task, plan_of
 from core.generation.plan.requests import requests_of
@@ -187,8 +188,11 @@ def test_wildcard_files_are_read_below_their_folder_only(tmp_path):
     assert read("caf\u00e9") == read("caf\u00e9*") == ["latte"]
     found, _ = asked(job_of("__color__ __animals/small__", generate={"count": 8}), read)
     assert {each.job.generate.prompt for each in found} == {"red mouse", "blue mouse"}
-    (folder / "more.yaml").write_text("clothes:\n  - hat\n", "utf-8")
-    for name, words in (("colour", "did you mean 'color'"), ("../secret", "no wildcard file"), ("hat", "only .txt")):
+    (folder / "_odd.txt").write_text("one", "utf-8")
+    (folder / "hair (long).txt").write_text("braid", "utf-8")
+    assert asked(job_of("___odd__ __hair*__"), read)[0][0].job.generate.prompt == "one braid"
+    assert "hair (long)" not in wildcard_names(space) and "_odd" in wildcard_names(space)
+    for name, words in (("colour", "did you mean 'color'"), ("../secret", "no wildcard")):
         with pytest.raises(WildcardError, match=words):
             read(name)
     for prompt, words in (
@@ -203,6 +207,38 @@ def test_wildcard_files_are_read_below_their_folder_only(tmp_path):
             assert words in error.value.problems[0].what
     many = " ".join(["{e$$" + "|".join(map(str, range(100))) + "}"] * 5)  # 10^10 combinations
     assert "10,000,000,000" in problems_in(many)[0][2]
+
+
+YAML = """
+clothes:
+  hats: [2::fedora, {text: cap, weight: 3}, {content: beret}, 7, "", ~, "__clothes/odd__"]
+  deep: {colors: [red]}
+  odd: [{red|blue}]
+  none: []
+"""
+
+
+def test_lists_in_yaml_files_are_wildcards_as_in_dynamic_prompts_and_impact_pack(tmp_path):
+    space = Workspace(tmp_path / "outputs", tmp_path / "models")
+    (folder := space.models / "wildcards" / "pack").mkdir(parents=True)
+    read = partial(wildcard_lines, space)
+    (folder / "a.yaml").write_text(YAML, "utf-8")
+    (folder / "trees.yml").write_text("- oak", "utf-8")
+    assert read("clothes/hats") == ["2::fedora", "3::cap", "beret", "7", "__clothes/odd__"]
+    assert read("clothes/deep/colors") == read("*/deep/**") == ["red"] and read("trees") == ["oak"]
+    assert wildcard_names(space) == ["clothes/deep/colors", "clothes/hats", "clothes/none", "clothes/odd", "trees"]
+    (folder.parent / "trees.txt").write_text("elm", "utf-8")
+    assert read("trees") == read("tr*") == ["elm"]
+    (folder / "b.yaml").write_text("x: [", "utf-8")
+    (folder / "c.yaml").write_bytes(b"\xff")
+    for name, words in (
+        ("clothes/odd", "quotes"),
+        ("clothes/none", "empty"),
+        ("clothes", "mean"),
+        ("q", "'b.yaml' is not"),
+    ):
+        with pytest.raises(WildcardError, match=words):
+            read(name)
 
 
 def test_two_stars_in_a_wildcard_are_every_file_below(tmp_path):
