@@ -12,6 +12,7 @@ from core.diffusion.samplers import SAMPLERS
 from core.families import family
 from core.families.locate import REFINER
 from core.formats.detect import FAMILY_NAMES
+from core.generation.images.metadata import fits_exif
 from core.generation.model.sources import Sources
 from core.generation.plan.hooks import HOOKS
 from core.generation.plan.initial import IMAGE
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from core.families.base import Family
 
 Jobs = Sequence[GenerateJob]
+LONG_PROMPT = 5_000  # characters; shorter ones fit into EXIF with all settings
 MAX_CFG_PP_SCALE = 2.0  # a guidance scale of CFG++
 LEAST, MOST = 64, 16_384  # pixels of a side that follows from an initial image
 STRENGTH = "image_to_image.strength"
@@ -55,6 +57,14 @@ def _prompt_problems(job: GenerateJob) -> Iterator[Problem]:
         what = "The prompt contains the settings of an image"
         fix = "press Use the settings in this text below it, or remove these lines"
         yield Problem(what, "generate.prompt", fix, code="prompt.settings")
+
+
+def _metadata_problems(job: GenerateJob) -> Iterator[Problem]:
+    """Yield advice if a long prompt leaves no space for the settings in a JPEG or WebP file."""
+    characters = len(job.generate.prompt) + len(job.generate.negative_prompt)
+    if job.output.image_format != "png" and characters >= LONG_PROMPT and not fits_exif(job):
+        what = f"A prompt of {characters:,} characters leaves no space for all settings in the image: EXIF holds 64 KB"
+        yield Problem(what, "output.image_format", "choose PNG", "advice", code="output.exif-limit")
 
 
 def _step_problems(job: GenerateJob) -> Iterator[Problem]:
@@ -185,6 +195,7 @@ def problems_of(job: GenerateJob) -> Iterator[Problem]:
     """Yield all errors and advice that follow from the settings of one image alone, including those of hooks."""
     checks = (
         _prompt_problems,
+        _metadata_problems,
         _step_problems,
         _large_image_problems,
         _mask_problems,

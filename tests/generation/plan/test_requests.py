@@ -438,6 +438,7 @@ def test_a_line_may_have_a_variation_of_its_own(tmp_path):
             {"image_to_image": {"image_path": "x.png"}, "start_noise": {"pyramid_noise_prob": 1}},
             "generate.seed-noise",
         ),
+        ({"output": {"image_format": "webp"}, "generate": {"prompt": "a" * 21_000}}, "output.exif-limit"),
     ],
 )
 def test_what_makes_no_sense_is_said_before_anything_loads(groups, code):
