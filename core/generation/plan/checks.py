@@ -43,7 +43,6 @@ if TYPE_CHECKING:
 
 Jobs = Sequence[GenerateJob]
 LONG_PROMPT = 5_000  # characters; shorter ones fit into EXIF with all settings
-MAX_CFG_PP_SCALE = 2.0  # a guidance scale of CFG++
 LEAST, MOST = 64, 16_384  # pixels of a side that follows from an initial image
 STRENGTH = "image_to_image.strength"
 SWITCH = "refiner.refiner_switch_at"
@@ -127,7 +126,7 @@ def _mask_problems(job: GenerateJob) -> Iterator[Problem]:
         yield Problem(what, "regions.region_map", fix, "advice", code="generate.no-regions")
     if has_regions(job) and any(weight != 1 for _, weight in weighted_parts(job.generate.prompt)):
         what, fix = "Weights of prompts joined by AND have no effect in regions", "weigh words instead: (word:1.2)"
-        yield Problem(what, "generate.prompt", fix, "advice", code="generate.region-weights")
+        yield Problem(what, "regions.region_map", fix, "advice", code="generate.region-weights")
 
 
 def _noise_problems(job: GenerateJob) -> Iterator[Problem]:
@@ -254,9 +253,16 @@ def depth_problems(jobs: Jobs, model_family: Family) -> Iterator[Problem]:
 def guidance_problems(job: GenerateJob, model_family: Family) -> Iterator[Problem]:
     """Yield problems of a job's guidance with models of a family. job: with guidance scale set; model_family: the family"""
     settings, guidance = job.generate, kind_of(job.generate.guidance)
-    if SAMPLERS[settings.sampler].cfg_pp and (settings.guidance_scale or 0) > MAX_CFG_PP_SCALE:
+    scales = SAMPLERS[settings.sampler].scales
+    if scales is not None and (settings.guidance_scale or 0) > scales[1]:
         what = f"{SAMPLER_LABELS[settings.sampler]} oversaturates at a guidance scale of {settings.guidance_scale:g}"
-        yield Problem(what, "generate.guidance_scale", "use 0.5 to 2", "advice", code="generate.cfg-pp-scale")
+        yield Problem(
+            what,
+            "generate.guidance_scale",
+            f"use {scales[0]:g} to {scales[1]:g}",
+            "advice",
+            code="generate.sampler-scale",
+        )
     if model_family.reads_guidance and guidance.name != "classic":
         what, fix = f"{guidance.title} does not work with guidance-distilled models", "choose classic"
         yield Problem(what, "generate.guidance", fix, code="guidance.family")
