@@ -10,6 +10,7 @@ from functools import cache
 from io import StringIO
 from typing import Any
 
+from core.generation.prompt.options import split_schedule
 from core.record.file_titles import file_stem
 from core.record.problems import Problem, ProblemsError, collected, raise_if_errors
 from core.record.units import number_text
@@ -355,10 +356,7 @@ def _near_choice(entry: Declared, text: str) -> str:
     if entry.kind != "choice":
         return ""
     choices = {key.casefold(): str(each) for each in entry.choices for key in (str(each), entry.label(each))}
-    schedule = settings_of_axes()["generate.schedule_type"]
-    endings = "|".join(re.escape(schedule.label(each)) for each in schedule.choices)
-    name = re.sub(rf"\s(?:{endings})$", "", text, flags=re.IGNORECASE).casefold()
-    near = difflib.get_close_matches(name, list(choices), n=1, cutoff=0.6)
+    near = difflib.get_close_matches(split_schedule(text)[0].casefold(), list(choices), n=1, cutoff=0.6)
     return f"did you mean '{choices[near[0]]}'?" if near else ""
 
 

@@ -73,11 +73,6 @@ def exif_of(job: GenerateJob, hashes: Hashes) -> bytes:
     return b""
 
 
-def fits_exif(job: GenerateJob) -> bool:
-    """Return whether JPEG and WebP hold the whole settings of an image, apart from hashes."""
-    return b'{"format"' in exif_of(job, Hashes())
-
-
 def _json_content(job: GenerateJob, hashes: Hashes) -> str:
     """Return the job and hashes as JSON in ASCII, without the output group, which may name folders of the machine."""
     content = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -12,7 +13,6 @@ from core.diffusion.samplers import SAMPLERS
 from core.families import family
 from core.families.locate import REFINER
 from core.formats.detect import FAMILY_NAMES
-from core.generation.images.metadata import fits_exif
 from core.generation.model.sources import Sources
 from core.generation.plan.hooks import HOOKS
 from core.generation.plan.initial import IMAGE
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from core.families.base import Family
 
 Jobs = Sequence[GenerateJob]
-LONG_PROMPT = 5_000  # characters; shorter ones fit into EXIF with all settings
+MOST_PROMPT_BYTES = 55_000  # that leave space for the other settings in EXIF
 LEAST, MOST = 64, 16_384  # pixels of a side that follows from an initial image
 STRENGTH = "image_to_image.strength"
 SWITCH = "refiner.refiner_switch_at"
@@ -59,10 +59,10 @@ def _prompt_problems(job: GenerateJob) -> Iterator[Problem]:
 
 
 def _metadata_problems(job: GenerateJob) -> Iterator[Problem]:
-    """Yield advice if a long prompt leaves no space for the settings in a JPEG or WebP file."""
-    characters = len(job.generate.prompt) + len(job.generate.negative_prompt)
-    if job.output.image_format != "png" and characters >= LONG_PROMPT and not fits_exif(job):
-        what = f"A prompt of {characters:,} characters leaves no space for all settings in the image: EXIF holds 64 KB"
+    """Yield advice if a long prompt leaves no space for the settings in a JPEG or WebP file, which holds it as UTF-16 and as JSON."""
+    text = job.generate.prompt + job.generate.negative_prompt
+    if job.output.image_format != "png" and 2 * len(text) + len(json.dumps(text)) > MOST_PROMPT_BYTES:
+        what = f"A prompt of {len(text):,} characters leaves no space for all settings in the image: EXIF holds 64 KB"
         yield Problem(what, "output.image_format", "choose PNG", "advice", code="output.exif-limit")
 
 

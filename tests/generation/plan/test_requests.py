@@ -76,7 +76,11 @@ def test_an_option_holds_for_its_own_line_only(tmp_path):
 def test_a_file_of_a1111s_script_for_prompts_is_read(tmp_path):
     file = tmp_path / "prompts.txt"
     options = '--negative_prompt "bad, hat" --seed 7 --steps 3 --cfg_scale 5.5 --sampler_name "Euler a" --width 64 --height 72'
-    lines = [f'--prompt "a fox, red" {options}', "--prompt it's a fox --batch_size 2", '--steps 5 --prompt "a cat"']
+    lines = [
+        f'--prompt "a fox, red" {options}',
+        "--prompt it's a fox --batch_size 2",
+        '--steps 5 --sampler_name "DPM++ 2M Karras" --prompt "a cat"',
+    ]
     file.write_text("\n".join(lines), "utf-8")
     found, codes = asked(job_of(prompts={"from_file": str(file)}))
     made = [each.job.generate for each in found]
@@ -90,6 +94,7 @@ def test_a_file_of_a1111s_script_for_prompts_is_read(tmp_path):
         "euler_a",
     )
     assert (found[0].seed, made[0].width, made[0].height) == (7, 64, 72)
+    assert [(each.sampler, each.schedule_type) for each in made[::2]] == [("euler_a", "own"), ("dpmsolver++", "karras")]
 
 
 def test_strengths_of_a_prompt_are_those_of_the_loras_in_their_order():
