@@ -25,6 +25,7 @@ from core.settings.values import value_typed
 LETTERS = ("x", "y", "z")
 PROMPT_SR, SIZE, LORA, STRENGTH = "prompt_sr", "size", "lora", "lora_strength"
 CONTROL, WEIGHT = "control_net", "control_weight"
+STYLES = "prompts.styles"
 SPECIAL = {  # titles
     PROMPT_SR: "Prompt S/R",
     SIZE: "Size",
@@ -99,9 +100,9 @@ def settings_of_axes() -> Mapping[str, Declared]:
     return {
         entry.path: entry
         for entry in declared(GenerateJob)
-        if entry.group != "prompts"
+        if (entry.group != "prompts" or entry.path == STYLES)
         and entry.path not in NO_AXIS
-        and (entry.kind != "list" or entry.name == "embeddings")
+        and (entry.kind != "list" or entry.path in (STYLES, "generate.embeddings"))
     }
 
 
@@ -370,6 +371,8 @@ def label_of(entry: Declared, value: Any, text: str) -> str:
         return entry.label(value)
     if entry.kind in ("int", "float"):
         return number_text(value)
+    if entry.path == STYLES:
+        return ", ".join(value)
     if entry.kind == "list":
         return ", ".join(each.partition("=")[0] if "=" in each else file_stem(each) for each in value)
     return file_stem(text) if entry.names else text
