@@ -90,9 +90,11 @@ def plan_for(job: GenerateJob, requests: list[Request], workspace: Workspace, no
     raise_if_errors(problems)
     assert complete is not None and sources is not None and hook_models is not None
     sources = replace(sources, hook_files=hook_models)
-    resolved = [
-        replace(request, job=_resolved(each, sources)) for request, each in zip(with_images, complete, strict=True)
-    ]
+    resolved = []
+    for request, each in zip(with_images, complete, strict=True):
+        if (resolved_job := collected(problems, _resolved, each, sources)) is not None:
+            resolved.append(replace(request, job=resolved_job))
+    raise_if_errors(problems := list(dict.fromkeys(problems)))
     jobs = [request.job for request in resolved]
     problems += problems_with_model(jobs, sources, workspace)
     sources = replace(sources, upscalers=find_upscalers(jobs, sources.family, workspace, problems))

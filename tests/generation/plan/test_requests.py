@@ -464,8 +464,11 @@ def test_the_check_says_what_will_be_made(tmp_path):
     with refused("image.missing"):
         plan_of(job_of(model=model, image_to_image={"image_path": str(tmp_path / "none.png")}), space)
     (tmp_path / "broken.png").write_bytes(b"no image")
-    with refused("image.unreadable"):
-        plan_of(job_of(model=model, image_to_image={"image_path": str(tmp_path / "broken.png")}), space)
+    (tmp_path / "damaged.png").write_bytes(b"no image either")
+    with refused("image.unreadable") as error:
+        folder = {"image_path": str(tmp_path)}
+        plan_of(job_of(model=model, image_to_image=folder, generate={"count": 5}), space)
+    assert len(error.value.problems) == 2, "each damaged image of a folder once"
 
 
 @pytest.fixture
