@@ -88,8 +88,7 @@ class Scan:
         """Return (label, path) of every supported upscaler under models/, for images and latents, by name; unreadable files last."""
         with cached_facts(self.workspace):
             kinds = [*self.files("upscaler", UPSCALER_SUFFIXES), *self.files("latent_upscaler")]
-        usable = [(label, path) for label, path in kinds if facts_of_file(path).offered]
-        return _labeled(sorted(usable, key=lambda item: item[0].lower()))
+        return _labeled(sorted(kinds, key=lambda item: item[0].lower()))
 
     def newest_first(self, kind: str) -> list[tuple[str, Path]]:
         """Return (label, path) of the files of a kind (`ModelKind.kind`) under models/ and of runs, newest first; unreadable files last."""

@@ -128,7 +128,8 @@ def entries_of(job: GenerateJob) -> tuple[list[Entry], str]:
         return [job.generate.prompt], PROMPT
     prompts = [entry for entry in entries if isinstance(entry, dict) or is_prompt(entry)]
     if not prompts:
-        raise ProblemsError.one("No prompts were found", where, "write one per line", "prompts.none")
+        what = f"There are no prompts in {settings.from_file or settings.from_module}: lines with # are comments"
+        raise ProblemsError.one(what, where, "write one per line", "prompts.none")
     return prompts, where
 
 

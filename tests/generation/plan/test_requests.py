@@ -97,6 +97,12 @@ def test_a_file_of_a1111s_script_for_prompts_is_read(tmp_path):
     assert [(each.sampler, each.schedule_type) for each in made[::2]] == [("euler_a", "own"), ("dpmsolver++", "karras")]
 
 
+def test_a_file_of_comments_is_named(tmp_path):
+    (tmp_path / "later.txt").write_text("# a fox\n\n", "utf-8")
+    with refused("prompts.none", "later.txt"):
+        asked(job_of(prompts={"from_file": str(tmp_path / "later.txt")}))
+
+
 def test_strengths_of_a_prompt_are_those_of_the_loras_in_their_order():
     loras = [{"file": "a", "strength": 0.7, "text_encoder_strength": 0.1}, {"file": "b"}, {"file": "c"}]
     (found,) = asked(job_of("x --am 0.5,-0.3", generate={"loras": loras}))[0]
