@@ -9,7 +9,7 @@ import html
 import json
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import gradio as gr
@@ -426,10 +426,10 @@ def empty_state(title: str, hint: str = "") -> str:
     return f"<div class='empty'><strong>{esc(title)}</strong><span>{esc(hint)}</span></div>"
 
 
-def options(choices: Iterable[tuple[str, Any]], chosen: Any = None) -> str:
-    """Return HTML of the options of a select. choices: (label, value)."""
+def options(choices: Iterable[tuple[str, Any]], chosen: Any = None, disabled: Collection[Any] = ()) -> str:
+    """Return HTML of the options of a select. choices: (label, value); disabled: values that cannot be chosen."""
     return "".join(
-        f'<option value="{esc(value)}"{" selected" if value == chosen else ""}>{esc(text)}</option>'
+        f'<option value="{esc(value)}"{" selected" * (value == chosen)}{" disabled" * (value in disabled)}>{esc(text)}</option>'
         for text, value in choices
     )
 

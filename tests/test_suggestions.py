@@ -12,7 +12,8 @@ from core.cli.options import JOB, commands, preset_path, split_options
 from core.cli.page import run
 from core.generation.grids.axes import _nearest as nearest_axis
 from core.generation.grids.axes import read_values, setting_named, settings_of_axes
-from core.generation.model.library import ambiguity_advice, find, find_all, wildcard_lines
+from core.generation.model.library import ambiguity_advice, find, find_all
+from core.generation.model.wildcard_files import wildcard_lines
 from core.generation.plan.checks import output_problems
 from core.generation.prompt.analysis import Names, analyze
 from core.generation.prompt.styles import Style, chosen_styles, write_styles

@@ -43,6 +43,7 @@ class Sampler:
     brownian        noise comes from a path determined by the seed (`BrownianPath`)
     skips           leave out the lowest level above 0, of a schedule that is one step longer, as A1111 does
     cfg_pp          CFG++, which needs the unguided output at every guidance scale (`KDiffusion`)
+    scales          (lowest, highest) usual guidance scale, if higher ones oversaturate
     objectives      names of the objectives whose models the sampler can sample
     all_schedules   whether the sampler supports every schedule type; False: only its default, "own", is supported
     """
@@ -56,6 +57,7 @@ class Sampler:
     brownian: bool = False
     skips: bool = False
     cfg_pp: bool = False
+    scales: tuple[float, float] | None = None
     objectives: frozenset[str] = FOR_DIFFUSION
     all_schedules: bool = True
 
@@ -173,14 +175,15 @@ SAMPLERS: dict[str, Sampler] = {
     "dpmsolver++_3m": Sampler(_MULTISTEP, _DPMPP_3M),
     "dpmsolver++_3m_sde": Sampler(None, {}, k.dpmpp_3m_sde, "uniform", brownian=True, skips=True),
     "er_sde": Sampler(None, {}, k.er_sde, "uniform"),
-    "euler_cfg_pp": Sampler(None, {}, k.euler, "uniform", cfg_pp=True),
-    "euler_a_cfg_pp": Sampler(None, {}, k.euler_ancestral, "uniform", cfg_pp=True),
+    "euler_cfg_pp": Sampler(None, {}, k.euler, "uniform", cfg_pp=True, scales=(0.5, 2)),
+    "euler_a_cfg_pp": Sampler(None, {}, k.euler_ancestral, "uniform", cfg_pp=True, scales=(0.5, 2)),
     "unipc": Sampler("UniPCMultistepScheduler", _SECOND_ORDER),  # Zhao et al. 2023, arXiv:2302.04867
     "deis": Sampler("DEISMultistepScheduler", _SECOND_ORDER),  # Zhang and Chen 2022, arXiv:2204.13902
     # Ho et al. 2020, arXiv:2006.11239: the training process reversed, with fresh noise at every step
     "ddpm": Sampler("DDPMScheduler", _LEADING | {"clip_sample": False}, k.euler_ancestral),
-    "lcm": Sampler(_distilled("LCMScheduler"), {}, k.lcm),  # for models and LoRAs distilled for it, with 2 to 8 steps
-    "tcd": Sampler(_distilled("TCDScheduler"), {}, k.tcd),
+    # for models and LoRAs distilled for them, with 2 to 8 steps
+    "lcm": Sampler(_distilled("LCMScheduler"), {}, k.lcm, scales=(1, 2)),
+    "tcd": Sampler(_distilled("TCDScheduler"), {}, k.tcd, scales=(1, 2)),
 }
 
 

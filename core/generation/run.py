@@ -91,20 +91,21 @@ def loaded_maker(
         reports.say(f"Zero terminal SNR {used}; {marked} was trained with it")
     offload = offload_for(job, sources, device)
     with leased(job, sources, store, device, reports, offload) as components:
-        uses = loras_to_attach([request.job.generate.loras for request in plan.requests])
+        jobs = [request.job for request in plan.requests]
+        uses = loras_to_attach([each.generate.loras for each in jobs])
         with (
             loras_attached(components, uses, sources.loras.__getitem__, count_merged(job, len(uses))) as loras,
             embeddings_attached(
                 components, sources.embeddings, text_cache(job, sources, store, device, workspace, loras)
             ) as encoder,
         ):
-            texts = [text for each in plan.requests for text in prompts_of(each.job)]
+            texts = [text for each in jobs for text in prompts_of(each)]
             for problem in [*loras.problems, *unused(encoder, sources.embeddings, *texts)]:
                 reports.warn(problem)
             refiners = refiners_of(job, sources, store, device, workspace, components, offload)
             lend = _lender(store, components, sources)
             controls = nets_of(store, components, sources, workspace, reports) if sources.controls else nullcontext()
-            with controls as nets, finishers(workspace, reports) as finish:
+            with controls as nets, finishers(jobs, workspace, reports) as finish:
                 maker = ImageMaker(components, encoder, loras, reports, upscalers, refiners, nets, lend, finish)
                 yield maker, ImageMetadata(workspace, sources, hashes)
 

@@ -22,6 +22,7 @@ from core.generation.grids.axes import (
     LETTERS,
     NONE,
     STRENGTH,
+    STYLES,
     WEIGHT,
     axes_of,
     joined,
@@ -34,6 +35,7 @@ from core.generation.grids.folder import GridContent, GridFolder, list_grids
 from core.generation.grids.making import begin
 from core.generation.grids.plan import checked_grid, expected_steps
 from core.generation.model.library import find_file, title_of_name
+from core.generation.prompt.styles import read_styles
 from core.record import atomic
 from core.record.file_titles import file_stem
 from core.record.kept import read_kept
@@ -300,6 +302,8 @@ class Grids(BoardView):
             return [NONE, *listed] if kind.none else listed
         if name.partition(":")[0] in (STRENGTH, WEIGHT):
             return ["0.4", "0.6", "0.8", "1"]
+        if name == STYLES:
+            return [NONE, *read_styles(self.page.workspace)]
         entry = settings_of_axes().get(name)
         if entry is None:
             return []

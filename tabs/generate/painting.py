@@ -12,12 +12,12 @@ from core.dataset.images.opening import BrokenImage, open_decoded, read_header
 from core.dataset.images.painting import decoded_png, too_large
 from core.dataset.sources.files import printable
 from core.generation.model.library import title_of_name
-from core.generation.plan.initial import IMAGE, MAP, MASK, opened
+from core.generation.plan.initial import IMAGE, MAP, MASK, image_files, opened
 from core.generation.prompt.runs import parts_of
 from core.generation.sample.canvas import fitted
 from core.record import atomic
-from core.record.problems import ProblemsError, raise_if_errors, write_errors
-from core.record.units import size_words
+from core.record.problems import ProblemsError, collected, raise_if_errors, write_errors
+from core.record.units import count, size_words
 from core.record.workspace import display_path, resolve_path
 from core.settings.generation.regions import color_code
 from core.settings.names import bad_name
@@ -99,8 +99,9 @@ class Painting:
         if group == "image_to_image":
             thumbs = self.thumb(values["image_path"], "Initial image") + self.thumb(values["mask_path"], "Mask")
             buttons = _button("upload", "Upload image") + _button("mask", "Paint mask")
-            drop = "" if thumbs else '<span class="hint">Or drop or paste an image.</span>'
-            return f'<div class="gen-paint"><div class="strip">{buttons}{drop}</div><div class="strip">{thumbs}</div></div>'
+            hint = "" if thumbs else self._folder_hint(values["image_path"])
+            strip = f'{buttons}<span class="hint">{esc(hint)}</span>'
+            return f'<div class="gen-paint"><div class="strip">{strip}</div><div class="strip">{thumbs}</div></div>'
         if group == "regions":
             thumbs = self.thumb(values["region_map"], "Region map")
             buttons = _button("regions", "Paint regions")
@@ -108,6 +109,14 @@ class Painting:
                 thumbs = thumbs or '<span class="hint">Join the prompts by AND: a fox AND a dog.</span>'
             return f'<div class="gen-paint"><div class="strip">{buttons}</div><div class="strip">{thumbs}</div></div>'
         return ""
+
+    def _folder_hint(self, text: Any) -> str:
+        """Return the number of initial images in the folder at path `text`, else how to choose an image or a folder."""
+        path = resolve_path(str(text)) if text else None
+        if path is None or not self.page.roots.holds(path) or not path.is_dir():
+            return "Or drop or paste an image. Initial image, under More, also takes a folder."
+        files = collected([], image_files, str(path), IMAGE) or []
+        return f"{count(len(files), 'image')} in {printable(path.name)}, used in turn."
 
     def thumb(self, text: Any, alt: str) -> str:
         """Return the HTML of the thumbnail of the image at path `text`; "" if it is missing or not allowed. alt: alternative text"""

@@ -71,7 +71,13 @@ def model_of(values: Mapping[str, Any], project_model: Any, workspace: Workspace
 
 
 def settings(
-    render_fields: Draw, model: Model, size: tuple[int, int], locked: bool, model_html: str, hires: float | None = None
+    render_fields: Draw,
+    model: Model,
+    size: tuple[int, int],
+    locked: bool,
+    model_html: str,
+    hires: float | None = None,
+    note: str = "",
 ) -> str:
     """Return the HTML of base model, size and sampling settings.
 
@@ -80,6 +86,7 @@ def settings(
     locked         whether a seed is set
     model_html     HTML of the base model's button
     hires          scale factor of hires fix, None if it is off
+    note           advice about the sampling settings
     """
     hires_button = (
         button("hires", "Hires fix", title="Begins at the trained size")
@@ -98,7 +105,8 @@ def settings(
         f'<div class="gen-row size">{render_fields("width")}{swap}{render_fields("height")}</div>'
         f'<p class="hint gen-says">{esc(about_size(model, size, hires is not None))} {hires_button}</p></div></fieldset>'
         f'<div class="gen-row steps">{render_fields("steps", "guidance_scale", "seed", titles=SHORT)}{lock}</div>'
-        f'<div class="gen-row ways">{render_fields("sampler", "schedule_type")}</div></div>'
+        f'<div class="gen-row ways">{render_fields("sampler", "schedule_type")}</div>'
+        f'<p class="hint gen-says">{esc(note)}</p></div>'
     )
 
 
@@ -220,7 +228,7 @@ def rows_of(
 
     render_fields  function of field names that returns the HTML of the fields
     html_above     function of a group name that returns the HTML above its fields
-    notes          {row: text added to its summary}
+    notes          {group: text added to the summary of its row}
     invalid        names of fields with invalid input: counted in the summary, and shown even if they have no effect
     """
     elsewhere = {*shown_above, cards.STRENGTH, *(name for card in cards.CARDS for name in card.fields)}
@@ -232,7 +240,8 @@ def rows_of(
         group = "model" if name == BASE else form.ENTRIES[name].group
         names.setdefault(row_of.get(group, group), {}).setdefault(group, []).append(name)
     order = sorted(names, key=lambda row: row == LAST)  # stable
-    return [_row(row, names[row], values, render_fields, html_above, notes.get(row, ""), invalid) for row in order]
+    first = {row: next((notes[group] for group in names[row] if group in notes), "") for row in order}
+    return [_row(row, names[row], values, render_fields, html_above, first[row], invalid) for row in order]
 
 
 def _row(

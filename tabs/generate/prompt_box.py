@@ -15,7 +15,8 @@ from core.dataset.captions.words import comparable, tag_words
 from core.dataset.sources.files import name_key
 from core.families.prompt_weights import escape_brackets
 from core.generation.images.gallery import LONGEST, Gallery
-from core.generation.model.library import ambiguity_advice, prompt_names, tokens_of_file, trained_token, wildcard_names
+from core.generation.model.library import ambiguity_advice, prompt_names, tokens_of_file, trained_token
+from core.generation.model.wildcard_files import wildcard_names
 from core.generation.plan.stages import passes_of
 from core.generation.prompt.analysis import Analysis, Parsing, Part, analyze, has_settings
 from core.generation.prompt.styles import Style, read_styles, styles_of_csv, write_styles

@@ -357,14 +357,17 @@ class Sending:
         return offered
 
     def upscaler_field(self, render_field: Callable[[Values], str], values: Values) -> str:
-        """Return the HTML of the upscaler field with the upscaler files added to its list.
+        """Return the HTML of the upscaler field with the upscaler files added to its list; those that cannot be chosen with the reason.
 
         render_field: function of form values that returns the HTML of the field
         """
         chosen = str(values[UPSCALER_FILE] or "")
-        files = [(label, choice) for choice, label, _, reason in self._files(chosen) if not reason]
+        files = [
+            (f"{label}: {reason}" if reason else label, choice) for choice, label, _, reason in self._files(chosen)
+        ]
+        unfit = [choice for choice, *_, reason in self._files(chosen) if reason]
         with_choice = values | {UPSCALER: FILE + chosen, UPSCALER_FILE: None} if chosen else values
-        return render_field(with_choice).replace("</select>", options(files, FILE + chosen) + "</select>", 1)
+        return render_field(with_choice).replace("</select>", options(files, FILE + chosen, unfit) + "</select>", 1)
 
     def choose_upscaler(self, choice: str) -> None:
         """Set the upscaler or, for a choice "file:NAME", the upscaler file. Raises ProblemsError."""

@@ -391,7 +391,8 @@ class GenerateHandlers(BoardView):
             return html
 
         above = {*panel.SHOWN_ABOVE, *PROMPTS, "count", "compare"}
-        notes = {"conditioning": "refiner: SDXL only"} if model.family not in ("", "sdxl") else {}
+        notes = {"refiner": "refiner: SDXL only"} if model.family not in ("", "sdxl") else {}
+        notes |= self._notes(values)
         groups = panel.rows_of(values, above, draw, lambda group: self._above(group, values), notes, self.presets.bad)
         return {
             "prompts": view.prompts(
@@ -404,13 +405,14 @@ class GenerateHandlers(BoardView):
                 values["seed"] is not None and not self.stage.endless,
                 self._chip(values, model),
                 values["highres_fix_scale"],
+                notes.get("generate", ""),
             ),
             "cards": cards.html(
                 values,
                 cards.added(self.page),
                 draw,
                 lambda group: self._above(group, values),
-                self._card_notes(values),
+                notes,
                 self.presets.bad,
             ),
             "more": panel.groups(groups),
@@ -418,8 +420,8 @@ class GenerateHandlers(BoardView):
             "presets": self.presets.html(),
         }
 
-    def _card_notes(self, values: dict[str, Any]) -> dict[str, str]:
-        """Return {group: text next to its card's title}: the number of active ControlNets, or the first advice about the settings."""
+    def _notes(self, values: dict[str, Any]) -> dict[str, str]:
+        """Return {group: text next to its title}: the number of active ControlNets, or the first advice about the settings."""
         job = collected([], form.job_of, values, self.page.project.job)
         advice = [each for each in problems_of(job) if each.level == "advice"] if job is not None else []
         notes = {each.where.partition(".")[0]: each.what for each in reversed(advice)}

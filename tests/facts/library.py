@@ -19,7 +19,7 @@ from core.engine.view import RunView
 from core.formats.models.whole_model import write_model
 from core.generation import class_plan
 from core.generation.images.foreign import read_foreign
-from core.generation.model import library
+from core.generation.model import library, wildcard_files
 from core.methods.lllite import attached_lllite
 from core.record.run_folder import RunFolder
 from core.record.workspace import Workspace
@@ -125,9 +125,9 @@ def listed() -> Facts:
         yield (
             "wildcards",
             [
-                library.wildcard_names(space),
+                wildcard_files.wildcard_names(space),
                 [
-                    refused(partial(library.wildcard_lines, space, name))
+                    refused(partial(wildcard_files.wildcard_lines, space, name))
                     for name in ("animals", "colors", "deep/*", "*", "nope")
                 ],
             ],

@@ -16,9 +16,9 @@ from safetensors.torch import save_file
 from core.families import family
 from core.generation.making import ImageMaker
 from core.generation.model.embeddings import Embedding, embeddings_attached
-from core.generation.model.library import wildcard_lines
 from core.generation.model.loras import loras_attached, loras_to_attach
 from core.generation.model.store import ModelTextCache
+from core.generation.model.wildcard_files import wildcard_lines
 from core.generation.plan import stages
 from core.generation.plan.requests import count_merged, requests_of
 from core.networks.frozen import can_pack, install

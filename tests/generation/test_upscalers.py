@@ -26,6 +26,7 @@ from core.generation.model.upscaling_networks import (
     LIBRARY_FACTOR,
     MARGIN,
     SMALLEST_TILE,
+    TRIAL,
     ImageUpscaler,
     LatentUpscaler,
     architectures,
@@ -222,6 +223,7 @@ def test_networks_of_other_scales_than_4_are_read(doublings, folds, tmp_path):
 
 
 SWIN = {"embed_dim": 8, "depths": (2,), "num_heads": (2,), "window_size": 4, "upscale": 2, "img_size": 16}
+SWIN_OF_THREE = SWIN | {"upsampler": "pixelshuffledirect", "num_heads": (3,)}
 HAT = SWIN | {"upsampler": "pixelshuffle", "compress_ratio": 2, "squeeze_factor": 4}
 DAT = {"embed_dim": 16, "depth": [2], "num_heads": [2], "expansion_factor": 2, "upscale": 2, "split_size": [2, 4]}
 NETWORKS = {
@@ -291,6 +293,8 @@ def test_parts_are_what_the_whole_is():
 
     image = torch.rand(1, 3, 50, 37)
     torch.testing.assert_close(tiled(network, image, 4, tile=16, margin=4), network(image))
+    with pytest.raises(RuntimeError):  # it is not left with numbers of unwritten memory
+        tiled(lambda x: network(x)[..., 1:], image, 4, tile=64, margin=4)
 
 
 def test_the_network_of_a_file_enlarges_between_the_stages(workspace, store, begun, monkeypatch):
@@ -301,7 +305,7 @@ def test_the_network_of_a_file_enlarges_between_the_stages(workspace, store, beg
         ImageUpscaler, "images", lambda self, images, size: seen.append(size) or [Image.new("RGB", size)]
     )
     (file,) = run_generate(hires(highres_fix_upscaler_file="random_4x"), workspace, store=store)
-    assert seen == [(96, 96)] and begun[1].shape == (1, 4, 12, 12)
+    assert seen == [TRIAL, (96, 96)] and begun[1].shape == (1, 4, 12, 12)
     assert [held.name for held in store.loaded() if held.slot == "upscaler"] == ["random_4x.safetensors"]
     assert "Hires upscaler: random_4x" in Image.open(file).text["parameters"]
     assert shown(file).shape == (96, 96, 3)
@@ -341,11 +345,25 @@ def test_files_that_are_none_are_refused_before_the_start(workspace, tmp_path):
     assert codes(hires(sdxl, highres_fix_upscaler_file=latent), workspace) == ["upscaler.other-family"]
 
 
-def test_an_unsupported_architecture_is_refused_before_the_first_stage(workspace, store, begun, tmp_path):
-    gray = {"conv_first.weight": torch.zeros(4, 1, 3, 3), "conv_last.weight": torch.zeros(1, 4, 3, 3)}
-    save_file(esrgan() | gray | {"conv_last.bias": torch.zeros(1)}, tmp_path / "gray.safetensors")
+def gray():
+    """Of images with one channel."""
+    changed = {"conv_first.weight": torch.zeros(4, 1, 3, 3), "conv_last.weight": torch.zeros(1, 4, 3, 3)}
+    return esrgan() | changed | {"conv_last.bias": torch.zeros(1)}
+
+
+def uneven_heads():
+    """A network that loads and fails to upscale: three heads do not divide eight channels."""
+    architectures()
+    return import_module("spandrel.architectures.SwinIR").SwinIR(**SWIN_OF_THREE).state_dict()
+
+
+@pytest.mark.parametrize("state", [gray, uneven_heads])
+def test_a_network_that_cannot_upscale_images_is_refused_before_the_first_stage(
+    state, workspace, store, begun, tmp_path
+):
+    save_file(state(), tmp_path / "other.safetensors")
     with pytest.raises(ProblemsError) as raised:
-        run_generate(hires(highres_fix_upscaler_file=str(tmp_path / "gray.safetensors")), workspace, store=store)
+        run_generate(hires(highres_fix_upscaler_file=str(tmp_path / "other.safetensors")), workspace, store=store)
     assert raised.value.codes == ["upscaler.other-build"] and not begun
 
 

@@ -310,10 +310,9 @@ def test_the_dialog_of_upscale_offers_every_upscaler_that_of_the_form_first(desk
     assert offered["sizes"] == [[2, 128, 128], [3, 192, 192], [4, 256, 256]]
     assert {name for name, *_ in offered["upscalers"]} == {*UPSCALERS, file, "file:models/upscalers/torn.pth"}
     assert [name for name, *_, why in offered["upscalers"] if why] == ["file:models/upscalers/torn.pth"]
-    in_form = re.findall(
-        'value="([^"]+)"', desk._form()["cards"].split('id="gen-highres_fix_upscaler"')[1].split("</select>")[0]
-    )
-    assert {*in_form} == {*UPSCALERS, file}
+    listed = desk._form()["cards"].split('id="gen-highres_fix_upscaler"')[1].split("</select>")[0]
+    in_form = dict(re.findall('value="([^"]+)"[^>]*?( disabled)?>', listed))
+    assert in_form == dict.fromkeys([*UPSCALERS, file], "") | {"file:models/upscalers/torn.pth": " disabled"}
     for choice, values in ((file, ("lanczos", "models/upscalers/x4.pth")), ("latent", ("latent", None))):
         desk.act(event("field", "highres_fix_upscaler", choice))
         assert (desk._values()["highres_fix_upscaler"], desk._values()["highres_fix_upscaler_file"]) == values

@@ -79,6 +79,15 @@ def test_the_mask_of_another_image_goes_when_an_image_is_dropped(desk, tmp_path)
     assert not desk._values()["mask_path"]
 
 
+def test_a_folder_of_initial_images_is_named_with_its_number_of_images(desk, picture):
+    for number in range(3):
+        (desk.page.workspace.inputs / "set").mkdir(parents=True, exist_ok=True)
+        (desk.page.workspace.inputs / "set" / f"{number}.png").write_bytes(picture.read_bytes())
+    row = desk.painting.row("image_to_image", desk._values() | {"image_path": str(desk.page.workspace.inputs / "set")})
+    assert "3 images in set" in row and "drop or paste" not in row
+    assert "drop or paste" in desk.painting.row("image_to_image", desk._values())
+
+
 @pytest.mark.parametrize("name, content", [("a.png", b"no image"), ("a.png", b""), ("a.svg", b"<svg/>")])
 def test_what_is_no_image_is_refused_and_not_kept(desk, tmp_path, name, content):
     (tmp_path / name).write_bytes(content)

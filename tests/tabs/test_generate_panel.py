@@ -16,6 +16,7 @@ from work_parts import event, make_page
 from core.control.hints import make_hint
 from core.formats.hashes import legacy_hash
 from core.generation.model.sources import Hashes
+from core.generation.plan.checks import problems_of
 from core.generation.sample.guidances import GUIDANCES
 from core.settings.check import build
 from core.settings.generation.controls import ControlUse
@@ -24,6 +25,7 @@ from core.settings.model import ModelSettings
 from tabs.form import model_lists
 from tabs.generate import controls, form, image_values, panel
 from tabs.generate.tab import GenerateHandlers
+from tabs.markup import esc
 
 
 @pytest.fixture
@@ -134,6 +136,16 @@ def test_the_row_of_the_refiner_says_which_and_when(desk):
     (summary,) = [row.summary for row in rows if "refiner_checkpoint" in row.fields]
     assert "finisher" in summary and "0.7" in summary
     assert "SDXL only" in desk._form()["more"], "the starter is an SD 1.x model"
+
+
+def test_advice_about_settings_stands_at_their_card_their_row_and_the_sampling_settings(desk):
+    values = {"guidance_scale": 1.0, "negative_scale": 2.0, "image_format": "webp", "region_map": "x.png"}
+    values |= {"prompt": "c" * 21_000 + " AND b :0.5"}
+    desk.presets.put(desk._values() | values)
+    shown = desk._form()
+    advice = {"settings": "generate.no-guidance", "more": "output.exif-limit", "cards": "generate.region-weights"}
+    texts = {each.code: esc(each.what)[:60] for each in problems_of(form.job_of(desk._values(), desk.page.project.job))}
+    assert [part for part, code in advice.items() if texts[code] not in shown[part]] == []
 
 
 def test_the_refiners_list_has_refiners_only(desk, monkeypatch):

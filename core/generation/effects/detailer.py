@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from core.control.detectors import DETECTORS, Box, Find, lowest_confidence
 from core.formats.onnx.file import check_onnx
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
 FILE, DETECTOR = "detailer.ad_model_file", "detailer.ad_model"
 FOLDER = "detectors"  # in models/
+TRIAL = 64, 64  # (width, height) of an image that detector files are tried on
 SEPARATOR, WHOLE, SKIP = re.compile(r"\s*\[SEP\]\s*"), "[PROMPT]", "[SKIP]"
 # Groups that act on the whole image only
 WHOLE_IMAGE_GROUPS = "hires detailer deep_shrink gradual_latent refiner controls perceptual regions sizes".split()
@@ -125,10 +126,24 @@ def texts(job: GenerateJob) -> Iterable[str]:
 class Detailer(ExitStack):
     """Inpaints detections in finished images. A context that closes the detectors it has opened."""
 
-    def __init__(self, workspace: Workspace, reports: Reports):
+    def __init__(self, jobs: Sequence[GenerateJob], workspace: Workspace, reports: Reports):
         super().__init__()
         self._workspace, self._reports = workspace, reports
         self._finders: dict[tuple[str, str], Find] = {}  # by detector and classes
+        used = (job.detailer for job in jobs if job.detailer.ad_model_file)
+        self._tried = {(each.ad_model_file, each.ad_model_classes): each for each in used}
+
+    def __enter__(self) -> Self:
+        """Try the detector files on an empty image, so that one that cannot run is refused before the first image."""
+        from PIL import Image as pillow
+
+        try:
+            for settings in self._tried.values():
+                self._find(settings, pillow.new("RGB", TRIAL))
+        except BaseException:
+            self.close()
+            raise
+        return super().__enter__()
 
     def __call__(self, inpaint: Inpaint, job: GenerateJob, image: Image) -> Image:
         """Inpaint the detections in an image, one after another. Without detections, warn and return the image unchanged; also if the job's

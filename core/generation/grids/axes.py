@@ -10,6 +10,7 @@ from functools import cache
 from io import StringIO
 from typing import Any
 
+from core.generation.prompt.options import split_schedule
 from core.record.file_titles import file_stem
 from core.record.problems import Problem, ProblemsError, collected, raise_if_errors
 from core.record.units import number_text
@@ -24,6 +25,7 @@ from core.settings.values import value_typed
 LETTERS = ("x", "y", "z")
 PROMPT_SR, SIZE, LORA, STRENGTH = "prompt_sr", "size", "lora", "lora_strength"
 CONTROL, WEIGHT = "control_net", "control_weight"
+STYLES = "prompts.styles"
 SPECIAL = {  # titles
     PROMPT_SR: "Prompt S/R",
     SIZE: "Size",
@@ -98,9 +100,9 @@ def settings_of_axes() -> Mapping[str, Declared]:
     return {
         entry.path: entry
         for entry in declared(GenerateJob)
-        if entry.group != "prompts"
+        if (entry.group != "prompts" or entry.path == STYLES)
         and entry.path not in NO_AXIS
-        and (entry.kind != "list" or entry.name == "embeddings")
+        and (entry.kind != "list" or entry.path in (STYLES, "generate.embeddings"))
     }
 
 
@@ -355,10 +357,7 @@ def _near_choice(entry: Declared, text: str) -> str:
     if entry.kind != "choice":
         return ""
     choices = {key.casefold(): str(each) for each in entry.choices for key in (str(each), entry.label(each))}
-    schedule = settings_of_axes()["generate.schedule_type"]
-    endings = "|".join(re.escape(schedule.label(each)) for each in schedule.choices)
-    name = re.sub(rf"\s(?:{endings})$", "", text, flags=re.IGNORECASE).casefold()
-    near = difflib.get_close_matches(name, list(choices), n=1, cutoff=0.6)
+    near = difflib.get_close_matches(split_schedule(text)[0].casefold(), list(choices), n=1, cutoff=0.6)
     return f"did you mean '{choices[near[0]]}'?" if near else ""
 
 
@@ -372,6 +371,8 @@ def label_of(entry: Declared, value: Any, text: str) -> str:
         return entry.label(value)
     if entry.kind in ("int", "float"):
         return number_text(value)
+    if entry.path == STYLES:
+        return ", ".join(value)
     if entry.kind == "list":
         return ", ".join(each.partition("=")[0] if "=" in each else file_stem(each) for each in value)
     return file_stem(text) if entry.names else text

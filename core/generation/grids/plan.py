@@ -17,6 +17,7 @@ from core.generation.grids.axes import (
     SIZE,
     SPECIAL,
     STRENGTH,
+    STYLES,
     WEIGHT,
     Axis,
     axes_of,
@@ -216,7 +217,7 @@ def _request(
         notes.append(Problem(what, "generate.prompt", "remove {e$$...} from it", code="grid.several-images"))
         return None
     cell_job = requests[0].job
-    texts = ("generate.prompt", *(("generate.negative_prompt",) if base.prompts.styles else ()))
+    texts = ("generate.prompt", STYLES, *(("generate.negative_prompt",) if cell.prompts.styles else ()))
     for axis in axes:
         if "." not in axis.setting or axis.setting in texts:
             continue

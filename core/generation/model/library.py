@@ -1,13 +1,11 @@
-"""Lists and finds models, LoRAs, embeddings and wildcards in the models folder and among the results of runs."""
+"""Lists and finds models, LoRAs and embeddings in the models folder and among the results of runs."""
 
 import difflib
 import os
 import re
-import unicodedata
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from fnmatch import fnmatch
 from functools import cached_property, lru_cache, partial
 from pathlib import Path, PurePosixPath
 
@@ -18,14 +16,14 @@ from core.families.prompt_weights import unescape_brackets
 from core.formats.embedding_file import TOKEN, bundled_tokens, read_shapes, tokens_in
 from core.formats.tensors.header import read_header
 from core.generation.model.index import UNREADABLE, cached_facts, facts_of_file
+from core.generation.model.wildcard_files import wildcard_lines
 from core.generation.prompt.analysis import Names
-from core.generation.prompt.wildcards import WildcardError
 from core.record.allowed import may_reach
 from core.record.best import read_best
 from core.record.file_titles import title_of_file
 from core.record.kept import kept_mark, read_kept
 from core.record.problems import Problem, ProblemsError
-from core.record.regular import open_regular, read_regular
+from core.record.regular import open_regular
 from core.record.run_about import initial_title, title_of
 from core.record.run_folder import RunFolder
 from core.record.stamps import Stamp, cached_until_changed, stamp
@@ -90,8 +88,7 @@ class Scan:
         """Return (label, path) of every supported upscaler under models/, for images and latents, by name; unreadable files last."""
         with cached_facts(self.workspace):
             kinds = [*self.files("upscaler", UPSCALER_SUFFIXES), *self.files("latent_upscaler")]
-        usable = [(label, path) for label, path in kinds if facts_of_file(path).offered]
-        return _labeled(sorted(usable, key=lambda item: item[0].lower()))
+        return _labeled(sorted(kinds, key=lambda item: item[0].lower()))
 
     def newest_first(self, kind: str) -> list[tuple[str, Path]]:
         """Return (label, path) of the files of a kind (`ModelKind.kind`) under models/ and of runs, newest first; unreadable files last."""
@@ -455,58 +452,6 @@ def _label(path: Path, root: Path) -> str:
 def why_unreadable(path: Path) -> str:
     """Return why a model file or folder cannot be read, or "" if it can."""
     return facts_of_file(path).problem
-
-
-MOST_WILDCARD_BYTES = 4_000_000
-
-
-def wildcard_lines(workspace: Workspace, name: str) -> list[str]:
-    """Return the lines of models/wildcards/NAME.txt without comments and empty lines; a name with * or ** combines all matching files.
-
-    Raises WildcardError if there are no lines or a file is not UTF-8.
-    """
-    folder = (workspace.models / "wildcards").resolve()
-    pattern = name.strip("/")
-    names = [pattern]
-    if "*" in pattern or not os.path.isfile(folder / f"{pattern}.txt"):  # macOS writes accents as letters of their own
-        composed = partial(unicodedata.normalize, "NFC")
-        names = [each for each in wildcard_names(workspace) if _matches_wildcard(composed(pattern), composed(each))]
-    files = (folder / f"{each}.txt" for each in names)
-    matches = [file for file in files if os.path.isfile(file) and file.resolve().is_relative_to(folder)]
-    lines: list[str] = []
-    for file in matches:
-        try:
-            text_lines = read_regular(file, MOST_WILDCARD_BYTES).decode("utf-8-sig").splitlines()
-        except UnicodeDecodeError:
-            raise WildcardError(f"the wildcard file '{file.name}' is not UTF-8 text") from None
-        lines += [line.strip() for line in text_lines if line.strip() and not line.lstrip().startswith("#")]
-    if lines:
-        return lines
-    if matches:
-        raise WildcardError(f"the wildcard file '{name}' is empty")
-    near = difflib.get_close_matches(name, wildcard_names(workspace), 1)
-    hint = f"; did you mean '{near[0]}'?" if near else ""
-    if not near and any(folder.rglob("*.y*ml")):
-        hint = "; only .txt files are read"
-    raise WildcardError(f"no wildcard file '{name}' in models/wildcards{hint}")
-
-
-def _matches_wildcard(pattern: str, name: str) -> bool:
-    """Return whether a file name matches a pattern: * within one folder or file name, ** for any folders, at the end everything below."""
-    parts, names = pattern.split("/"), name.split("/")
-    matched_counts = {0}  # numbers of names that the parts so far can match
-    for part in [*parts, "*"] if parts[-1] == "**" else parts:
-        if part == "**":
-            matched_counts = set(range(min(matched_counts), len(names) + 1)) if matched_counts else matched_counts
-        else:
-            matched_counts = {n + 1 for n in matched_counts if n < len(names) and fnmatch(names[n], part)}
-    return len(names) in matched_counts
-
-
-def wildcard_names(workspace: Workspace) -> list[str]:
-    """Return the names of all wildcard files as prompts write them, such as "animals/cats"."""
-    folder = workspace.models / "wildcards"
-    return sorted(file.relative_to(folder).with_suffix("").as_posix() for file in folder.rglob("*.txt"))
 
 
 def _local_embeddings(workspace: Workspace) -> Iterator[tuple[str, Path, str]]:

@@ -11,6 +11,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import torch
+from PIL import Image as pillow
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
@@ -31,13 +32,15 @@ if TYPE_CHECKING:
 
 LARGEST_TILE, SMALLEST_TILE, MARGIN = 256, 32, 16  # pixels of the input per tile, and of the overlap around it
 UNMEASURED_TILE = 64
+TRIAL = 16, 16  # (width, height) of an image that a network upscales when it is loaded
 TILE_BYTES = 5 << 28  # that a network may need for a tile, besides its weights
 LIBRARY_FACTOR = 1.8  # of its tensors, with what libraries copy; measured on a CPU: ESRGAN 1.5, SwinIR and DAT 1.8
 LEFT_OUT = ("LaMa", "RestoreFormer")  # they fill masks and restore faces, and import torchvision
 
 
 def load_network(path: Path, kind: str, device: str) -> Any:
-    """Load an upscaling network in float32. Raises ProblemsError for an unsupported architecture, and for NaN and infinite weights.
+    """Load an upscaling network in float32. Raises ProblemsError for an unsupported architecture, a network that fails to upscale a small
+    image, and for NaN and infinite weights.
     kind: "images" or "latents" (`other_files.upscaler_kind`)"""
     with TensorFile(path) as file:
         state = {name: file.read(key, torch.float32) for name, key in unwrapped(file.entries).items()}
@@ -46,17 +49,17 @@ def load_network(path: Path, kind: str, device: str) -> Any:
         raise ProblemsError.one(what, display_path(path), "use another file; this one is damaged", "weights.not-finite")
     try:
         network = LatentUpscaler.of(state) if kind == "latents" else ImageUpscaler(_described(state, path))
+        network = network.to(device).eval().requires_grad_(False)
+        network.images([pillow.new("RGB", TRIAL)], TRIAL)
     except Exception as error:  # of any type: spandrel reads sizes from names and shapes without checking them
         if isinstance(error, ImportError | ProblemsError) or is_out_of_memory(error):
             raise
         found = identify(path)
-        what = (
-            f"{path.name} has an unsupported architecture or lacks weights; it looks like: {found} ({found.evidence})"
-        )
+        what = f"{path.name} has an unsupported architecture or unfitting weights; it looks like: {found} ({found.evidence})"
         raise ProblemsError.one(
             what, display_path(path), "choose another upscaler file", "upscaler.other-build"
         ) from error
-    return network.to(device).eval().requires_grad_(False)
+    return network
 
 
 # -- images
@@ -118,8 +121,6 @@ class ImageUpscaler(nn.Module):
     @torch.no_grad()
     def _enlarged(self, image: Image) -> Image:
         """Upscale an image by the network's scale, in tiles."""
-        from PIL import Image as pillow
-
         device = self._upscale.device
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
             torch.manual_seed(0)  # AuraSR adds noise
@@ -156,7 +157,7 @@ def tiled(network: Any, pixels: Tensor, scale: int, tile: int, margin: int) -> T
             above, before = min(margin, top), min(margin, left)
             part = pixels[..., top - above : top + tile + margin, left - before : left + tile + margin]
             up = network(part)[..., above * scale : (above + tile) * scale, before * scale : (before + tile) * scale]
-            output[..., top * scale : top * scale + up.shape[2], left * scale : left * scale + up.shape[3]] = up
+            output[..., top * scale : (top + tile) * scale, left * scale : (left + tile) * scale] = up
     return output
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
     from core.families.base import Family
 
 Jobs = Sequence[GenerateJob]
-MAX_CFG_PP_SCALE = 2.0  # a guidance scale of CFG++
+MOST_PROMPT_BYTES = 55_000  # that leave space for the other settings in EXIF
 LEAST, MOST = 64, 16_384  # pixels of a side that follows from an initial image
 STRENGTH = "image_to_image.strength"
 SWITCH = "refiner.refiner_switch_at"
@@ -55,6 +56,14 @@ def _prompt_problems(job: GenerateJob) -> Iterator[Problem]:
         what = "The prompt contains the settings of an image"
         fix = "press Use the settings in this text below it, or remove these lines"
         yield Problem(what, "generate.prompt", fix, code="prompt.settings")
+
+
+def _metadata_problems(job: GenerateJob) -> Iterator[Problem]:
+    """Yield advice if a long prompt leaves no space for the settings in a JPEG or WebP file, which holds it as UTF-16 and as JSON."""
+    text = job.generate.prompt + job.generate.negative_prompt
+    if job.output.image_format != "png" and 2 * len(text) + len(json.dumps(text)) > MOST_PROMPT_BYTES:
+        what = f"A prompt of {len(text):,} characters leaves no space for all settings in the image: EXIF holds 64 KB"
+        yield Problem(what, "output.image_format", "choose PNG", "advice", code="output.exif-limit")
 
 
 def _step_problems(job: GenerateJob) -> Iterator[Problem]:
@@ -117,7 +126,7 @@ def _mask_problems(job: GenerateJob) -> Iterator[Problem]:
         yield Problem(what, "regions.region_map", fix, "advice", code="generate.no-regions")
     if has_regions(job) and any(weight != 1 for _, weight in weighted_parts(job.generate.prompt)):
         what, fix = "Weights of prompts joined by AND have no effect in regions", "weigh words instead: (word:1.2)"
-        yield Problem(what, "generate.prompt", fix, "advice", code="generate.region-weights")
+        yield Problem(what, "regions.region_map", fix, "advice", code="generate.region-weights")
 
 
 def _noise_problems(job: GenerateJob) -> Iterator[Problem]:
@@ -185,6 +194,7 @@ def problems_of(job: GenerateJob) -> Iterator[Problem]:
     """Yield all errors and advice that follow from the settings of one image alone, including those of hooks."""
     checks = (
         _prompt_problems,
+        _metadata_problems,
         _step_problems,
         _large_image_problems,
         _mask_problems,
@@ -243,9 +253,16 @@ def depth_problems(jobs: Jobs, model_family: Family) -> Iterator[Problem]:
 def guidance_problems(job: GenerateJob, model_family: Family) -> Iterator[Problem]:
     """Yield problems of a job's guidance with models of a family. job: with guidance scale set; model_family: the family"""
     settings, guidance = job.generate, kind_of(job.generate.guidance)
-    if SAMPLERS[settings.sampler].cfg_pp and (settings.guidance_scale or 0) > MAX_CFG_PP_SCALE:
+    scales = SAMPLERS[settings.sampler].scales
+    if scales is not None and (settings.guidance_scale or 0) > scales[1]:
         what = f"{SAMPLER_LABELS[settings.sampler]} oversaturates at a guidance scale of {settings.guidance_scale:g}"
-        yield Problem(what, "generate.guidance_scale", "use 0.5 to 2", "advice", code="generate.cfg-pp-scale")
+        yield Problem(
+            what,
+            "generate.guidance_scale",
+            f"use {scales[0]:g} to {scales[1]:g}",
+            "advice",
+            code="generate.sampler-scale",
+        )
     if model_family.reads_guidance and guidance.name != "classic":
         what, fix = f"{guidance.title} does not work with guidance-distilled models", "choose classic"
         yield Problem(what, "generate.guidance", fix, code="guidance.family")

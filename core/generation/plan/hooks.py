@@ -91,7 +91,7 @@ class HookKind:
     inline           {inline option of prompts such as "control": name of the setting in its group}
     of_refiner       whether it also acts during a refiner's steps
     texts            (job of one image) -> further prompts, in which embeddings can be named
-    finisher         (workspace, reports) -> a context with a function that changes finished images
+    finisher         (jobs of all images, workspace, reports) -> a context with a function that changes finished images
     """
 
     name: str
@@ -107,7 +107,7 @@ class HookKind:
     inline: Mapping[str, str] = field(default_factory=dict)
     of_refiner: bool = False
     texts: Callable[[GenerateJob], Iterable[str]] = lambda job: ()
-    finisher: Callable[[Workspace, Reports], AbstractContextManager[Finish]] | None = None
+    finisher: Callable[[Sequence[GenerateJob], Workspace, Reports], AbstractContextManager[Finish]] | None = None
 
 
 HOOKS: dict[str, HookKind] = {}
@@ -151,11 +151,11 @@ def prompts_of(job: GenerateJob) -> list[str]:
 
 
 @contextmanager
-def finishers(workspace: Workspace, reports: Reports) -> Iterator[list[Finish]]:
+def finishers(jobs: Sequence[GenerateJob], workspace: Workspace, reports: Reports) -> Iterator[list[Finish]]:
     """Context with the functions that change finished images (the detailer), in registration order."""
     with ExitStack() as stack:
         kinds = (kind.finisher for kind in HOOKS.values())
-        yield [stack.enter_context(each(workspace, reports)) for each in kinds if each is not None]
+        yield [stack.enter_context(each(jobs, workspace, reports)) for each in kinds if each is not None]
 
 
 def differentiates(job: GenerateJob) -> bool:

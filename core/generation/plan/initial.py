@@ -57,7 +57,9 @@ def opened(path: Path, where: str) -> Image:
         return image.convert("L") if where == MASK else image
     except BrokenImage as error:
         what = f"The image {path.name} {error}"
-        raise ProblemsError.one(what, where, "choose another image file", "image.unreadable") from error
+        raise ProblemsError.one(
+            what, where, "choose another image file, or remove it from its folder", "image.unreadable"
+        ) from error
 
 
 def size_from(job: GenerateJob, image: tuple[int, int], step: int) -> tuple[int, int]:

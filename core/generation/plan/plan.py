@@ -7,8 +7,9 @@ from functools import partial
 from itertools import chain
 
 from core.families.trained_size import trained_size
-from core.generation.model.library import embedding_vectors, wildcard_lines
+from core.generation.model.library import embedding_vectors
 from core.generation.model.sources import Sources
+from core.generation.model.wildcard_files import wildcard_lines
 from core.generation.plan.checks import output_problems, problems_of, problems_with_model
 from core.generation.plan.files import (
     find_sources,
@@ -89,9 +90,11 @@ def plan_for(job: GenerateJob, requests: list[Request], workspace: Workspace, no
     raise_if_errors(problems)
     assert complete is not None and sources is not None and hook_models is not None
     sources = replace(sources, hook_files=hook_models)
-    resolved = [
-        replace(request, job=_resolved(each, sources)) for request, each in zip(with_images, complete, strict=True)
-    ]
+    resolved = []
+    for request, each in zip(with_images, complete, strict=True):
+        if (resolved_job := collected(problems, _resolved, each, sources)) is not None:
+            resolved.append(replace(request, job=resolved_job))
+    raise_if_errors(problems := list(dict.fromkeys(problems)))
     jobs = [request.job for request in resolved]
     problems += problems_with_model(jobs, sources, workspace)
     sources = replace(sources, upscalers=find_upscalers(jobs, sources.family, workspace, problems))

@@ -63,7 +63,7 @@ def requests_of(
 ) -> tuple[list[Request], list[Problem]]:
     """Expand a job into (requests in order, advice about its prompts). Raises ProblemsError for invalid prompts.
 
-    files        (name of a wildcard file) -> its lines
+    files        (name of a wildcard) -> its lines
     embeddings   {name of an embedding: its number of token vectors}
     styles       the styles in the job's settings
     """
@@ -128,7 +128,8 @@ def entries_of(job: GenerateJob) -> tuple[list[Entry], str]:
         return [job.generate.prompt], PROMPT
     prompts = [entry for entry in entries if isinstance(entry, dict) or is_prompt(entry)]
     if not prompts:
-        raise ProblemsError.one("No prompts were found", where, "write one per line", "prompts.none")
+        what = f"There are no prompts in {settings.from_file or settings.from_module}: lines with # are comments"
+        raise ProblemsError.one(what, where, "write one per line", "prompts.none")
     return prompts, where
 
 
@@ -212,16 +213,21 @@ def _requests_of_entry(
 
 def _with_chosen_variants(job: GenerateJob, seed: int, names: Names, notes: list[Problem]) -> GenerateJob:
     """Return the job with the variants in its negative prompt and the detailer's prompts chosen by an image's seed.
-    notes: receives errors of these variants"""
+    notes: receives errors of these variants, and advice on {e$$a|b}, of which only the first combination is used"""
     for path in (NEGATIVE, *(DETAILER_PROMPTS if job.detailer.used else ())):
         group, _, name = path.partition(".")
         text = getattr(getattr(job, group), name) or ""
         try:
             weighted = job.generate.compatibility != "kohya"
-            chosen = variants(text, [seed], names.files, weighted, names.embeddings)[0][0]
+            combinations = variants(text, [seed], names.files, weighted, names.embeddings)
         except WildcardError as error:
             notes.append(Problem(f"In '{text[:40]}', {error}", path, FIX, code="prompt.bad-wildcard"))
             continue
+        chosen = combinations[0][0]
+        if len(combinations) > 1:
+            what = f"Of the {len(combinations):,} combinations of '{text[:40]}' only the first is used"
+            fix = "write {a|b} without e$$, for one chosen by each image's seed"
+            notes.append(Problem(what, path, fix, "advice", code="prompt.first-combination"))
         job = with_settings(job, **{group: {name: chosen}}) if chosen != text else job
     return job
 

@@ -81,7 +81,7 @@ _ROWS = (
     (r"__[~@!][\w\-./*]{1,80}__|\{[~@!](?=[^{}]{0,200}[|}])", "a sampler of Dynamic Prompts", "remove the sign; variants are random"),
     (r"\{(?:-\d+|\d+-)\$\$", "an open range of Dynamic Prompts", "write both numbers, such as {1-2$$a|b}"),
     (r"\{\d+(?:-\d+)?\$\$[^{}$|]{0,20}\|[^{}$]{0,20}\$\$", "a separator with | of Dynamic Prompts", "use another separator"),
-    (r"__[\w\-./*]{1,80}\([^()]{0,200}\)__", "a wildcard with parameters", "write the parameters into the wildcard file"),
+    (r"__[\w\-./* ]{1,80}\([^()]{0,200}\)__", "a wildcard with brackets", "write parameters into its file, or rename it"),
     (r"(?m)^#.*$", "a comment of A1111", "remove the line"),
     (r"(?<![\w.:{|])-?\d+(?:\.\d+)?::[^:{}|]{1,500}::", "a weight of NovelAI", _AS_WEIGHT),
     (r"\)(?:\++|-{2,}|\d+(?:\.\d+)?)(?=[\s,]|$)", "a weight of InvokeAI", _AS_WEIGHT),
@@ -105,9 +105,9 @@ def has_settings(prompt: str) -> bool:
 
 @dataclass(frozen=True)
 class Names:
-    """The wildcard files, LoRAs and embeddings that prompts can use on this machine.
+    """The wildcards, LoRAs and embeddings that prompts can use on this machine.
 
-    files        (name of a wildcard file) -> its lines
+    files        (name of a wildcard) -> its lines
     lora         (name of a LoRA) -> advice about its file; raises ProblemsError if no such file exists. None: LoRAs are not checked
     embeddings   {name of an embedding: its number of token vectors}
     unchosen     tokens of embeddings from training runs that the job does not list in its Embeddings setting

@@ -7,8 +7,8 @@ from functools import cache
 from typing import Any
 
 from core.record.problems import Problem
-from core.settings.base import Declared, declared, fields_of
-from core.settings.generation.generate import LoraUse
+from core.settings.base import Declared, about_of, declared, fields_of
+from core.settings.generation.generate import GenerateSettings, LoraUse
 from core.settings.job import GenerateJob
 from core.settings.samples import SAMPLER_LABELS, sampler_name
 
@@ -68,13 +68,28 @@ def _numbers(text: str) -> tuple[float, ...]:
     return tuple(_number(part.strip()) for part in text.split(","))
 
 
-def _sampler(text: str) -> str:
-    """Parse the name or label of a sampler, also sd-scripts' name. Raises NoValue."""
+def _sampler(text: str) -> tuple[str, str]:
+    """Return (sampler, schedule type, "" if the name ends with none) of a sampler's name or label, also sd-scripts' and
+    A1111's. Raises NoValue."""
+    label, schedule = split_schedule(text)
     labels = {label.lower(): name for name, label in SAMPLER_LABELS.items()}
-    name = labels.get(text.lower()) or sampler_name(text.lower())
+    name = labels.get(label.lower()) or sampler_name(label.lower())
     if name not in SAMPLER_LABELS:
         raise NoValue(f"one of {', '.join(SAMPLER_LABELS)}")
-    return str(name)
+    return str(name), _schedule_types().get(schedule.lower(), "")
+
+
+def split_schedule(sampler: str) -> tuple[str, str]:
+    """Split A1111's older names of samplers: "DPM++ 2M Karras" -> ("DPM++ 2M", "Karras"); ("Euler a", "") without a schedule type."""
+    match = re.fullmatch(rf"(.+?)\s({'|'.join(map(re.escape, _schedule_types()))})", sampler, re.IGNORECASE)
+    return (match[1], match[2]) if match else (sampler, "")
+
+
+@cache
+def _schedule_types() -> dict[str, str]:
+    """Return {label of a schedule type in lower case: its name}."""
+    labels: dict[str, str] = about_of(GenerateSettings.model_fields["schedule_type"])["labels"]
+    return {label.lower(): name for name, label in labels.items()}
 
 
 OPTIONS = {
@@ -251,6 +266,9 @@ def _store(values: dict[str, Any], switch: str, value: Any, notes: list[Problem]
         else:
             notes.append(Problem(what, where, f"write {error}", code="prompts.bad-number"))
         return
+    if option.read is _sampler:
+        parsed, schedule = parsed
+        values |= {"generate.schedule_type": schedule} if schedule else {}
     limited = _clamped(parsed, _bounds().get(option.sets, {}))
     if limited != parsed:
         notes.append(_note(f"'--{switch} {value_text[:40]}' is out of range; using {limited}", where, "out-of-range"))

@@ -1,4 +1,4 @@
-"""Variants in prompts: {red|blue}, {2$$ and $$a|b|c}, {e$$a|b} for each in turn, and __name__ for a line of a file.
+"""Variants in prompts: {red|blue}, {2$$ and $$a|b|c}, {e$$a|b} for each in turn, and __name__ for a line of a file or list.
 
 Notation and random choices are those of sd-scripts' generator (reference: generation, section 4), so that a seed gives
 the same text; __name__ and the weights of {2::red|blue} are those of A1111's extension Dynamic Prompts. Nested groups
@@ -19,7 +19,7 @@ MOST_PROBLEMS = 100  # of one text
 MOST_TEXT = 50_000_000  # characters of all prompts of one line
 # Within a group without braces: e$$, a number or a range, a separator; the rest are the variants.
 _GROUP = re.compile(r"\{(?:([eE])\$\$)?(?:(\d{1,9})(?:-(\d{1,9}))?\$\$)?(?:(?:\$\$)?([^|{}$]+)\$\$)?([^{}]+)\}")
-_FILE = re.compile(r"__((?:[^\W_]|\*)(?:(?!__)[\w\-./* ])*)(?<! )__")
+_FILE = re.compile(r"__((?:_?[^\W_]|\*)(?:(?!__)[\w\-./* ])*)(?<! )__")
 _FROM_FILE = re.compile(r"\{[0-9][^|{}]*\$\$\s*" + _FILE.pattern + r"\s*\}")  # {2$$__name__}: several lines of a file
 # A LoRA's name, and what looks like a wildcard within a word of a name: <lora:a__b__c:1>. <lora:__name__:1> is a wildcard.
 _LORA = re.compile(r"<(?:lora|lyco):[^<>:]*", re.IGNORECASE)
@@ -32,7 +32,7 @@ _UNDERSCORE = "\ue004"  # of the name of a LoRA or an embedding
 Files = Callable[[str], Sequence[str]]  # name -> its lines; raises WildcardError if there is none
 
 
-FIX = "correct it, write \\{ and \\} for literal braces, or turn off 'Dynamic prompts' to read it as text"
+FIX = "correct it, or turn off 'Dynamic prompts' to read it as text"
 
 
 class WildcardError(ValueError):
@@ -82,7 +82,7 @@ class Group:
 
 def no_files(name: str) -> Sequence[str]:
     """Raise WildcardError: the `Files` function where wildcard files are unavailable."""
-    raise WildcardError(f"no wildcard file '{name}'")
+    raise WildcardError(f"no wildcard '{name}'")
 
 
 def has_variants(text: str) -> bool:
@@ -137,7 +137,7 @@ def problems_in(text: str, files: Files = no_files, embeddings: Collection[str] 
         return problems
     begins, ends = [each.start() for each in groups if each[1]], [each.end() for each in groups if each[1]]
     try:
-        one_variant(text, files, embeddings)
+        _first_variant(_escaped(text, embeddings=embeddings), files)
     except WildcardError as error:
         problems.append((min(begins, default=0), max(ends, default=len(text)), str(error)))
     return problems
@@ -146,9 +146,13 @@ def problems_in(text: str, files: Files = no_files, embeddings: Collection[str] 
 def one_variant(text: str, files: Files, embeddings: Collection[str] = ()) -> str:
     """Return a text with its variants chosen by the seed 0; of {e$$...} the first combination. Raises WildcardError.
     embeddings: as in `variants`"""
-    hidden, files = _escaped(text, embeddings=embeddings), cache(partial(_lines, files, embeddings))
-    each = any(match[1] for match in _GROUP.finditer(hidden))
-    return _unescaped(_expanded(next(_combinations(hidden)) if each else hidden, partial(Random, 0), files))
+    return _unescaped(_first_variant(_escaped(text, embeddings=embeddings), cache(partial(_lines, files, embeddings))))
+
+
+def _first_variant(text: str, files: Files) -> str:
+    """Return `one_variant` of a text whose names are hidden, as are those of the lines of `files`."""
+    each = any(match[1] for match in _GROUP.finditer(text))
+    return _expanded(next(_combinations(text)) if each else text, partial(Random, 0), files)
 
 
 def braces(text: str) -> tuple[list[tuple[int, int]], list[int]]:
@@ -167,7 +171,7 @@ def braces(text: str) -> tuple[list[tuple[int, int]], list[int]]:
 
 
 def _check_includes(name: str, files: Files, parents: tuple[str, ...], checked: set[str]) -> None:
-    """Raise WildcardError if a wildcard file is missing, includes itself, or includes files nested deeper than DEEPEST.
+    """Raise WildcardError if a wildcard is missing, includes itself, or includes others nested deeper than DEEPEST.
 
     parents   names of the files that include `name`, outermost first
     checked   names of files without errors; `name` is added
@@ -175,9 +179,9 @@ def _check_includes(name: str, files: Files, parents: tuple[str, ...], checked: 
     if name in checked:
         return
     if name in parents:
-        raise WildcardError(f"the wildcard file '{name}' contains itself: {' > '.join((*parents, name))}")
+        raise WildcardError(f"the wildcard '{name}' contains itself: {' > '.join((*parents, name))}")
     if len(parents) > DEEPEST:
-        raise WildcardError(f"more than {DEEPEST} wildcard files name one another")
+        raise WildcardError(f"more than {DEEPEST} wildcards name one another")
     for line in files(name):
         for match in _FILE.finditer(line):
             _check_includes(match[1], files, (*parents, name), checked)
@@ -256,7 +260,7 @@ def _line_of(name: str, files: Files, rng: Random) -> str:
     """Return a random line of a wildcard file, by the weights of its lines. Raises WildcardError if all weights are 0."""
     lines, weights = _split_weights(files(name))
     if not lines:
-        raise WildcardError(f"all lines of the wildcard file '{name}' have the weight 0")
+        raise WildcardError(f"all lines of the wildcard '{name}' have the weight 0")
     return rng.choices(lines, weights)[0] if weights else rng.choice(lines)
 
 

@@ -13,6 +13,7 @@ from core.control.detectors import DETECTORS, Detector
 from core.generation.effects.detailer import boxes_to_detail, job_of
 from core.generation.images.a1111 import a1111_parts, a1111_text, from_a1111_text
 from core.generation.images.metadata import read_image_metadata
+from core.generation.making import ImageMaker
 from core.generation.model.sources import Hashes
 from core.generation.plan.plan import plan_of
 from core.generation.run import run_generate
@@ -22,6 +23,7 @@ from core.record.workspace import PROJECT, Workspace
 from core.settings.check import build
 from core.settings.generation.detailer import DetailerSettings
 from core.settings.job import GenerateJob
+from tests.control.test_yolo_detector import file_of
 
 LEFT, RIGHT, SIDE = (4, 8, 20, 24), (44, 40, 60, 56), 64
 
@@ -235,6 +237,14 @@ def test_a_class_that_the_detectors_file_lacks_is_refused_before_anything_is_loa
         except ProblemsError as error:
             codes[classes] = error.codes
     assert codes == {each: ["hint-model.class"] for each in ("foot", "2", "hand, 9")}
+
+
+def test_a_detector_file_that_cannot_run_is_refused_before_the_first_image(make, tmp_path, monkeypatch):
+    monkeypatch.setattr(ImageMaker, "make", None)
+    file = file_of(tmp_path, np.zeros((3, 100)))
+    with pytest.raises(ProblemsError) as refused:
+        make(detailer={"ad_model_file": str(file)})
+    assert refused.value.codes == ["hint-model.model"]
 
 
 def test_an_images_file_makes_it_again(make, detected, workspace, store):

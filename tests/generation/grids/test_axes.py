@@ -9,6 +9,7 @@ import pytest
 from core.generation.grids.axes import axes_of, joined, read_values, setting_named, settings_of_axes, texts_of
 from core.generation.grids.plan import grid_of
 from core.generation.prompt.changes import with_settings
+from core.generation.prompt.styles import Style, write_styles
 from core.record.problems import ProblemsError
 from core.record.workspace import PROJECT, Workspace
 from core.settings.base import value_of
@@ -144,7 +145,7 @@ def test_axes_that_cannot_be_are_refused(code, grid):
 
 
 PAIRS = ("0.5, 1", "1, 2", "64, 128", "0.1, 0.2", "10, 20")  # of numbers, the first pair within a setting's limits
-NEEDS_FILE = {"image_to_image.image_path", "image_to_image.mask_path", "regions.region_map"}
+NEEDS_FILE = {"image_to_image.image_path", "image_to_image.mask_path", "regions.region_map", "prompts.styles"}
 OWN_SYNTAX = {"start_noise.noise_offset_range", "start_noise.pyramid_noise_discount_range", "memory.text_cache_bytes"}
 
 
@@ -170,6 +171,17 @@ def test_every_setting_as_an_axis_gives_its_values_to_the_cells(tmp_path):
         else:
             refused_axes.add(setting)
     assert refused_axes == NEEDS_FILE | OWN_SYNTAX
+
+
+def test_an_axis_of_styles_puts_each_around_the_prompts(tmp_path):
+    workspace = Workspace(tmp_path, PROJECT / "models", PROJECT / "presets")
+    write_styles(workspace, [Style("b/w", "ink of {prompt}", "color"), Style("big", "huge")])
+    job = grid_job(prompt="a fox", name="g", x_axis="Styles", x_values="none, b/w, b/w; big")
+    grid = grid_of(with_settings(job, model={"base_model": str(workspace.models / "starter")}), workspace)
+    made = [cell.request.job.generate for cell in grid.cells]
+    assert [each.prompt for each in made] == ["a fox", "ink of a fox", "ink of a fox, huge"]
+    assert [each.negative_prompt for each in made] == ["", "color", "color"] and not grid.notes
+    assert [each.text for each in grid.axes[0].values] == ["none", "b/w", "b/w, big"]
 
 
 def test_a_sampler_with_its_schedule_is_answered_with_that_sampler():

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from random import Random
 from types import SimpleNamespace
 
 import pytest
 
-from core.generation.model.library import wildcard_lines
+from core.generation.model.wildcard_files import wildcard_lines, wildcard_names
 from core.generation.plan.checks import depth_problems, problems_of
 from core.generation.plan.plan import check_task, plan_of
 from core.generation.plan.requests import requests_of
@@ -75,7 +76,11 @@ def test_an_option_holds_for_its_own_line_only(tmp_path):
 def test_a_file_of_a1111s_script_for_prompts_is_read(tmp_path):
     file = tmp_path / "prompts.txt"
     options = '--negative_prompt "bad, hat" --seed 7 --steps 3 --cfg_scale 5.5 --sampler_name "Euler a" --width 64 --height 72'
-    lines = [f'--prompt "a fox, red" {options}', "--prompt it's a fox --batch_size 2", '--steps 5 --prompt "a cat"']
+    lines = [
+        f'--prompt "a fox, red" {options}',
+        "--prompt it's a fox --batch_size 2",
+        '--steps 5 --sampler_name "DPM++ 2M Karras" --prompt "a cat"',
+    ]
     file.write_text("\n".join(lines), "utf-8")
     found, codes = asked(job_of(prompts={"from_file": str(file)}))
     made = [each.job.generate for each in found]
@@ -89,6 +94,13 @@ def test_a_file_of_a1111s_script_for_prompts_is_read(tmp_path):
         "euler_a",
     )
     assert (found[0].seed, made[0].width, made[0].height) == (7, 64, 72)
+    assert [(each.sampler, each.schedule_type) for each in made[::2]] == [("euler_a", "own"), ("dpmsolver++", "karras")]
+
+
+def test_a_file_of_comments_is_named(tmp_path):
+    (tmp_path / "later.txt").write_text("# a fox\n\n", "utf-8")
+    with refused("prompts.none", "later.txt"):
+        asked(job_of(prompts={"from_file": str(tmp_path / "later.txt")}))
 
 
 def test_strengths_of_a_prompt_are_those_of_the_loras_in_their_order():
@@ -187,8 +199,11 @@ def test_wildcard_files_are_read_below_their_folder_only(tmp_path):
     assert read("caf\u00e9") == read("caf\u00e9*") == ["latte"]
     found, _ = asked(job_of("__color__ __animals/small__", generate={"count": 8}), read)
     assert {each.job.generate.prompt for each in found} == {"red mouse", "blue mouse"}
-    (folder / "more.yaml").write_text("clothes:\n  - hat\n", "utf-8")
-    for name, words in (("colour", "did you mean 'color'"), ("../secret", "no wildcard file"), ("hat", "only .txt")):
+    (folder / "_odd.txt").write_text("one", "utf-8")
+    (folder / "hair (long).txt").write_text("braid", "utf-8")
+    assert asked(job_of("___odd__ __hair*__"), read)[0][0].job.generate.prompt == "one braid"
+    assert "hair (long)" not in wildcard_names(space) and "_odd" in wildcard_names(space)
+    for name, words in (("colour", "did you mean 'color'"), ("../secret", "no wildcard")):
         with pytest.raises(WildcardError, match=words):
             read(name)
     for prompt, words in (
@@ -203,6 +218,38 @@ def test_wildcard_files_are_read_below_their_folder_only(tmp_path):
             assert words in error.value.problems[0].what
     many = " ".join(["{e$$" + "|".join(map(str, range(100))) + "}"] * 5)  # 10^10 combinations
     assert "10,000,000,000" in problems_in(many)[0][2]
+
+
+YAML = """
+clothes:
+  hats: [2::fedora, {text: cap, weight: 3}, {content: beret}, 7, "", ~, "__clothes/odd__"]
+  deep: {colors: [red]}
+  odd: [{red|blue}]
+  none: []
+"""
+
+
+def test_lists_in_yaml_files_are_wildcards_as_in_dynamic_prompts_and_impact_pack(tmp_path):
+    space = Workspace(tmp_path / "outputs", tmp_path / "models")
+    (folder := space.models / "wildcards" / "pack").mkdir(parents=True)
+    read = partial(wildcard_lines, space)
+    (folder / "a.yaml").write_text(YAML, "utf-8")
+    (folder / "trees.yml").write_text("- oak", "utf-8")
+    assert read("clothes/hats") == ["2::fedora", "3::cap", "beret", "7", "__clothes/odd__"]
+    assert read("clothes/deep/colors") == read("*/deep/**") == ["red"] and read("trees") == ["oak"]
+    assert wildcard_names(space) == ["clothes/deep/colors", "clothes/hats", "clothes/none", "clothes/odd", "trees"]
+    (folder.parent / "trees.txt").write_text("elm", "utf-8")
+    assert read("trees") == read("tr*") == ["elm"]
+    (folder / "b.yaml").write_text("x: [", "utf-8")
+    (folder / "c.yaml").write_bytes(b"\xff")
+    for name, words in (
+        ("clothes/odd", "quotes"),
+        ("clothes/none", "empty"),
+        ("clothes", "mean"),
+        ("q", "'b.yaml' is not"),
+    ):
+        with pytest.raises(WildcardError, match=words):
+            read(name)
 
 
 def test_two_stars_in_a_wildcard_are_every_file_below(tmp_path):
@@ -288,6 +335,8 @@ def test_variants_of_the_negative_prompt_and_of_the_detailers_prompts_are_chosen
     for group, setting, texts in (("generate", "negative_prompt", {}), ("detailer", "ad_prompt", {"ad_model": "face"})):
         with refused("prompt.bad-wildcard", f"{group}.{setting}"):
             asked(job_of(**{group: texts | {setting: "__none__"}}))
+        found, codes = asked(job_of(**{group: texts | {setting: "{e$$a|b}"}}))
+        assert getattr(getattr(found[0].job, group), setting) == "a" and codes == ["prompt.first-combination"]
 
 
 def test_several_lines_of_a_file_are_different_ones():
@@ -400,6 +449,7 @@ def test_a_line_may_have_a_variation_of_its_own(tmp_path):
             {"image_to_image": {"image_path": "x.png"}, "start_noise": {"pyramid_noise_prob": 1}},
             "generate.seed-noise",
         ),
+        ({"output": {"image_format": "webp"}, "generate": {"prompt": "a" * 21_000}}, "output.exif-limit"),
     ],
 )
 def test_what_makes_no_sense_is_said_before_anything_loads(groups, code):
@@ -420,8 +470,11 @@ def test_the_check_says_what_will_be_made(tmp_path):
     with refused("image.missing"):
         plan_of(job_of(model=model, image_to_image={"image_path": str(tmp_path / "none.png")}), space)
     (tmp_path / "broken.png").write_bytes(b"no image")
-    with refused("image.unreadable"):
-        plan_of(job_of(model=model, image_to_image={"image_path": str(tmp_path / "broken.png")}), space)
+    (tmp_path / "damaged.png").write_bytes(b"no image either")
+    with refused("image.unreadable") as error:
+        folder = {"image_path": str(tmp_path)}
+        plan_of(job_of(model=model, image_to_image=folder, generate={"count": 5}), space)
+    assert len(error.value.problems) == 2, "each damaged image of a folder once"
 
 
 @pytest.fixture

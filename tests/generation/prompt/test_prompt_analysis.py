@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from core.families.token_count import WINDOW, count_tokens
-from core.generation.model.library import wildcard_lines
+from core.generation.model.wildcard_files import wildcard_lines
 from core.generation.plan.plan import check_task
 from core.generation.plan.requests import requests_of
 from core.generation.prompt.analysis import Names, Parsing, analyze, findings_of
@@ -107,6 +107,7 @@ def told(text, **mode):
                 ("{-2$$red|blue|old} fox", "{-2$$"),
                 ("{2$$ | $$red|blue} fox", "{2$$ | $$"),
                 ("__colors(a=1)__ fox", "__colors(a=1)__"),
+                ("__hair (long)__ fox", "__hair (long)__"),
                 ("fox\n# in snow\nred", "# in snow"),
                 ("a 1.5::red:: fox", "1.5::red::"),
                 ("a -2::red:: fox", "-2::red::"),

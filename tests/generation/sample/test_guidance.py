@@ -306,12 +306,13 @@ def test_the_check_names_the_kind(tmp_path):
     assert "guidance 4 (pag)" in check_task(job, space)
 
 
+@pytest.mark.parametrize("sampler", ["euler_cfg_pp", "lcm", "tcd"])
 @pytest.mark.parametrize(
-    ("scale", "codes"), [(None, ["generate.cfg-pp-scale"]), (2.01, ["generate.cfg-pp-scale"]), (2, [])]
+    ("scale", "codes"), [(None, ["generate.sampler-scale"]), (2.01, ["generate.sampler-scale"]), (2, [])]
 )
-def test_a_scale_too_high_for_cfg_pp_is_said_also_of_the_models_own(tmp_path, scale, codes):
+def test_a_scale_too_high_for_the_sampler_is_said_also_of_the_models_own(tmp_path, scale, codes, sampler):
     space, model = Workspace(tmp_path / "outputs", PROJECT / "models"), {"base_model": str(PROJECT / "models/starter")}
-    generate = {"prompt": "a fox", "sampler": "euler_cfg_pp", "guidance_scale": scale}
+    generate = {"prompt": "a fox", "sampler": sampler, "guidance_scale": scale}
     assert [
         each.code for each in plan_of(build(GenerateJob, {"model": model, "generate": generate}), space).notes
     ] == codes

@@ -1,0 +1,132 @@
+"""Wildcards of models/wildcards: .txt files with a line for each variant, and lists in YAML files as in Dynamic Prompts."""
+
+import difflib
+import os
+import unicodedata
+from collections.abc import Callable, Iterator
+from fnmatch import fnmatch
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from core.generation.prompt.wildcards import WildcardError, has_variants
+from core.record.bounded_json import reason_of
+from core.record.bounded_yaml import bounded_yaml
+from core.record.problems import ProblemsError
+from core.record.regular import read_regular
+from core.record.stamps import cached_until_changed
+from core.record.workspace import Workspace
+
+MOST_BYTES = 4_000_000
+ENDINGS = (".txt", ".yaml", ".yml")
+Lines = Callable[[], list[str]]
+
+
+def wildcard_lines(workspace: Workspace, name: str) -> list[str]:
+    """Return the lines of a wildcard: of models/wildcards/NAME.txt without comments and empty lines, or of the list NAME in a YAML file.
+
+    A name with * or ** combines all that match. Raises WildcardError if there are no lines or a file cannot be read.
+    """
+    folder = (workspace.models / "wildcards").resolve()
+    pattern, faults = name.strip("/"), list[str]()
+    file = folder / f"{pattern}.txt"
+    if "*" not in pattern and os.path.isfile(file) and file.resolve().is_relative_to(folder):
+        found: list[Lines] = [partial(_lines_of_text, file)]
+    else:
+        names = _wildcards(workspace, faults)
+        composed = partial(unicodedata.normalize, "NFC")  # macOS writes accents as letters of their own
+        found = [names[each] for each in sorted(names) if _matches_wildcard(composed(pattern), composed(each))]
+    if lines := [line for read in found for line in read()]:
+        return lines
+    if found:
+        raise WildcardError(f"the wildcard '{name}' is empty")
+    near = difflib.get_close_matches(name, wildcard_names(workspace), 1)
+    hints = [f"did you mean '{each}'?" for each in near] + faults[:1]
+    raise WildcardError("; ".join([f"no wildcard '{name}' in models/wildcards", *hints]))
+
+
+def _matches_wildcard(pattern: str, name: str) -> bool:
+    """Return whether a name matches a pattern: * within one folder or file name, ** for any folders, at the end everything below."""
+    parts, names = pattern.split("/"), name.split("/")
+    matched_counts = {0}  # numbers of names that the parts so far can match
+    for part in [*parts, "*"] if parts[-1] == "**" else parts:
+        if part == "**":
+            matched_counts = set(range(min(matched_counts), len(names) + 1)) if matched_counts else matched_counts
+        else:
+            matched_counts = {n + 1 for n in matched_counts if n < len(names) and fnmatch(names[n], part)}
+    return len(names) in matched_counts
+
+
+def wildcard_names(workspace: Workspace) -> list[str]:
+    """Return the names of the wildcards that prompts can write, such as "animals/cats"; others, such as "hair (long)", only match a *."""
+    return [name for name in sorted(_wildcards(workspace, [])) if has_variants(f"__{name}__")]
+
+
+def _wildcards(workspace: Workspace, faults: list[str]) -> dict[str, Lines]:
+    """Return {name: function that reads its lines} of all wildcards; of equal names a .txt file's. faults: receives what is wrong in YAML
+    files"""
+    folder = (workspace.models / "wildcards").resolve()
+    files = sorted(file for file in folder.rglob("*.*") if file.suffix.lower() in ENDINGS)
+    inside = [file for file in files if file.is_file() and file.resolve().is_relative_to(folder)]
+    found: dict[str, Lines] = {}
+    for file in inside:
+        try:
+            lists = {} if file.suffix.lower() == ".txt" else _lists_in(file)
+        except WildcardError as error:
+            faults.append(str(error))
+            continue
+        found |= {name: partial(_lines_of_list, items, f"'{name}' in '{file.name}'") for name, items in lists.items()}
+    texts = [file for file in inside if file.suffix.lower() == ".txt"]
+    names = (file.relative_to(folder).with_suffix("").as_posix() for file in texts)
+    return found | {name: partial(_lines_of_text, file) for name, file in zip(names, texts, strict=True)}
+
+
+def _text_of(file: Path) -> str:
+    """Return the text of a wildcard file. Raises WildcardError if it cannot be read or is not UTF-8."""
+    try:
+        return read_regular(file, MOST_BYTES).decode("utf-8-sig")
+    except ProblemsError as error:
+        raise WildcardError(f"the wildcard file '{file.name}' cannot be used: {error.problems[0].what}") from error
+    except UnicodeDecodeError:
+        raise WildcardError(f"the wildcard file '{file.name}' is not UTF-8 text") from None
+
+
+def _lines_of_text(file: Path) -> list[str]:
+    """Return the lines of a .txt file without comments and empty lines."""
+    lines = (line.strip() for line in _text_of(file).splitlines())
+    return [line for line in lines if line and not line.startswith("#")]
+
+
+@cached_until_changed(64, missing={})
+def _lists_in(file: Path) -> dict[str, list[Any]]:
+    """Return {name: entries} of all lists in a YAML file: keys joined by "/", of a list alone the file's name. Raises WildcardError."""
+    text = _text_of(file)
+    try:
+        content, _ = bounded_yaml(text)
+    except (ValueError, RecursionError) as error:
+        raise WildcardError(f"the wildcard file '{file.name}' is not valid YAML: {reason_of(error)}") from None
+
+    def lists(value: Any, *keys: str) -> Iterator[tuple[str, list[Any]]]:
+        if isinstance(value, list):
+            yield "/".join(keys) or file.stem, value
+        for key, each in value.items() if isinstance(value, dict) else ():
+            yield from lists(each, *keys, key)
+
+    return dict(lists(content))
+
+
+def _lines_of_list(entries: list[Any], where: str) -> list[str]:
+    """Return the entries of a list as lines, without empty ones. where: the list and its file, for messages"""
+    return [line for entry in entries if (line := _line_of_entry(entry, where))]
+
+
+def _line_of_entry(entry: Any, where: str) -> str:
+    """Return a text or number, or {text, weight} as "weight::text"; "" for an empty entry. Raises WildcardError for others."""
+    match entry:
+        case None:
+            return ""
+        case {"text": str(text)} | {"content": str(text)}:
+            return f"{entry['weight']}::{text}" if "weight" in entry else text
+        case str() | int() | float() if not isinstance(entry, bool):
+            return str(entry).strip()
+    raise WildcardError(f"an entry of the wildcard {where} is not a text; write it in quotes: {str(entry)[:40]}")
