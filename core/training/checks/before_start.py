@@ -86,8 +86,8 @@ def problems_without_model(
     if new_run and not errors(problems):
         problems += start_step_problems(job, workspace, report)
     total = report.total_steps
-    if total and job.schedule.steps_in_force is None:
-        problems += length_problems(job, total)
+    if total:
+        problems += length_problems(job, total, report.length.epochs)
     if device is not None:
         from core.optimization.optimizers import device_problems
         from core.optimization.schedules import schedule_problems
