@@ -119,6 +119,8 @@ def without_effect(job: TrainJob) -> Iterator[tuple[str, str]]:
         job.model.traits and not job.model.traits.convolutions_in_loras
     )
     prompts = samples.sample_prompts or samples.sample_prompts_file
+    scaled = samples.sample_prompts_file or any(" --l " in each for each in samples.sample_prompts)
+    unguided = samples.guidance_scale is not None and samples.guidance_scale <= 1 and not scaled
     started = resume.initial_step is not None or resume.initial_epoch is not None
     yield from ignored(
         (not at_epochs and not at_least, "saving.save_last_n_epochs", "nothing is saved at epoch ends"),
@@ -134,6 +136,7 @@ def without_effect(job: TrainJob) -> Iterator[tuple[str, str]]:
         (not hub.huggingface_repo_id, all_but(hub, "hub", "huggingface_repo_id"), "nothing is uploaded"),
         (not prompts, all_but(samples, "samples", "sample_prompts", "sample_prompts_file"), "there are no sample prompts"),
         (prompts and every(samples.sample_every_n_epochs), "samples.sample_every_n_steps", "samples are generated at epoch ends"),
+        (unguided, "samples.negative_prompt", "guidance is off at a scale of 1 and below"),
         (job.logging.log_with == "none",
          "logging.logging_dir log_prefix log_tracker_name log_tracker_config log_config", "there are no trackers"),
     )  # fmt: skip
