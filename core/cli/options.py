@@ -21,6 +21,7 @@ from core.record.processes import PERSON
 from core.record.workspace import PROJECT, Workspace, open_home, pasted_path, resolve_path
 from core.settings.base import Declared, Settings, declared, item_of
 from core.settings.check import build
+from core.settings.elsewhere import ELSEWHERE
 from core.settings.flags import merge, read_flags
 from core.settings.named import CONTROL_IMAGE
 from core.settings.presets.files import Preset, PresetStore, apply, read, to_values
@@ -160,6 +161,13 @@ def commands() -> dict[str, dict[str, tuple[str, str]]]:
     """Return {command: {option: (placeholder of its value or "" for a switch, help)}}."""
     modules = {name: JOB for name in tasks.tasks() if name != "probe"}  # which is train --probe
     return modules | COMMAND_OPTIONS
+
+
+def _elsewhere() -> dict[str, str]:
+    """Return {option that is no setting: fix}: of sd-scripts, of the commands and of the page."""
+    users = {name: command for command, known in reversed(COMMAND_OPTIONS.items()) for name in known}
+    others = {name: f"use it with webui.py {command}, whose option it is" for name, command in users.items()}
+    return dict.fromkeys(PAGE, "start the page with it: webui.py without a command") | others | ELSEWHERE
 
 
 HEADER_MARKS = {"schema_version", "kind", "task"}  # of a preset
@@ -386,7 +394,7 @@ def job_from(task: str, options: Options, defaults: dict[str, Any] | None = None
         values = merge(values, {path.partition(".")[0]: REPLACED.get(path, {})})
     if "dataset-config" in options.values:
         values = merge(values, _dataset_config(options, problems))
-    typed, wrong = read_flags(model, options.settings, values.get("method", {}).get("kind", ""))
+    typed, wrong = read_flags(model, options.settings, values.get("method", {}).get("kind", ""), _elsewhere())
     problems += wrong
     job = collected(problems, build, model, merge(values, _from_working_directory(model, typed)), "command line")
     if job is None or problems:

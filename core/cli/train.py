@@ -50,7 +50,7 @@ def train_job(job: Settings, options: Options, resume: RunFolder | None = None) 
         return run_job("train", job, job.saving.output_name, options)
     job = job.model_copy(update={"memory": with_launched_processes(job.memory)})
     print_advice(options.advice)
-    report = check(job, options, new_run=resume is None or not resume.states.is_dir())
+    report = check(job, options, resume=resume)
     if options.values.get("check"):
         state = newest_state(resume.states) if resume else None
         resumes = f"Resumes from step {state_step(state)}" if state else ""
@@ -118,12 +118,12 @@ def with_launched_processes(memory: MemorySettings) -> MemorySettings:
     return memory.model_copy(update={"num_processes": count}) if count > 1 else memory
 
 
-def check(job: TrainJob, options: Options, *, trains: bool = True, new_run: bool = True) -> Report:
+def check(job: TrainJob, options: Options, *, trains: bool = True, resume: RunFolder | None = None) -> Report:
     """Run the preflight, print its advice and return its report. Raises ProblemsError with all errors. Without errors a model
     named by a hub id is downloaded, except with --check.
 
     trains  whether a training follows: then the device is checked, and no image may both train and validate
-    new_run  the run has no training state yet
+    resume  folder of the run to resume
     """
     from core.dataset.preflight import preflight
     from core.families.locate import base_model_family
@@ -131,8 +131,11 @@ def check(job: TrainJob, options: Options, *, trains: bool = True, new_run: bool
     from core.settings.rules import set_without_effect
     from core.training.checks.before_start import problems_before_start, upload_problems
     from core.training.checks.recipe_fit import recipe_problems
+    from core.training.saving.checkpoints import bytes_of
 
     workspace, device = options.workspace(), options.device() if trains else None
+    new_run = resume is None or not resume.states.is_dir()
+    written = bytes_of(resume.checkpoints) + bytes_of(resume.states) if resume else 0
     with checking_bar() as progress:
         report = preflight(job, workspace, count_tokens=count_tokens, decode=True, progress=progress)
     problems = problems_before_start(job, workspace, report, device, new_run=new_run, copies=trains, model=False)
@@ -141,7 +144,9 @@ def check(job: TrainJob, options: Options, *, trains: bool = True, new_run: bool
     if not errors(problems):
         download_models(job.model, options)
     if not errors(problems) or options.values.get("check") or not _to_download(job.model, options):
-        problems += problems_before_start(job, workspace, report, device, new_run=new_run, copies=trains)
+        problems += problems_before_start(
+            job, workspace, report, device, new_run=new_run, copies=trains, written=written
+        )
         problems += recipe_problems(
             options.preset_read, base_model_family(job.model, workspace), gpu_memory(device) if device else None
         )

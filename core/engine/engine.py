@@ -224,12 +224,17 @@ class Engine:
         if moved := self._queue.put_on_cpu(entry_id):
             self._begin_in_lane(moved)
 
-    def cancel(self, entry_id: str) -> None:
-        """Cancel a waiting job, or stop a running one; nothing if it has ended. Raises ProblemsError if unknown or another user's."""
+    def cancel(self, entry_id: str, only_waiting: bool = False) -> None:
+        """Cancel a waiting job, or stop a running one; nothing if it has ended. Raises ProblemsError if unknown or another user's, and with
+        `only_waiting` if it runs."""
         check_may_manage(self._queue.get(entry_id))
         if self._queue.cancel_waiting(entry_id):
             return self._report_ended(entry_id)
-        if self._queue.get(entry_id).state == "running":
+        entry = self._queue.get(entry_id)
+        if entry.state == "running" and only_waiting:
+            what = "This job has started since the list was shown, and was not stopped"
+            raise ProblemsError.one(what, entry.title, "stop it where it is shown as running", "queue.has-started")
+        if entry.state == "running":
             self._token_of(entry_id).cancel()
 
     def _token_of(self, entry_id: str) -> CancelToken:

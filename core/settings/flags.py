@@ -24,14 +24,17 @@ SWITCHES = {
 }
 
 
-def read_flags(model: type[Settings], argv: list[str], method: str = "") -> tuple[dict[str, Any], list[Problem]]:
+def read_flags(
+    model: type[Settings], argv: list[str], method: str = "", elsewhere: Mapping[str, str] = ELSEWHERE
+) -> tuple[dict[str, Any], list[Problem]]:
     """Parse command-line arguments into ({group: {name: value}}, problems).
 
     Arguments are `--group.name value`, `--group.name=value` and, for booleans, `--group.name` and `--no-group.name`. `null` is None;
     lists and pairs are JSON, or separated by commas.
 
-    model   the job model that declares the settings
-    method  the training method unless `argv` sets one; its settings are suggested first for names without a group
+    model      the job model that declares the settings
+    method     the training method unless `argv` sets one; its settings are suggested first for names without a group
+    elsewhere  {option that is no setting: fix}
     """
     known = {entry.path: entry for entry in declared(model)}
     parts = [part for word in argv for part in word.split("=", 1)]
@@ -55,7 +58,7 @@ def read_flags(model: type[Settings], argv: list[str], method: str = "") -> tupl
             while remaining and not remaining[0].startswith("--"):
                 network_options[path].append(remaining.popleft())
         elif entry is None:
-            problems.append(_unknown(path, known, method, nearest=len(problems) < MOST))
+            problems.append(_unknown(path, known, method, elsewhere, nearest=len(problems) < MOST))
             if following is not None and not equals:
                 remaining.popleft()
         elif negated:
@@ -106,16 +109,19 @@ def _item_problem(entry: Declared, value: Any) -> Problem | None:
     return Problem(what, "command line", fix, code="flags.no-objects")
 
 
-def _unknown(path: str, known: dict[str, Declared], method: str, nearest: bool) -> Problem:
+def _unknown(
+    path: str, known: dict[str, Declared], method: str, elsewhere: Mapping[str, str], nearest: bool
+) -> Problem:
     """Return the problem of an unknown setting, with a suggestion as its fix.
 
-    method   the training method whose settings are suggested first
-    nearest  also suggest by spelling, which takes a millisecond
+    method     the training method whose settings are suggested first
+    elsewhere  {option that is no setting: fix}
+    nearest    also suggest by spelling, which takes a millisecond
     """
     name = path.rsplit(".", 1)[-1]
     suggestions = settings_called(name, known, method)
-    if not suggestions and name in ELSEWHERE:
-        return Problem(f"There is no setting --{path}", "command line", ELSEWHERE[name], code="settings.unknown-name")
+    if not suggestions and name in elsewhere:
+        return Problem(f"There is no setting --{path}", "command line", elsewhere[name], code="settings.unknown-name")
     suggestions = suggestions or (difflib.get_close_matches(path[:200], known, n=1, cutoff=0.6) if nearest else [])
     fix = f"did you mean --{suggestions[0]}?" if suggestions else "see --help for all settings"
     return Problem(f"There is no setting --{path}", "command line", fix, code="settings.unknown-name")

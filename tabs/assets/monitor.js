@@ -146,7 +146,7 @@
     says(button, true);
     if (name === "save") { saving = pressed; atelier.hear(ACTIONS.save[1]); }
     if (name === "stop") atelier.stay(pressed);
-    atelier.command(name, {run: run.run, entry: run.entry, ask: atelier.ask()});
+    atelier.command(name, {run: run.run, entry: run.entry, waits: name === "cancel", ask: atelier.ask()});
     if (name === "settings") setTimeout(() => atelier.goTo("Train"), 250);
   };
 

@@ -19,7 +19,7 @@
     h("span", {class: "slots"},
       button(entry.own && moves, "Up", `Move ${entry.called} up`, "move", {entry: entry.id, position: entry.up}, entry.up === null),
       button(entry.own && moves, "Down", `Move ${entry.called} down`, "move", {entry: entry.id, position: entry.down}, entry.down === null),
-      button(entry.own && waits, "Cancel", `Cancel ${entry.called}`, "cancel", {entry: entry.id}),
+      button(entry.own && waits, "Cancel", `Cancel ${entry.called}`, "cancel", {entry: entry.id, waits: true}),
       button(entry.own && entry.state === "running", "Stop", `Stop ${entry.called}`, "cancel", {entry: entry.id}, false, entry.run)));
   const endedRow = (entry) => h("li", {class: `state-${entry.state}`}, head(entry, entry.tab ? `#${entry.tab}` : ""), by(entry),
     h("span", {class: "hint"}, entry.message), h("span", {class: "grow"}),

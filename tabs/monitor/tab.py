@@ -468,7 +468,8 @@ def _command(page: Page, name: str, data: dict[str, Any], browser: Browser) -> N
     """Handle a button: a command to a run, a change of the queue, or one that another module registered. Raises ProblemsError.
 
     name   one of COMMANDS or `verdict.COMMANDS`, "cancel", "move", "continue", "settings" ...; an unknown one is ignored
-    data   "run", "entry" (queue id) and what the command needs: "position" for "move", "entries" for "forget" ...
+    data   "run", "entry" (queue id) and what the command needs: "position" for "move", "entries" for "forget",
+           "waits" for a "cancel" that must not stop a running job ...
     """
     engine = page.engine
     run, entry = str(data.get("run", "")), str(data.get("entry", ""))
@@ -476,9 +477,10 @@ def _command(page: Page, name: str, data: dict[str, Any], browser: Browser) -> N
         engine.command(run, name)
         _remember_stopped(page, browser, name == "stop", run=run)
     elif name == "cancel":
-        _remember_stopped(page, browser, True, id=entry)
+        only_waiting = bool(data.get("waits"))
+        _remember_stopped(page, browser, not only_waiting, id=entry)
         waiting = [each for each in engine.queue() if each.state == "waiting" and lane_of(each) == "device"]
-        engine.cancel(entry)
+        engine.cancel(entry, only_waiting)
         removed = {each.id for each in engine.queue() if each.state == "cancelled"}
         for position, each in enumerate(waiting):
             # a run that waited to resume offers that itself

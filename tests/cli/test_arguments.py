@@ -164,6 +164,14 @@ def test_options_of_sd_scripts_that_are_not_there_say_why(name):
     assert problem.fix == ELSEWHERE[name]
 
 
+@pytest.mark.parametrize(("word", "command"), [("--probe", "train"), ("--lora=x", "generate"), ("--choose", "import")])
+def test_an_option_of_another_command_names_the_command(word, command):
+    with pytest.raises(ProblemsError) as error:
+        job_of("prepare", word)
+    (problem,) = error.value.problems
+    assert problem.code == "settings.unknown-name" and f"webui.py {command}" in problem.fix
+
+
 def test_a_misspelt_preset_is_told_its_name():
     with pytest.raises(ProblemsError) as error:
         job_of("train", "starter_lroa")

@@ -1,5 +1,6 @@
 """Every kind of image file comes out as RGB in sRGB with its transparency apart; a missing reader is named."""
 
+import re
 import struct
 import sys
 import zlib
@@ -86,6 +87,40 @@ def test_an_image_of_any_mode_is_rgb(tmp_path, name, image, options, expected, t
     got = np.array(opened.colors.getpixel((0, 0)))
     assert np.abs(got - np.array(expected)).max() <= tolerance
     assert read_header(tmp_path / name).width == opened.colors.width
+
+
+LEVELS = [
+    ("unsigned 32 bits", np.int32, (0, -1), {339: 1}, (0, 255)),
+    ("above 16 bits", np.int32, (100_000, 200_000), {339: 1}, (128, 255)),
+    ("signed 32 bits", np.int32, (2**30, 2**31 - 1), {}, (128, 255)),
+    ("signed 16 bits", np.uint16, (16384, 32767), {339: 2}, (128, 255)),
+    ("white is zero", np.uint16, (16384, 65535), {262: 0}, (191, 0)),
+    ("floats beyond 1", np.float32, (0.5, 1.01), {}, (128, 255)),
+    ("infinite", np.float32, (0.5, np.inf), {}, (128, 255)),
+]
+
+
+@pytest.mark.parametrize(("name", "kind", "values", "tags", "grays"), LEVELS, ids=[row[0] for row in LEVELS])
+def test_grays_of_a_tiff_have_the_brightness_that_its_tags_state(tmp_path, name, kind, values, tags, grays):
+    path = tmp_path / "a.tif"
+    Image.fromarray(np.array([values], kind)).save(path, tiffinfo={339: 1} if kind is np.uint16 else {})
+    for tag, value in tags.items():  # which Pillow does not write
+        entry = rb"%s\x03\0\x01\0\0\0..\0\0" % re.escape(struct.pack("<H", tag))
+        changed, count = re.subn(entry, struct.pack("<HHII", tag, 3, 1, value), path.read_bytes(), flags=re.DOTALL)
+        assert count == 1
+        path.write_bytes(changed)
+    colors = open_rgb(path)
+    assert tuple(colors.getpixel((index, 0))[0] for index in (0, 1)) == grays
+
+
+def test_a_tiff_that_cannot_be_read_is_named_as_one(tmp_path):
+    Image.fromarray(np.zeros((1, 2), np.float32)).save(tmp_path / "a.tif")
+    whole = (tmp_path / "a.tif").read_bytes()
+    (tmp_path / "a.tif").write_bytes(
+        whole.replace(struct.pack("<HHII", 258, 3, 1, 32), struct.pack("<HHII", 258, 3, 1, 64))
+    )
+    with pytest.raises(BrokenImage, match="TIFF"):
+        open_rgb(tmp_path / "a.tif")
 
 
 SIXTEEN = [

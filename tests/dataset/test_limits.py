@@ -186,9 +186,22 @@ def test_repeats_that_are_more_likely_a_year_are_told(tmp_path, repeats, codes):
     assert not problems and [root.repeats for root in roots] == [700]
 
 
-def test_numbers_that_are_not_quite_repeats_are_told_unless_repeats_are_set(tmp_path):
-    near = ["10 fox", "10-fox", "10X_fox", "１０_fox", "499 _fox"]
-    for name in (*near, "10_fox", "fox 10", "10", "10fox", "3d fox", "2024-01-05 fox", "1.5_fox", "-3_fox", "512 px"):
+@pytest.mark.parametrize("others", [[], ["10.fox", "10fox"]])
+def test_numbers_that_are_not_quite_repeats_are_told_unless_repeats_are_set(tmp_path, others):
+    near = ["10 fox", "10-fox", "10X_fox", "１０_fox", "499 _fox"][: 5 - len(others)] + others
+    for name in (
+        *near,
+        "10_fox",
+        "fox 10",
+        "10",
+        "1girl",
+        "90s fox",
+        "3d fox",
+        "2024-01-05 fox",
+        "1.5_fox",
+        "-3_fox",
+        "512 px",
+    ):
         (tmp_path / name).mkdir()
     roots, problems = roots_of(Source(folder=str(tmp_path)), tmp_path)
     assert [each.code for each in problems] == ["dataset.nearly-repeats"] and len(roots) == 2

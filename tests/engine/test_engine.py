@@ -182,6 +182,18 @@ def test_a_running_job_stops_when_cancelled_and_a_waiting_one_never_begins(engin
     assert [run.state for run in engine.runs()] == ["stopped"]
 
 
+def test_a_job_that_was_to_be_removed_from_the_queue_is_not_stopped_if_it_has_started(engine):
+    waiting, started = engine.submit("train", job("a")), engine.submit("train", job("b"))
+    assert engine._queue.begin(started)
+    with pytest.raises(ProblemsError) as error:
+        engine.cancel(started, only_waiting=True)
+    assert error.value.problems[0].code == "queue.has-started" and not engine._token_of(started).wanted
+    engine.cancel(waiting, only_waiting=True)
+    assert states(engine) == ["cancelled", "running"]
+    engine.cancel(started)
+    assert engine._token_of(started).wanted
+
+
 @pytest.mark.slow(but=("train-True",))
 @pytest.mark.parametrize(("task", "launched"), [("train", True), ("probe", False), ("prepare", False)])
 def test_of_jobs_for_several_cards_only_trainings_are_launched(engine, monkeypatch, task, launched):

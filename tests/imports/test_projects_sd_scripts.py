@@ -398,9 +398,14 @@ def test_options_of_the_launcher():
         ("algo=ia3 train_on_input=True", "ia3", "ia3.all_layers", True),
         ("algo=dylora block_size=4", "dylora", "dylora.unit", 4),
         ("algo=locon use_tucker=False use_cp=True", "locon", "locon.use_tucker", True),
+        ("algo=locon use_tucker=True use_cp=False", "locon", "locon.use_tucker", False),
+        ("algo=locon use_conv_cp=False use_cp=True", "locon", "locon.use_tucker", False),
         ("algo=locon", "locon", "locon.use_tucker", False),
         ("algo=locon conv_dim=8", "locon", "network.conv_alpha", 1.0),
         ("algo=locon conv_dim=", "locon", "network.layers", ["full"]),
+        ("algo=locon conv_dim=", "locon", "network.conv_rank", None),
+        ("algo=locon conv_alpha=2", "locon", "network.conv_rank", 4),
+        ("algo=locon conv_dim=0 conv_alpha=2", "locon", "network.conv_rank", None),
         ("algo=locon conv_dim=0", "locon", "network.layers", ["full-lin"]),
         ("algo=loha conv_dim=0 preset=attn-mlp", "loha", "network.layers", ["attn-mlp"]),
         ("algo=loha conv_dim=0 preset=unet-only", "loha", "network.exclude_layers", [CONVOLUTIONS]),
@@ -412,6 +417,16 @@ def test_networks_of_lycoris(arguments, kind, path, value):
     assert found.job.network.kind == kind and value_of(found.job, path) == value
     codes = [problem.code for problem in found.problems]
     assert ("import.unknown-network" in codes) == ("unheard" in arguments)
+
+
+@pytest.mark.parametrize(
+    ("value", "kind", "named"), [("0", "loha", True), ("False", "loha", False), ("1", "dora_loha", False)]
+)
+def test_a_flag_that_lycoris_may_read_as_on_is_named(value, kind, named):
+    text = f"python train_network.py --network_module lycoris.kohya --network_args algo=loha dora_wd={value}"
+    found = imported(text)
+    entries = [entry for entry in found.report if entry.value == f"dora_wd={value}"]
+    assert found.job.network.kind == kind and [each.kind for each in entries] == ["changed"] * named
 
 
 @pytest.mark.parametrize(

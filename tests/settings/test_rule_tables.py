@@ -6,7 +6,7 @@ from core.settings.base import declared
 from core.settings.check import build
 from core.settings.flags import merge
 from core.settings.job import GenerateJob, TrainJob
-from core.settings.rules import ineffective, training_problems
+from core.settings.rules import ineffective, length_problems, training_problems
 from core.settings.rules.network import FROM_FILE
 from core.settings.rules.optimizer import SCHEDULER
 from core.settings.values import summary
@@ -229,6 +229,11 @@ TWENTY_FIVE = ",".join(["4"] * 25)
                 ({"samples__sample_every_n_steps": 401}, []),
                 ({"samples__sample_prompts": ["a fox"], "samples__sample_every_n_steps": 400}, []),
                 ({"samples__sample_prompts": ["a fox"], "samples__sample_every_n_steps": 401}, ["saving.long-interval"]),
+                ({"saving__save_n_evenly": 400}, []),
+                ({"saving__save_n_evenly": 401}, ["saving.long-interval"]),
+                ({"validation__validate_every_n_steps": 401}, []),
+                ({"dataset__folder": "a", "validation__validation_split": 0.1, "validation__validate_every_n_steps": 401},
+                 ["saving.long-interval"]),
             )
         ],
         ({"dataset__reg_data_dir": "r", "dataset__prior_loss_weight": 0}, ["dataset.prior-weight-zero"]),
@@ -328,6 +333,24 @@ TWENTY_FIVE = ",".join(["4"] * 25)
 )  # fmt: skip
 def test_what_is_said_about_a_training(values, said):
     assert codes(job(**values)) == said
+
+
+@pytest.mark.parametrize(
+    ("values", "named"),
+    [
+        ({"saving__save_every_n_epochs": 6}, "saving.long-interval"),
+        ({"saving__save_n_epoch_ratio": 6}, "saving.long-interval"),
+        ({"saving__save_n_epoch_ratio": 5, "saving__save_every_n_epochs": 6}, None),
+        ({"samples__sample_prompts": ["a fox"], "samples__sample_every_n_epochs": 6}, "saving.long-interval"),
+        ({"dataset__folder": "a", "validation__validation_split": 0.1, "validation__validate_every_n_epochs": 6}, "saving.long-interval"),
+        ({"captions__caption_dropout_every_n_epochs": 6}, "saving.long-interval"),
+        ({"method__stop_text_encoder_epochs": 6, "network__train_text_encoder": True}, "method.text-encoder-stops-late"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("length", [{}, {"schedule__max_train_steps": 400}])
+def test_what_exceeds_the_epochs_is_named(values, named, length):
+    assert [each.code for each in length_problems(job(**values, **length), 400, 5)] == [named] * (named is not None)
+    assert length_problems(job(**values, **length), 400, 7) == []
 
 
 def test_each_interval_below_0_is_off_and_said_so():
@@ -481,6 +504,9 @@ def test_the_rank_counts_where_layers_outside_the_block_lists_train(values):
         ("lora", {"samples__sample_prompts_file": "a"}, "", " ".join([*EVERY_SAMPLE, "memory.lowram"])),
         ("lora", {"samples__sample_prompts": ["a"], "samples__sample_every_n_epochs": 1}, "",
          " ".join([*(path for path in EVERY_SAMPLE if path != "samples.sample_every_n_steps"), "memory.lowram"])),
+        ("lora", {"samples__sample_prompts": ["a"], "samples__guidance_scale": 1}, "",
+         " ".join([*(path for path in EVERY_SAMPLE if path != "samples.negative_prompt"), "memory.lowram"])),
+        ("lora", {"samples__sample_prompts": ["a --l 7"], "samples__guidance_scale": 1}, "", " ".join([*EVERY_SAMPLE, "memory.lowram"])),
         ("lora", {"saving__save_every_n_epochs": 1}, "", "saving.save_last_n_epochs"),
         ("lora", {"saving__save_n_epoch_ratio": 1}, "", "saving.save_last_n_epochs"),
         ("lora", {"saving__save_n_epoch_ratio": 1, "saving__save_every_n_epochs": 1}, "saving.save_every_n_epochs",

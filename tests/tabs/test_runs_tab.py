@@ -440,7 +440,7 @@ def test_jobs_that_were_removed_from_the_queue_come_back_to_their_places_by_undo
     ids = [page.engine.submit(task, job, title, "starter_lora") for title in ("one", "two", "three")]
     monitor.command(page, {"name": "cancel", "entry": ids[1]}, browser)
     assert "two" in browser.message["text"] and browser.message["undo_by"] == monitor.REQUEUE
-    monitor.command(page, {"name": "cancel", "entry": ids[0]}, browser)
+    monitor.command(page, {"name": "cancel", "entry": ids[0], "waits": True}, browser)
     for back, more in (("one", True), ("two", False), ("two", False)):  # the last press finds nothing to do
         monitor.requeue(page, browser)
         assert back in browser.message["text"] and (browser.message["undo_by"] == monitor.REQUEUE) is more

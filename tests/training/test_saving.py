@@ -231,14 +231,15 @@ def test_the_disk_forecast_is_within_ten_percent_and_a_run_that_does_not_fit_say
     needed, _ = disk_plan(run.job, workspace, report)
     free = [RESERVE + needed - 1]
     monkeypatch.setattr("core.record.machine.free_disk", lambda folder: free[0])
-    for device, new_run, missing, codes in (
-        ("cpu", True, 1, ["disk.space"]),
-        ("cpu", True, 0, []),
-        ("cpu", False, 1, []),
-        (None, True, 1, []),
+    for device, new_run, missing, written, codes in (
+        ("cpu", True, 1, 0, ["disk.space"]),
+        ("cpu", True, 0, 0, []),
+        ("cpu", False, 9, 8, ["disk.space"]),
+        ("cpu", False, 9, 9, []),
+        (None, True, 1, 0, []),
     ):
         free[0] = RESERVE + needed - missing
-        problems = problems_before_start(run.job, workspace, report, device, new_run=new_run)
+        problems = problems_before_start(run.job, workspace, report, device, new_run=new_run, written=written)
         assert [each.code for each in problems if each.code.startswith("disk.")] == codes
     free[0] = RESERVE + needed - 1
     run.start()

@@ -7,6 +7,7 @@ from PIL import Image, ImageCms
 
 WHITE = (255, 255, 255)
 BLACK = (0, 0, 0)
+HIGHLIGHT = 8.0  # floats up to here are of an image in 0..1 whose highlights or resizing go beyond
 
 
 def to_srgb(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
@@ -45,13 +46,19 @@ def _to_eight_bits(image: Image.Image) -> tuple[Image.Image, Image.Image | None]
 
     Returns the gray image (L) and its alpha (L) if the file marks one value as transparent, else None.
     """
-    values = np.asarray(image).astype(np.float64)
-    if image.mode == "F":
-        values = np.nan_to_num(values)
-        max_value = 1.0 if values.max(initial=0) <= 1 else 255.0
+    unsigned, bits, white_is_zero = image.info.get("levels", (False, 0, False))
+    values = np.nan_to_num(np.asarray(image).astype(np.float64), posinf=np.inf)
+    if unsigned:  # Pillow reads 32 bits as signed
+        values[values < 0] += 2**32
+    highest = float(values.max(initial=0, where=values < np.inf))
+    if image.mode.startswith("I;16"):
+        white = 65535.0
+    elif image.mode == "F" and highest <= HIGHLIGHT:
+        white = 1.0
     else:
-        max_value = 65535.0 if image.mode.startswith("I;16") or values.max(initial=0) > 255 else 255.0
-    gray = Image.fromarray(np.rint(np.clip(values / max_value, 0, 1) * 255).astype(np.uint8))
+        white = next((usual for usual in (255.0, 32767.0 if bits == 16 else 65535.0) if highest <= usual), highest)
+    shares = np.clip(values / white, 0, 1)
+    gray = Image.fromarray(np.rint((1 - shares if white_is_zero else shares) * 255).astype(np.uint8))
     transparent = image.info.get("transparency")
     alpha = None if transparent is None else Image.fromarray(np.where(values == transparent, 0, 255).astype(np.uint8))
     return gray, alpha

@@ -212,6 +212,7 @@ def _decoded(
         image.draft("RGB" if image.mode == "RGB" else image.mode, size)
     try:
         _scale_transparent_color(image)
+        _note_levels(image)
         image.load()
         if not managed:
             image.info.pop("icc_profile", None)
@@ -327,6 +328,8 @@ def _what_it_is_instead(start: bytes) -> str:
     kind = plugin.kind if plugin else (match := _SIGNATURES.match(start)) and match.lastgroup
     if kind:
         return f"is a damaged or truncated {kind} image"
+    if start.startswith((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")):
+        return "is a TIFF image of a kind that is not supported (its bits, channels or compression), or damaged"
     if not start.strip(b"\0"):
         return "contains only zeros (an incomplete copy or download)"
     return "is not a supported image"
@@ -382,3 +385,11 @@ def _scale_transparent_color(image: ImageFile.ImageFile) -> None:
         image.info["transparency"] = value * (85 if raw == "L;2" else 17)
     elif raw == "RGB;16B":
         image.info["transparency"] = tuple(part >> 8 for part in value)
+
+
+def _note_levels(image: ImageFile.ImageFile) -> None:
+    """Note in `info` what the decoder of a gray TIFF of 16 bits and more ignores: whether it is unsigned, its bits, whether 0 is white."""
+    if isinstance(image, TiffImagePlugin.TiffImageFile) and image.mode[0] in "IF":
+        tags, bits = image.tag_v2, image.tag_v2.get(TiffImagePlugin.BITSPERSAMPLE, (0,))[0]
+        unsigned = image.mode == "I" and tags.get(TiffImagePlugin.SAMPLEFORMAT, (1,))[0] == 1
+        image.info["levels"] = (unsigned, bits, tags.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == 0)

@@ -46,7 +46,11 @@ _QUIET_JUNK = ("._", ".tmp-", ".ds_store", ".directory", ".nomedia", ".atelier",
 
 # "10_fox". A longer number is a date or a serial number, not repeats.
 _REPEATS_AND_WORDS = re.compile(r"([0-9]{1,5})_(.*)", re.DOTALL)
-_NEARLY = re.compile(r"\s*[0-4]?\d{1,2}\s*[xX×]?\s*[-–＿_\s]\s*[^\W\d_].*", re.DOTALL)  # "10 fox", "10-fox", "10x_fox"
+# "10 fox", "10-fox", "10.fox", "10x_fox", and "10fox", but not "3d", "1girl" or "90s"
+_NEARLY = re.compile(
+    r"\s*[0-4]?\d{1,2}(\s*[xX×]?\s*[-–＿_.\s]\s*[^\W\d_]|(?<=\d\d)[^\W\d_]{3}).*",
+    re.DOTALL,
+)
 MAX_REPEATS = 10000
 MANY_REPEATS = 500  # from here the number is more likely a year
 

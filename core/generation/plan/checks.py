@@ -139,10 +139,11 @@ def _noise_problems(job: GenerateJob) -> Iterator[Problem]:
 
 
 def _guidance_problems(job: GenerateJob) -> Iterator[Problem]:
-    """Yield problems of guidance scale, guidance kind, negative scale and guidance range."""
+    """Yield problems of guidance scale, guidance kind, negative prompt and scale, and guidance range."""
     settings, kind = job.generate, kind_of(job.generate.guidance)
     off = settings.guidance_scale is not None and settings.guidance_scale <= 1
     unused = {
+        "negative_prompt": bool(settings.negative_prompt) and not kind.alone,
         "negative_scale": settings.negative_scale is not None,
         "guidance": kind.name != "classic" and not kind.alone,
     }

@@ -184,8 +184,9 @@ def read_line(line: str, notes: list[Problem], where: str) -> PromptLine:
             continue
         what = f"'--{part.text.strip()[:40]}' is not an option of prompts"
         what = f"'--{part.switch}' has no value" if part.switch else what
-        name, _, value = part.text.strip().partition(" ")
-        fix = f"write --{OTHER_NAMES[name]} {value}".strip()[:60] if name in OTHER_NAMES else "remove it"
+        name, value = [*re.split(r"[\s=]+", part.text.strip(), maxsplit=1), ""][:2]
+        name = OTHER_NAMES.get(name, name)
+        fix = f"write --{name} {value}".strip()[:60] if name in OPTIONS and name != part.switch else "remove it"
         notes.append(_note(what, where, "unknown-option", fix))
         if part.of == PROMPT:
             text += f" --{part.text}"

@@ -33,7 +33,8 @@ WITHOUT_WARMUP = ("constant", "adafactor")
 ALSO_NETWORKS = {"networks.loha": "loha", "networks.lokr": "lokr"}
 FULL = 10_000  # a rank from here up asks LyCORIS for whole matrices
 CONVOLUTIONS = r"(^|\.)conv(_in|_out|1|2)?$"  # paths of 3x3 ones
-TUCKER = ("use_tucker", "use_cp", "use_conv_cp")
+TUCKER = ("use_conv_cp", "use_cp", "use_tucker")  # LyCORIS reads the first of them that is written
+FLAGS = ("dora_wd", "rs_lora", "train_norm", "use_scalar", "full_matrix", *TUCKER)
 SAME_HERE = frozenset(("bypass_mode", *TUCKER))  # arguments that are computed so where it gives the same result
 
 
@@ -267,13 +268,21 @@ def _network_argument_values(reading: Reading, module: str, kind: str, written: 
     known = known_settings()
     arguments = dict(written)
     if module == LYCORIS:
-        tucker = str(any(is_on(written.get(name)) for name in TUCKER))
+        tucker = str(is_on(next(filter(None, map(written.get, TUCKER)), "")))
         defaults = {"preset": "full", "rank_dropout_scale": "False", "use_tucker": tucker}
         defaults |= {"conv_alpha": number_text(reading["network_alpha"] or 1)} if "conv_dim" in written else {}
         arguments = defaults | {name: value for name, value in written.items() if name not in TUCKER}
         conv_dim, preset = arguments.get("conv_dim"), PRESETS.get(arguments["preset"])
         if not is_on(conv_dim):  # without it LyCORIS takes the rank
             arguments.pop("conv_dim", None)
+            if conv_dim != "0" and is_on(written.get("conv_alpha")):
+                arguments["conv_dim"] = number_text(reading["network_dim"] or 4)
+        for name in FLAGS:
+            if name in written and not is_on(written[name]) and written[name].lower() != "false":
+                sentence = "is off here; some versions of LyCORIS read everything but False as on"
+                reading.extra.append(
+                    Entry("changed", reading.key("network_args"), f"{name}={written[name]}", sentence=sentence)
+                )
         if conv_dim == "0" and preset is not None and preset.conv:  # LyCORIS leaves out 3x3 convolutions
             full = arguments["preset"] == "full"
             arguments |= {"preset": "full-lin"} if full else {"exclude_patterns": CONVOLUTIONS}

@@ -2,7 +2,7 @@
 
 Each topic has two functions. `problems(job)` returns errors and advice that follow from the settings alone. `without_effect(job)`
 yields (dotted path, reason) for settings that have no effect with the current values of the others, where a declared `needs` does
-not already say so. Some have `length_problems(job, total)`, for what follows from the number of steps.
+not already say so. Some have `length_problems(job, total, epochs)`, for what follows from the length of the training.
 """
 
 from core.record.problems import Problem, limited
@@ -46,9 +46,10 @@ def training_problems(job: TrainJob) -> list[Problem]:
     return limited(problems + (length_problems(job, total) if total else []))
 
 
-def length_problems(job: TrainJob, total: int) -> list[Problem]:
-    """Return the errors and advice that follow from the length of the training, which epochs leave to the dataset. total: steps"""
-    return [problem for topic in (schedule, method, captions, saving) for problem in topic.length_problems(job, total)]
+def length_problems(job: TrainJob, total: int, epochs: int | None = None) -> list[Problem]:
+    """Return the errors and advice that follow from the length of the training. total: steps; epochs: None before the dataset is read"""
+    topics = (schedule, method, captions, saving)
+    return [problem for topic in topics for problem in topic.length_problems(job, total, epochs)]
 
 
 def ineffective(job: TrainJob) -> dict[str, str]:

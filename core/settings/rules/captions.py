@@ -23,7 +23,7 @@ def problems(job: TrainJob) -> Iterator[Problem]:
         yield Problem(what, "captions.caption_dropout_every_n_epochs", fix, "advice", code="captions.all-dropped")
 
 
-def length_problems(job: TrainJob, total: int) -> Iterator[Problem]:
+def length_problems(job: TrainJob, total: int, epochs: int | None) -> Iterator[Problem]:
     """Yield advice on a token warmup that lasts longer than a run of `total` steps."""
     if any_folder(job, lambda each: each.captions.token_warmup_step > total):
         what = f"The token warmup lasts longer than the training ({total} steps), so captions never have all their tags"

@@ -39,11 +39,9 @@ def problems(job: TrainJob) -> Iterator[Problem]:
         yield Problem(what, "method.ema", fix, code="method.ema-schedule-free")
 
 
-def length_problems(job: TrainJob, total: int) -> Iterator[Problem]:
+def length_problems(job: TrainJob, total: int, epochs: int | None) -> Iterator[Problem]:
     """Yield advice that the text encoder would stop at the end of a run of `total` steps, or later, and an error or warning that its EMA is
     not, or hardly, of trained weights."""
-    by_steps = job.schedule.steps_in_force is not None
-    epochs = None if by_steps else job.schedule.max_train_epochs
     for name, length in (("stop_text_encoder_training", total), ("stop_text_encoder_epochs", epochs)):
         stop = getattr(job.method, name)
         if stop is not None and length and stop >= length and trains_text(job):

@@ -4,19 +4,25 @@ import re
 from collections.abc import Iterator
 
 from core.record.problems import Problem
+from core.record.units import count
 from core.settings.base import declared, every, value_of
 from core.settings.job import TrainJob
 from core.settings.names import bad_name
 from core.settings.needs import all_but, ignored
+from core.settings.rules import validation
 
 INTERVALS = ("saving", "samples", "validation")  # groups whose numbers without bounds are intervals, off below 0
 FOLDERS = ("diffusers", "diffusers_safetensors")
 REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 METADATA = "metadata_"
-AT_STEPS = {  # {path of an interval in steps: what it is for}
-    "saving.save_every_n_steps": "checkpoint is saved",
-    "samples.sample_every_n_steps": "sample is generated",
-}
+IN_STEPS = ("save_every_n_steps", "save_n_evenly", "sample_every_n_steps", "validate_every_n_steps")
+IN_EPOCHS = (
+    "save_every_n_epochs",
+    "save_n_epoch_ratio",
+    "sample_every_n_epochs",
+    "validate_every_n_epochs",
+    "caption_dropout_every_n_epochs",
+)
 
 
 def problems(job: TrainJob) -> Iterator[Problem]:
@@ -71,14 +77,15 @@ def problems(job: TrainJob) -> Iterator[Problem]:
         yield Problem(what, "samples.sample_every_n_steps", fix, "advice", code="samples.no-interval")
 
 
-def length_problems(job: TrainJob, total: int) -> Iterator[Problem]:
-    """Yield advice on intervals in steps that are longer than a run of `total` steps."""
-    unused = {path for path, _ in without_effect(job)}
-    for path, event in AT_STEPS.items():
-        steps = every(value_of(job, path))
-        if steps and steps > total and path not in unused:
-            what = f"The interval is {int(steps)} steps and the training ends at {total}: no {event} in between"
-            yield Problem(what, path, f"use a number below {total}", "advice", code="saving.long-interval")
+def length_problems(job: TrainJob, total: int, epochs: int | None) -> Iterator[Problem]:
+    """Yield advice on intervals and numbers of checkpoints that are above the steps (`total`) or epochs of a run."""
+    unused = {path for path, _ in (*without_effect(job), *validation.without_effect(job))}
+    for entry in declared(TrainJob):
+        for names, unit, length in ((IN_STEPS, "step", total), (IN_EPOCHS, "epoch", epochs)):
+            number = every(value_of(job, entry.path)) if entry.name in names and entry.path not in unused else None
+            if number and length and number > length:
+                what = f"'{entry.title}' is {int(number)}, and the training has {count(length, unit)}"
+                yield Problem(what, entry.path, f"use at most {length}", "advice", code="saving.long-interval")
 
 
 def _state_problems(job: TrainJob) -> Iterator[Problem]:
@@ -112,6 +119,8 @@ def without_effect(job: TrainJob) -> Iterator[tuple[str, str]]:
         job.model.traits and not job.model.traits.convolutions_in_loras
     )
     prompts = samples.sample_prompts or samples.sample_prompts_file
+    scaled = samples.sample_prompts_file or any(" --l " in each for each in samples.sample_prompts)
+    unguided = samples.guidance_scale is not None and samples.guidance_scale <= 1 and not scaled
     started = resume.initial_step is not None or resume.initial_epoch is not None
     yield from ignored(
         (not at_epochs and not at_least, "saving.save_last_n_epochs", "nothing is saved at epoch ends"),
@@ -127,6 +136,7 @@ def without_effect(job: TrainJob) -> Iterator[tuple[str, str]]:
         (not hub.huggingface_repo_id, all_but(hub, "hub", "huggingface_repo_id"), "nothing is uploaded"),
         (not prompts, all_but(samples, "samples", "sample_prompts", "sample_prompts_file"), "there are no sample prompts"),
         (prompts and every(samples.sample_every_n_epochs), "samples.sample_every_n_steps", "samples are generated at epoch ends"),
+        (unguided, "samples.negative_prompt", "guidance is off at a scale of 1 and below"),
         (job.logging.log_with == "none",
          "logging.logging_dir log_prefix log_tracker_name log_tracker_config log_config", "there are no trackers"),
     )  # fmt: skip

@@ -99,7 +99,7 @@ def _arguments(job: TrainJob) -> Iterator[Problem]:
         yield Problem(what, where, RULES, code="schedule.step-rules" if rules else "schedule.no-step-rules")
 
 
-def length_problems(job: TrainJob, total: int) -> Iterator[Problem]:
+def length_problems(job: TrainJob, total: int, epochs: int | None) -> Iterator[Problem]:
     """Yield advice on warmup and decay steps that do not fit a run of `total` steps."""
     schedule = job.schedule
     if _sets_own_rate(job) or schedule.lr_scheduler_type:

@@ -27,7 +27,7 @@ from core.training.building.network_files import network_files
 from core.training.checks.before_start import problems_before_start
 from core.training.loop.samples import prompts_of
 from core.training.loop.validation import Budget, Validation, pairs_within
-from core.training.saving.checkpoints import save_steps
+from core.training.saving.checkpoints import bytes_of, save_steps
 from core.training.saving.resume import first_step
 
 Select = Callable[[Report], Report]
@@ -103,9 +103,15 @@ def check_dataset(job: TrainJob, context: JobContext) -> Report:
         cancel=context.token,
         progress=lambda done, total: context.stage("checking images", done, total),
     )
-    new_run = not context.folder.states.is_dir()
+    folder = context.folder
     problems = problems_before_start(
-        job, context.workspace, report, context.device, new_run=new_run, cancel=context.token
+        job,
+        context.workspace,
+        report,
+        context.device,
+        new_run=not folder.states.is_dir(),
+        written=bytes_of(folder.checkpoints) + bytes_of(folder.states),
+        cancel=context.token,
     )
     raise_if_errors(problems)
     for problem in problems:

@@ -47,6 +47,7 @@ def problems_before_start(
     new_run: bool = True,
     copies: bool = True,
     model: bool = True,
+    written: int = 0,
     cancel: CancelToken | None = None,
 ) -> list[Problem]:
     """Return all problems that prevent or affect a start, errors first, each once.
@@ -55,14 +56,15 @@ def problems_before_start(
     new_run  the run has no training state yet
     copies   report held-out images that are copies of training images, which reads the files
     model    check the base model and VAE too; the command line may have to download them first
+    written  bytes of the files that the run has written already
     """
     problems = problems_without_model(job, workspace, report, device, new_run=new_run)
     if new_run and copies:
         problems += held_out_copies(report, workspace.private / "index.sqlite", cancel)
     if model:
         problems += [*model_problems(job.model, workspace), *problems_with_model(job, workspace)]
-        if new_run and device is not None and not report.undecoded and not errors(problems):
-            problems += disk_problems(job, workspace, report)
+        if device is not None and not report.undecoded and not errors(problems):
+            problems += disk_problems(job, workspace, report, written)
     return errors_first(problems)
 
 
@@ -86,8 +88,8 @@ def problems_without_model(
     if new_run and not errors(problems):
         problems += start_step_problems(job, workspace, report)
     total = report.total_steps
-    if total and job.schedule.steps_in_force is None:
-        problems += length_problems(job, total)
+    if total:
+        problems += length_problems(job, total, report.length.epochs)
     if device is not None:
         from core.optimization.optimizers import device_problems
         from core.optimization.schedules import schedule_problems

@@ -24,14 +24,17 @@ from core.training.memory.shares import FP32
 from core.training.saving.checkpoints import epochs_between_saves
 
 
-def disk_problems(job: TrainJob, workspace: Workspace, report: Report) -> list[Problem]:
-    """Return the warning that a new run's files need more than the free space less the reserve; else []. A disk without the reserve, a
-    missing model and an empty dataset are reported by other checks."""
+def disk_problems(job: TrainJob, workspace: Workspace, report: Report, written: int = 0) -> list[Problem]:
+    """Return the warning that a run's files need more than the free space less the reserve; else []. A disk without the reserve, a
+    missing model and an empty dataset are reported by other checks.
+    written: bytes of the files that the run, which is resumed, has already"""
     free = machine.free_disk(workspace.outputs)
-    needed, files = disk_plan(job, workspace, report) if free >= RESERVE else (0, "")
+    planned, files = disk_plan(job, workspace, report) if free >= RESERVE else (0, "")
+    needed = planned - written
     if needed + RESERVE <= max(free, RESERVE):
         return []
-    needs = f"needs up to {size_words(needed)} on the disk ({files}) and a reserve of {size_words(RESERVE)}"
+    more = " more" if written else ""
+    needs = f"needs up to {size_words(needed)}{more} on the disk ({files}) and a reserve of {size_words(RESERVE)}"
     fix = "free some space, keep fewer files (saving.save_last_n, saving.save_last_n_states), or start with --outputs on another disk"
     what = f"The training {needs}, but only {size_words(free)} are free"
     return [Problem(what, display_path(workspace.outputs), fix, "warning", code="disk.space")]

@@ -67,6 +67,8 @@ LATENT = {"highres_fix_upscaler": "latent"}
         ({"generate": {"guidance": "apg"}}, []),
         ({"generate": {"guidance_scale": 1}}, []),
         ({"generate": {"guidance_scale": 1, "negative_scale": 0}}, ["generate.no-guidance"]),
+        ({"generate": {"guidance_scale": 1, "negative_prompt": "b"}}, ["generate.no-guidance"]),
+        ({"generate": {"guidance_scale": 1, "negative_prompt": "b", "guidance": "pag"}}, []),
         ({"generate": {"sampler": "euler", "guidance_scale": 7}}, []),
         ({"pag": {"pag_scale": 2}}, ["settings.no-effect"]),
         ({"pag": {"pag_scale": 2}, "generate": {"guidance": "pag"}}, []),

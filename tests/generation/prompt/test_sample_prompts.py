@@ -32,6 +32,7 @@ def test_a_line_holds_the_prompt_and_its_switches():
     ("entry", "fixes"),
     [
         ("a fox --steps 20 --cfg 5 --seed 3 --zz 3", ["--s 20", "--l 5", "--d 3", "remove it"]),
+        ("a fox --steps=20 --s=20 --w", ["--s 20", "--s 20", "remove it"]),
         ("a fox --negative_prompt old, bad --sampler_name Euler a", ["--n old, bad", "--ss Euler a"]),
         ({"prompt": "a fox", "cfg": 5, "sampler": "euler"}, ["scale for cfg and sample_sampler for sampler"]),
         ({"prompt": "a fox", "steps": 5, "mood": 1}, ["sample_steps for steps; remove it"]),
