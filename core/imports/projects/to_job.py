@@ -162,7 +162,9 @@ def _fallback(reading: Reading, settings: Mapping[str, Any]) -> Values:
     general = {name: option for name, option in DATASET_OPTIONS.items() if name in names and GENERAL in option.levels}
     options = {name: reading[names[name]] for name in general}
     options |= {
-        name: settings.get(f"dataset.{name}") for name, option in general.items() if option.kind in ("size", "range")
+        name: settings.get(f"dataset.{name}")
+        for name, option in general.items()
+        if option.kind in ("size", "area", "range")
     }
     return {name: value for name, value in options.items() if value is not None}
 

@@ -1,5 +1,6 @@
 """Convert network types and network_args of sd-scripts, LyCORIS and kohya_ss to settings."""
 
+import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -7,6 +8,7 @@ from core.record.problems import Problem
 from core.settings.base import Declared
 from core.settings.elsewhere import ELSEWHERE
 from core.settings.network import NETWORK_KINDS
+from core.settings.optimization.optimizers import literal
 
 LYCORIS = "lycoris.kohya"
 # kohya_ss' LoRA_type, or LyCORIS' algo, in small letters -> network.kind
@@ -72,10 +74,19 @@ def settings_of_arguments(
     for name, value in effective.items():
         path = _path_of(name, kind, known)
         if path:
-            settings[path] = value
+            settings[path] = _searched(value) if path == "network.exclude_layers" else value
         elif name not in ("algo", "dora_wd"):
             unknown.append(name)
     return settings, unknown
+
+
+def _searched(patterns: str) -> str:
+    """Return the expressions of sd-scripts' exclude_patterns, a Python list or text that a whole path must match, as JSON for a search;
+    other text is returned unchanged."""
+    listed = literal(patterns)
+    if listed == patterns:
+        return patterns
+    return json.dumps([f"^(?:{each})$" for each in (listed if isinstance(listed, list) else [listed])])
 
 
 def _path_of(name: str, kind: str, known: Mapping[str, Declared]) -> str:
