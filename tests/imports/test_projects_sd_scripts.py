@@ -310,6 +310,7 @@ def test_options_without_a_script_are_a_loras_or_ask():
         ("network_module = 'networks.lora_flux'\nseed = 1", "import.other-family"),
         ("--network_module networks.lora_wan --seed 1", "import.other-family"),
         ("model_train_type = 'anima-lora'\nnetwork_module = 'lycoris.kohya'", "import.other-family"),
+        ("network_module = 'networks.lora'\nprompts_file = 'p.toml'", "import.other-family"),
         ("t5xxl = 't5.safetensors'\nlearning_rate = 1e-5", "import.other-family"),
         ("python train_dreambooth_lora.py --seed 1", "import.unknown-script"),
         ("hello", "import.unknown"),

@@ -32,7 +32,6 @@ FIXED: dict[str, tuple[Any, str]] = {
 IGNORED: dict[str, tuple[EntryKind, str]] = {
     "epoch": ("idle", "is ignored by sd-scripts; max_train_epochs and max_train_steps are the length"),
     "noise_offset_type": ("idle", "is ignored by sd-scripts; noise_offset and multires_noise_iterations decide"),
-    "train_inpainting": ("unavailable", "is not available: the model is trained as one that does not inpaint"),
 }
 # Ours stay on where they are not given: they change no weight
 ON_BY_DEFAULT = frozenset(("save_state", "save_state_on_train_end"))
