@@ -98,6 +98,7 @@ def test_unset_options_have_sd_scripts_defaults():
         ("--v2", "model.family", "sd2"),
         ("--resolution 512,768", "dataset.resolution", (512, 768)),
         ("--resolution 768", "dataset.resolution", 768),
+        ("--network_module networks.lokr --network_dropout 0.3", "network.network_dropout", 0.0),
         ("--skip_image_resolution 512", "dataset.skip_image_resolution", 512),
         ("--skip_image_resolution 100,400", "dataset.skip_image_resolution", 200),
         (
@@ -411,6 +412,7 @@ def test_options_of_the_launcher():
         ("algo=lokr factor=8", "lokr", "lokr.factor", 8),
         ("algo=locon preset=attn-mlp", "locon", "network.layers", ["attn-mlp"]),
         ("algo=locon", "locon", "network.layers", ["full"]),
+        ("algo=loha weight_decompose=True", "dora_loha", "dora_loha.wd_on_output", True),
         ("algo=loha dora_wd=True", "dora_loha", "dora_loha.wd_on_output", True),
         ("algo=ia3 train_on_input=True", "ia3", "ia3.all_layers", True),
         ("algo=dylora block_size=4", "dylora", "dylora.unit", 4),

@@ -258,6 +258,8 @@ def _network(reading: Reading) -> Values:
         settings["network.network_dropout"] = reading["network_dropout"]
     elif "network.network_dropout" in settings:
         reading.values.pop("network_dropout", None)  # network_args have it
+    if module in ALSO_NETWORKS and settings.pop("network.network_dropout", None):
+        reading.note("network_dropout", "changed", "has no effect in sd-scripts with LoHa and LoKr")
     if kind.endswith("lokr") and rank >= FULL:
         reading.note("network_dim", "changed", f"{rank} makes LoKr's large matrix whole: {kind}.full_matrix")
         settings |= {f"{kind}.full_matrix": True, "network.rank": 16, "network.alpha": 16.0}

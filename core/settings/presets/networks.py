@@ -31,6 +31,7 @@ ARGUMENTS = {
     "network.rank_dropout_scale": ("rank_dropout_scale",),
 }
 ALSO_CALLED = {"use_tucker": ("use_cp", "use_conv_cp"), "constraint": ("constrain",), "wd_on_output": ("wd_on_out",)}
+NEWER_NAMES = {"weight_decompose": "dora_wd"}  # of LyCORIS
 GROUPS = ("network", "optimizer")
 
 
@@ -38,7 +39,7 @@ def arguments_of(text: Any) -> dict[str, str]:
     """Parse sd-scripts' network_args, "algo=lokr factor=8" or a list of such items, into {name: value}. Items without = are dropped."""
     words = text.replace('"', "").split() if isinstance(text, str) else text if isinstance(text, list) else []
     pairs = (str(word).partition("=") for word in words)
-    return {name: value for name, sign, value in pairs if sign}
+    return {NEWER_NAMES.get(name, name): value for name, sign, value in pairs if sign}
 
 
 def as_lycoris(arguments: Mapping[str, Any]) -> dict[str, Any]:
