@@ -22,6 +22,7 @@ from core.settings.presets.networks import settings_of_arguments
 BLOCK = re.compile(r"(<!-- names: (used most|others) -->\n).*?(?=<!-- end of names -->)", re.DOTALL)
 EXAMPLES = {
     "resolution": "512",
+    "skip_image_resolution": "512",
     "face_crop_aug_range": "1,2",
     "optimizer_args": ["weight_decay=0.1"],
     "in_json": "a/b.json",

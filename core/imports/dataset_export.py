@@ -29,6 +29,7 @@ from core.imports.dataset_options import (
     OPTIONS,
     REFUSED,
     SUBSET,
+    area_of_side,
     declaration,
 )
 from core.record import atomic
@@ -240,6 +241,7 @@ def _options(concept: Concept, folder: _Folder) -> dict[str, Any]:
         "custom_attributes": source.custom_attributes | ({PRESERVE: True} if source.diff_output_preservation else {}),
         "resize_interpolation": None if images.resize_interpolation == "auto" else images.resize_interpolation,
         "face_crop_aug_range": [float(end) for end in images.face_crop_aug_range or ()] or None,
+        "skip_image_resolution": area_of_side(images.skip_image_resolution),
         "resolution": list(images.resolution) if isinstance(images.resolution, tuple) else images.resolution,
         "min_bucket_reso": lowest,
         "max_bucket_reso": highest,

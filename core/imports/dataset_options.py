@@ -6,6 +6,7 @@ Source: sd-scripts v0.9 to v0.10, config_util.py and train_util.py (reference: s
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Annotated, Any
@@ -85,7 +86,7 @@ OPTIONS = {
         Option("network_multiplier", 1.0, UP_TO_DATASET),
         Option("validation_split", 0.0, UP_TO_DATASET),
         Option("validation_seed", None, UP_TO_DATASET),
-        Option("skip_image_resolution", 0, UP_TO_DATASET),
+        Option("skip_image_resolution", 0, UP_TO_DATASET, kind="area"),
         Option("image_dir", None, IN_SUBSET, setting="folder"),
         Option("metadata_file", None, IN_SUBSET, frozenset((FINE_TUNING,))),
         Option("conditioning_data_dir", None, IN_SUBSET, frozenset((CONDITIONED,))),
@@ -146,6 +147,7 @@ KINDS: dict[str, tuple[Any, str]] = {  # kind -> its type, and what to write; tr
     "text": (str, "text in quotes"),
     "path": (str, "a path in quotes"),
     "size": (int | Annotated[list[int], TWO], "a whole number, or two in brackets: [768, 1024]"),
+    "area": (int | float | Annotated[list[int], TWO], "a number, or two whole ones in brackets: [512, 768]"),
     "range": (Annotated[list[int | float], TWO], "two numbers in brackets: [0.2, 0.6]"),
     "table": (dict, "a table: { name = value }"),
 }
@@ -175,9 +177,19 @@ def to_setting(option: Option, value: Any) -> Any:
         return "auto" if value is None else INTERPOLATIONS[value]
     if option.name == "caption_extension" and not value.startswith("."):
         return "." + value
-    if option.kind == "size" and isinstance(value, list) and value[0] == value[1]:
+    if option.kind in ("size", "area") and isinstance(value, list) and value[0] == value[1]:
         return value[0]
-    return value
+    return side_of_area(*value) if option.kind == "area" and isinstance(value, list) else value
+
+
+def side_of_area(width: int, height: int) -> float:
+    """Return the side of a square of this many pixels, rounded up so that no other whole number of pixels fits into it."""
+    return math.ceil(math.sqrt(width * height) * 1e5) / 1e5
+
+
+def area_of_side(side: float) -> int | list[int]:
+    """Return a side as sd-scripts takes a resolution: a whole number, else [1, pixels of the square]."""
+    return int(side) if side == int(side) else [1, int(side * side)]
 
 
 def range_fix(option: Option, value: Any) -> str:

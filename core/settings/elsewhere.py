@@ -26,6 +26,8 @@ ELSEWHERE: dict[str, str] = {
     "disable_mmap_load_safetensors": "remove it: model files are never memory-mapped",
     "cpu_offload_checkpointing": "remove it: it has no effect on SD and SDXL; memory.gradient_checkpointing saves memory",
     "no_token_padding": "remove it: captions are always padded, as the models were trained",
+    "train_inpainting": "leave it out: inpainting models are not trained here",
+    "svd_lowrank_niter": "leave it out: how a matrix is decomposed follows from its size",
     "num_cpu_threads_per_process": "set OMP_NUM_THREADS in the environment",
     "clip_vision_strength": "leave it out: images are not used as prompts; image_to_image.image_path starts from one",
     "highres_fix_upscaler_args": "leave it out: upscalers take no arguments; hires.highres_fix_upscaler_file chooses the model",

@@ -87,7 +87,7 @@ class ModelSettings(Settings):
         brief="A file, a folder, or a Hub name.",
         level="shown",
         widget="model",
-        kohya="pretrained_model_name_or_path",
+        kohya="pretrained_model_name_or_path, ckpt",
         help="A .safetensors checkpoint, a diffusers folder, a name under models/, or a Hugging Face id such as owner/name.",
         names="path or name",
         holds="checkpoint",

@@ -160,7 +160,7 @@ bucket_reso_steps = 32
 bucket_no_upscale = true
 network_multiplier = 0.5
 validation_split = 0.25
-skip_image_resolution = 300
+skip_image_resolution = [200, 450]
   [[datasets.subsets]]
   image_dir = '/set'
 """

@@ -311,7 +311,7 @@ def test_a_whole_number_for_a_float_is_taken_and_said(tmp_path, line):
 
 def test_whole_numbers_pass_where_sd_scripts_takes_them(tmp_path):
     rows = ["caption_dropout_rate = 1", "caption_tag_dropout_rate = 0", "token_warmup_step = 100"]
-    found = told(tmp_path, subset(*rows, dataset=["skip_image_resolution = 768"]))
+    found = told(tmp_path, subset(*rows, dataset=["skip_image_resolution = [512, 768]"]))
     assert not found.problems and len(found.notes) == 1
 
 

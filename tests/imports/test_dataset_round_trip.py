@@ -110,7 +110,7 @@ UPPER = {
     "bucket_no_upscale": st.booleans(),
     "network_multiplier": st.floats(-2, 2),
     "validation_split": st.floats(0, 1),
-    "skip_image_resolution": st.integers(0, 2048) | st.floats(0, 2048),
+    "skip_image_resolution": st.integers(0, 2048) | st.sampled_from([[1, 7], [1, 300001]]),
 }
 CAPTIONS = {
     "shuffle_caption": st.booleans(),
@@ -218,6 +218,7 @@ def jobs(draw):
     """A job that uses only what sd-scripts has, with settings in common and others of single folders."""
     ours = {"train_batch_size": UPPER["batch_size"], **{name: UPPER[name] for name in UPPER if name != "batch_size"}}
     images = {name: ours[name] for name in ours if name != "validation_split"}
+    images |= {"skip_image_resolution": st.sampled_from([0, 300, 2.64576])}
     images |= {"flip_aug": st.booleans(), "color_aug": st.booleans(), "alpha_mask": st.booleans(), "resolution": SIDE}
     filled = TEXT.filter(bool)
     captions = CAPTIONS | {name: filled for name in ("caption_prefix", "caption_suffix")}

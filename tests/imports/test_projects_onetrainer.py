@@ -99,6 +99,8 @@ BECOMES = [
     ({"learning_rate": "1e-4"}, {"optimizer.learning_rate": 1e-4}, {"learning_rate": "taken"}),
     ({"learning_rate": "0,0001"}, {"optimizer.learning_rate": 3e-6}, {"learning_rate": "unavailable"}),
     ({"epochs": "20"}, {"schedule.max_train_epochs": 20}, {"epochs": "taken"}),
+    ({"cep_gamma": 0.1, "prefetch_next_batch": True}, {}, {"cep_gamma": "unavailable", "prefetch_next_batch": "idle"}),
+    ({"oft_cans": False, "optimizer": {"geometric_wd": False}}, {}, {"oft_cans": "idle", "optimizer.geometric_wd": "idle"}),
     ({"epochs": [1]}, {"schedule.max_train_epochs": 100}, {"epochs": "unavailable"}),
     ({"train_dtype": "HALF"}, {"memory.mixed_precision": "fp16"}, {"train_dtype": "unavailable"}),
     ({"train_dtype": "TFLOAT_32"}, {"memory.mixed_precision": "no", "memory.allow_tf32": True}, {}),

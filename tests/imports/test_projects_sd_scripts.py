@@ -98,6 +98,14 @@ def test_unset_options_have_sd_scripts_defaults():
         ("--v2", "model.family", "sd2"),
         ("--resolution 512,768", "dataset.resolution", (512, 768)),
         ("--resolution 768", "dataset.resolution", 768),
+        ("--network_module networks.lokr --network_dropout 0.3", "network.network_dropout", 0.0),
+        ("--skip_image_resolution 512", "dataset.skip_image_resolution", 512),
+        ("--skip_image_resolution 100,400", "dataset.skip_image_resolution", 200),
+        (
+            """--network_module networks.loha --network_args "exclude_patterns=[r'.*ff.*', '.*attn1.*']\"""",
+            "network.exclude_layers",
+            ["^(?:.*ff.*)$", "^(?:.*attn1.*)$"],
+        ),
         ("--network_train_unet_only", "network.train_text_encoder", False),
         ("--text_encoder_lr 5e-5 1e-5", "optimizer.text_encoder_lr", 5e-5),
         ("--use_8bit_adam", "optimizer.optimizer_type", "AdamW8bit"),
@@ -190,6 +198,11 @@ def test_nothing_is_run_and_no_code_is_named(tmp_path):
     assert not mark.exists() and found.job.dataset.dataset_class is None
     assert of_key(found, "output_name").kind == of_key(found, "dataset_class").kind == "unavailable"
     assert [problem.code for problem in found.problems].count("import.unset-variable") == 2
+
+
+def test_inpainting_that_is_not_trained_here_is_a_warning():
+    assert "import.inpainting" in [problem.code for problem in lora("--train_inpainting").problems]
+    assert "import.inpainting" not in [problem.code for problem in lora("").problems]
 
 
 def test_variables_arrays_and_arithmetic_of_bash():
@@ -298,6 +311,7 @@ def test_options_without_a_script_are_a_loras_or_ask():
         ("network_module = 'networks.lora_flux'\nseed = 1", "import.other-family"),
         ("--network_module networks.lora_wan --seed 1", "import.other-family"),
         ("model_train_type = 'anima-lora'\nnetwork_module = 'lycoris.kohya'", "import.other-family"),
+        ("network_module = 'networks.lora'\nprompts_file = 'p.toml'", "import.other-family"),
         ("t5xxl = 't5.safetensors'\nlearning_rate = 1e-5", "import.other-family"),
         ("python train_dreambooth_lora.py --seed 1", "import.unknown-script"),
         ("hello", "import.unknown"),
@@ -370,11 +384,15 @@ def test_a_dataset_config_beside_it_takes_the_options_where_it_is_silent(tmp_pat
     (tmp_path / "images").mkdir()
     (tmp_path / "d.toml").write_text("[[datasets]]\n[[datasets.subsets]]\nimage_dir = 'images'\nkeep_tokens = 2\n")
     found = lora(
-        "--dataset_config d.toml --resolution 640 --shuffle_caption --keep_tokens 1 --train_data_dir /x",
+        "--dataset_config d.toml --resolution 640 --shuffle_caption --keep_tokens 1 --train_data_dir /x "
+        "--skip_image_resolution 100,400",
         folder=tmp_path,
     )
     (folder,) = found.job.dataset.sources
-    assert found.job.dataset.resolution == 640 and found.job.captions.shuffle_caption
+    assert (found.job.dataset.resolution, found.job.dataset.skip_image_resolution) == (
+        640,
+        200,
+    ) and found.job.captions.shuffle_caption
     assert 2 in (folder.keep_tokens, found.job.captions.keep_tokens)
     assert found.job.dataset.folder is None and of_key(found, "train_data_dir").kind == "idle"
     assert of_key(lora("--dataset_config d.toml"), "dataset_config").kind == "unavailable"
@@ -394,6 +412,7 @@ def test_options_of_the_launcher():
         ("algo=lokr factor=8", "lokr", "lokr.factor", 8),
         ("algo=locon preset=attn-mlp", "locon", "network.layers", ["attn-mlp"]),
         ("algo=locon", "locon", "network.layers", ["full"]),
+        ("algo=loha weight_decompose=True", "dora_loha", "dora_loha.wd_on_output", True),
         ("algo=loha dora_wd=True", "dora_loha", "dora_loha.wd_on_output", True),
         ("algo=ia3 train_on_input=True", "ia3", "ia3.all_layers", True),
         ("algo=dylora block_size=4", "dylora", "dylora.unit", 4),

@@ -7,7 +7,7 @@ from core.settings.base import declared
 from core.settings.dataset.source import Source
 from core.settings.elsewhere import ELSEWHERE
 from core.settings.flags import read_flags
-from core.settings.job import JOBS, TrainJob
+from core.settings.job import JOBS, GenerateJob, TrainJob
 
 NAMES = """
 adaptive_noise_scale alpha_mask async_upload base_weights base_weights_multiplier block_lr bucket_no_upscale
@@ -39,9 +39,9 @@ reg_data_dir resize_interpolation resolution resume resume_from_huggingface samp
 sample_every_n_steps sample_prompts sample_sampler save_every_n_epochs save_every_n_steps save_last_n_epochs
 save_last_n_epochs_state save_last_n_steps save_last_n_steps_state save_model_as save_n_epoch_ratio save_precision
 save_state save_state_on_train_end save_state_to_huggingface scale_v_pred_loss_like_noise_pred scale_weight_norms sdpa
-secondary_separator seed shuffle_caption skip_cache_check skip_until_initial_step stop_text_encoder_training
+secondary_separator seed shuffle_caption skip_cache_check skip_image_resolution skip_until_initial_step stop_text_encoder_training
 text_encoder_lr token_string token_warmup_min token_warmup_step tokenizer_cache_dir torch_compile train_batch_size
-train_data_dir train_text_encoder training_comment unet_lr use_8bit_adam use_lion_optimizer use_object_template
+train_data_dir train_inpainting train_text_encoder training_comment unet_lr use_8bit_adam use_lion_optimizer use_object_template
 use_safetensors use_style_template v2 v_parameterization v_pred_like_loss vae vae_batch_size validate_every_n_epochs
 validate_every_n_steps validation_seed validation_split wandb_api_key wandb_run_name weighted_captions weights xformers
 zero3_init_flag zero3_save_16bit_model zero_stage zero_terminal_snr
@@ -54,6 +54,15 @@ OPTIONS = {name.replace("-", "_") for options in commands().values() for name in
 
 def test_each_name_leads_to_a_setting_an_option_or_a_sentence():
     assert set(NAMES) - SETTINGS - OF_FOLDERS - OPTIONS - set(ELSEWHERE) == set()
+
+
+@pytest.mark.parametrize(
+    "name", "W H scale ckpt images_per_prompt network_weights network_mul textual_inversion_embeddings".split()
+)
+def test_names_of_the_generator_lead_to_a_setting(name):
+    known = {entry.path: entry for entry in declared(GenerateJob)}
+    (problem,) = read_flags(GenerateJob, [f"--{name}", "1"])[1]
+    assert problem.fix.removeprefix("did you mean --").removesuffix("?") in known
 
 
 @pytest.mark.parametrize("name", sorted(ELSEWHERE))

@@ -127,7 +127,7 @@ OPTIONS = {
     "glus": Option("gradual_latent.gradual_latent_unsharp_params", str),
 }
 TEXTS = ("n", "c")  # options with texts
-FOR_OTHER_FAMILIES = ("g", "ctr", "rcfg", "fs")
+FOR_OTHER_FAMILIES = ("g", "ctr", "rcfg", "fs", "i")  # i: the image of an inpainting model's sample
 # key in .toml and .json -> option
 KEYS = {
     "negative_prompt": "n",
@@ -245,7 +245,7 @@ def line_of(text: str, texts: Mapping[str, Any], notes: list[Problem], where: st
     values: dict[str, Any] = {}
     for switch, value in texts.items():
         if switch in FOR_OTHER_FAMILIES:
-            notes.append(_note(f"'--{switch}' is ignored: it is for other model families", where, "unsupported-option"))
+            notes.append(_note(f"'--{switch}' is ignored: it is for other models", where, "unsupported-option"))
         elif value is not None:
             _store(values, switch, value, notes, where)
     return PromptLine(text, values)

@@ -55,7 +55,8 @@ def read(source: Source) -> Import:
     options = {"network_module": module} | options
     method = METHOD.get(str(_section(tables, "train_mode").get("train_mode")), "lora")
     script, dataset = SCRIPTS[METHODS[method]["sdxl" in taken]], _dataset(tables, entries)
-    keys = {"train_batch_size": "batch_size"}
+    renames = any("batch_size" in _part(tables, name, "dataset_args") for name in tables)
+    keys = {"train_batch_size": "batch_size"} if renames else {}
     keys |= {"lr_warmup_steps": "warmup_ratio"} if str(options.get("lr_warmup_steps")).endswith("%") else {}
     if renamed := find(optimizer) is None and find(short := optimizer.rpartition(".")[2]) is not None:
         options["optimizer_type"] = short

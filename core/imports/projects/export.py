@@ -11,7 +11,7 @@ from typing import Any
 from core.families.locate import model_path
 from core.formats.detect import identify
 from core.imports.dataset_export import all_concepts, bucket_sides, method_of, toml_table, written_path
-from core.imports.dataset_options import FINE_TUNING, OPTIONS, declaration
+from core.imports.dataset_options import FINE_TUNING, OPTIONS, area_of_side, declaration
 from core.imports.projects.options import METHODS, SCRIPTS, XTI, Script
 from core.imports.projects.report import Source
 from core.imports.projects.rules import SCHEDULERS, Reading, part_of_run
@@ -206,6 +206,7 @@ def _length(job: TrainJob) -> dict[str, Any]:
 def _dataset(job: TrainJob) -> dict[str, Any]:
     """Return {option: value} of the dataset: "resolution", "min_bucket_reso", "caption_extension", "validation_split" ... None is off."""
     size, faces, validation = job.dataset.resolution, job.dataset.face_crop_aug_range, job.validation
+    smallest = job.dataset.skip_image_resolution
     interpolation, template = job.dataset.resize_interpolation, job.captions.caption_template
     extension = job.captions.caption_extension
     steps, epochs = validation.validate_every_n_steps, validation.validate_every_n_epochs
@@ -214,6 +215,7 @@ def _dataset(job: TrainJob) -> dict[str, Any]:
         "min_bucket_reso": lowest,
         "max_bucket_reso": highest,
         "resolution": ",".join(map(str, size if isinstance(size, tuple) else (size, size))),
+        "skip_image_resolution": str(area_of_side(smallest)).strip("[]") if smallest else None,
         "face_crop_aug_range": f"{faces[0]},{faces[1]}" if faces else None,
         "resize_interpolation": None if interpolation == "auto" else interpolation,
         "caption_extention": None,  # the same, in its older spelling

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from core.imports.dataset_options import INTERPOLATIONS
+from core.imports.dataset_options import INTERPOLATIONS, side_of_area
 from core.imports.projects.options import DecimalComma, Option, Script, convert
 from core.imports.projects.report import Entry, Remarks, known_settings
 from core.imports.projects.shells import unresolved
@@ -202,7 +202,7 @@ def _folders(reading: Reading) -> Values:
     return {"dataset.folder": None, "dataset.sources": [source]}
 
 
-@rule("dataset_class", "cache_info")
+@rule("dataset_class", "cache_info", "train_inpainting")
 def _not_taken(reading: Reading) -> Values:
     """Add notes on options that are not imported; returns {}."""
     if reading["dataset_class"]:
@@ -210,6 +210,9 @@ def _not_taken(reading: Reading) -> Values:
         reading.note("dataset_class", "unavailable", sentence)
     if reading["cache_info"]:
         reading.note("cache_info", "unavailable", "is a setting of each folder: turn it on there")
+    if reading["train_inpainting"]:
+        fix = "start from a model that does not inpaint, or train it with sd-scripts"
+        reading.warn("Inpainting models are not trained here", "train_inpainting", fix, "import.inpainting")
     return {}
 
 
@@ -256,6 +259,8 @@ def _network(reading: Reading) -> Values:
         settings["network.network_dropout"] = reading["network_dropout"]
     elif "network.network_dropout" in settings:
         reading.values.pop("network_dropout", None)  # network_args have it
+    if module in ALSO_NETWORKS and settings.pop("network.network_dropout", None):
+        reading.note("network_dropout", "changed", "has no effect in sd-scripts with LoHa and LoKr")
     if kind.endswith("lokr") and rank >= FULL:
         reading.note("network_dim", "changed", f"{rank} makes LoKr's large matrix whole: {kind}.full_matrix")
         settings |= {f"{kind}.full_matrix": True, "network.rank": 16, "network.alpha": 16.0}
@@ -443,9 +448,19 @@ def _resolution(reading: Reading) -> Values:
 def _size(text: Any) -> tuple[int, int] | None:
     """Return (width, height) of "512" or "512,768"; None for other texts."""
     parts = [part.strip() for part in str(text or "").replace("x", ",").strip("()[] ").split(",")]
-    if not all(part.isdecimal() and len(part) < 6 for part in parts) or len(parts) > 2:
+    if not all(part.isdecimal() and len(part) < 10 for part in parts) or len(parts) > 2:
         return None
     return int(parts[0]), int(parts[-1])
+
+
+@rule("skip_image_resolution")
+def _smallest(reading: Reading) -> Values:
+    """Return {"dataset.skip_image_resolution": side of a square as large as the resolution}; {}, with a note, if it is unreadable."""
+    size = _size(reading["skip_image_resolution"] or "0")
+    if size is None:
+        reading.note("skip_image_resolution", "unavailable", "is neither one number nor width,height")
+        return {}
+    return {"dataset.skip_image_resolution": side_of_area(*size)}
 
 
 @rule("caption_extension", "caption_extention")

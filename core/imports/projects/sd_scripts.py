@@ -28,8 +28,14 @@ OTHER_FAMILIES = {
     "control_net": "ControlNet", "controlnet": "ControlNet", "leco": "LECO", "wan_": "Wan", "hv_": "HunyuanVideo",
     "qwen": "Qwen-Image", "zimage": "Z-Image", "fpack": "FramePack", "kandinsky": "Kandinsky", "chroma": "Chroma",
 }  # fmt: skip
-# Options for text encoders and models of other families
-OTHER_OPTIONS = {"t5xxl": "FLUX or Stable Diffusion 3", "qwen3": "Anima", "gemma2": "Lumina", "dit": "DiT"}
+# Options of other families: text encoders, models and prompts
+OTHER_OPTIONS = {
+    "t5xxl": "FLUX or Stable Diffusion 3",
+    "qwen3": "Anima",
+    "gemma2": "Lumina",
+    "dit": "DiT",
+    "prompts_file": "LECO",
+}
 # What lora-scripts (SD-Trainer) writes into its config files -> the script
 TRAIN_TYPE = "model_train_type"
 SCRIPT_OF_TYPE = {

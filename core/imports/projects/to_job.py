@@ -32,7 +32,6 @@ FIXED: dict[str, tuple[Any, str]] = {
 IGNORED: dict[str, tuple[EntryKind, str]] = {
     "epoch": ("idle", "is ignored by sd-scripts; max_train_epochs and max_train_steps are the length"),
     "noise_offset_type": ("idle", "is ignored by sd-scripts; noise_offset and multires_noise_iterations decide"),
-    "train_inpainting": ("unavailable", "is not available: the model is trained as one that does not inpaint"),
 }
 # Ours stay on where they are not given: they change no weight
 ON_BY_DEFAULT = frozenset(("save_state", "save_state_on_train_end"))
@@ -162,7 +161,9 @@ def _fallback(reading: Reading, settings: Mapping[str, Any]) -> Values:
     general = {name: option for name, option in DATASET_OPTIONS.items() if name in names and GENERAL in option.levels}
     options = {name: reading[names[name]] for name in general}
     options |= {
-        name: settings.get(f"dataset.{name}") for name, option in general.items() if option.kind in ("size", "range")
+        name: settings.get(f"dataset.{name}")
+        for name, option in general.items()
+        if option.kind in ("size", "area", "range")
     }
     return {name: value for name, value in options.items() if value is not None}
 

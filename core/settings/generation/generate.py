@@ -60,13 +60,13 @@ class GenerateSettings(Settings):
     )
     negative_prompt: str = setting("", level="shown", widget="prompt", help="What the image should not show.")
     width: Side | None = setting(
-        None, unit="pixels", hint="model's own", level="shown", help="Empty uses the model's native size."
+        None, unit="pixels", hint="model's own", level="shown", kohya="W", help="Empty uses the model's native size."
     )
     height: Side | None = setting(
-        None, unit="pixels", hint="model's own", level="shown", help="Empty uses the model's native size."
+        None, unit="pixels", hint="model's own", level="shown", kohya="H", help="Empty uses the model's native size."
     )
     steps: int = steps_setting(20, level="shown")
-    guidance_scale: float | None = guidance_setting(hint="model's own", level="shown")
+    guidance_scale: float | None = guidance_setting(hint="model's own", level="shown", kohya="scale")
     guidance: Literal["classic"] = setting(
         "classic",
         help="How the outputs for the prompt and the negative prompt are combined. PAG, SLG and SEG take one more evaluation per step.",
@@ -118,6 +118,7 @@ class GenerateSettings(Settings):
         unit="images",
         title="Number of images",
         level="shown",
+        kohya="images_per_prompt",
         help="The seed increases by 1 for each image.",
     )
     batch_size: int | None = kohya_setting(
@@ -200,6 +201,7 @@ class GenerateSettings(Settings):
         title="LoRAs",
         level="shown",
         widget="loras",
+        kohya="network_weights, network_mul",
         help="Any number of LoRAs, each with its own strength.",
     )
     network_merge: bool = kohya_setting(
@@ -222,6 +224,7 @@ class GenerateSettings(Settings):
     embeddings: list[str] = setting(
         default_factory=list,
         level="shown",
+        kohya="textual_inversion_embeddings, XTI_embeddings",
         help="Textual inversion files. Use the file name without extension in the prompt; `word=file` assigns another word.",
         names="word=path",
     )

@@ -1,5 +1,6 @@
 """Convert network types and network_args of sd-scripts, LyCORIS and kohya_ss to settings."""
 
+import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -7,6 +8,7 @@ from core.record.problems import Problem
 from core.settings.base import Declared
 from core.settings.elsewhere import ELSEWHERE
 from core.settings.network import NETWORK_KINDS
+from core.settings.optimization.optimizers import literal
 
 LYCORIS = "lycoris.kohya"
 # kohya_ss' LoRA_type, or LyCORIS' algo, in small letters -> network.kind
@@ -29,6 +31,7 @@ ARGUMENTS = {
     "network.rank_dropout_scale": ("rank_dropout_scale",),
 }
 ALSO_CALLED = {"use_tucker": ("use_cp", "use_conv_cp"), "constraint": ("constrain",), "wd_on_output": ("wd_on_out",)}
+NEWER_NAMES = {"weight_decompose": "dora_wd"}  # of LyCORIS
 GROUPS = ("network", "optimizer")
 
 
@@ -36,7 +39,7 @@ def arguments_of(text: Any) -> dict[str, str]:
     """Parse sd-scripts' network_args, "algo=lokr factor=8" or a list of such items, into {name: value}. Items without = are dropped."""
     words = text.replace('"', "").split() if isinstance(text, str) else text if isinstance(text, list) else []
     pairs = (str(word).partition("=") for word in words)
-    return {name: value for name, sign, value in pairs if sign}
+    return {NEWER_NAMES.get(name, name): value for name, sign, value in pairs if sign}
 
 
 def as_lycoris(arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -72,10 +75,19 @@ def settings_of_arguments(
     for name, value in effective.items():
         path = _path_of(name, kind, known)
         if path:
-            settings[path] = value
+            settings[path] = _searched(value) if path == "network.exclude_layers" else value
         elif name not in ("algo", "dora_wd"):
             unknown.append(name)
     return settings, unknown
+
+
+def _searched(patterns: str) -> str:
+    """Return the expressions of sd-scripts' exclude_patterns, a Python list or text that a whole path must match, as JSON for a search;
+    other text is returned unchanged."""
+    listed = literal(patterns)
+    if listed == patterns:
+        return patterns
+    return json.dumps([f"^(?:{each})$" for each in (listed if isinstance(listed, list) else [listed])])
 
 
 def _path_of(name: str, kind: str, known: Mapping[str, Declared]) -> str:

@@ -62,10 +62,10 @@ def test_what_is_out_of_bounds_is_brought_within_and_said():
 
 def test_what_is_no_number_is_an_error_and_what_is_not_followed_is_said():
     assert parsed("a --s many")[1][0].level == "error" and parsed("a --l strong")[1][0].level == "error"
-    found, notes = parsed("a --ss dpm_fast --cn pose.png --ctr x --fs 3 --rcfg 2 --g 3 --zz 1")
+    found, notes = parsed("a --ss dpm_fast --cn pose.png --ctr x --fs 3 --rcfg 2 --g 3 --zz 1 --i fox.png")
     assert (
         found == SamplePrompt("a", control="pose.png")
-        and len(notes) == 6
+        and len(notes) == 7
         and all(note.level == "advice" for note in notes)
     )
 
