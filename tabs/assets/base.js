@@ -484,6 +484,9 @@
     if (field) field.select();
   });
 
+  /** Ask what a button asks before it acts (`sure` in markup.py). */
+  atelier.sure = ({ariaLabel, textContent, dataset}) => atelier.dialog({title: `${ariaLabel || textContent.trim()}?`, text: dataset.sure, ok: textContent.trim(), danger: true});
+
   /** The message panel over the page, which it does not push: errors stay until closed. Others belong to their tab, and go by
       themselves unless they list something to read or offer a file. One with the id of the last one is not shown again. */
   const SECONDS = {info: 10, done: 5, success: 5, place: 8, undo: 20};  // how long a message that need not be read stays

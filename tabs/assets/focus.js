@@ -189,10 +189,4 @@
     heading.focus({preventScroll: true});
   };
   new MutationObserver(() => setTimeout(follow, 50)).observe(document, {subtree: true, attributes: true, attributeFilter: ["aria-selected"]});
-
-  document.addEventListener("keydown", (event) => {  // a question is answered by what changes nothing
-    const question = event.key === "Escape" && event.target.closest && event.target.closest("[role=alertdialog]");
-    const harmless = question && question.querySelector("[data-land]");
-    if (harmless) harmless.click();
-  });
 })();
