@@ -258,12 +258,13 @@
     if (!answer.ok) throw new Error(`the server answered ${answer.status}`);
     return answer.json();
   };
-  /** The problem of a request that has failed, in the server's words where it has some. answer: null where it does not answer */
-  const FIXES = {401: "log in again", 413: "choose fewer or smaller files", 422: "reload the page", 429: "choose fewer or smaller files, or try again in an hour", 507: "free disk space on the computer where Atelier runs, then try again"};
+  /** The problem of a request that has failed, in the server's words where it has some. answer: null where it does not answer; where: the files of an upload */
+  const FIXES_OF_FILES = {413: "choose fewer or smaller files", 429: "choose fewer or smaller files, or try again in an hour"};
+  const FIXES = {401: "log in again", 413: "shorten what you entered", 422: "reload the page", 507: "free disk space on the computer where Atelier runs, then try again"};
   atelier.failure = async (answer, where = "") => {
     if (!answer) return {what: "The server does not answer", where, fix: "check that Atelier still runs, then try again"};
     const {error} = await answer.clone().json().catch(() => null) || {};
-    return {what: error ? error.split(/[.](?: |$)/)[0] : `The server answered ${answer.status}`, where, fix: FIXES[answer.status] || "try again"};
+    return {what: error ? error.split(/[.](?: |$)/)[0] : `The server answered ${answer.status}`, where, fix: (where && FIXES_OF_FILES[answer.status]) || FIXES[answer.status] || "try again"};
   };
   /** What the server answers to a question; `problems` with `lost` where it does not. tooLarge: what and fix of one that is not taken */
   atelier.question = async (name, asked, tooLarge) => {
