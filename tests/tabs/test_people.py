@@ -31,7 +31,7 @@ from core.generation.images.gallery import Gallery
 from core.generation.prompt.styles import Style, read_styles, write_styles
 from core.record.problems import ProblemsError
 from core.record.run_about import write_about, write_person
-from core.record.run_folder import RunFolder
+from core.record.run_folder import RunFolder, seal_state
 from core.record.workspace import Workspace, in_workspace
 from core.settings.check import build
 from core.settings.job import GenerateJob, TrainJob
@@ -330,8 +330,10 @@ def test_of_other_peoples_runs_only_what_is_not_refused_is_offered(engine):
     desk, runs = RunHandlers(page), {}
     for name in ("anna", "ben", "old"):
         runs[name] = write_run(page, f"20260101-120000_{name}", "stopped")
-        (runs[name] / "state" / "step00000030").mkdir(parents=True)
-        (runs[name] / "state" / "step00000030" / "complete.json").write_text("{}")
+        state = runs[name] / "state" / "step00000030"
+        state.mkdir(parents=True)
+        (state / "training.pt").write_bytes(b"weights")
+        seal_state(state)
         if name != "old":
             write_about(RunFolder(runs[name]), note=f"{name}'s note")
             write_person(RunFolder(runs[name]), name)

@@ -283,6 +283,15 @@ def saved_state(folder, step: int = 30):
     seal_state(state)
 
 
+def test_a_run_is_offered_from_its_newest_state_that_is_not_cut_off(desk):
+    folder = write_run(desk.page, "20260101-120000_one", "stopped")
+    for step in (12, 30):
+        saved_state(folder, step)
+    (folder / "state" / "step00000030" / "training.pt").write_bytes(b"wei")
+    assert "From step 12," in desk._main({"open": folder.name})
+    assert desk.page.engine.runs()[0].resumable_step == 12
+
+
 def test_a_finished_run_is_continued_with_more_steps_or_epochs(desk):
     name = "20260101-120000_one"
     saved_state(write_run(desk.page, name))
