@@ -532,15 +532,16 @@
     if (panel && panel.hasAttribute("data-passes")) panel.hidden = true;
   });
   /** Where a message stands: in the first free place from the bottom right upwards. An error keeps off the fields that it marks, the
-      buttons that begin something and the page's head; others keep off all fields, and off all buttons and text too where the window has room. */
+      buttons that begin something and the page's head, and where it can off those of an image or a dialog; others keep off all fields, and off all buttons and text too where the window has room. */
   const KEPT = "#start, #gen-draw, #header-stop, #atelier-header, #tabs > .tab-wrapper, [aria-invalid=true]";
+  const IMAGE_BUTTONS = ".gen-does, dialog[open] :is(a, button)";
   const TEXT = "p, h2, h3, h4, li, td, th, dt, dd, figcaption, summary";
   const FIELDS = `.field, .form, label, textarea, input, select, ${KEPT}`;
   const aside = (stands) => {  // one that stands already leaves only what is pressed or filled in, so that its buttons stay where they were seen
     const place = atelier.byId("said-place"), panel = atelier.byId("said"), error = panel.classList.contains("error");
     if (panel.hidden) return;
     place.classList.toggle("aside", !error);
-    const kept = [...(error ? [] : [`${FIELDS}, ${atelier.CONTROLS}, ${TEXT}`, `${FIELDS}, ${atelier.CONTROLS}`, FIELDS]), KEPT];
+    const kept = [...(error ? [`${KEPT}, ${IMAGE_BUTTONS}`] : [`${FIELDS}, ${atelier.CONTROLS}, ${TEXT}`, `${FIELDS}, ${atelier.CONTROLS}`, FIELDS]), KEPT];
     const freeOf = (kinds) => {
       const taken = [...document.querySelectorAll(kinds)].filter((node) => !place.contains(node)).map((node) => node.getBoundingClientRect())
         .filter((box) => box.width && box.bottom > 0 && box.top < innerHeight);
