@@ -50,8 +50,7 @@ element.addEventListener('click', async (event) => {
   // A button may send the value of a field next to it.
   const from = target && target.dataset.from && element.querySelector('#' + target.dataset.from);
   if (!target || !element.contains(target) || target.disabled) return;
-  const sure = target.dataset.sure, words = target.textContent.trim();
-  if (sure && !(await atelier.dialog({title: (target.ariaLabel || words) + '?', text: sure, ok: words, danger: true}))) return;
+  if (target.dataset.sure && !(await atelier.sure(target))) return;
   trigger('act', said(target, from ? {value: from.value} : {}));
 });
 element.addEventListener('change', (event) => {

@@ -32,7 +32,7 @@ from core.engine.queue import (
     person_in,
     title_of,
 )
-from core.engine.run_summary import RunState, RunSummary, about_of, newest_state_name
+from core.engine.run_summary import RunState, RunSummary, about_of, newest_state_step
 from core.engine.runs import Runs
 from core.engine.view import RunView, read_watch
 from core.engine.waiting import Wait, waits
@@ -496,7 +496,7 @@ class Engine:
         """Return `RunView.snapshot` of a run with "resumable_step" (of its newest training state, -1 without one) and "person"."""
         view = self._runs.refresh(run_name)
         facts = view.snapshot(self._runs.is_held(view))
-        return facts | {"resumable_step": newest_state_name(view.folder), "person": about_of(view.folder)[0].person}
+        return facts | {"resumable_step": newest_state_step(view.folder), "person": about_of(view.folder)[0].person}
 
     def watch(self, run_name: str) -> dict[str, Any]:
         """Return `read_watch` of a training: its losses by timestep band and by image; {} without any."""

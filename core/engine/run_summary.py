@@ -1,5 +1,6 @@
 """Rows of the table of runs."""
 
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from core.engine.run_labels import RunLabels
 from core.engine.view import DAMAGED, true_state
 from core.record.problems import ProblemsError
 from core.record.run_about import RunAbout, initial_title, read_about
-from core.record.run_folder import RunFolder, state_step
+from core.record.run_folder import RunFolder, newest_state, state_step
 
 
 @dataclass(frozen=True)
@@ -92,17 +93,16 @@ def with_current_about(folder: RunFolder, row: RunSummary) -> RunSummary:
         note=about.note,
         person=about.person,
         about_error=about_error,
-        resumable_step=newest_state_name(folder),
+        resumable_step=newest_state_step(folder),
     )
 
 
-def newest_state_name(folder: RunFolder) -> int:
-    """Return the step of the newest sealed training state, by its folder's name (hashes are checked on resuming); -1 without one."""
-    try:
-        states = list(folder.states.iterdir())
-    except OSError:
-        return -1
-    return max((state_step(path) for path in states if (path / "complete.json").is_file()), default=-1)
+def newest_state_step(folder: RunFolder) -> int:
+    """Return the step of the newest training state whose files have their sizes (hashes are checked on resuming); -1 without one."""
+    with suppress(OSError):
+        if state := newest_state(folder.states, quick=True):
+            return state_step(state)
+    return -1
 
 
 def about_of(folder: RunFolder) -> tuple[RunAbout, str]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from core.engine.light import LightTask
 from core.engine.queue import QueueEntry
 from core.engine.run_facts import RunFacts, read_facts, stamps, write_facts
-from core.engine.run_summary import RunState, RunSummary, newest_state_name, summary_of, with_current_about
+from core.engine.run_summary import RunState, RunSummary, newest_state_step, summary_of, with_current_about
 from core.engine.view import ENDED, RunView, facts_of
 from core.record import atomic
 from core.record.journal import last_of_kind
@@ -95,7 +95,7 @@ class Runs:
     def newest_state(self, name: str) -> int:
         """Return the step of a run's newest training state; -1 for a run without a state and for an unknown run."""
         try:
-            return newest_state_name(self.folder(name))
+            return newest_state_step(self.folder(name))
         except ProblemsError:  # it has none yet, or was deleted
             return -1
 

@@ -258,12 +258,13 @@
     if (!answer.ok) throw new Error(`the server answered ${answer.status}`);
     return answer.json();
   };
-  /** The problem of a request that has failed, in the server's words where it has some. answer: null where it does not answer */
-  const FIXES = {401: "log in again", 413: "choose fewer or smaller files", 422: "reload the page", 429: "choose fewer or smaller files, or try again in an hour", 507: "free disk space on the computer where Atelier runs, then try again"};
+  /** The problem of a request that has failed, in the server's words where it has some. answer: null where it does not answer; where: the files of an upload */
+  const FIXES_OF_FILES = {413: "choose fewer or smaller files", 429: "choose fewer or smaller files, or try again in an hour"};
+  const FIXES = {401: "log in again", 413: "shorten what you entered", 422: "reload the page", 507: "free disk space on the computer where Atelier runs, then try again"};
   atelier.failure = async (answer, where = "") => {
     if (!answer) return {what: "The server does not answer", where, fix: "check that Atelier still runs, then try again"};
     const {error} = await answer.clone().json().catch(() => null) || {};
-    return {what: error ? error.split(/[.](?: |$)/)[0] : `The server answered ${answer.status}`, where, fix: FIXES[answer.status] || "try again"};
+    return {what: error ? error.split(/[.](?: |$)/)[0] : `The server answered ${answer.status}`, where, fix: (where && FIXES_OF_FILES[answer.status]) || FIXES[answer.status] || "try again"};
   };
   /** What the server answers to a question; `problems` with `lost` where it does not. tooLarge: what and fix of one that is not taken */
   atelier.question = async (name, asked, tooLarge) => {
@@ -484,6 +485,9 @@
     if (field) field.select();
   });
 
+  /** Ask what a button asks before it acts (`sure` in markup.py). */
+  atelier.sure = ({ariaLabel, textContent, dataset}) => atelier.dialog({title: `${ariaLabel || textContent.trim()}?`, text: dataset.sure, ok: textContent.trim(), danger: true});
+
   /** The message panel over the page, which it does not push: errors stay until closed. Others belong to their tab, and go by
       themselves unless they list something to read or offer a file. One with the id of the last one is not shown again. */
   const SECONDS = {info: 10, done: 5, success: 5, place: 8, undo: 20};  // how long a message that need not be read stays
@@ -528,15 +532,16 @@
     if (panel && panel.hasAttribute("data-passes")) panel.hidden = true;
   });
   /** Where a message stands: in the first free place from the bottom right upwards. An error keeps off the fields that it marks, the
-      buttons that begin something and the page's head; others keep off all fields, and off all buttons and text too where the window has room. */
+      buttons that begin something and the page's head, and where it can off those of an image or a dialog; others keep off all fields, and off all buttons and text too where the window has room. */
   const KEPT = "#start, #gen-draw, #header-stop, #atelier-header, #tabs > .tab-wrapper, [aria-invalid=true]";
+  const IMAGE_BUTTONS = ".gen-does, dialog[open] :is(a, button)";
   const TEXT = "p, h2, h3, h4, li, td, th, dt, dd, figcaption, summary";
   const FIELDS = `.field, .form, label, textarea, input, select, ${KEPT}`;
   const aside = (stands) => {  // one that stands already leaves only what is pressed or filled in, so that its buttons stay where they were seen
     const place = atelier.byId("said-place"), panel = atelier.byId("said"), error = panel.classList.contains("error");
     if (panel.hidden) return;
     place.classList.toggle("aside", !error);
-    const kept = [...(error ? [] : [`${FIELDS}, ${atelier.CONTROLS}, ${TEXT}`, `${FIELDS}, ${atelier.CONTROLS}`, FIELDS]), KEPT];
+    const kept = [...(error ? [`${KEPT}, ${IMAGE_BUTTONS}`] : [`${FIELDS}, ${atelier.CONTROLS}, ${TEXT}`, `${FIELDS}, ${atelier.CONTROLS}`, FIELDS]), KEPT];
     const freeOf = (kinds) => {
       const taken = [...document.querySelectorAll(kinds)].filter((node) => !place.contains(node)).map((node) => node.getBoundingClientRect())
         .filter((box) => box.width && box.bottom > 0 && box.top < innerHeight);

@@ -469,9 +469,9 @@
   atelier.captions = {next: () => step(1), ask, unanswered, put: (...given) => put(...given), own, key: () => open, box, filter: (words) => { byId("cap-find").value = words; return find(words); }};
   const act = (name, arg, value) => own[name] ? own[name](arg, value) : acts[name] ? acts[name](arg, value) : shelf({act: name, arg, value});
   const visible = () => { const main = byId("cap-main"); return !!main && main.offsetParent !== null; };
-  atelier.on("click", ":is(#captions, #cap-more) button[data-act]", ({dataset, disabled}) => {
-    const from = dataset.from && byId(dataset.from);
-    if (!disabled) act(dataset.act, dataset.arg || "", from ? from.value : "");
+  atelier.on("click", ":is(#captions, #cap-more) button[data-act]", async (button) => {
+    const {dataset} = button, from = dataset.from && byId(dataset.from);
+    if (!button.disabled && (!dataset.sure || await atelier.sure(button))) act(dataset.act, dataset.arg || "", from ? from.value : "");
   });
   atelier.on("change", ":is(#captions, #cap-more) :is(select, input, textarea)[data-act]", ({dataset, type, checked, value}) =>
     act(dataset.act, dataset.arg || "", type === "checkbox" ? String(checked) : value));

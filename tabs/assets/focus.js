@@ -31,6 +31,15 @@
     level();
   });
 
+  /* Messages go along into the uppermost dialog: what is behind it is neither seen nor heard. */
+  const MESSAGES = ["said-place", "heard"];
+  let seat = null;  // where they are without a dialog
+  const moveMessages = () => {
+    const nodes = MESSAGES.map(atelier.byId);
+    seat = seat || nodes[0].parentElement;
+    (open[open.length - 1] || seat).append(...nodes);
+  };
+
   /** Open a dialog over the page. Tab stays in it, Escape and Back close it, and the focus goes back to where it was, or close by
       where that was replaced meanwhile. */
   atelier.modal = (box) => {
@@ -43,6 +52,7 @@
     });
     box.addEventListener("close", () => {
       if (open.includes(box)) open.splice(open.indexOf(box), 1);
+      moveMessages();
       setTimeout(level);  // it may lead to another dialog or tab
       box.remove();
       const near = document.activeElement === document.body && place && place.isConnected && firstStop(place);
@@ -52,6 +62,7 @@
     box.showModal();
     if (box.scrollTop) { box.tabIndex = -1; box.focus(); box.scrollTop = 0; }  // its first stop is below the window: it is read from its title
     open.push(box);
+    moveMessages();
     level();
   };
 
@@ -189,10 +200,4 @@
     heading.focus({preventScroll: true});
   };
   new MutationObserver(() => setTimeout(follow, 50)).observe(document, {subtree: true, attributes: true, attributeFilter: ["aria-selected"]});
-
-  document.addEventListener("keydown", (event) => {  // a question is answered by what changes nothing
-    const question = event.key === "Escape" && event.target.closest && event.target.closest("[role=alertdialog]");
-    const harmless = question && question.querySelector("[data-land]");
-    if (harmless) harmless.click();
-  });
 })();

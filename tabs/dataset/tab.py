@@ -284,15 +284,19 @@ class DatasetHandlers(BoardView):
     # -- dropped files
 
     def store_dropped(self, files: list[str] | None, dropped: str = ""):
-        """Start storing dropped files and clear the drop area. Raises ProblemsError while earlier ones are being stored.
+        """Start storing dropped files, unless earlier ones are being stored or wait for an answer, and clear the drop area.
 
         dropped: JSON {"folders": [[name of a dropped folder, number of its files in `files`]]}; "" is the name for single files
         """
         if not files:
             return gr.skip()
-        if self._intake is not None and not self._intake.done:
-            what = "Other files are still being added"
-            raise ProblemsError.one(what, "the drop area", "wait until they are added", "upload.busy")
+        busy = self._intake is not None and not self._intake.done
+        if busy or self._arrived:
+            waits = ("Other files are still being added", "wait until they are added")
+            asks = (f"{self._arrived} was dropped before and waits for an answer", "add it, use it alone or close it")
+            what, fix = waits if busy else asks
+            self.page.say("error", problems=[Problem(what, "the drop area", fix, code="upload.busy")], about="drop")
+            return {"drop": None}
         groups = [repeat(str(name), int(count)) for name, count in json_object(dropped).get("folders", [])]
         folders = list(islice(chain(*groups, repeat("")), len(files)))
         self._intake = self.page.engine.light(
@@ -354,6 +358,8 @@ class DatasetHandlers(BoardView):
             self._intake, self._arrived = None, ""
             if folder and act in ("add", "alone"):
                 self._use(folder, "also" if act == "add" else act)
+            elif folder:
+                self.page.say("done", f"The files are kept in {folder}.")
         return self._all_outputs()
 
     # -- the config of sd-scripts

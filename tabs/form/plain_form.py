@@ -49,7 +49,6 @@ class PlainForm(PresetForm):
         self._invalid: set[str] = set()
         self.bad: dict[str, BadInput] = {}
         self._steps: Steps[State] = Steps(STEPS)
-        self._deleting = ""  # the preset whose Delete was clicked once
 
     @abstractmethod
     def load(self) -> Values:
@@ -228,7 +227,7 @@ class PlainForm(PresetForm):
     def _restore(self, state: State) -> None:
         """Store the preset, values and invalid input of a state."""
         preset, values, bad = state
-        self._deleting, self._invalid = "", set()
+        self._invalid = set()
         self.page.project.keep(self._state_key, {"preset": preset})
         self.keep(values)
         self.bad = dict(bad)
@@ -266,13 +265,6 @@ class PlainForm(PresetForm):
         message = "The JSON is applied." if name is None else f"Loaded {self.presets.display_name(name)}."
         return Done(done or message, notes) if preset else None
 
-    def delete(self, name: str) -> Done | None:
-        """Delete the loaded preset at the second call; the first one only asks for confirmation."""
-        if self._deleting == self.name:
-            return super().delete(self.name)
-        self._deleting = self.name
-        return None
-
     def restore(self, field: str) -> None:
         if field in self.titles:
             self.update({field: self.reference().get(field)})
@@ -302,7 +294,9 @@ class PlainForm(PresetForm):
         """Return HTML of the preset bar's menu. changed: {field: value in the preset}."""
         is_user, field = name.startswith("user/"), f"{self.id}-preset-name"
         save = button("preset_save", f"Save {name.removeprefix('user/')}", name, kind="row") if is_user else ""
-        delete = "Delete for good" if self._deleting == name else "Delete"
+        sure = "It is deleted permanently. The form keeps its values."
+        label = f"Delete the preset {self.presets.display_name(name)}"
+        delete = button("preset_delete", "Delete", name, kind="row", label=label, sure=sure) if is_user else ""
         rows = "".join(
             f"<li>{esc(self.titles[each])} {button('preset_put_back', f'Restore {self._label(value)}', each, kind='quiet')}</li>"
             for each, value in changed.items()
@@ -315,7 +309,7 @@ class PlainForm(PresetForm):
             f'<div class="menu-items" role="group" aria-label="Preset menu">{save}<div class="with-button">'
             f'<input type="text" class="text" id="{field}" aria-label="Name of the preset" placeholder="Name" maxlength="100">'
             f'<button type="button" class="btn" data-act="preset_save" data-arg="" data-from="{field}">Save as</button>'
-            f"</div>{button('preset_delete', delete, kind='row') if is_user else ''}{rows}{self._json()}</div></details>"
+            f"</div>{delete}{rows}{self._json()}</div></details>"
         )
 
     def _label(self, value: Any) -> str:

@@ -268,9 +268,7 @@ class OpenGrid:
             for path, label in ((folder.png, "Image"), (folder.html, "HTML")):
                 name = f"{folder.name}{path.suffix}"
                 buttons += link(self.file_url(path), label, download=name) if path.is_file() else ""
-            sure = "Its folder moves to the trash of the outputs folder."
-            name = f"Delete the grid {content.title}"
-            buttons += button("delete", "Delete", folder.name, kind="quiet", label=name, sure=sure)
+            buttons += button("delete", "Delete", folder.name, kind="quiet", label=f"Delete the grid {content.title}")
         if axes_to_choose(content) and not content.run:  # a run's are on Monitor
             about = "Choose between two images without names; once there are three pairs"
             buttons += f'<button type="button" class="btn" data-choose="{esc(folder.name)}" title="{about}">Blind choice</button>'

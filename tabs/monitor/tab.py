@@ -460,8 +460,10 @@ def requeue(page: Page, browser: Browser) -> None:
         job = build_job(tasks()[each.task].job, each.job)
         page.engine.move(page.engine.submit(each.task, job, each.title, each.preset), position)
         page.engine.forget([id])
-        text, more = f"Back in the queue: {each.title}.", REQUEUE if browser.cancelled else ""
-        page.browsers.say(browser, "done", text, undo_by=more)
+        before = " Undo brings back the job removed before it." if browser.cancelled else ""
+        page.browsers.say(
+            browser, "done", f"Back in the queue: {each.title}.{before}", undo_by=REQUEUE if before else ""
+        )
 
 
 def _command(page: Page, name: str, data: dict[str, Any], browser: Browser) -> None:

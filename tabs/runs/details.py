@@ -24,7 +24,7 @@ from tabs.form.project import FIELDS
 from tabs.markup import breakable, button, client_rendered, esc, facts, link, section, short
 from tabs.monitor.charts import loss_series
 from tabs.monitor.next_step import next_step
-from tabs.runs.view import badge, loss_text, needed_html, next_step_button, star, when
+from tabs.runs.view import badge, loss_text, next_step_button, star, waiting_jobs, when
 
 LOG_SHOWN = 60
 SAMPLE_STEPS = 6
@@ -36,7 +36,6 @@ def details(
     facts: dict[str, Any],
     job: TrainJob | None,
     size: int,
-    asking: bool,
     form_page: FormPage,
     copies: Copying,
     more: str = "",
@@ -46,14 +45,11 @@ def details(
     facts   the run's snapshot
     job     None if this version cannot read it
     size    bytes of the run's folder
-    asking  whether to ask if the run should be deleted
     copies  function of a file that returns (HTML of its copy buttons, HTML of its copy's state)
     more    HTML below the samples
     """
     other_owner = whose_run(run.person, form_page.engine.people)
-    parts = [
-        _head(run, asking, size, job is not None, other_owner, needed_html([run.name], form_page) if asking else "")
-    ]
+    parts = [_head(run, job is not None, other_owner, waiting_jobs([run.name], form_page))]
     if facts.get("message") and run.state in ("failed", "stopped", "damaged"):
         level = "advice" if run.state == "stopped" else "error"
         fix = f'<span class="fix">{esc(facts["fix"])}</span>' if facts.get("fix") else ""
@@ -71,11 +67,8 @@ def details(
     return f'<div class="run-details">{"".join(parts)}</div>'
 
 
-def _head(run: RunSummary, asking: bool, size: int, has_job: bool, other_owner: str, needed: str = "") -> str:
-    """Return the HTML of the title with the run's actions.
-
-    asking: whether to ask if the run should be deleted; needed: warning of `needed_html`, "" without one
-    """
+def _head(run: RunSummary, has_job: bool, other_owner: str, sure: str) -> str:
+    """Return the HTML of the title with the run's actions. sure: question before it is deleted, "" for none"""
     back = button("back", "All runs", kind="quiet")
     actions = [next_step_button(run, other_owner)]
     if run.state in ("running", "paused"):
@@ -89,22 +82,11 @@ def _head(run: RunSummary, asking: bool, size: int, has_job: bool, other_owner: 
     if has_job and not (step and step.name == "settings"):
         actions.append(button("use", "Use its settings", run.name))
     if run.state not in ("running", "paused") and not other_owner:
-        actions.append(button("ask", "Delete", run.name, kind="danger", disabled=asking))
-    question = ""
-    if asking:
-        question = (
-            f'<div class="question" role="alertdialog" aria-label="Delete this run?"><span>Delete '
-            f"<b>{esc(run.title)}</b> with "
-            f"{count(len(run.files), 'file')} ({size_words(size)})? Its folder moves to the trash of the "
-            f"outputs folder. {needed}</span>"
-            f'<span class="grow"></span>{button("delete", "Delete it", run.name, kind="danger")}'
-            f"{button('keep', 'Keep', run.name, lands='ask')}</div>"
-        )
+        actions.append(button("delete", "Delete", run.name, kind="danger", sure=sure))
     return (
-        f'<div class="run-top"><div class="run-head">{back}'
+        f'<div class="run-head">{back}'
         f'<h2 tabindex="-1" data-land="{esc(run.name)}">{breakable(run.title)}</h2>{star(run, other_owner)}'
-        f'{badge(run)}<span class="grow">'
-        f"</span><span class='does'>{''.join(actions)}</span></div>{question}</div>"
+        f'{badge(run)}<span class="grow"></span><span class="does">{"".join(actions)}</span></div>'
     )
 
 

@@ -122,9 +122,8 @@ class RunHandlers:
         runs = [replace(each, state="waiting") if each.name in queued else each for each in runs]
         show, find = str(state.get("show", "all")), str(state.get("find", ""))
         picked = state.get("picked", ())
-        asking, page = bool(state.get("asking")), int(state.get("page", 0))
-        sort = str(state.get("sort", ""))
-        return runs_view.table(runs, show, find, page, self.page, picked, asking, unread, sort)
+        page, sort = int(state.get("page", 0)), str(state.get("sort", ""))
+        return runs_view.table(runs, show, find, page, self.page, picked, unread, sort)
 
     def _details(self, run: RunSummary, state: dict[str, Any]) -> str:
         """Return the HTML of the open run."""
@@ -142,7 +141,6 @@ class RunHandlers:
             facts,
             job,
             size,
-            bool(state.get("asking")),
             self.page,
             partial(self.copies.row, kind=copies.saved_kind(job)),
             below,
@@ -165,14 +163,12 @@ class RunHandlers:
         """Handle an event and return the outputs: new `state`, HTML, and "tabs" to open another tab. Raises ProblemsError.
 
         state: the browser's, each key may be missing: "open", "copy": names of the open run and of its file to copy, "picked": names,
-        "asking": whether to confirm a deletion, "show", "sort", "find", "page": of the table, "setting", "values": of runs to repeat
+        "show", "sort", "find", "page": of the table, "setting", "values": of runs to repeat
         """
         act, arg, value = board_event(event)
         state, opened = dict(state), str(state.get("open", ""))
         if act in ("open", "back"):
-            state |= {"open": arg if act == "open" else "", "asking": False, "copy": "", "setting": "", "values": ""}
-        elif act in ("ask", "keep"):
-            state["asking"] = act == "ask"
+            state |= {"open": arg if act == "open" else "", "copy": "", "setting": "", "values": ""}
         elif act in ("show", "sort", "find"):
             state |= {act: value[:100], "page": 0}
         elif act == "star" and (run := self.page.engine.run(arg)) is not None:
@@ -184,7 +180,7 @@ class RunHandlers:
             state["values"] = ""
         elif act == "pick":
             others = [name for name in state.get("picked", ()) if name != arg]
-            state |= {"picked": [*others, arg] if value == "true" else others, "asking": False}
+            state["picked"] = [*others, arg] if value == "true" else others
         elif act == "unpick":
             state["picked"] = []
         elif act == "page":
@@ -213,11 +209,11 @@ class RunHandlers:
             use_run(self.page, self.page.browser, *arg.split("/", 1))
         elif act in ("mark", "unmark"):
             self.copies.keep(opened, arg, "" if act == "mark" else None)
-        elif act == "delete" and state.get("asking") and opened == arg:
+        elif act == "delete" and opened == arg:
             self._say_deleted([self.page.engine.delete_run(arg)])
-            state |= {"open": "", "asking": False, "copy": ""}
-        elif act == "delete-picked" and state.get("asking"):
-            state |= {"picked": self._delete(state.get("picked", ())), "asking": False}
+            state |= {"open": "", "copy": ""}
+        elif act == "delete-picked":
+            state["picked"] = self._delete(state.get("picked", ()))
         return self.show(state) | {
             "state": state,
             "tabs": gr.Tabs(selected=LEADS_TO[act]) if act in LEADS_TO else gr.skip(),
@@ -232,7 +228,7 @@ class RunHandlers:
 
     def _say_deleted(self, deleted: list[str], problems: Sequence[Problem] = ()) -> None:
         """Show a message on the deleted runs, whose Undo puts them back. deleted: their names in the trash"""
-        self.page.browser.deleted_runs = deleted
+        self.page.browser.deleted_runs += [deleted] if deleted else []
         text = (
             f"{count(len(deleted), 'run')} moved to the trash. Space on the disk, in Tools, can put it back later too."
         )
@@ -240,16 +236,20 @@ class RunHandlers:
         self.page.say("error" if problems else "done", text, problems=problems, undo_by=undo_by)
 
     def _put_back(self, data: dict[str, Any], browser: Browser) -> None:
-        """Restore the runs that `browser` deleted last; those that fail can be tried again. data: not used"""
-        problems, people = list[Problem](), self.page.engine.people
-        names, browser.deleted_runs = browser.deleted_runs, []  # at once: the second of two presses finds nothing to do
-        failed = [name for name in names if not collected(problems, restore_run, name, self.page.workspace, people)]
-        browser.deleted_runs += failed
+        """Restore the runs of the last deletion by `browser`, and offer those of the one before. Runs that fail can be tried again
+        while they are in the trash. data: not used"""
+        problems, people, space = list[Problem](), self.page.engine.people, self.page.workspace
+        if not browser.deleted_runs:
+            return
+        names = browser.deleted_runs.pop()  # at once: the second of two presses does not find the same runs
+        failed = [name for name in names if not collected(problems, restore_run, name, space, people)]
+        left = [name for name in failed if (space.trash / name).is_dir()]
+        browser.deleted_runs += [left] if left else []
         self.page.run_list = (None, self.page.run_list[1])  # the lists read it again
-        if names:
-            text = f"{count(len(names) - len(failed), 'run')} restored from the trash."
-            kind, undo_by = ("error", PUT_BACK) if problems else ("done", "")
-            self.page.browsers.say(browser, kind, text, problems=problems, undo_by=undo_by, redraws=True)
+        text = f"{count(len(names) - len(failed), 'run')} restored from the trash."
+        text += " Undo restores the deletion before it." if browser.deleted_runs and not left else ""
+        kind, undo_by = "error" if problems else "done", PUT_BACK if browser.deleted_runs else ""
+        self.page.browsers.say(browser, kind, text, problems=problems, undo_by=undo_by, redraws=True)
 
     def copy_act(self, state: dict[str, Any], event: gr.EventData):
         """Handle a click in the panel that chooses a target folder, and return the outputs."""

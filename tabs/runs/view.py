@@ -115,7 +115,6 @@ def table(
     page: int,
     form_page: FormPage,
     picked: Sequence[str] = (),
-    asking: bool = False,
     unread: int = 0,
     sort: str = "",
 ) -> str:
@@ -125,7 +124,6 @@ def table(
     find    search text
     page    index of the page, clamped to the valid ones
     picked  names of the selected runs
-    asking  whether to ask if the selected runs should be deleted
     unread  number of runs that are still being read
     sort    order, a key of SORTS
     """
@@ -159,17 +157,13 @@ def table(
     other_owner = next(
         filter(None, (whose_run(run.person, form_page.engine.people) for run in runs if run.name in picked)), ""
     )
-    content = (
-        _picks(runs, picked, asking, other_owner, form_page) + content + pager("page", page, pages, len(rows), "runs")
-    )
+    content = _picks(runs, picked, other_owner, form_page) + content + pager("page", page, pages, len(rows), "runs")
     if unread:
         content += f'<p class="hint" role="status">Loading {count(unread, "more run")} ...</p>'
     return section("Runs", content, controls)
 
 
-def _picks(
-    runs: Sequence[RunSummary], picked: Sequence[str], asking: bool, other_owner: str, form_page: FormPage
-) -> str:
+def _picks(runs: Sequence[RunSummary], picked: Sequence[str], other_owner: str, form_page: FormPage) -> str:
     """Return the HTML of the selection with its actions: compare two to four runs, or delete all.
 
     other_owner: text on the owner of the first selected run of another user (`whose_run`), "" if there is none
@@ -185,25 +179,18 @@ def _picks(
     text = " and ".join(f"<b>{esc(titles[name])}</b> <span class='hint'>{esc(moment(name))}</span>" for name in chosen)
     if len(chosen) > 2:
         text = f"<b>{count(len(chosen), 'selected run')}</b>"
-    if asking:
-        files = count(sum(len(run.files) for run in runs if run.name in chosen), "file")
-        text = f"Delete {text} ({files})? The folders move to the trash of the outputs folder. {needed_html(chosen, form_page)}"
-        buttons = button("delete-picked", f"Delete {count(len(chosen), 'run')}", kind="danger")
-        buttons += button("keep", "Keep", lands="ask")
-        label = f'role="alertdialog" aria-label="Delete {count(len(chosen), "run")}?"'
-        return f'<div class="picks-line question" {label}><span>{text}</span> {buttons}</div>'
     go = '<span class="hint">Select another run to compare with.</span>' if len(chosen) == 1 else ""
     if 2 <= len(chosen) <= len(LETTERS):
         go = f'<a class="btn primary" href="{esc(compare_address(*chosen))}">Compare</a>'
-    go += button("ask", "Delete", kind="danger", title=other_owner, disabled=bool(other_owner)) + button(
-        "unpick", "Clear", kind="quiet"
-    )
+    sure, disabled = waiting_jobs(chosen, form_page), bool(other_owner)
+    go += button("delete-picked", "Delete", kind="danger", title=other_owner, disabled=disabled, sure=sure)
+    go += button("unpick", "Clear", kind="quiet")
     return f'<div class="picks-line" role="status"><span>{text}</span> {go}</div>'
 
 
-def needed_html(runs: Collection[str], form_page: FormPage) -> str:
-    """Return the HTML of a warning on what still needs files of these runs."""
-    return f"<b>{esc(waiting_jobs_sentence(runs, form_page.engine.queue(), form_page.workspace, form_page.engine.people))}</b>"
+def waiting_jobs(runs: Collection[str], form_page: FormPage) -> str:
+    """Return the question before these runs are deleted: the waiting jobs that need their files; "" if there are none."""
+    return waiting_jobs_sentence(runs, form_page.engine.queue(), form_page.workspace, form_page.engine.people)
 
 
 def compare_address(*names: str) -> str:

@@ -42,7 +42,7 @@ class Browser:
     turn: int = 0  # number of the latest board event that was handled
     previewed: set[str] = field(default_factory=set)  # ControlNets in Generate whose control image is shown
     folderless: tuple[str, str, str] | None = None  # run, file and folder of the last copy refused for a missing folder
-    deleted_runs: list[str] = field(default_factory=list)  # names in the trash, of its last deletion in Runs
+    deleted_runs: list[list[str]] = field(default_factory=list)  # names in the trash, of each of its deletions in Runs
     moved_images: list[str] = field(default_factory=list)  # tokens of its last move of images to the trash in Dataset
     lora_query: str = ""  # typed into the search of LoRAs in Generate
     acts: dict[str, int] = field(default_factory=dict)  # {scope: number of begun and ended actions}

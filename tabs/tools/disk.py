@@ -47,26 +47,20 @@ def build(page: Page) -> None:
 
 
 class DiskHandlers:
-    """Handlers of the card's buttons. The gr.State `state` of each browser: {"keep": GB as text, "asking": trash to confirm}."""
+    """Handlers of the card's buttons. The gr.State `state` of each browser: {"keep": GB of each cache to keep, as text}, or {}."""
 
     def __init__(self, page: Page):
         self.page = page
 
     def act(self, state: dict[str, Any], event: gr.EventData) -> tuple[dict[str, Any], str]:
-        """Handle an event. Returns (new `state`, HTML of the card). Raises ProblemsError.
-        state: {"keep": GB of each cache to keep, as text, "asking": trash whose deletion is to be confirmed}, each may be missing"""
+        """Handle an event. Returns (new `state`, HTML of the card). Raises ProblemsError."""
         act, arg, value = board_event(event)
-        asking = state.get("asking", "")
-        if act == "keep":
-            return {"keep": value}, self.html({"keep": value})
-        state = {"keep": state.get("keep", "0")}
-        if act == "ask" and arg in (RUNS, IMAGES, GENERATED):
-            state["asking"] = arg
-        elif act == "prune" and arg in CACHES:
+        state = {"keep": value if act == "keep" else state.get("keep", "0")}
+        if act == "prune" and arg in CACHES:
             self.page.say("done", f"{size_words(self._prune(arg, state['keep']))} freed.")
         elif act == "put-back":
             self.page.say("done", f"{restore_run(arg, self.page.workspace, self.page.engine.people)} is in Runs again.")
-        elif act == "delete" and arg == asking:
+        elif act == "delete" and arg in (RUNS, IMAGES, GENERATED):
             self.page.say("done", f"{size_words(self._delete(arg))} freed.")
         return state, self.html(state)
 
@@ -119,8 +113,8 @@ class DiskHandlers:
     # -- display
 
     def html(self, state: dict[str, Any]) -> str:
-        """Return the HTML of the card. state: see `act`"""
-        space, asking = self.page.workspace, str(state.get("asking", ""))
+        """Return the HTML of the card."""
+        space = self.page.workspace
         rows = [
             _row(
                 title,
@@ -151,9 +145,9 @@ class DiskHandlers:
             ),
         ]
         for name, title, effect, size in trashes:
-            buttons = button("ask", "Delete for good", name, kind="danger", label=f"Delete for good: {title}")
-            buttons = "" if self.page.workspace.person and name == RUNS else buttons
-            rows.append(_row(title, effect, size, buttons if asking != name else _confirm_buttons(name, size)))
+            sure, label = f"Frees {size_words(size)}. It cannot be undone.", f"Delete for good: {title}"
+            delete = button("delete", "Delete for good", name, kind="danger", label=label, sure=sure)
+            rows.append(_row(title, effect, size, "" if space.person and name == RUNS else delete))
             restorable = (each for each in deleted_runs(space) if may_change(each.person, self.page.engine.people))
             rows += map(_deleted, islice(restorable, LISTED)) if name == RUNS else []
         keep = esc(state.get("keep", "0"))
@@ -182,9 +176,3 @@ def _deleted(run: DeletedRun) -> str:
         f'<li><div>{esc(run.run)}<span class="hint">{when}</span></div><span class="figures"></span>'
         f'<span class="does">{restore}</span></li>'
     )
-
-
-def _confirm_buttons(name: str, size: int) -> str:
-    """Return the HTML of the buttons that confirm or cancel emptying trash `name` of `size` bytes."""
-    delete = button("delete", f"Delete {size_words(size)}", name, kind="danger")
-    return f'<span role="alert">{delete}</span>{button("hold", "Keep", name, lands=name)}'

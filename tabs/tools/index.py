@@ -50,7 +50,7 @@ def groups() -> dict[str, list[str]]:
             for task in members
         ]
         if card.tab == CAPTIONS:
-            by_group.setdefault(CAPTIONS, []).extend(entries)
+            by_group.setdefault(f"On the {CAPTIONS} tab", []).extend(entries)
         elif len(members) > 1:
             by_group[card.title] = entries
         else:

@@ -9,6 +9,7 @@ from core.engine import engine as engine_module
 from core.engine.engine import Engine
 from core.engine.explain import Explanation
 from core.engine.queue import Queue, as_guest
+from core.record.run_folder import seal_state
 from core.record.workspace import Workspace
 from core.settings.presets.files import to_values
 from tests.engine.test_engine import job, killed_run, states, stepper, until
@@ -67,7 +68,8 @@ def ended(workspace, run=None, **changes):
 def saved(run, step):
     folder = run.states / f"step{step:08d}"
     folder.mkdir(parents=True)
-    (folder / "complete.json").write_text("{}")
+    (folder / "training.pt").write_bytes(b"weights")
+    seal_state(folder)
 
 
 def titles(engine):

@@ -35,10 +35,12 @@ STOP = """() => {
   const width = size("left", "right"), height = size("top", "bottom");
   const control = node.matches("a, button, input, select, textarea, summary") && !node.closest("p");  // not links in sentences
   if (control && Math.min(width, height) < 23.9) faults.push(`is ${Math.round(width)} x ${Math.round(height)} px`);
-  const x = boxes[0].left + boxes[0].width / 2, y = boxes[0].top + Math.min(boxes[0].height / 2, 40), top = document.elementFromPoint(x, y);
-  if (!top) faults.push("is not on the screen");
-  else if (!node.contains(top) && !top.contains(node) && ![...(node.labels || [])].some((each) => each.contains(top)))
-    faults.push("is under " + top.outerHTML.slice(0, 80));
+  const own = (top) => node.contains(top) || top.contains(node) || [...(node.labels || [])].some((each) => each.contains(top));
+  const [{left, top: upper}] = boxes, middle = boxes[0].height / 2, x = left + boxes[0].width / 2;
+  const tops = [Math.min(middle, 40), middle].map((down) => document.elementFromPoint(x, upper + down));
+  // A message over a part of an image does not hide it.
+  if (!tops[0]) faults.push("is not on the screen");
+  else if (!tops.some((top) => top && own(top))) faults.push("is under " + tops[0].outerHTML.slice(0, 80));
   return {name: name(node), faults};
 }"""
 # What was there at the start and is still shown: a button that the answer of the server hides meanwhile is none.

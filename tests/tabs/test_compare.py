@@ -436,25 +436,20 @@ def test_the_table_tells_the_best_validation_and_ticks_two_runs(page, sides):
     assert place["picked"] == [] and " checked " not in shown
 
 
-def test_several_runs_are_deleted_by_one_question_and_one_that_trains_stays(page, sides):
+def test_several_runs_are_deleted_at_once_and_one_that_trains_stays(page, sides):
     sides()
     make_run(page.workspace.runs, "20260103-130000_three")
     desk, place = RunHandlers(page), {}
     for name in (A, B, "20260103-130000_three"):
         place, shown = itemgetter("state", "main")(desk.act(place, event("pick", name, "true")))
-    place, shown = itemgetter("state", "main")(desk.act(place, event("delete-picked")))
-    assert (page.workspace.runs / A).is_dir(), "nothing is deleted before the question"
-    place, shown = itemgetter("state", "main")(desk.act(place, event("ask")))
-    assert 'role="alertdialog"' in shown and "3 selected runs" in shown
-    kept, shown = itemgetter("state", "main")(desk.act(place, event("keep")))
-    assert 'role="alertdialog"' not in shown and len(kept["picked"]) == 3
+    assert "3 selected runs" in shown and "data-sure" not in shown
     held = RunFolder(page.workspace.runs / "20260103-130000_three")
     held.lock()
     try:
         place, shown = itemgetter("state", "main")(desk.act(place, event("delete-picked")))
     finally:
         held.unlock()
-    assert place["picked"] == ["20260103-130000_three"] and not place["asking"]
+    assert place["picked"] == ["20260103-130000_three"]
     assert {path.name for path in page.workspace.runs.iterdir()} == {"20260103-130000_three"}
     assert len(list(page.workspace.trash.iterdir())) == 2
 

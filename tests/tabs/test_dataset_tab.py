@@ -10,7 +10,7 @@ from pathlib import Path
 
 import gradio as gr
 import pytest
-from work_parts import HOSTILE, event, image, make_page, wait_until
+from work_parts import HOSTILE, event, image, make_page, said, wait_until
 
 from core.dataset.doctor.finding import Finding, FindingImage
 from core.record.problems import ProblemsError
@@ -311,8 +311,11 @@ def test_images_dropped_on_a_chosen_dataset_are_added_or_used_alone_as_answered(
     asked = desk.boards()["intake"]
     assert "<strong>fox</strong>" in asked and ("dataset has images" in asked) is not lost
     assert asked.split("primary")[1].split("</button>")[0].endswith(">Use it alone" if lost else ">Add")
+    desk.store_dropped([str(image(tmp_path / "up" / "owl.png"))])
+    assert "upload.busy" in said(desk) and asked == desk.boards()["intake"], "the first ones still wait for an answer"
     assert desk.intake_act(event(answer))["intake"] == ""
     assert [Path(each.folder).name for each in entries_of(desk.page.project.job)] == folders
+    assert ("kept in" in said(desk)) is (answer == "close")
 
 
 def test_a_drop_used_alone_replaces_every_folder_and_one_undo_brings_all_back(desk, tmp_path):

@@ -85,16 +85,13 @@ def test_deleted_runs_go_for_good_only_after_a_question(desk):
     run = desk.page.workspace.trash / "run-1"
     run.mkdir(parents=True)
     (run / "fox.safetensors").write_bytes(b"x" * 4000)
+    assert (
+        'data-act="delete" data-arg="runs" aria-label="Delete for good: Deleted runs and checkpoints" data-sure="'
+        in desk.html({})
+    )
+    desk.act({}, event("delete", "images"))  # another one
+    assert run.exists()
     desk.act({}, event("delete", "runs"))
-    assert run.exists()
-    place, shown = desk.act({}, event("ask", "runs"))
-    assert run.exists() and "Delete 4.0 kB" in shown
-    desk.act(place, event("delete", "images"))  # another question than the one that is open
-    assert run.exists()
-    place, shown = desk.act(place, event("hold", "runs"))
-    assert run.exists() and "Delete 4.0 kB" not in shown
-    place, _ = desk.act(place, event("ask", "runs"))
-    desk.act(place, event("delete", "runs"))
     assert not run.exists() and "4.0 kB freed" in said(desk) and desk.page.workspace.trash.is_dir()
 
 
@@ -115,8 +112,7 @@ def test_images_that_were_put_away_go_for_good_and_the_others_stay(desk, tmp_pat
     gone = image(tmp_path / "set" / "b.png")
     put_away([gone], tmp_path / "set", "twice there")
     assert undoable_actions(tmp_path / "set")
-    place, _ = desk.act({}, event("ask", "images"))
-    desk.act(place, event("delete", "images"))
+    desk.act({}, event("delete", "images"))
     assert not undoable_actions(tmp_path / "set") and (tmp_path / "set" / "a.png").exists()
 
 
@@ -126,9 +122,8 @@ def test_generated_images_in_the_trash_are_counted_and_go_for_good(desk):
     size = away.stat().st_size
     assert "generated" not in desk.html({})
     put_away([away], folder, "deleted in Generate")
-    place, shown = desk.act({}, event("ask", "generated"))
-    assert "Deleted generations" in shown
-    desk.act(place, event("delete", "generated"))
+    assert "Deleted generations" in desk.html({})
+    desk.act({}, event("delete", "generated"))
     assert not undoable_actions(folder) and kept.exists() and size_words(size) in said(desk)
 
 
@@ -143,10 +138,10 @@ def test_only_the_owner_empties_the_trash_of_people_with_a_page_each(tmp_path):
     desk = DiskHandlers(page)
     assert desk.html({}).count("Delete for good</button>") == 1, "that of her own dataset"
     with pytest.raises(ProblemsError) as refused:
-        desk.act({"asking": "runs"}, event("delete", "runs"))
+        desk.act({}, event("delete", "runs"))
     assert refused.value.problems[0].code == "disk.not-yours" and any(page.workspace.trash.iterdir())
     page.workspace = owner
-    desk.act({"asking": "runs"}, event("delete", "runs"))
+    desk.act({}, event("delete", "runs"))
     assert not any(page.workspace.trash.iterdir())
 
 
@@ -157,6 +152,5 @@ def test_a_shared_page_empties_no_folder_that_is_not_open(tmp_path):
     put_away([away], tmp_path / "set", "twice there")
     page.project.edit("dataset.folder", str(tmp_path / "set"))
     desk = DiskHandlers(page)
-    place, _ = desk.act({}, event("ask", "images"))
-    desk.act(place, event("delete", "images"))
+    desk.act({}, event("delete", "images"))
     assert undoable_actions(tmp_path / "set")

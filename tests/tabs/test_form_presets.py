@@ -134,12 +134,11 @@ def test_a_form_that_cannot_be_used_is_not_saved_and_a_taken_name_not_written_ov
     assert apply(desk.page.presets.load("user/mine")).generate.steps == 10
 
 
-def test_deleting_asks_once_more_and_keeps_the_fields(desk):
+def test_deleting_asks_and_keeps_the_fields(desk):
     change(desk, steps="9")
     press(desk, "preset_save", value="mine")
-    press(desk, "preset_delete")
-    assert desk.page.presets.names("generate") == ["user/mine"]
-    press(desk, "preset_delete")
+    assert re.search('data-act="preset_delete" data-arg="user/mine"[^>]* data-sure="', desk.presets.html())
+    press(desk, "preset_delete", "user/mine")
     assert desk.page.presets.names("generate") == [] and desk.presets.name == "" and desk._values()["steps"] == 9
 
 

@@ -332,6 +332,7 @@ def test_an_upload_or_a_press_that_failed_is_reported_and_the_area_takes_the_nex
     dropped(tab, "#ds-drop", path)
     wait_until(lambda: any(served.workspace.datasets.glob("lone fox*/*.png")))
     expect(tab.locator("#said")).to_be_hidden()
-    tab.route("**/run/predict", lambda route: route.fulfill(status=500))
-    tab.get_by_role("button", name="Reload").click()
-    expect(tab.locator("#said")).to_contain_text("The server answered 500")
+    for status, says in ((500, "The server answered 500"), (413, "Shorten what you entered")):
+        tab.route("**/run/predict", lambda route, _, status=status: route.fulfill(status=status))
+        tab.get_by_role("button", name="Reload").click()
+        expect(tab.locator("#said")).to_contain_text(says)

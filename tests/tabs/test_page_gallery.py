@@ -119,9 +119,16 @@ atelier.question = (whom, asked) => (asked.act === "trash" ? later : question)(w
 
 @pytest.mark.slow
 def test_keys_go_on_in_the_viewer_where_the_pressed_control_is_drawn_anew_or_disabled(tab):
+    newest, viewer = tab.locator("#gen-newest .shot"), tab.get_by_role("dialog", name="Image viewer")
+    newest.press("Enter")
+    expect(viewer).to_be_visible()
+    tab.keyboard.press("Escape")
+    expect(newest).to_be_focused()
+    assert newest.evaluate("(node) => getComputedStyle(node).outlineOffset") == "-3px"  # or its frame would cut it off
     tab.locator("#shelf-grid .tile").nth(1).click()
-    viewer = tab.get_by_role("dialog", name="Image viewer")
     upscale = viewer.get_by_role("button", name="Upscale")
+    tab.evaluate("atelier.complain([{what: 'Broken', where: '59.png', fix: 'make it again'}])")
+    viewer.locator("#said").get_by_role("button", name="Close").click()  # it would be dead behind the dialog
     upscale.focus()
     for key, place in (("ArrowRight", 3), ("ArrowLeft", 2)):
         tab.keyboard.press(key)

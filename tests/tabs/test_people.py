@@ -31,7 +31,7 @@ from core.generation.images.gallery import Gallery
 from core.generation.prompt.styles import Style, read_styles, write_styles
 from core.record.problems import ProblemsError
 from core.record.run_about import write_about, write_person
-from core.record.run_folder import RunFolder
+from core.record.run_folder import RunFolder, seal_state
 from core.record.workspace import Workspace, in_workspace
 from core.settings.check import build
 from core.settings.job import GenerateJob, TrainJob
@@ -330,8 +330,10 @@ def test_of_other_peoples_runs_only_what_is_not_refused_is_offered(engine):
     desk, runs = RunHandlers(page), {}
     for name in ("anna", "ben", "old"):
         runs[name] = write_run(page, f"20260101-120000_{name}", "stopped")
-        (runs[name] / "state" / "step00000030").mkdir(parents=True)
-        (runs[name] / "state" / "step00000030" / "complete.json").write_text("{}")
+        state = runs[name] / "state" / "step00000030"
+        state.mkdir(parents=True)
+        (state / "training.pt").write_bytes(b"weights")
+        seal_state(state)
         if name != "old":
             write_about(RunFolder(runs[name]), note=f"{name}'s note")
             write_person(RunFolder(runs[name]), name)
@@ -340,15 +342,15 @@ def test_of_other_peoples_runs_only_what_is_not_refused_is_offered(engine):
         chosen = {name: desk._main({"picked": [folder.name, runs["anna"].name]}) for name, folder in runs.items()}
         monitored = {name: monitor.parts(page, folder.name)["run"]["actions"] for name, folder in runs.items()}
     owners = desk._main({"open": runs["ben"].name})
-    refused = [f'data-act="{act}"' for act in ("ask", "rename", "note", "continue", "longer", "mark")]
+    refused = [f'data-act="{act}"' for act in ("delete", "rename", "note", "continue", "longer", "mark")]
     for shown in (details["anna"], owners):
         assert [act for act in refused if act not in shown] == []
     for name, title in (("ben", "The run of ben"), ("old", "The run of the owner")):
         assert [act for act in refused if act in details[name]] == []
-        star, delete = button("star", details[name]), button("ask", chosen[name])
+        star, delete = button("star", details[name]), button("delete-picked", chosen[name])
         assert all("disabled" in each and title in each for each in (star, delete))
         assert ">Compare</a>" in chosen[name] and "continue" not in monitored[name]
-    assert "ben&#x27;s note" in details["ben"] and "disabled" not in button("ask", chosen["anna"])
+    assert "ben&#x27;s note" in details["ben"] and "disabled" not in button("delete-picked", chosen["anna"])
     assert "continue" in monitored["anna"]
 
 
@@ -425,7 +427,7 @@ def test_a_deleted_run_is_offered_to_whom_it_belongs_and_to_the_owner(engine):
     assert folder.is_dir()
 
 
-def test_the_question_before_a_deletion_names_waiting_jobs_that_need_the_run(engine):
+def test_a_deletion_asks_where_waiting_jobs_need_the_run(engine):
     page = make_page(engine, engine.workspace, shared=True)
     desk, runs = RunHandlers(page), [write_run(page, f"20260101-120000_{name}", "done") for name in ("fox", "cat")]
     file = f"outputs/runs/{runs[0].name}/checkpoints/glyphs.safetensors"
@@ -434,12 +436,12 @@ def test_the_question_before_a_deletion_names_waiting_jobs_that_need_the_run(eng
         with as_guest(name):
             engine.submit("generate", job)
     write_person(RunFolder(runs[0]), "ben")
-    needed = "Waiting jobs that need its files would fail"
+    needed = 'data-sure="Waiting jobs that need its files would fail'
     with as_guest("ben"):
-        html = desk._main({"open": runs[0].name, "asking": True})
+        html = desk._main({"open": runs[0].name})
         assert f"{needed}: a job of anna and &#x27;a secret fox&#x27;." in html
-    html = desk._main({"picked": [each.name for each in runs], "asking": True})
-    assert needed in html and needed not in desk._main({"open": runs[1].name, "asking": True})
+    html = desk._main({"picked": [each.name for each in runs]})
+    assert needed in html and needed not in desk._main({"open": runs[1].name})
 
 
 def test_the_owner_sees_the_images_with_which_a_person_compares_and_makes_none(engine):

@@ -125,16 +125,12 @@ def test_what_a_person_wrote_never_becomes_markup(desk):
     assert "<img src=x" not in desk._main({"open": "20260101-120000_one"}) + desk._main({"find": HOSTILE})
 
 
-def test_deleting_asks_first_and_moves_the_run_to_the_trash(desk):
+def test_deleting_moves_the_open_run_to_the_trash_and_undo_puts_it_back(desk):
     folder = write_run(desk.page, "20260101-120000_one")
-    place = {"open": folder.name}
-    desk.act(place, event("delete", folder.name))  # without having been asked
+    desk.act({}, event("delete", folder.name))  # of a run that is not open
     assert folder.is_dir()
-    place, shown = itemgetter("state", "main")(desk.act(place, event("ask", folder.name)))
+    place = {"open": folder.name}
     assert "state" not in desk.show(place)  # whose answer may come after a later press
-    assert "Delete it" in shown and "Keep" in shown and folder.is_dir()
-    kept = desk.act(place, event("keep", folder.name))["state"]
-    assert not kept["asking"]
     place, shown = itemgetter("state", "main")(desk.act(place, event("delete", folder.name)))
     assert not folder.exists() and "moved to the trash" in said(desk) and "No runs yet." in shown
     assert [path.name.startswith(folder.name) for path in desk.page.workspace.trash.iterdir()] == [True]
@@ -147,9 +143,23 @@ def test_deleting_asks_first_and_moves_the_run_to_the_trash(desk):
     assert browser.message == before, "once"
 
 
+def test_undo_goes_back_from_one_deletion_to_the_one_before(desk):
+    folders, browser = [write_run(desk.page, f"20260101-12000{n}_one") for n in range(3)], desk.page.browser
+    desk.act({"picked": [each.name for each in folders[:2]]}, event("delete-picked"))
+    desk.act({"open": folders[2].name}, event("delete", folders[2].name))
+    desk.page.commands[PUT_BACK]({}, browser)
+    assert [each.is_dir() for each in folders] == [False, False, True] and browser.message["undo_by"] == PUT_BACK
+    (gone, _) = sorted(desk.page.workspace.trash.iterdir())
+    shutil.rmtree(gone)  # as by Delete for good
+    desk.page.commands[PUT_BACK]({}, browser)
+    assert [each.is_dir() for each in folders] == [False, True, True]
+    assert [problem["code"] for problem in browser.message["problems"]] == ["runs.not-in-trash"]
+    assert not browser.message["undo_by"] and not browser.deleted_runs
+
+
 def test_the_second_of_two_presses_of_undo_finds_nothing_to_do(desk, monkeypatch):
     folder = write_run(desk.page, "20260101-120000_one")
-    desk.act({"open": folder.name, "asking": True}, event("delete", folder.name))
+    desk.act({"open": folder.name}, event("delete", folder.name))
     browser, twice = desk.page.browser, restore_run
 
     def while_pressed_again(*arguments):
@@ -164,7 +174,7 @@ def test_the_second_of_two_presses_of_undo_finds_nothing_to_do(desk, monkeypatch
 def test_a_run_is_not_put_back_over_another_and_one_that_is_gone_says_so(desk):
     folder = write_run(desk.page, "20260101-120000_one")
     other = write_run(desk.page, "20260101-120001_two")
-    desk.act({"picked": [folder.name, other.name], "asking": True}, event("delete-picked", ""))
+    desk.act({"picked": [folder.name, other.name]}, event("delete-picked", ""))
     made = write_run(desk.page, folder.name)
     browser = desk.page.browser
     assert not desk.page.browsers.of("another").deleted_runs
@@ -175,7 +185,7 @@ def test_a_run_is_not_put_back_over_another_and_one_that_is_gone_says_so(desk):
     made.rename(made.with_name("20260101-120002_made"))
     desk.page.commands[PUT_BACK]({}, browser)
     assert folder.is_dir() and not browser.message["undo_by"] and not browser.deleted_runs
-    desk.act({"open": folder.name, "asking": True}, event("delete", folder.name))
+    desk.act({"open": folder.name}, event("delete", folder.name))
     (in_trash,) = deleted_runs(desk.page.workspace)
     assert in_trash.run == folder.name and (desk.page.workspace.trash / in_trash.name / "job.json").is_file()
     for name in ("../outside-1234567890", "20260101-120000_other-1234567890", ""):
@@ -189,14 +199,14 @@ def test_a_run_without_its_settings_is_listed_as_damaged_and_can_be_deleted(desk
     (folder / "job.json").unlink()
     engine = desk.page.engine
     assert [run.state for run in engine.runs()] == [run.state for run in engine.run_states(5)] == ["damaged"]
-    shown = desk._main({"open": folder.name, "asking": True})
+    shown = desk._main({"open": folder.name})
     assert ">one<" in desk._main({}) and "glyphs.safetensors" in shown
-    assert "job.json is missing" in shown and "Delete it" in shown and size_words(folder_bytes(folder)) in shown
+    assert "job.json is missing" in shown and 'data-act="delete"' in shown and size_words(folder_bytes(folder)) in shown
     assert 'data-act="continue"' not in shown and 'data-act="use"' not in shown
     for act in ("continue", "use", "prove"):
         with pytest.raises(ProblemsError):
             desk.act({"open": folder.name}, event(act, folder.name))
-    desk.act({"open": folder.name, "asking": True}, event("delete", folder.name))
+    desk.act({"open": folder.name}, event("delete", folder.name))
     assert not folder.exists() and engine.runs() == []
     (desk.page.workspace.runs / "notes").mkdir()  # a person's own folder is no run
     assert engine.runs() == []
@@ -209,7 +219,7 @@ def test_a_running_run_is_not_deleted(desk):
     try:
         assert ">Delete<" not in desk._main({"open": folder.name})
         with pytest.raises(ProblemsError, match="running"):
-            desk.act({"open": folder.name, "asking": True}, event("delete", folder.name))
+            desk.act({"open": folder.name}, event("delete", folder.name))
     finally:
         held.unlock()
     assert folder.is_dir()
@@ -220,7 +230,7 @@ def test_a_made_up_name_reaches_no_folder(desk, name):
     write_run(desk.page, "20260101-120000_one")
     for act in ("continue", "use", "delete", "draw"):
         with pytest.raises(ProblemsError):
-            desk.act({"open": name, "asking": True}, event(act, name))
+            desk.act({"open": name}, event(act, name))
     assert desk.page.workspace.runs.is_dir() and "one" in desk._main({"open": name})
 
 
@@ -271,6 +281,15 @@ def saved_state(folder, step: int = 30):
     state.mkdir(parents=True)
     (state / "training.pt").write_bytes(b"weights")
     seal_state(state)
+
+
+def test_a_run_is_offered_from_its_newest_state_that_is_not_cut_off(desk):
+    folder = write_run(desk.page, "20260101-120000_one", "stopped")
+    for step in (12, 30):
+        saved_state(folder, step)
+    (folder / "state" / "step00000030" / "training.pt").write_bytes(b"wei")
+    assert "From step 12," in desk._main({"open": folder.name})
+    assert desk.page.engine.runs()[0].resumable_step == 12
 
 
 def test_a_finished_run_is_continued_with_more_steps_or_epochs(desk):

@@ -27,7 +27,7 @@ def test_every_tool_with_a_card_is_in_the_index_once():
         if task.card is not None:
             assert shown.count(f'data-tool="{task.name}"') == 1, task.name
     titles = list(index.groups())
-    assert titles[:3] == ["LoRAs", "Models and files", "Images"] and {index.CAPTIONS, index.MACHINE} <= set(titles)
+    assert titles[:3] == ["LoRAs", "Models and files", "Images"] and {"On the Captions tab", index.MACHINE} <= set(titles)
     assert [card.name for card in index.ordered("Tools")][: len(index.FIRST)] == list(index.FIRST)
     assert set(index.ordered("Tools")) == set(cards("Tools"))
 
@@ -52,6 +52,8 @@ def test_an_extracted_lora_is_titled_by_the_tuned_model(page):
 def test_undo_and_the_output_are_for_one_use_or_one_tool(page):
     form = ToolForm(page, tasks.named("edit_metadata").card)
     path = layer_file(page.workspace.outputs / "fox.safetensors")
+    form.act(event("field", "action", "edit_metadata"))
+    assert 'data-arg="in_place"' in form.html(), "what is written is seen without More settings"
     for name, value in {
         "action": "edit_metadata",
         "file": str(path),

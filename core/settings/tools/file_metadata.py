@@ -46,6 +46,7 @@ class EditMetadataSettings(Settings):
     in_place: bool = setting(
         False,
         title="Change the file itself",
+        level="shown",
         help="Off writes a copy. On replaces the file's header and keeps the old one, so that Undo can restore it.",
     )
     undo: bool = setting(
