@@ -125,8 +125,10 @@ def _line_of_entry(entry: Any, where: str) -> str:
     match entry:
         case None:
             return ""
-        case {"text": str(text)} | {"content": str(text)}:
-            return f"{entry['weight']}::{text}" if "weight" in entry else text
+        case {"text": str(text), **more} | {"content": str(text), **more} if isinstance(
+            more.get("weight", 1), int | float
+        ):
+            return f"{more['weight']}::{text}" if "weight" in more else text
         case str() | int() | float() if not isinstance(entry, bool):
             return str(entry).strip()
     raise WildcardError(f"an entry of the wildcard {where} is not a text; write it in quotes: {str(entry)[:40]}")
