@@ -44,6 +44,12 @@ def test_an_option_of_another_program_is_named_as_it_is_here(entry, fixes):
     assert [note.fix.removeprefix("write ") for note in notes] == fixes
 
 
+@pytest.mark.parametrize("line", ["a {red|blue} fox", "a __color__ fox", "a fox AND a dog"])
+def test_what_samples_read_as_text_is_named(line):
+    (prompt,), notes = read_prompts(SampleSettings(sample_prompts=[line]))
+    assert prompt.prompt == line and [note.code for note in notes] == ["prompts.text"]
+
+
 def test_an_option_in_the_text_of_a_table_is_named_as_text():
     found, notes = parsed({"prompt": "a fox --w 64 --am 1", "width": 128})
     assert (found.prompt, found.width) == ("a fox --w 64 --am 1", 128)
