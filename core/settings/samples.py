@@ -40,11 +40,12 @@ SAMPLER_LABELS = {
     "tcd": "TCD",
 }
 ALSO_CALLED = {f"k_{name}": name for name in ("lms", "euler", "euler_a", "dpm_2", "dpm_2_a")}  # in sd-scripts
+ALSO_CALLED["plms"] = "pndm"  # in A1111
 Side = Annotated[int, Field(ge=64, le=4096, multiple_of=8)]
 
 
 def sampler_name(text: Any) -> Any:
-    """Return the sampler for a name of sd-scripts such as k_euler; other values unchanged."""
+    """Return the sampler for a name of sd-scripts or A1111 such as k_euler; other values unchanged."""
     return ALSO_CALLED.get(text, text) if isinstance(text, str) else text
 
 

@@ -114,7 +114,7 @@ class Painting:
         """Return the number of initial images in the folder at path `text`, else how to choose an image or a folder."""
         path = resolve_path(str(text)) if text else None
         if path is None or not self.page.roots.holds(path) or not path.is_dir():
-            return "Or drop or paste an image. Initial image, under More, also takes a folder."
+            return "Or drop or paste one; More also takes a folder."
         files = collected([], image_files, str(path), IMAGE) or []
         return f"{count(len(files), 'image')} in {printable(path.name)}, used in turn."
 

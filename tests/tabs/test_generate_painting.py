@@ -84,8 +84,8 @@ def test_a_folder_of_initial_images_is_named_with_its_number_of_images(desk, pic
         (desk.page.workspace.inputs / "set").mkdir(parents=True, exist_ok=True)
         (desk.page.workspace.inputs / "set" / f"{number}.png").write_bytes(picture.read_bytes())
     row = desk.painting.row("image_to_image", desk._values() | {"image_path": str(desk.page.workspace.inputs / "set")})
-    assert "3 images in set" in row and "drop or paste" not in row
-    assert "drop or paste" in desk.painting.row("image_to_image", desk._values())
+    assert "3 images in set" in row and "More also" not in row
+    assert "More also" in desk.painting.row("image_to_image", desk._values())
 
 
 @pytest.mark.parametrize("name, content", [("a.png", b"no image"), ("a.png", b""), ("a.svg", b"<svg/>")])

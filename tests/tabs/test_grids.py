@@ -22,6 +22,7 @@ from core.engine.view import RunView
 from core.generation.grids.axes import joined, setting_named
 from core.generation.grids.choices import pairs_of
 from core.generation.grids.folder import list_grids
+from core.generation.prompt.styles import Style, write_styles
 from core.record import atomic
 from core.record.cancel import CancelToken
 from core.record.kept import read_kept
@@ -128,8 +129,12 @@ def test_all_known_values_are_filled_in(desk):
     assert re.findall(r"none|\w+-step\d+", desk._axes()["y_values"]) == ["none", "fox-step00000040", "owl-step00000040"]
     with pytest.raises(Exception, match="no list of values"):
         desk.act(event("fill", "z"))
+    write_styles(desk.page.workspace, [Style("ink", "b/w"), Style("big", "huge")])
+    give(desk, z_axis="styles")
+    desk.act(event("fill", "z"))
+    assert desk._axes()["z_values"] == "none, ink, big" and "Styles" in desk.panel()
     desk.act(event("clear", "y"))
-    assert desk._axes()["y_values"] == "" and desk._axes()["x_values"] and desk.panel().count('data-act="clear"') == 1
+    assert desk._axes()["y_values"] == "" and desk._axes()["x_values"] and desk.panel().count('data-act="clear"') == 2
 
 
 def card_names(panel):

@@ -112,8 +112,15 @@ def missing_words(text: str, required: Sequence[str]) -> list[str]:
     return [word for word in required if word.strip() and not word_pattern([word.strip()]).search(text)]
 
 
-def with_words(text: str, required: Sequence[str]) -> str:
-    """Return the text with missing required words appended, separated by commas."""
+def with_words(text: str, required: Sequence[str], limit: int | None = None, count: Callable[[str], int] = len) -> str:
+    """Return the text with missing required words appended, separated by commas, and cut before them.
+
+    limit   most tokens of the whole text, by `count`; None: not cut
+    """
     if not (missing := missing_words(text, required)):
         return text
-    return ", ".join([*filter(None, [text.rstrip(" .")]), *missing])
+    whole = ", ".join([*filter(None, [text.rstrip(" .")]), *missing])
+    if limit is None or count(whole) <= limit:
+        return whole
+    space = limit - count(", ".join(["", *required]))  # the cut may remove required words
+    return with_words(cut_to_tokens(text, max(space, 0), count), required)

@@ -179,7 +179,7 @@ class CaptionWriter:
         if caption.problem is not None:
             return caption
         text = cleaning.without_repetition(caption.text) if self._settings.retry_repetition else caption.text
-        text = cleaning.with_words(text, self._settings.required_words)
+        text = cleaning.with_words(text, self._settings.required_words, self._settings.max_caption_tokens, count_tokens)
         return CaptionResult(self._profile.finish(text, self._settings))
 
 

@@ -342,7 +342,7 @@ def _value_of_text(entry: Declared, text: str) -> Any:
         for choice in entry.choices:
             if normalized in (str(choice).casefold(), entry.label(choice).casefold()):
                 return choice
-        return None if normalized == NONE and entry.optional else ALSO_CALLED.get(text, text)
+        return None if normalized == NONE and entry.optional else ALSO_CALLED.get(normalized, text)
     if entry.kind == "bool":
         return {"on": True, "true": True, "yes": True, "off": False, "false": False, "no": False}.get(normalized, text)
     if normalized == NONE and (entry.optional or entry.widget == "prompt"):

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 LARGEST_TILE, SMALLEST_TILE, MARGIN = 256, 32, 16  # pixels of the input per tile, and of the overlap around it
 UNMEASURED_TILE = 64
-TRIAL = 16, 16  # (width, height) of an image that a network upscales when it is loaded
+TRIAL = 32, 32  # (width, height) of an image that a network upscales when it is loaded
 TILE_BYTES = 5 << 28  # that a network may need for a tile, besides its weights
 LIBRARY_FACTOR = 1.8  # of its tensors, with what libraries copy; measured on a CPU: ESRGAN 1.5, SwinIR and DAT 1.8
 LEFT_OUT = ("LaMa", "RestoreFormer")  # they fill masks and restore faces, and import torchvision

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from core.dataset.sources.files import is_junk, walk_folders
 from core.generation.prompt.wildcards import WildcardError, has_variants
 from core.record.bounded_json import reason_of
 from core.record.bounded_yaml import bounded_yaml
@@ -18,7 +19,6 @@ from core.record.stamps import cached_until_changed
 from core.record.workspace import Workspace
 
 MOST_BYTES = 4_000_000
-ENDINGS = (".txt", ".yaml", ".yml")
 Lines = Callable[[], list[str]]
 
 
@@ -65,20 +65,18 @@ def wildcard_names(workspace: Workspace) -> list[str]:
 def _wildcards(workspace: Workspace, faults: list[str]) -> dict[str, Lines]:
     """Return {name: function that reads its lines} of all wildcards; of equal names a .txt file's. faults: receives what is wrong in YAML
     files"""
-    folder = (workspace.models / "wildcards").resolve()
-    files = sorted(file for file in folder.rglob("*.*") if file.suffix.lower() in ENDINGS)
-    inside = [file for file in files if file.is_file() and file.resolve().is_relative_to(folder)]
-    found: dict[str, Lines] = {}
-    for file in inside:
-        try:
-            lists = {} if file.suffix.lower() == ".txt" else _lists_in(file)
-        except WildcardError as error:
-            faults.append(str(error))
-            continue
-        found |= {name: partial(_lines_of_list, items, f"'{name}' in '{file.name}'") for name, items in lists.items()}
-    texts = [file for file in inside if file.suffix.lower() == ".txt"]
-    names = (file.relative_to(folder).with_suffix("").as_posix() for file in texts)
-    return found | {name: partial(_lines_of_text, file) for name, file in zip(names, texts, strict=True)}
+    folder, lists, texts = workspace.models / "wildcards", dict[str, Lines](), dict[str, Lines]()
+    files = (parent / name for parent, _, names in walk_folders(folder) for name in names if not is_junk(name))
+    for file in sorted(files):
+        if file.suffix.lower() == ".txt":
+            texts[file.relative_to(folder).with_suffix("").as_posix()] = partial(_lines_of_text, file)
+        elif file.suffix.lower() in (".yaml", ".yml"):
+            try:
+                entries = _lists_in(file).items()
+                lists |= {name: partial(_lines_of_list, each, f"'{name}' in '{file.name}'") for name, each in entries}
+            except WildcardError as error:
+                faults.append(str(error))
+    return lists | texts
 
 
 def _text_of(file: Path) -> str:
@@ -125,8 +123,10 @@ def _line_of_entry(entry: Any, where: str) -> str:
     match entry:
         case None:
             return ""
-        case {"text": str(text)} | {"content": str(text)}:
-            return f"{entry['weight']}::{text}" if "weight" in entry else text
+        case {"text": str(text), **more} | {"content": str(text), **more} if isinstance(
+            more.get("weight", 1), int | float
+        ):
+            return f"{more['weight']}::{text}" if "weight" in more else text
         case str() | int() | float() if not isinstance(entry, bool):
             return str(entry).strip()
     raise WildcardError(f"an entry of the wildcard {where} is not a text; write it in quotes: {str(entry)[:40]}")

@@ -14,7 +14,7 @@ from random import Random
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
-from core.generation.prompt.options import KEYS, OTHER_NAMES, PromptLine, line_of, read_line
+from core.generation.prompt.options import KEYS, OTHER_NAMES, PromptLine, line_of, parts_of_line, read_line
 from core.record.allowed import FILE, allowed_modules
 from core.record.bounded_json import read_json
 from core.record.bounded_toml import read_toml
@@ -126,6 +126,11 @@ def _prompt_line(entry: Mapping[str, Any], notes: list[Problem], where: str) -> 
     text = entry.get("prompt")
     if not isinstance(text, str):
         raise ProblemsError.one("A prompt has no text", where, "write prompt = '...' in each", code="prompts.no-text")
+    for part in parts_of_line(text)[1:]:
+        if part.switch:
+            what = f"'--{part.switch} {part.text[:40]}' in the text of a table is read as text"
+            fix = f"write {_OPTION_KEYS[part.switch]} = ..." if part.switch in _OPTION_KEYS else "remove it"
+            notes.append(Problem(what, where, fix, "advice", code="prompts.option-in-table"))
     return line_of(text, {switch: entry[key] for key, switch in KEYS.items() if key in entry}, notes, where)
 
 

@@ -100,11 +100,11 @@ def _parse_tag(body: str) -> LoraTag:
     for part in values:
         key, has_key, text = part.partition("=")
         key = key.strip().lower() if has_key else next((each for each in ORDER if each not in strengths), "")
-        if not has_key and strengths and _BLOCKS.fullmatch(part):
+        if not has_key and strengths and blocks is None and _BLOCKS.fullmatch(part):
             blocks = part
-        elif has_key and key == "lbw":
+        elif has_key and key == "lbw" and blocks is None:
             blocks = text.strip()
-        elif has_key and key == "step":
+        elif has_key and key == "step" and steps == (0, None):
             steps = _parse_steps(text, body)
         elif has_key and key in ("start", "stop"):
             steps = _parse_steps(

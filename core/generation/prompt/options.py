@@ -81,7 +81,7 @@ def _sampler(text: str) -> tuple[str, str]:
 
 def split_schedule(sampler: str) -> tuple[str, str]:
     """Split A1111's older names of samplers: "DPM++ 2M Karras" -> ("DPM++ 2M", "Karras"); ("Euler a", "") without a schedule type."""
-    match = re.fullmatch(rf"(.+?)\s({'|'.join(map(re.escape, _schedule_types()))})", sampler, re.IGNORECASE)
+    match = re.fullmatch(rf"(.+?)\s+({'|'.join(map(re.escape, _schedule_types()))})", sampler, re.IGNORECASE)
     return (match[1], match[2]) if match else (sampler, "")
 
 

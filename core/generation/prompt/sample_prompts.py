@@ -12,6 +12,8 @@ from core.generation.prompt.files import Entry, parse_entry, read_entries
 from core.generation.prompt.loras import FIX as TAG_FIX
 from core.generation.prompt.loras import split_tags
 from core.generation.prompt.options import PromptLine
+from core.generation.prompt.runs import AND
+from core.generation.prompt.wildcards import has_variants
 from core.record.problems import Problem, ProblemsError, limited, raise_if_errors
 from core.record.units import count
 from core.record.workspace import display_path, resolve_path
@@ -99,6 +101,11 @@ def _parsed(entries: Sequence[Entry], notes: list[Problem], where: str, settings
     """Parse lines and tables into sample prompts. notes: receives errors of options and weights, and advice"""
     lines = [parse_entry(entry, notes, where) for entry in entries]
     prompts = [sample_of(line, notes, where) for line in lines if line is not None]
+    unread = [each.prompt for each in prompts if has_variants(each.prompt) or AND.search(each.prompt)]
+    notes += [
+        _advice(f"Braces, wildcards and AND in '{text[:40]}' are read as text in samples", where, "text")
+        for text in unread
+    ]
     notes += _wrong_weights(prompts, where, settings) if settings.prompt_weights else ()
     return prompts
 

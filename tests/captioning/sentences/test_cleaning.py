@@ -151,6 +151,15 @@ def test_required_words_that_are_missing_come_at_the_end():
     assert with_words("A fox runs.", ["fox", "mira", "deep snow"]) == "A fox runs, mira, deep snow"
     assert with_words("A foxglove.", ["Fox"]) == "A foxglove, Fox"
     assert with_words("A FOX.", ["fox", " "]) == "A FOX."
+    text, words = "A red fox in snow, by mira, at night", ["fox", "mira", "ice"]
+    assert with_words(text, words, 14, words_and_commas) == f"{text}, ice"
+    assert with_words(text, words, 11, words_and_commas) == "A red fox in snow, mira, ice"
+    assert with_words(text, words, 3, words_and_commas) == "fox, mira, ice"
+
+
+def words_and_commas(text):
+    """The number of words and commas."""
+    return len(text.replace(",", " ,").split())
 
 
 @given(WORDS, st.lists(st.sampled_from(["mira", "red snow", "c++"])))

@@ -286,6 +286,8 @@ def test_a_missing_required_word_is_drawn_once_more_and_then_added(caption, scri
     assert run.texts == {"a": "a red fox", "b": "a fox", "c": "a dog, fox", "d": "a fox"}
     scripted({"a.png": ["a red fox"], "b.png": ["a cat"], "c.png": ["a cat"], "d.png": ["a dog"]})
     assert caption("llava", decoding="greedy", required_words=["fox"]).texts["b"] == "a cat, fox"
+    cut = caption("llava", decoding="greedy", required_words=["fox"], max_caption_tokens=3, whole_sentences=False)
+    assert cut.texts["b"] == "a, fox", "as CLIP counts, with the comma"
 
 
 @pytest.mark.slow

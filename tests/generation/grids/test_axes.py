@@ -59,7 +59,7 @@ def test_a_setting_is_named_by_path_name_title_or_the_name_of_other_programs(nam
         ("generate.steps", "1-10 [5]", [1, 3, 5, 7, 10]),  # as A1111's wiki has it
         ("generate.guidance_scale", "0-1 [6]", [0, 0.2, 0.4, 0.6, 0.8, 1]),
         ("generate.guidance_scale", "1-1.3 (+0.1), none", [1, 1.1, 1.2, 1.3, None]),
-        ("generate.sampler", "Euler a, ddim, k_lms", ["euler_a", "ddim", "lms"]),
+        ("generate.sampler", "Euler a, ddim, k_lms, PLMS", ["euler_a", "ddim", "lms", "pndm"]),
         ("generate.prompt_weights", "on, off", [True, False]),
         ("generate.prompt", '"a fox, red", a dog', ["a fox, red", "a dog"]),
         ("generate.negative_prompt", '"bad, ugly", none', ["bad, ugly", ""]),

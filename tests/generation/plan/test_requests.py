@@ -225,6 +225,7 @@ clothes:
   hats: [2::fedora, {text: cap, weight: 3}, {content: beret}, 7, "", ~, "__clothes/odd__"]
   deep: {colors: [red]}
   odd: [{red|blue}]
+  heavy: [{text: cap, weight: much}]
   none: []
 """
 
@@ -237,7 +238,10 @@ def test_lists_in_yaml_files_are_wildcards_as_in_dynamic_prompts_and_impact_pack
     (folder / "trees.yml").write_text("- oak", "utf-8")
     assert read("clothes/hats") == ["2::fedora", "3::cap", "beret", "7", "__clothes/odd__"]
     assert read("clothes/deep/colors") == read("*/deep/**") == ["red"] and read("trees") == ["oak"]
-    assert wildcard_names(space) == ["clothes/deep/colors", "clothes/hats", "clothes/none", "clothes/odd", "trees"]
+    assert wildcard_names(space) == [
+        *(f"clothes/{name}" for name in ("deep/colors", "hats", "heavy", "none", "odd")),
+        "trees",
+    ]
     (folder.parent / "trees.txt").write_text("elm", "utf-8")
     assert read("trees") == read("tr*") == ["elm"]
     (folder / "b.yaml").write_text("x: [", "utf-8")

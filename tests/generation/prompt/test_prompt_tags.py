@@ -48,7 +48,8 @@ def test_tags_are_taken_out_of_the_prompt(prompt, plain, tags):
 
 @pytest.mark.parametrize(
     "tag",
-    ["", ":1", "ink:much", "ink:1.2.3", "ink:nan", "ink:inf", "ink:11", "ink:1:1:1", "ink:dyn=3", "ink:te=1:te=1"],
+    ["", ":1", "ink:much", "ink:1.2.3", "ink:nan", "ink:inf", "ink:11", "ink:1:1:1", "ink:dyn=3", "ink:te=1:te=1"]
+    + ["ink:1:lbw=INALL:lbw=OUTALL", "ink:1:OUTALL:INALL", "ink:1:step=0-5:step=6-9"],
 )
 def test_a_tag_that_is_wrong_is_never_read_as_words(tag):
     with pytest.raises(ValueError, match="lora"):

@@ -45,6 +45,21 @@ def test_an_option_of_another_program_is_named_as_it_is_here(entry, fixes):
     assert [note.fix.removeprefix("write ") for note in notes] == fixes
 
 
+@pytest.mark.parametrize("line", ["a {red|blue} fox", "a __color__ fox", "a fox AND a dog"])
+def test_what_samples_read_as_text_is_named(line):
+    (prompt,), notes = read_prompts(SampleSettings(sample_prompts=[line]))
+    assert prompt.prompt == line and [note.code for note in notes] == ["prompts.text"]
+
+
+def test_an_option_in_the_text_of_a_table_is_named_as_text():
+    found, notes = parsed({"prompt": "a fox --w 64 --am 1", "width": 128})
+    assert (found.prompt, found.width) == ("a fox --w 64 --am 1", 128)
+    assert [(note.code, note.fix.split()[-3:-2]) for note in notes] == [
+        ("prompts.option-in-table", ["width"]),
+        ("prompts.option-in-table", []),
+    ]
+
+
 def test_a_hyphen_inside_a_prompt_is_no_switch():
     assert parsed("a well-made, semi--transparent fox")[0] == SamplePrompt("a well-made, semi--transparent fox")
 
@@ -168,7 +183,8 @@ controlnet_image = "x.png"
     found, notes = read(tmp_path / "p.toml", text)
     assert found[1] == SamplePrompt("a --n is part of the text", "bad", 768, None, 4, None, 7.0, "lms")
     assert found[2] == SamplePrompt("b", "bad", 512, None, None, 12, 7.0, "lms")
-    assert [note.code for note in notes] == ["prompts.unsupported-option"] and "ControlNet" in notes[0].what
+    assert [note.code for note in notes] == ["prompts.option-in-table", "prompts.unsupported-option"]
+    assert "ControlNet" in notes[1].what
 
 
 @pytest.mark.parametrize(
