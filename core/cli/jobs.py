@@ -19,6 +19,7 @@ from core import tasks
 from core.cli.main import BAD_INPUT, DONE, FAILED, INTERRUPTED
 from core.cli.options import Options
 from core.cli.signals import REPEATED_SECONDS
+from core.engine.deleted import no_such_run
 from core.engine.execute import execute, memory_advice, write_details
 from core.engine.explain import explain, lost_another_process
 from core.engine.launch import is_launched, supervise
@@ -291,8 +292,7 @@ def find_run(name: str, workspace: Workspace) -> RunFolder:
     for path in paths if Path(name).name == name else reversed(paths):
         if (path / "job.json").is_file():
             return RunFolder(path)
-    what = f"There is no run '{name}'"
-    raise ProblemsError.one(what, str(workspace.runs), "use the name of a folder in it", "runs.no-such-run")
+    raise no_such_run(Path(name).name, workspace)
 
 
 LEVELS = {"DEBUG": 10, "INFO": 20, "WARNING": 30, "ERROR": 40, "CRITICAL": 50}
