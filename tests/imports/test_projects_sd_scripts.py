@@ -291,6 +291,13 @@ def test_options_without_a_script_are_a_loras_or_ask():
     assert (found.job.model.base_model, found.job.schedule.seed) == ("m", 5)
 
 
+def test_a_script_of_diffusers_is_named_as_one():
+    with pytest.raises(ProblemsError) as error:
+        imported("accelerate launch train_dreambooth_lora_sdxl.py --instance_data_dir a --rank 8")
+    (problem,) = error.value.problems
+    assert problem.code == "import.unknown-script" and "diffusers" in problem.what and "paste" not in problem.fix
+
+
 @pytest.mark.parametrize(
     ("text", "code"),
     [
