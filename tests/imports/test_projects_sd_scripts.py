@@ -291,6 +291,20 @@ def test_options_without_a_script_are_a_loras_or_ask():
     assert (found.job.model.base_model, found.job.schedule.seed) == ("m", 5)
 
 
+@pytest.mark.parametrize(
+    ("option", "one", "several"),
+    [
+        ("optimizer_args", '="weight_decay=0.1 betas=0.9, 0.99"', ' weight_decay=0.1 "betas=0.9, 0.99"'),
+        ("network_args", ' "conv_dim=4 conv_alpha=2"', " conv_dim=4 conv_alpha=2"),
+        ("lr_scheduler_args", '="a=1 b=2"', " a=1 b=2"),
+    ],
+)
+def test_several_arguments_in_one_word_are_separated_and_named(option, one, several):
+    found, expected = (lora(f"--network_module networks.lora --{option}{words}") for words in (one, several))
+    assert found.job == expected.job and of_key(found, option).kind == "changed"
+    assert of_key(expected, option).kind == "taken"
+
+
 def test_a_script_of_diffusers_is_named_as_one():
     with pytest.raises(ProblemsError) as error:
         imported("accelerate launch train_dreambooth_lora_sdxl.py --instance_data_dir a --rank 8")
