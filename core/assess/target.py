@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from core.assess.measures import MEASURES, Measure
 from core.dataset.buckets.batches import Placed
 from core.dataset.preflight import preflight
+from core.engine.deleted import no_such_run
 from core.engine.extend import job_of
 from core.engine.proposed_prompts import SCENES, with_new_words
 from core.engine.run_grid import embedding_values, spread_steps
@@ -175,8 +176,7 @@ def find_target(settings: AssessSettings, workspace: Workspace) -> Target:
     problems: list[Problem] = []
     run = RunFolder(workspace.runs / Path(settings.run or "").name)
     if not settings.run or not os.path.isfile(run.job_file):  # False for a name that is too long
-        what = f"There is no run '{settings.run or ''}'"
-        raise ProblemsError.one(what, str(workspace.runs), "use the name of a folder in it", "runs.no-such-run")
+        raise no_such_run(settings.run or "", workspace)
     job, facts = job_of(run), RunView.read(run).snapshot(False)
     base = collected(problems, model_path, job.model.base_model, workspace)
     checkpoints = collected(problems, checkpoints_of, facts, job, workspace, settings.steps)

@@ -8,15 +8,12 @@ first (Sennrich et al. 2016, arXiv:1508.07909), so a high number is a rare word.
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 
-from core.families.token_count import clip_tokenizer
+from core.families.token_count import COMMON_BELOW, WORD_END, clip_tokenizer, word_facts
 from core.record import draws
 from core.record.units import count
 
-COMMON_BELOW = 0.5  # share of the vocabulary: tokens before it are everyday words, names and abbreviations
 RARE_FROM = 0.75  # share from which words are proposed
-WORD_END = "</w>"  # of a token that ends a word
 PROPOSED = re.compile("[bcdfghjklmnpqrstvwxz]{3,4}")  # without vowels, so that it is hardly a word or a name
 # Rare words that stand for something all the same: makes, clubs, channels, units, places. Weather stations (...wx),
 # football clubs (...fc) and single letters repeated are recognized by their form.
@@ -30,32 +27,6 @@ WITH_A_MEANING = frozenset(
     tmz tnx tsb tsk tsm tvc tvn tvxq twc txst vpn wdw wftv wsl wsw wtc wwdc wwe ytd""".split()
 )
 MEANINGS = {"sks": "a rifle", "jdm": "Japanese cars", "lsd": "a drug", "hmv": "a shop", "klm": "an airline"}
-
-
-@dataclass(frozen=True)
-class WordFacts:
-    """How CLIP tokenizes a word.
-
-    tokens   the tokens it is split into
-    rank     position in the vocabulary, from 0 (most frequent) to 1; None unless the word is a single token
-    """
-
-    tokens: list[str]
-    rank: float | None
-
-    @property
-    def common(self) -> bool:
-        """Whether the word is a frequent token, whose meaning the model knows."""
-        return self.rank is not None and self.rank < COMMON_BELOW
-
-
-def word_facts(word: str) -> WordFacts:
-    """Tokenize a word with CLIP's tokenizer."""
-    tokenizer = clip_tokenizer()
-    ids = tokenizer.encode(word, add_special_tokens=False).ids
-    tokens = [tokenizer.decode([number]).removesuffix(WORD_END) for number in ids]
-    whole = len(tokens) == 1 and tokens[0].casefold() == word.casefold()
-    return WordFacts(tokens, ids[0] / tokenizer.get_vocab_size() if whole else None)
 
 
 def identifier_note(word: str) -> str:

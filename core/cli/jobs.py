@@ -19,6 +19,7 @@ from core import tasks
 from core.cli.main import BAD_INPUT, DONE, FAILED, INTERRUPTED
 from core.cli.options import Options
 from core.cli.signals import REPEATED_SECONDS
+from core.engine.deleted import no_such_run
 from core.engine.execute import execute, memory_advice, write_details
 from core.engine.explain import explain, lost_another_process
 from core.engine.launch import is_launched, supervise
@@ -36,7 +37,7 @@ from core.record.problems import ProblemsError, one_line
 from core.record.processes import SUPERVISED, Together, end_if_launcher_gone, launched_processes
 from core.record.regular import impossible_path
 from core.record.run_folder import RunFolder
-from core.record.units import progress_words
+from core.record.units import loss_words, progress_words
 from core.record.workspace import Workspace, display_path, in_workspace, resolve_path
 from core.settings.base import Settings
 from core.settings.job import TrainJob
@@ -291,8 +292,7 @@ def find_run(name: str, workspace: Workspace) -> RunFolder:
     for path in paths if Path(name).name == name else reversed(paths):
         if (path / "job.json").is_file():
             return RunFolder(path)
-    what = f"There is no run '{name}'"
-    raise ProblemsError.one(what, str(workspace.runs), "use the name of a folder in it", "runs.no-such-run")
+    raise no_such_run(Path(name).name, workspace)
 
 
 LEVELS = {"DEBUG": 10, "INFO": 20, "WARNING": 30, "ERROR": 40, "CRITICAL": 50}
@@ -410,7 +410,7 @@ class TerminalProgress:
         step, loss = line["steps"][-1], line["losses"][-1]
         if self._view is not None and self._view.losses:
             loss = self._view.losses[-1][2]  # smoothed
-        message = f"epoch {line['epoch']}, loss {loss:.4f}"
+        message = f"epoch {line['epoch']}, loss {loss_words(loss)}"
         if self._bar is None:
             if self._simple and (step == self._total or time.monotonic() - self._last_printed >= PLAIN_SECONDS):
                 self._last_printed = time.monotonic()
@@ -422,9 +422,9 @@ class TerminalProgress:
         self._bar.update(step - self._bar.n)
 
     def _on_validated(self, line: Line) -> None:
-        train_loss = f", {line['train_loss']:.4f} on training images" if line["train_loss"] is not None else ""
+        train_loss = f", {loss_words(line['train_loss'])} on training images" if line["train_loss"] is not None else ""
         title = "loss on training images (fixed noise)" if line["measured_on"] == "training" else "validation loss"
-        self._say(f"{title} {line['loss']:.4f}{train_loss} (step {line['step']})")
+        self._say(f"{title} {loss_words(line['loss'])}{train_loss} (step {line['step']})")
 
     def _on_saved(self, line: Line) -> None:
         self._say(f"saved {line['file']} (step {line['step']})")

@@ -49,6 +49,15 @@ def deleted_runs(workspace: Workspace) -> list[DeletedRun]:
     return sorted(runs, key=lambda each: (each.time, each.run), reverse=True)
 
 
+def no_such_run(name: str, workspace: Workspace) -> ProblemsError:
+    """Return the error for the name of a run that does not exist or was deleted."""
+    what, fix = "There is no such run", "choose one from the list of runs, or write the name of its folder"
+    trashed = (NAME.fullmatch(path.name) for path in workspace.trash.glob("*"))
+    if name in {match[1] for match in trashed if match}:
+        what, fix = "This run was deleted", "restore it on Tools, under Space on the disk, or choose another"
+    return ProblemsError.one(what, name, fix, "runs.no-such-run")
+
+
 def restore_run(name: str, workspace: Workspace, people: Collection[str] = ()) -> str:
     """Move a run out of the trash and return its name. Raises ProblemsError if it is gone, a run of its name exists, or the user of
     the current request may not change it.

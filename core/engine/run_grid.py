@@ -1,7 +1,7 @@
 """Grids that compare checkpoints: of one run (checkpoints x strengths x sample prompts), or one checkpoint of each of several runs."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +10,12 @@ from core.generation.grids.axes import CONTROL, LORA, MOST_CELLS, NONE, STRENGTH
 from core.generation.grids.folder import Index
 from core.generation.model.library import find_file, portable_name
 from core.generation.prompt.sample_prompts import SamplePrompt
+from core.generation.prompt.wildcards import escape_variants
 from core.record.events import WITHOUT_CONTROL
 from core.record.file_titles import BASE_MODEL, is_average
 from core.record.problems import ProblemsError
 from core.record.run_folder import safe_name
+from core.record.units import loss_words
 from core.record.workspace import Workspace
 from core.settings.check import build
 from core.settings.job import GridJob, TrainJob
@@ -198,8 +200,8 @@ def _generation_settings(sample: SamplePrompt, job: TrainJob) -> dict[str, Any]:
     """Return the settings of the group `generate` that reproduce a sample: prompt, size, steps, guidance scale, seed, sampler, by setting
     name."""
     return {
-        "prompt": _escaped(sample.prompt),
-        "negative_prompt": sample.negative or "",
+        "prompt": escape_variants(sample.prompt),
+        "negative_prompt": escape_variants(sample.negative or ""),
         "width": sample.width,
         "height": sample.height,
         "steps": sample.steps,
@@ -212,14 +214,10 @@ def _generation_settings(sample: SamplePrompt, job: TrainJob) -> dict[str, Any]:
 
 def _prompt_line(sample: SamplePrompt) -> str:
     """Return a sample as a prompt with options in one line: "a fox --w 512 --h 512"."""
+    sample = replace(sample, prompt=escape_variants(sample.prompt), negative=escape_variants(sample.negative or ""))
     values = ((switch, getattr(sample, field)) for field, switch in SWITCHES.items())
     options = "".join(f" --{switch} {value}" for switch, value in values if value not in (None, ""))
-    return " ".join(_escaped(sample.prompt).split()) + options
-
-
-def _escaped(prompt: str) -> str:
-    """Escape braces, which are variants in prompts of a generation but not in sample prompts."""
-    return prompt.replace("{", "\\{").replace("}", "\\}")
+    return " ".join(sample.prompt.split()) + options
 
 
 def embedding_values(job: TrainJob, paths: Sequence[Path], workspace: Workspace) -> list[str]:
@@ -242,7 +240,7 @@ def _note(facts: Mapping[str, Any], step: int) -> str:
     parts, best = [], facts.get("best")
     if point is not None:
         name = "validation loss" if point["measured_on"] == "held_out" else "loss on training images"
-        parts.append(f"{name} {point['loss']:.4f}")
+        parts.append(f"{name} {loss_words(point['loss'])}")
     if best and best["label"] and best["step"] == step:
         parts.append(best["label"])
     return ", ".join(parts)

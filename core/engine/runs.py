@@ -8,6 +8,7 @@ from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 
+from core.engine.deleted import no_such_run
 from core.engine.light import LightTask
 from core.engine.queue import QueueEntry
 from core.engine.run_facts import RunFacts, read_facts, stamps, write_facts
@@ -49,7 +50,7 @@ class Runs:
                     folder = RunFolder(parent / name)
                     if folder.exists:
                         return folder
-        raise ProblemsError.one("There is no such run", name, "choose one from the list", "runs.no-such-run")
+        raise no_such_run(name, self._workspace)
 
     def view(self, name: str) -> RunView:
         """Return the view of a run, with its journal read at the first call. Raises ProblemsError for an unknown run.

@@ -45,6 +45,11 @@ def number_text(value: int | float) -> str:
     return repr(value)
 
 
+def loss_words(loss: float) -> str:
+    """Format a loss with four decimals, below 0.01 and from 100,000 with three digits, nearly as the page's script does."""
+    return f"{loss:.4f}" if 0.01 <= abs(loss) < 1e5 else f"{loss:.3g}"
+
+
 def number_words(number: int) -> str:
     """Format a number of parameters: "860 M", "3.2 M", "42,000"."""
     return f"{number / 1e6:.0f} M" if number >= 1e8 else f"{number / 1e6:.1f} M" if number >= 1e6 else f"{number:,}"

@@ -203,9 +203,10 @@ def _parse_list(entry: Declared, text: str) -> list[Any]:
 
 
 def _sizes(entry: Declared, text: str) -> Any:
-    """Parse a list of sizes: JSON, or "768,512x768" -> [768, [512, 768]]."""
-    value = _json_else(lambda text: [_numbers(entry, part) for part in text.lower().split(",")], text)
-    return value if isinstance(value, list) else [value]
+    """Parse a list of sizes: JSON, or "768, 512x768" -> [768, [512, 768]], divided by commas, semicolons or spaces."""
+    value = _json_else(lambda text: re.findall(r"[^,;\s]+", re.sub(r"\s*[x×]\s*", "x", text.lower())), text)
+    items = value if isinstance(value, list) else [value]
+    return [_numbers(entry, each) if isinstance(each, str) else each for each in items]
 
 
 def _object(entry: Declared, text: str) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from core.engine.deleted import no_such_run
 from core.engine.extend import GROUPS
 from core.engine.run_summary import RunSummary
 from core.record.problems import Problem, ProblemsError, errors, raise_if_errors
@@ -131,8 +132,7 @@ class Agains:
         engine = self._page.engine
         run = engine.run(name)
         if run is None:
-            what, fix = "The run no longer exists", "choose one from the list"
-            raise ProblemsError.one(what, name, fix, "runs.no-such-run")
+            raise no_such_run(name, self._page.workspace)
         running = self._tasks.get(name)
         if running is not None and not running.done:
             raise ProblemsError.one("These runs are being checked", name, "wait a moment", "again.busy")

@@ -14,7 +14,7 @@ from core.record.events import COMPARED
 from core.record.former import with_current_names
 from core.record.problems import ProblemsError
 from core.record.stamps import cached_until_changed
-from core.record.units import clock, count, memory_words, size_words
+from core.record.units import clock, count, loss_words, memory_words, size_words
 from core.settings.base import value_of
 from core.settings.job import TrainJob
 from core.settings.noise import TIMESTEP_SETTINGS
@@ -22,7 +22,7 @@ from core.settings.presets.files import differences
 from core.settings.rules import ineffective
 from tabs.form.project import FIELDS
 from tabs.runs.details import epochs_text, of_total, pace_text
-from tabs.runs.view import loss_text, when
+from tabs.runs.view import when
 
 UNKNOWN = "–"
 MEASURED_BY_MODEL = ("model.base_model", "model.vae", "model.family", "model.prediction")
@@ -117,7 +117,7 @@ def verdict(a: Side, b: Side, notes: bool = True) -> str:
 
 def _loss_at_step(point: dict[str, Any]) -> str:
     """Return "LOSS at step STEP" of a validation."""
-    return f"{loss_text(point['loss'])} at step {point['step']:,}"
+    return f"{loss_words(point['loss'])} at step {point['step']:,}"
 
 
 def _lower_loss_clause(a: Side, b: Side) -> str:
@@ -125,7 +125,7 @@ def _lower_loss_clause(a: Side, b: Side) -> str:
     low, high = _by_best_loss(a, b)
     if equal(a, b):
         steps = ", ".join(f"{side.letter} at step {side.best['step']:,}" for side in (a, b))
-        return f"The best validation losses are equal: {loss_text(a.best['loss'])}, {steps}"
+        return f"The best validation losses are equal: {loss_words(a.best['loss'])}, {steps}"
     return f"{low.letter}'s best validation loss is lower: {_loss_at_step(low.best)} against {_loss_at_step(high.best)}"
 
 
@@ -136,7 +136,7 @@ def _by_best_loss(a: Side, b: Side) -> tuple[Side, Side]:
 
 def equal(a: Side, b: Side) -> bool:
     """Return whether the best losses of two runs are displayed as the same number."""
-    return loss_text(a.best["loss"]) == loss_text(b.best["loss"])
+    return loss_words(a.best["loss"]) == loss_words(b.best["loss"])
 
 
 def _comparability_clause(a: Side, reasons: Sequence[str]) -> str:

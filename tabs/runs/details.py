@@ -13,7 +13,7 @@ from core.record.events import COMPARED, sample_titles
 from core.record.file_titles import labels_of
 from core.record.kept import read_kept
 from core.record.run_about import MOST_NOTE, MOST_TITLE
-from core.record.units import clock, count, size_words
+from core.record.units import clock, count, loss_words, size_words
 from core.settings.job import TrainJob
 from core.settings.presets.files import differences
 from core.settings.rules import ineffective
@@ -24,7 +24,7 @@ from tabs.form.project import FIELDS
 from tabs.markup import breakable, button, client_rendered, esc, facts, link, section, short
 from tabs.monitor.charts import loss_series
 from tabs.monitor.next_step import next_step
-from tabs.runs.view import badge, loss_text, next_step_button, star, waiting_jobs, when
+from tabs.runs.view import badge, next_step_button, star, waiting_jobs, when
 
 LOG_SHOWN = 60
 SAMPLE_STEPS = 6
@@ -117,7 +117,7 @@ def _about(run: RunSummary, snapshot: dict[str, Any], size: int, preset: str) ->
         ("Time", clock(run.seconds)),
         ("A step", pace_text(snapshot)),
         ("Started", when(run.started)),
-        ("Loss", f"{loss_text(losses[-1][2])} (smoothed)" if losses else ""),
+        ("Loss", f"{loss_words(losses[-1][2])} (smoothed)" if losses else ""),
         ("Dataset", breakable(run.words.dataset)),
         ("Base model", breakable(run.words.model)),
         ("Method", esc(shown_value(FIELDS["method.kind"], run.words.method)) if run.words.method else ""),
@@ -148,7 +148,7 @@ def loss_chart(losses: Sequence[Sequence[float]]) -> str:
     """Return the HTML of a small chart of the smoothed loss; "" for fewer than three points. losses: [[step, raw, smoothed]]"""
     if len(losses) < 3:
         return ""
-    series, label = loss_series(losses), f"Smoothed loss from {loss_text(losses[0][2])} to {loss_text(losses[-1][2])}"
+    series, label = loss_series(losses), f"Smoothed loss from {loss_words(losses[0][2])} to {loss_words(losses[-1][2])}"
     line = {"name": "smoothed loss", "values": series["smooth"], "kind": "smooth"}
     chart = client_rendered("chart", {"label": label, "up": "loss", "steps": series["steps"], "lines": [line]})
     return f'{chart}<p class="hint">{label}</p>'
@@ -156,7 +156,7 @@ def loss_chart(losses: Sequence[Sequence[float]]) -> str:
 
 def best_html(best: dict[str, Any]) -> str:
     """Return the HTML of the checkpoint with the lowest validation loss, and how reliable that is. best: as in the run's snapshot"""
-    text = f"step {best['step']:,} · {loss_text(best['loss'])} · lowest"
+    text = f"step {best['step']:,} · {loss_words(best['loss'])} · lowest"
     return (
         f'<p class="best-words"><b title="{esc(Path(best["file"]).name)}">{text}</b> '
         f'<span class="hint">{esc(best["what"])}; {esc(best["sure"])}</span></p>'

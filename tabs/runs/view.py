@@ -14,7 +14,7 @@ from core.engine.in_use import waiting_jobs_sentence
 from core.engine.queue import whose_run
 from core.engine.run_summary import RunSummary
 from core.record.best import short_label
-from core.record.units import clock, count
+from core.record.units import clock, count, loss_words
 from core.settings.presets.files import PresetStore
 from core.settings.values import shown_value
 from tabs.form.form_page import FormPage
@@ -204,11 +204,6 @@ def moment(name: str) -> str:
     return "{}-{}-{} {}:{}".format(*stamp.groups()) if stamp else name
 
 
-def loss_text(loss: float) -> str:
-    """Return a loss with four decimals, below 0.01 with three significant digits, as the page's script does."""
-    return f"{loss:.4f}" if abs(loss) >= 0.01 else f"{loss:.3g}"
-
-
 def _row(run: RunSummary, form_page: FormPage, picked: bool) -> str:
     """Return the HTML of a run's row in the table. picked: whether the run is selected"""
     lora = _recommended_lora(run, form_page)
@@ -218,7 +213,7 @@ def _row(run: RunSummary, form_page: FormPage, picked: bool) -> str:
     other_owner = whose_run(run.person, form_page.engine.people)
     actions = next_step_button(run, other_owner)
     actions += button("watch", "Watch", run.name) if run.state in ("running", "paused") else ""
-    best = f"{loss_text(run.best[0])} @ {run.best[1]:,}" if run.best else ""
+    best = f"{loss_words(run.best[0])} @ {run.best[1]:,}" if run.best else ""
     checkbox = (
         f'<input type="checkbox" data-act="pick" data-arg="{esc(run.name)}"{" checked" if picked else ""} '
         f'aria-label="Select {esc(run.title)}, {esc(moment(run.name))}">'

@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
-from core.captioning.identifiers import RARE_FROM, has_a_meaning, identifier_note, propose, word_facts
-from core.families.token_count import clip_tokenizer
+from core.captioning.identifiers import RARE_FROM, has_a_meaning, identifier_note, propose
+from core.families.token_count import clip_tokenizer, word_facts
 from core.record.workspace import PROJECT
 
 

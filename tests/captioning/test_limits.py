@@ -5,7 +5,7 @@ import pytest
 from core.captioning.bulk import caption_history
 from core.captioning.captioners import Tally
 from core.captioning.filters import Facts, test_of
-from core.captioning.identifiers import propose, word_facts
+from core.captioning.identifiers import propose
 from core.captioning.sentences.cleaning import plain, repetition, without_repetition
 from core.captioning.sentences.folder import files_to_download
 from core.captioning.sentences.profiles import FLORENCE_TASKS, profile_of
@@ -18,7 +18,7 @@ from core.captioning.tagger.score_cache import FolderScores, ImageScores
 from core.captioning.tagger.tagging import formatter
 from core.captioning.tagger.tags import Label, mcut, threshold_of
 from core.dataset.captions.history import Change, History
-from core.families.token_count import clip_tokenizer
+from core.families.token_count import clip_tokenizer, word_facts
 from core.record.workspace import Workspace
 from core.settings.captioning.edits import CaptionHistorySettings
 from core.settings.captioning.tagger import TagSettings

@@ -352,7 +352,7 @@ def test_a_run_that_was_deleted_while_it_waited_fails_and_the_status_is_shown_me
     monkeypatch.setattr(engine, "_ready_device", lambda: shown.append(engine.status()["job"]["run"]) or "cpu")
     engine.start()
     until(lambda: states(engine) == ["failed"])
-    assert shown == [run.name] and "no such run" in engine.queue()[0].message
+    assert shown == [run.name] and "was deleted" in engine.queue()[0].message
 
 
 def test_no_job_begins_once_the_running_ones_are_stopped_for_the_end(workspace):

@@ -8,6 +8,7 @@ import time
 
 import pytest
 
+from core.cli.jobs import find_run
 from core.engine import runs as runs_module
 from core.engine.engine import Engine
 from core.engine.execute import execute
@@ -19,7 +20,7 @@ from core.record import atomic, regular
 from core.record.best import TOO_SHORT
 from core.record.events import CONTROL_IMAGE, Planned, Sampled, Saved, StateChanged, Steps, Validated
 from core.record.journal import Journal
-from core.record.problems import collected
+from core.record.problems import ProblemsError, collected
 from core.record.run_about import write_about
 from core.record.run_folder import RunFolder
 from core.record.workspace import Workspace
@@ -204,6 +205,11 @@ def test_a_deleted_run_leaves_no_folder_and_no_row(engine, workspace):
     write_facts(folder, facts)
     assert not folder.path.exists() and engine.runs() == [] and engine.runs_so_far(60) == ([], 0)
     assert engine.run(folder.name) is None and not engine._runs._facts
+    for find in (engine.command, lambda name, command: find_run(name, workspace)):
+        with pytest.raises(ProblemsError) as error:
+            find(folder.name, "stop")
+        (problem,) = error.value.problems
+        assert problem.code == "runs.no-such-run" and "deleted" in problem.what
 
 
 def test_a_journal_changed_by_hand_spoils_its_own_row_alone(engine, workspace):

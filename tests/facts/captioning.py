@@ -16,7 +16,7 @@ from core.captioning.sentences import cleaning, profiles
 from core.captioning.source import metadata, sidecars, xmp
 from core.captioning.tagger import labels, preprocess, profile, score_cache, sd_scripts, tags
 from core.captioning.tagger.tagging import formatter, ignored_settings
-from core.families.token_count import count_tokens
+from core.families.token_count import count_tokens, word_facts
 from core.record.workspace import Workspace
 from core.settings.caption import CaptioningSettings
 from core.settings.captioning import sentences as sentence_settings
@@ -540,7 +540,7 @@ def words() -> Facts:
         "hgtv",
         "!",
     ):
-        facts = identifiers.word_facts(word)
+        facts = word_facts(word)
         note = identifiers.identifier_note(word)
         yield (
             f"word {word}",

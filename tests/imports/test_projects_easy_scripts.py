@@ -86,6 +86,10 @@ def test_an_option_of_a_folder_is_that_of_a_dataset_config(tmp_path):
             "[o_args.args]\nlr_scheduler = 'cosine'\nwarmup_ratio = 0.05",
             "lr_scheduler = 'cosine'\nlr_warmup_steps = '5%'",
         ),
+        (
+            "[o_args.args]\nlr_scheduler = 'cosine'\nwarmup_ratio = 1",
+            "lr_scheduler = 'cosine'\nlr_warmup_steps = '100%'",
+        ),
         ("[o_args.args]\ntext_encoder_lr = 0.0\nunet_lr = 1e-3", "unet_lr = 1e-3"),
     ],
 )
@@ -106,6 +110,8 @@ def test_model_and_method_are_told_by_switches_and_what_is_not_taken_is_named():
     unavailable = "subsets.0.odd odder other g_args.more lr_scheduler_type lr_scheduler_args warmup_ratio"
     assert {named[key] for key in unavailable.split()} == {"unavailable"}
     assert (named["subsets.0.name"], named["save_toml"], named["unet_lr"]) == ("idle",) * 3
+    for subsets in ("'a'", "['a']"):
+        assert kinds(imported(f"subsets = {subsets}\n[g_args.args]\nseed = 5"))["subsets"] == "unavailable"
     with pytest.raises(ProblemsError) as refused:
         imported("[flux_args.args]\nae = 'x'\n[g_args.args]\nseed = 1")
     assert refused.value.codes == ["import.other-family"]

@@ -305,6 +305,27 @@ def test_options_without_a_script_are_a_loras_or_ask():
 
 
 @pytest.mark.parametrize(
+    ("option", "one", "several"),
+    [
+        ("optimizer_args", '="weight_decay=0.1 betas=0.9, 0.99"', ' weight_decay=0.1 "betas=0.9, 0.99"'),
+        ("network_args", ' "conv_dim=4 conv_alpha=2"', " conv_dim=4 conv_alpha=2"),
+        ("lr_scheduler_args", '="a=1 b=2"', " a=1 b=2"),
+    ],
+)
+def test_several_arguments_in_one_word_are_separated_and_named(option, one, several):
+    found, expected = (lora(f"--network_module networks.lora --{option}{words}") for words in (one, several))
+    assert found.job == expected.job and of_key(found, option).kind == "changed"
+    assert of_key(expected, option).kind == "taken"
+
+
+def test_a_script_of_diffusers_is_named_as_one():
+    with pytest.raises(ProblemsError) as error:
+        imported("accelerate launch train_dreambooth_lora_sdxl.py --instance_data_dir a --rank 8")
+    (problem,) = error.value.problems
+    assert problem.code == "import.unknown-script" and "diffusers" in problem.what and "paste" not in problem.fix
+
+
+@pytest.mark.parametrize(
     ("text", "code"),
     [
         ("accelerate launch flux_train_network.py --seed 1", "import.other-family"),

@@ -91,7 +91,15 @@ def test_flags_become_nested_values():
 
 @pytest.mark.parametrize(
     ("text", "sizes"),
-    [("768", [768]), ("768,512x640", [768, (512, 640)]), ("[768, [512, 640]]", [768, (512, 640)]), ("[]", [])],
+    [
+        ("768;512", [768, 512]),
+        ("768 512 x 640", [768, (512, 640)]),
+        ('["768", "512x640"]', [768, (512, 640)]),
+        ("768", [768]),
+        ("768,512x640", [768, (512, 640)]),
+        ("[768, [512, 640]]", [768, (512, 640)]),
+        ("[]", []),
+    ],
 )
 def test_further_resolutions_are_sizes_divided_by_commas_or_json(text, sizes):
     values, _ = read_flags(TrainJob, ["--dataset.more_resolutions", text])

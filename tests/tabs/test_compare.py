@@ -16,6 +16,7 @@ from work_parts import HOSTILE, event, wait_until
 from core.record.events import CONTROL_IMAGE, WITHOUT_CONTROL
 from core.record.journal import Tail
 from core.record.run_folder import RunFolder
+from core.record.units import loss_words
 from core.settings.check import build
 from core.settings.job import TrainJob
 from tabs.runs import compare_view
@@ -38,7 +39,6 @@ from tabs.runs.compared import (
     verdicts,
 )
 from tabs.runs.tab import RunHandlers
-from tabs.runs.view import loss_text
 
 A, B = "20260101-120000_one", "20260102-130000_two"
 MEASURED_A, MEASURED_B = [(0, 0.2), (20, 0.121), (40, 0.13)], [(0, 0.2), (20, 0.15), (60, 0.1344)]
@@ -305,7 +305,7 @@ def test_the_curves_are_those_of_monitor(sides):
 
 
 def test_a_loss_is_told_with_four_decimals_or_three_figures():
-    assert [loss_text(value) for value in (0.1344, 1.5, 0.001234)] == ["0.1344", "1.5000", "0.00123"]
+    assert [loss_words(value) for value in (0.1344, 1.5, 0.001234, 1e30)] == ["0.1344", "1.5000", "0.00123", "1e+30"]
 
 
 def test_settings_without_effect_are_no_difference(sides):

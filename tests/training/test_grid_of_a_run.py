@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from core.engine.run_grid import run_grid_of
+from core.engine.run_grid import _prompt_line, run_grid_of
 from core.engine.view import RunView
 from core.generation.grids.folder import position_of
 from core.generation.grids.making import begin, run_grid
@@ -16,6 +16,8 @@ from core.generation.grids.plan import grid_of
 from core.generation.images.metadata import read_image_metadata
 from core.generation.model.library import Scan
 from core.generation.model.store import make_store
+from core.generation.prompt.sample_prompts import SamplePrompt
+from core.generation.prompt.wildcards import no_files, one_variant, problems_in
 from core.record.context import Reports
 from core.record.kept import keep, read_kept
 from core.settings.check import build
@@ -64,6 +66,11 @@ def trained(train):
         return folder, RunView.read(folder).snapshot(False), build(TrainJob, parse(folder.job(), "run").values)
 
     return run
+
+
+def test_what_is_no_variant_in_a_sample_prompt_is_none_in_its_grid():
+    line = _prompt_line(SamplePrompt("a my__fox__style {b|c}", negative="{d}, __e__"))
+    assert problems_in(line) == [] and one_variant(line, no_files) == "a my__fox__style {b|c} --n {d}, __e__"
 
 
 @pytest.mark.slow

@@ -318,8 +318,11 @@ def test_a_control_image_whose_path_reads_as_an_option_is_proposed_for_no_prompt
     [
         (["zkw, a dog", "zkw, a cat", "a tree, zkw"], "zkw"),
         (["zkw, red, a dog", "zkw, a cat, red", "zkw, red"], "zkw"),  # several are shared: the first of each caption
-        (["red, zkw, a dog", "zkw, red", "zkw, red"], None),
+        (["qxz, zkw, a dog", "zkw, qxz", "zkw, qxz"], None),
         (["zkw, a dog", "zkw, a cat"], None),  # too few to tell
+        (["1girl, solo, smile", "1girl, sky", "1girl, red"], None),
+        (["a photo of a fox, smile", "a photo of a fox, sky", "a photo of a fox, red"], None),
+        (["1girl, solo, zkw", "1girl, zkw, sky", "1girl, red, zkw"], "zkw"),
         (["zkw, a dog", "zkw, a cat", "zkw"], None),  # a sentence
         (["w" * 40 + ", a", "b, " + "w" * 40, "w" * 40 + ", c"], "w" * 40),
         (["w" * 41 + ", a", "b, " + "w" * 41, "w" * 41 + ", c"], None),

@@ -26,13 +26,13 @@ _LORA = re.compile(r"<(?:lora|lyco):[^<>:]*", re.IGNORECASE)
 _IN_WORD = re.compile(r"(?<=[^\W_])_{2,}[^\W_](?:(?!__)[\w\-. ])*_{2,}(?=[^\W_])")
 _WEIGHT = re.compile(r"\s*([0-9]{1,6}(?:\.[0-9]{0,6})?|\.[0-9]{1,6})::")
 _COLONS = "\ue003"  # for "::" that is not a weight
-_ESCAPED, _PADDING = {r"\{": "\ue000", r"\}": "\ue001"}, "\ue002"
-_UNDERSCORE = "\ue004"  # of the name of a LoRA or an embedding
+_UNDERSCORE = "\ue004"  # of the name of a LoRA or an embedding, or escaped
+_ESCAPED, _PADDING = {r"\{": "\ue000", r"\}": "\ue001", r"\__": 2 * _UNDERSCORE}, "\ue002"
 
 Files = Callable[[str], Sequence[str]]  # name -> its lines; raises WildcardError if there is none
 
 
-FIX = "correct it, or turn off 'Dynamic prompts' to read it as text"
+FIX = "correct it, write \\{, \\} and \\__ for literal ones, or turn off 'Dynamic prompts' to read it as text"
 
 
 class WildcardError(ValueError):
@@ -83,6 +83,12 @@ class Group:
 def no_files(name: str) -> Sequence[str]:
     """Raise WildcardError: the `Files` function where wildcard files are unavailable."""
     raise WildcardError(f"no wildcard '{name}'")
+
+
+def escape_variants(text: str) -> str:
+    """Escape braces and wildcards, so that a prompt of a generation reads them as text."""
+    text = text.replace("{", r"\{").replace("}", r"\}")
+    return _FILE.sub(lambda wildcard: wildcard[0].replace("__", r"\__"), text)
 
 
 def has_variants(text: str) -> bool:
@@ -189,8 +195,8 @@ def _check_includes(name: str, files: Files, parents: tuple[str, ...], checked: 
 
 
 def _escaped(text: str, padding: str = "", embeddings: Collection[str] = ()) -> str:
-    """Replace escaped braces, and underscores of names, by private-use characters.
-    padding: added after each brace, to keep all positions; embeddings: as in `variants`"""
+    """Replace what is escaped, and underscores of names, by private-use characters.
+    padding: added after each, to keep all positions; embeddings: as in `variants`"""
     for escaped, mark in _ESCAPED.items():
         text = text.replace(escaped, mark + padding)
     return _hiding(embeddings)(text)

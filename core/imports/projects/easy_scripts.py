@@ -108,7 +108,7 @@ def _options(tables: Mapping[str, Any], entries: list[Entry]) -> dict[str, Any]:
         arguments = {"lr_scheduler_args": options.pop("lr_scheduler_args", None), "warmup_ratio": ratio}
         entries.append(Entry("unavailable", "lr_scheduler_type", options.pop("lr_scheduler_type"), sentence=sentence))
         entries += [Entry("unavailable", name, written_value(each)) for name, each in arguments.items() if each]
-    elif isinstance(ratio, float):
+    elif isinstance(ratio, (int, float)) and not isinstance(ratio, bool):
         options["lr_warmup_steps"] = f"{ratio * 100:g}%"
     elif ratio is not None:
         entries.append(Entry("unavailable", "warmup_ratio", written_value(ratio), sentence="is no part of the steps"))
@@ -125,6 +125,8 @@ def _other_tables(tables: Mapping[str, Any]) -> Iterator[Entry]:
                 yield Entry("unavailable", f"{name}.{part}", written_value(value[part]), sentence=UNREAD)
         elif name != "subsets":
             yield Entry("unavailable", name, written_value(value), sentence=UNREAD)
+        elif others := [each for each in (value if isinstance(value, list) else [value]) if not isinstance(each, dict)]:
+            yield Entry("unavailable", name, written_value(others), sentence="is no folder with its settings")
 
 
 def _word(value: Any) -> str:

@@ -6,6 +6,7 @@ there and here.
 """
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -238,7 +239,7 @@ def _network(reading: Reading) -> Values:
     if not reading.lora:
         return {}
     module = reading["network_module"] or "networks.lora"
-    words = [_unquoted(word) for word in reading["network_args"] or []]
+    words = _argument_words(reading, "network_args")
     written = arguments_of(words)
     for word in words:
         if "=" not in word:
@@ -321,6 +322,15 @@ def _unquoted(word: str) -> str:
     return word[1:-1] if len(word) > 1 and word[0] == word[-1] and word[0] in "'\"" else word
 
 
+def _argument_words(reading: Reading, name: str) -> list[str]:
+    """Return the arguments of the option `name`, name=value each. Several in one word are separated, with a note."""
+    words = [_unquoted(word) for text in reading[name] or [] for word in listed_words(text)]
+    separate = [part for word in words for part in re.split(r"\s+(?=\w+=)", word)]
+    if len(separate) > len(words):
+        reading.note(name, "changed", "has several arguments in one word, which sd-scripts refuses; they are separated")
+    return separate
+
+
 # ---- optimizer and length
 
 
@@ -355,9 +365,9 @@ def _scheduler_arguments(reading: Reading) -> Values:
 def _arguments(reading: Reading, name: str) -> Values:
     """Return {argument: value} of the option `name`, whose words are argument=value; words in another form become report entries."""
     arguments: Values = {}
-    for word in (each for text in reading[name] or [] for each in listed_words(text)):
+    for word in _argument_words(reading, name):
         try:
-            argument = parse_arguments([_unquoted(word)])
+            argument = parse_arguments([word])
             json.dumps(argument, allow_nan=False)
             arguments |= argument
         except (ValueError, TypeError) as error:

@@ -28,6 +28,7 @@ OTHER_FAMILIES = {
     "control_net": "ControlNet", "controlnet": "ControlNet", "leco": "LECO", "wan_": "Wan", "hv_": "HunyuanVideo",
     "qwen": "Qwen-Image", "zimage": "Z-Image", "fpack": "FramePack", "kandinsky": "Kandinsky", "chroma": "Chroma",
 }  # fmt: skip
+DIFFUSERS = re.compile("train_(dreambooth|text_to_image|instruct_pix2pix)|textual_inversion")
 # Options of other families: text encoders, models and prompts
 OTHER_OPTIONS = {
     "t5xxl": "FLUX or Stable Diffusion 3",
@@ -227,6 +228,9 @@ def _command(words: list[str], source: Source) -> Import:
         family = next((title for begin, title in OTHER_FAMILIES.items() if begin in name.lower()), "")
         does = f"trains {family} models" if family else "is no training script of sd-scripts for SD and SDXL"
         code, fix = "other-family" if family else "unknown-script", f"paste a command of {'.py, '.join(SCRIPTS)}.py"
+        if code == "unknown-script" and DIFFUSERS.match(name):
+            does = "is a training script of diffusers, whose commands are not read"
+            fix = "set in the form what it sets; its rank is both rank and alpha, and its instance prompt the caption"
         raise ProblemsError.one(f"{name}.py {does}", source.where, fix, f"import.{code}")
     arguments = words[index + 1 :]
     script, choices = (SCRIPTS[name], ()) if name else _script_of(parse_words("", arguments)[0], source)

@@ -18,6 +18,7 @@ from core.dataset.buckets.length import advised_epochs
 from core.dataset.captions.files import IMAGE_SOURCES
 from core.dataset.sources.files import printable
 from core.families.locate import check_family
+from core.families.token_count import word_facts
 from core.families.trained_size import trained_size
 from core.formats.detect import FAMILY_NAMES, identify
 from core.formats.hub.references import resolve
@@ -255,12 +256,13 @@ def _changes(
 
 
 def _shared_tag(report: Report) -> str | None:
-    """Return the tag to use as trigger word: the only one that all captions share, or their common first tag. None without one, or where
-    any caption is a sentence."""
+    """Return the tag to use as trigger word: the only one that all captions share, or their common first tag, without those of common
+    words only, such as "solo". None without one, or where any caption is a sentence."""
     tag_lists = [list(filter(None, map(str.strip, row.caption.split(",")))) for row in report.rows if row.trains]
     if len(tag_lists) < FEWEST_TAGGED or min(map(len, tag_lists)) < 2:
         return None
-    shared = [tag for tag in tag_lists[0] if all(tag in tags for tags in tag_lists) and len(tag) <= LONGEST_TRIGGER]
+    common = [tag for tag in tag_lists[0] if all(tag in tags for tags in tag_lists) and len(tag) <= LONGEST_TRIGGER]
+    shared = [tag for tag in common if not all(word_facts(word).common for word in re.findall(r"[^\W\d_]+", tag))]
     return shared[0] if len(shared) == 1 or (shared and all(tags[0] == shared[0] for tags in tag_lists)) else None
 
 

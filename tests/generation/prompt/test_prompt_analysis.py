@@ -80,6 +80,7 @@ def told(text, **mode):
         ("red} fox {a|b}", [("}", "prompt.open-brace")]),
         ("__colors__ __self__", [("__self__", "prompt.bad-wildcard")]),
         ("x __a__", [("__a__", "prompt.bad-wildcard")]),
+        ("x \\__a\\__ b", []),
         ("{9$$a|b} c", [("{9$$a|b}", "prompt.bad-wildcard")]),
         ("<lora:ink:0.8>", [("<lora:ink:0.8>", "lora.not-found")]),
         ("<lora:{ink|wet}:0.8>", []),
