@@ -116,6 +116,7 @@
 
   /** Let screen readers say a text, on whichever tab; nothing is seen. */
   atelier.hear = (words) => {
+    atelier.seatMessages();
     const line = h("p", {}, words);
     atelier.byId("heard").append(line);
     setTimeout(() => line.remove(), 5000);
@@ -500,6 +501,7 @@
     lastAt = said.at || lastAt;
     if (said.kind === "over") { if (panel.classList.contains("error")) panel.hidden = true; return; }
     clearTimeout(sayTimer);
+    atelier.seatMessages();
     const kind = said.kind || "info", listed = said.problems && said.problems.length;
     const here = said.go && said.go === atelier.openTab();
     const place = said.go && !here && askedOn !== atelier.openTab() ? [`#${said.go}`, `Open ${said.go}`] : said.open;
@@ -548,17 +550,17 @@
       return (x, y, width, height) => !taken.some((box) => box.left < x + width && box.right > x && box.top < y + height && box.bottom > y);
     };
     const now = place.getBoundingClientRect();
-    if (place.style.top && now.right <= innerWidth && now.bottom <= innerHeight && freeOf(kept[stands && kept[1] ? 1 : 0])(now.x, now.y, now.width, now.height)) return;
+    if (place.style.top && now.right <= innerWidth && now.bottom <= innerHeight && freeOf(kept[stands && !error ? 1 : 0])(now.x, now.y, now.width, now.height)) return;
     place.removeAttribute("style");
     const {left: x0, width, height} = place.getBoundingClientRect();
     for (const kinds of kept) {
       const free = freeOf(kinds);
       for (let y = innerHeight - height - 12; y > 0; y -= 12)
-        for (let x = x0; x >= 12; x -= 24)
+        for (let x = Math.max(x0, 12); x >= 12; x -= 24)
           if (free(x, y, width, height)) return Object.assign(place.style, {left: `${x}px`, top: `${y}px`, right: "auto", bottom: "auto"});
     }
   };
-  addEventListener("scroll", () => requestAnimationFrame(() => aside(true)), {passive: true});
+  addEventListener("scroll", () => requestAnimationFrame(() => aside(true)), {capture: true, passive: true});
   addEventListener("resize", () => { atelier.byId("said-place").removeAttribute("style"); aside(); });  // in a wider window the place of before is its middle
 
   parts.said = (said) => { atelier.say(said); if (said && said.kind === "error") for (const back of pressed) back(); };
