@@ -65,7 +65,7 @@
     dialog = atelier.modelsDialog("Import settings",
       h("p", {class: "hint"}, "Opens the settings of kohya_ss, sd-scripts, OneTrainer, ai-toolkit, SimpleTuner, LoRA Easy Training Scripts or a LoRA file in the form, and lists what differs here. Choose files that it names, as of concepts and samples, together with it. You can also drop files on this page, or paste text."),
       h("label", {class: "import-source"}, h("span", {}, "Files"), file),
-      h("label", {class: "import-source"}, h("span", {}, "Or a command line, TOML, YAML or JSON"), pasted),
+      h("label", {class: "import-source"}, h("span", {}, "Or a command line, TOML, YAML, JSON, or the path of a file where Atelier runs"), pasted),
       h("div", {class: "buttons"}, button("Import text", () => { if (pasted.value.trim()) send([{file: "", text: pasted.value}]); else pasted.focus(); }, "primary")));
     file.focus();
   };
