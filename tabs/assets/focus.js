@@ -31,13 +31,13 @@
     level();
   });
 
-  /* Messages go along into the uppermost dialog: what is behind it is neither seen nor heard. */
-  const MESSAGES = ["said-place", "heard"];
-  let seat = null;  // where they are without a dialog
-  const moveMessages = () => {
-    const nodes = MESSAGES.map(atelier.byId);
+  let seat = null;  // where messages are without a dialog
+  /** Put the messages into the uppermost dialog: what is behind it is neither seen nor heard. */
+  atelier.seatMessages = () => {
+    const nodes = ["said-place", "heard"].map(atelier.byId);
     seat = seat || nodes[0].parentElement;
-    (open[open.length - 1] || seat).append(...nodes);
+    const home = open[open.length - 1] || seat;
+    if (nodes[0].parentElement !== home) home.append(...nodes);
   };
 
   /** Open a dialog over the page. Tab stays in it, Escape and Back close it, and the focus goes back to where it was, or close by
@@ -52,7 +52,7 @@
     });
     box.addEventListener("close", () => {
       if (open.includes(box)) open.splice(open.indexOf(box), 1);
-      moveMessages();
+      atelier.seatMessages();
       setTimeout(level);  // it may lead to another dialog or tab
       box.remove();
       const near = document.activeElement === document.body && place && place.isConnected && firstStop(place);
@@ -62,7 +62,6 @@
     box.showModal();
     if (box.scrollTop) { box.tabIndex = -1; box.focus(); box.scrollTop = 0; }  // its first stop is below the window: it is read from its title
     open.push(box);
-    moveMessages();
     level();
   };
 

@@ -15,8 +15,7 @@
   /* ---- opening ---- */
 
   /** The dialog stays open with its text until that is imported, and shows what is wrong. */
-  const fail = (problems) => { const place = byId("import-problems"); if (place) place.replaceChildren(atelier.problems(problems)); return !!place; };
-  const refuse = (words) => fail([{what: words, fix: "nothing changed"}]) || atelier.say({kind: "error", title: "Not opened; nothing changed.", text: words, about: "drop"});
+  const refuse = (words) => atelier.say({kind: "error", title: "Not opened; nothing changed.", text: words, about: "drop"});
   const isWeights = (name) => /\.safetensors$/i.test(name);
   const tooLarge = (what) => refuse(`${what} is too large: looked for ${isWeights(what) ? LOOKS_FOR_LORA : LOOKS_FOR}.`);
   /** Files, {file, text}, of which the others are named by one with settings; or a pasted text without a name. */
@@ -66,9 +65,8 @@
     dialog = atelier.modelsDialog("Import settings",
       h("p", {class: "hint"}, "Opens the settings of kohya_ss, sd-scripts, OneTrainer, ai-toolkit, SimpleTuner, LoRA Easy Training Scripts or a LoRA file in the form, and lists what differs here. Choose files that it names, as of concepts and samples, together with it. You can also drop files on this page, or paste text."),
       h("label", {class: "import-source"}, h("span", {}, "Files"), file),
-      h("label", {class: "import-source"}, h("span", {}, "Or a command line, TOML, YAML or JSON"), pasted),
-      h("div", {class: "buttons"}, button("Import text", () => { if (pasted.value.trim()) send([{file: "", text: pasted.value}]); else pasted.focus(); }, "primary")),
-      h("div", {id: "import-problems", role: "alert"}));
+      h("label", {class: "import-source"}, h("span", {}, "Or a command line, TOML, YAML, JSON, or the path of a file where Atelier runs"), pasted),
+      h("div", {class: "buttons"}, button("Import text", () => { if (pasted.value.trim()) send([{file: "", text: pasted.value}]); else pasted.focus(); }, "primary")));
     file.focus();
   };
   const choose = (choices) => {
@@ -155,7 +153,7 @@
     const {opened, imported} = state;
     if (opened && opened.token === sent.token && !sent.answered) {
       sent.answered = true;
-      if (opened.problems.length) fail(opened.problems); else { atelier.succeeded("drop"); if (dialog) dialog.close(); }
+      if (!opened.problems.length) { atelier.succeeded("drop"); if (dialog) dialog.close(); }
       if (opened.choices.length) choose(opened.choices);
       else if (imported && imported.token === sent.token) showReport();
     } else if (card && (!imported || imported.about !== card.dataset.about)) close();

@@ -37,8 +37,7 @@ from tabs.server.message_check import CheckedBlocks, MessageCheck
 from tabs.server.request_check import RequestCheck
 from tabs.theme import theme
 
-FIRST_SCRIPT = "base.js"
-FIRST_STYLE = "page.css"
+FIRST_ASSETS = ("helpers.js", "base.js", "page.css")
 PORTS_TRIED = 100
 LAUNCHES = 5
 
@@ -200,8 +199,8 @@ def _gradio_options(
         "favicon_path": ASSETS / "favicon.png",
         "ssr_mode": False,
         "theme": theme(),
-        "css": _assets("css", FIRST_STYLE),
-        "head": f'{piece("outline")}<script nonce="{nonce}">\n{_script_data(page)}\n{_assets("js", FIRST_SCRIPT)}\n</script>',
+        "css": _assets("css"),
+        "head": f'{piece("outline")}<script nonce="{nonce}">\n{_script_data(page)}\n{_assets("js")}\n</script>',
         "app_kwargs": {
             "routes": page.links.routes(),
             "lifespan": _lifespan(check, blocks, nonce, within),
@@ -218,9 +217,10 @@ def _app_of_person(page: Page, nonce: str) -> FastAPI:
     return gr.mount_gradio_app(FastAPI(openapi_url=None), blocks, "/", **_gradio_options(page, blocks, nonce))
 
 
-def _assets(kind: str, first: str) -> str:
-    """Return the contents of all files of a kind ("css", "js") in tabs/assets, beginning with the file `first`."""
-    paths = sorted(ASSETS.glob(f"*.{kind}"), key=lambda path: (path.name != first, path.name))
+def _assets(kind: str) -> str:
+    """Return the contents of all files of a kind ("css", "js") in tabs/assets, beginning with those of FIRST_ASSETS."""
+    places = {name: place for place, name in enumerate(FIRST_ASSETS)}
+    paths = sorted(ASSETS.glob(f"*.{kind}"), key=lambda path: (places.get(path.name, len(places)), path.name))
     return "\n".join(path.read_text("utf-8") for path in paths)
 
 

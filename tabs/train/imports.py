@@ -6,11 +6,12 @@ import re
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from core.dataset.captions.encodings import decode_text
 from core.imports.dataset_export import dataset_text, without_passed
 from core.imports.projects.export import export_project, with_prediction
 from core.imports.projects.importers import adapted_to_machine, import_project, is_config, main_file
@@ -19,7 +20,8 @@ from core.imports.projects.missing import SOURCES, missing_paths, nearby, nearby
 from core.imports.projects.report import FOLDED, IMPORTED, TITLES, ChoiceNeeded, Entry, Import
 from core.record.bounded_json import json_or_none
 from core.record.problems import Problem, ProblemsError, limited, whole_text
-from core.record.workspace import PROJECT, resolve_path
+from core.record.regular import read_regular
+from core.record.workspace import LONGEST_PASTED, PROJECT, pasted_path, resolve_path
 from core.settings.job import TrainJob
 from core.settings.presets.files import to_values
 from core.settings.values import shown_value
@@ -76,11 +78,15 @@ def _open(page: Page, data: dict[str, Any], browser: Browser, token: str) -> Non
         raise ProblemsError.one(f"These are {len(texts)} files", "", fix, "import.too-many-files")
     name = main_file(texts)
     text, unused, lacks = texts.pop(name), tuple(texts), False
+    path = _pasted_file(page, text) if not name else None
+    if path is not None:
+        name = path.name
+        text = "" if name.lower().endswith(WEIGHTS) else decode_text(read_regular(path, MAX_BYTES)).text
     if _is_preset(text):
         result = page.project.take_file(name or "pasted.json", text)
     else:
         with _stored(page, texts) as files:
-            result, imported = _import_text(page, name, text, str(data.get("choice") or ""), token, files)
+            result, imported = _import_text(page, name, path or text, str(data.get("choice") or ""), token, files)
         unused, lacks = imported.unused, bool(imported.absent)
     if result:
         fixes: dict[str, list[str]] = {}
@@ -103,6 +109,14 @@ def _unused_fix(name: str, text: str, main: str, lacks: bool) -> str:
     if _is_preset(text) or (not is_named and is_config(name, text)):
         return f"open each alone: it has settings of its own, and those of {main} were imported"
     return f"rename each as {main} names it, and open all together again" if lacks else ""
+
+
+def _pasted_file(page: Page, text: str) -> Path | None:
+    """Return the file whose path was pasted; None for other texts, and on a shared page."""
+    line = "" if page.shared or len(text) > LONGEST_PASTED else pasted_path(text)
+    with suppress(OSError, ValueError, RuntimeError):
+        return resolve_path(line) if line and resolve_path(line).is_file() else None
+    return None
 
 
 def _named_text(sent: dict[str, Any]) -> tuple[str, str]:
@@ -141,19 +155,22 @@ def _is_preset(text: str) -> bool:
 
 
 def _import_text(
-    page: Page, name: str, text: str, choice: str, token: str, files: dict[str, Path]
+    page: Page, name: str, source: str | Path, choice: str, token: str, files: dict[str, Path]
 ) -> tuple[Done, Import]:
     """Fill in the form from another program's settings; return (the message, the import).
 
     On a shared page only those of `files` are read that these settings name.
 
+    source: text, or path on this machine
     name: of the file; choice: which of several jobs to import; token: of the request; files: {name: path} that were sent with it
     """
-    if name.lower().endswith(WEIGHTS):
-        imported = _import_header(text, name, page.workspace.personal_private, files)
+    if isinstance(source, Path):
+        imported = import_project(source, name=name, choice=choice, files=files)
+    elif name.lower().endswith(WEIGHTS):
+        imported = _import_header(source, name, page.workspace.personal_private, files)
     else:
         folder = None if page.shared else PROJECT
-        imported = import_project(text, name=name, folder=folder, choice=choice, files=files)
+        imported = import_project(source, name=name, folder=folder, choice=choice, files=files)
     imported = adapted_to_machine(imported)
     imported.problems = _by_name(imported.problems, files)
     details = {"token": token, "description": imported.description, "report": report_of(imported, page)}

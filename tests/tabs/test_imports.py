@@ -73,6 +73,17 @@ def test_any_text_fills_the_form_and_undo_restores_it_with_what_was_wrong(page, 
     assert page.project.job == before and list(page.project.bad) == [RATE] and imports.origin(page.project) is None
 
 
+@pytest.mark.parametrize("text", [json.dumps(KOHYA), json.dumps(dump(with_value(TrainJob(), "network.rank", 32)))])
+def test_the_pasted_path_of_a_file_is_read_but_not_on_a_shared_page(page, tmp_path, text):
+    file = tmp_path / "fox rank.json"
+    file.write_text(text)
+    opened(page, f' "{file}"\n')
+    assert page.project.job.network.rank == 32
+    shared = make_page(tmp_path / "page", shared=True)
+    with refused("import.unknown"):
+        opened(shared, str(file))
+
+
 def test_the_report_has_every_key_with_what_became_of_it_and_no_secret(page):
     opened(page, json.dumps(KOHYA), "fox.json")
     found, kinds = imports.report(page.project), rows(page)

@@ -27,7 +27,9 @@ def test_every_tool_with_a_card_is_in_the_index_once():
         if task.card is not None:
             assert shown.count(f'data-tool="{task.name}"') == 1, task.name
     titles = list(index.groups())
-    assert titles[:3] == ["LoRAs", "Models and files", "Images"] and {"On the Captions tab", index.MACHINE} <= set(titles)
+    assert titles[:3] == ["LoRAs", "Models and files", "Images"] and {"On the Captions tab", index.MACHINE} <= set(
+        titles
+    )
     assert [card.name for card in index.ordered("Tools")][: len(index.FIRST)] == list(index.FIRST)
     assert set(index.ordered("Tools")) == set(cards("Tools"))
 
