@@ -22,6 +22,7 @@ from core.generation.images.record import SAMPLERS, names_of
 from core.generation.model.sources import Hashes
 from core.generation.plan.stages import detail_size, hires_sizes, stages_of
 from core.generation.plan.upscalers import UPSCALERS, upscaler_of
+from core.generation.prompt.options import split_schedule
 from core.record.bounded_json import json_or_none
 from core.record.problems import Problem
 from core.record.units import first_of
@@ -173,9 +174,7 @@ def _read_sampler(reader: SettingsReader) -> None:
     label, schedule = reader.take("Sampler"), reader.take("Schedule type")
     if not label:
         return
-    ending = "|".join(re.escape(each) for each in _schedule_types())
-    ending_match = re.search(rf"\s+({ending})$", label, re.IGNORECASE)
-    name = label[: ending_match.start()] if ending_match else label
+    name, ending = split_schedule(label)
     labels = LABELS.items() | SAMPLER_LABELS.items()
     by_label = {text.lower(): key for key, text in labels} | {key: key for key in LABELS}
     sampler = by_label.get(sampler_name(name.lower()))
@@ -189,7 +188,7 @@ def _read_sampler(reader: SettingsReader) -> None:
         sampler = names[max(relatives, key=len, default="ddim")]
         reader.note(f"The sampler {label[:60]} is not available; using {SAMPLER_LABELS[sampler]}", "no-sampler")
     reader.put("generate.sampler", sampler)
-    schedule = ending_match[1] if ending_match else schedule
+    schedule = ending or schedule
     if schedule_type := _schedule(reader, sampler, schedule.lower(), is_exact):
         reader.put("generate.schedule_type", schedule_type)
     else:

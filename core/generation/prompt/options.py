@@ -87,9 +87,9 @@ def split_schedule(sampler: str) -> tuple[str, str]:
 
 @cache
 def _schedule_types() -> dict[str, str]:
-    """Return {label of a schedule type in lower case: its name}."""
+    """Return {label of a schedule type in lower case, also A1111's: its name}."""
     labels: dict[str, str] = about_of(GenerateSettings.model_fields["schedule_type"])["labels"]
-    return {label.lower(): name for name, label in labels.items()}
+    return {label.lower(): name for name, label in labels.items()} | {"polyexponential": "exponential"}
 
 
 OPTIONS = {
