@@ -297,7 +297,7 @@ def test_a_full_tag_dropout_leaves_the_kept_tags_and_the_trigger_word(tags, keep
 @given(st.text("ab{}| ,\n", max_size=30), st.integers(0, 20))
 def test_choices_leave_no_group_that_was_one(raw, seed):
     line = piped(raw, seed, enable_wildcard=True)
-    if "{{" not in raw and "}}" not in raw:
+    if "{{" not in raw and "}}" not in raw and not re.search(r"\{[^}]*\{", raw):  # nothing is nested
         assert not re.search(r"\{[^{}]*\|[^{}]*\}", line)
     assert len(line) <= len(raw)
 

@@ -458,7 +458,7 @@ def decided() -> Facts:
             yield str(number), [list(heard), run.machine_file.read_text() if run.machine_file.exists() else None]
         for begins, failing in product((True, False), (True, False)):
             heard.clear()
-            run = SimpleNamespace(states=root / ("none" if begins else "1"))
+            run = SimpleNamespace(states=root / ("none" if begins else "1"), checkpoints=root / "none")
             (root / "1").mkdir(exist_ok=True)
             context = SimpleNamespace(
                 folder=run, device="cpu", token="token", stage=partial(_answer, heard, "stage", None), workspace="w"

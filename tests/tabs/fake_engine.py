@@ -153,7 +153,7 @@ class FakeEngine:
         if "beside" in vars(self):
             self.beside.forget(entry_ids)
 
-    def cancel(self, entry_id: str) -> None:
+    def cancel(self, entry_id: str, only_waiting: bool = False) -> None:
         if self._is_beside(entry_id):
             return self.beside.cancel(entry_id)
         entry = next((entry for entry in self.queue() if entry.id == entry_id), None)
@@ -161,7 +161,7 @@ class FakeEngine:
             raise ProblemsError.one("This job is no longer in the queue", entry_id, "check the list")
         if entry.state == "waiting":
             self._change(entry_id, state="cancelled")
-        elif entry.state == "running":
+        elif entry.state == "running" and not only_waiting:
             self.command(entry.run, "stop")
 
     def pause_queue(self) -> None:

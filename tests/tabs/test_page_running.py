@@ -148,7 +148,7 @@ def test_the_header_leads_to_a_training_that_has_ended_until_it_was_seen(window,
 
 @pytest.mark.slow
 def test_a_stop_that_is_refused_can_be_pressed_again(visit, served, monkeypatch):
-    def refuse(entry):
+    def refuse(entry, only_waiting=False):
         raise ProblemsError.one("This is the job of somebody else", "fox", "ask them", "queue.not-yours")
 
     served.engine.step_seconds = 0.5
