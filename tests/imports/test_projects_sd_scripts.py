@@ -106,6 +106,11 @@ def test_unset_options_have_sd_scripts_defaults():
             "network.exclude_layers",
             ["^(?:.*ff.*)$", "^(?:.*attn1.*)$"],
         ),
+        (
+            "--network_module networks.lokr --network_args network_reg_dims=.*attn1.*=8,mid_block.*=4",
+            "network.layer_dims",
+            ["^(?:.*attn1.*)$=8", "^(?:mid_block.*)$=4"],
+        ),
         ("--network_train_unet_only", "network.train_text_encoder", False),
         ("--text_encoder_lr 5e-5 1e-5", "optimizer.text_encoder_lr", 5e-5),
         ("--use_8bit_adam", "optimizer.optimizer_type", "AdamW8bit"),

@@ -75,7 +75,7 @@ def settings_of_arguments(
     for name, value in effective.items():
         path = _path_of(name, kind, known)
         if path:
-            settings[path] = _searched(value) if path == "network.exclude_layers" else value
+            settings[path] = SEARCHED[path](value) if path in SEARCHED else value
         elif name not in ("algo", "dora_wd"):
             unknown.append(name)
     return settings, unknown
@@ -88,6 +88,15 @@ def _searched(patterns: str) -> str:
     if listed == patterns:
         return patterns
     return json.dumps([f"^(?:{each})$" for each in (listed if isinstance(listed, list) else [listed])])
+
+
+def _searched_ranks(pairs: str) -> str:
+    """Return sd-scripts' network_reg_dims, "pattern=rank,pattern=rank" whose patterns a whole path must match, as JSON for a search."""
+    parts = (pair.strip().rpartition("=") for pair in pairs.split(","))
+    return json.dumps([f"^(?:{pattern})$={rank}" if sign else rank for pattern, sign, rank in parts])
+
+
+SEARCHED = {"network.exclude_layers": _searched, "network.layer_dims": _searched_ranks}
 
 
 def _path_of(name: str, kind: str, known: Mapping[str, Declared]) -> str:
