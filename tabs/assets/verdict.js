@@ -88,7 +88,6 @@
     drawAnswers();
     send("verdict_choose", {left: pair.left, right: pair.right, prompt: pair.prompt, outcome});
   };
-  /** Come here with the keyboard: the keys work at once. */
   /** Lead to the comparison: to the button that makes what is missing, else to the images. */
   atelier.toVerdict = () => {
     byId("verdict").scrollIntoView({block: "start"});

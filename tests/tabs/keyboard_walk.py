@@ -30,17 +30,25 @@ STOP = """() => {
   if (seen.has(node)) faults.push("reached twice");
   for (const each of node.type === "radio" ? document.getElementsByName(node.name) : [node]) seen.add(each);
   if (before.get(node) === look(node)) faults.push("its focus is not seen");
+  const style = getComputedStyle(node), own = node.getBoundingClientRect();
+  const out = style.outlineStyle === "none" ? 0 : parseFloat(style.outlineWidth) + parseFloat(style.outlineOffset);
+  const cuts = (each) => {
+    const {left, right} = each.getBoundingClientRect(), rooms = [own.left - left, right - own.right];
+    return getComputedStyle(each).overflowX !== "visible" && rooms.some((room) => room > -1 && room < out - .6);
+  };
+  for (let each = node.parentElement; each && out > 0; each = each.parentElement)
+    if (cuts(each)) faults.push(`its focus is cut off by ${each.id || each.className}`);
   const boxes = [node, ...(node.labels || [])].map((each) => each.getBoundingClientRect());
   const size = (from, to) => Math.max(...boxes.map((box) => box[to])) - Math.min(...boxes.map((box) => box[from]));
   const width = size("left", "right"), height = size("top", "bottom");
   const control = node.matches("a, button, input, select, textarea, summary") && !node.closest("p");  // not links in sentences
   if (control && Math.min(width, height) < 23.9) faults.push(`is ${Math.round(width)} x ${Math.round(height)} px`);
-  const own = (top) => node.contains(top) || top.contains(node) || [...(node.labels || [])].some((each) => each.contains(top));
+  const covers = (top) => node.contains(top) || top.contains(node) || [...(node.labels || [])].some((each) => each.contains(top));
   const [{left, top: upper}] = boxes, middle = boxes[0].height / 2, x = left + boxes[0].width / 2;
   const tops = [Math.min(middle, 40), middle].map((down) => document.elementFromPoint(x, upper + down));
   // A message over a part of an image does not hide it.
   if (!tops[0]) faults.push("is not on the screen");
-  else if (!tops.some((top) => top && own(top))) faults.push("is under " + tops[0].outerHTML.slice(0, 80));
+  else if (!tops.some((top) => top && covers(top))) faults.push("is under " + tops[0].outerHTML.slice(0, 80));
   return {name: name(node), faults};
 }"""
 # What was there at the start and is still shown: a button that the answer of the server hides meanwhile is none.
