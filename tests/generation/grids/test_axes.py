@@ -8,7 +8,6 @@ import pytest
 
 from core.generation.grids.axes import axes_of, joined, read_values, setting_named, settings_of_axes, texts_of
 from core.generation.grids.plan import grid_of
-from core.generation.prompt.changes import with_settings
 from core.record.problems import ProblemsError
 from core.record.workspace import PROJECT, Workspace
 from core.settings.base import value_of
@@ -150,7 +149,7 @@ OWN_SYNTAX = {"start_noise.noise_offset_range", "start_noise.pyramid_noise_disco
 
 def cells_of(setting, values, workspace):
     job = grid_job(name="g", x_axis=setting, x_values=values)
-    job = with_settings(job, model={"base_model": str(workspace.models / "starter")})
+    job = job.with_settings(model={"base_model": str(workspace.models / "starter")})
     return [cell.request.job for cell in grid_of(job, workspace).cells]
 
 
