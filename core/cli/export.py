@@ -10,7 +10,7 @@ from core.families.locate import base_model_family
 from core.imports.dataset_export import dataset_text, without_passed
 from core.imports.projects.export import export_project, with_prediction
 from core.imports.projects.kohya_export import export_preset
-from core.record.problems import Problem, ProblemsError
+from core.record.problems import Problem, raise_any
 from core.record.units import listed
 from core.settings.check import shorten
 from core.settings.job import TrainJob
@@ -31,8 +31,7 @@ def run(argv: list[str]) -> int:
     if program not in PROGRAMS:
         fix = f"use {' or '.join(PROGRAMS)}"
         problems.append(Problem(f"There is no export for '{program}'", "--to", fix, code="cli.unknown-program"))
-    if problems:
-        raise ProblemsError(problems)
+    raise_any(problems)
     source = preset_path(str(options.preset), options.workspace())
     preset = of_task(read(source), "train", fix="export a training")
     job: TrainJob = apply(preset)  # type: ignore[assignment]
