@@ -3,7 +3,6 @@
 import json
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 
 from core import tasks
@@ -74,9 +73,7 @@ def prompt_loop(job: GenerateJob, options: Options) -> int:
 
     workspace, store, device = options.workspace(), make_store(), options.device()
     no_files = {"from_file": None, "from_module": None}
-    owner = Ownership(workspace, "generate --interactive on the command line")
-    with ExitStack() as stack:
-        stack.callback(owner.release)
+    with Ownership(workspace, "generate --interactive on the command line"):
         while True:
             try:
                 typed = input("Prompt: ").strip()

@@ -101,11 +101,8 @@ def prove_resume(job: TrainJob, options: Options) -> int:
         what = f"'{text}' is not a number of steps"
         raise ProblemsError.one(what, "--prove", "use 2 or more, such as 10", "cli.bad-steps")
     workspace, device = options.workspace(), options.device()
-    owner = Ownership(workspace, "--prove on the command line")
-    try:
+    with Ownership(workspace, "--prove on the command line"):
         proof = prove(job, workspace, device, int(text), say=lambda line: print(line, file=sys.stderr))
-    finally:
-        owner.release()
     print(proof.report())
     return DONE if proof.equal else FAILED
 
