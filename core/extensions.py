@@ -13,7 +13,7 @@ from itertools import pairwise
 from typing import Any
 
 from core.record.allowed import allow, allowed_modules
-from core.record.problems import ProblemsError
+from core.record.problems import ProblemsError, raise_any
 
 EXTENSIONS: tuple[str, ...] = (
     "core.builtin",
@@ -95,8 +95,7 @@ def import_allowed(argv: Sequence[str] = ()) -> None:
             what = f"The module '{name}' is allowed, but cannot be imported: {type(error).__name__}: {error}"
             fix = f"repair or install it, or remove it from {FLAG} and allowed_modules.txt"
             wrong += ProblemsError.one(what, name, fix, "module.import").problems
-    if wrong:
-        raise ProblemsError(wrong)
+    raise_any(wrong)
     EXTENSIONS = tuple(dict.fromkeys((*EXTENSIONS, *sorted(modules | packages))))
 
 

@@ -211,8 +211,8 @@ validation_negative_prompt validation_guidance report_to"""
 PROGRAMS = {
     "kohya_ss": Program("kohya_ss", kohya_ss, KOHYA_SS_USED),
     "sd_scripts": Program("sd-scripts", sd_scripts, SD_SCRIPTS_USED),
-    "onetrainer": Program("OneTrainer", lambda: _rows_of_table(onetrainer_config.table()), ONETRAINER_USED),
-    "ai_toolkit": Program("AI Toolkit", lambda: _rows_of_table(ai_toolkit.table()), AI_TOOLKIT_USED),
-    "simpletuner": Program("SimpleTuner", lambda: _rows_of_table(simpletuner.table()), SIMPLETUNER_USED),
+    "onetrainer": Program("OneTrainer", lambda: _rows_of_table(onetrainer_config.TABLE), ONETRAINER_USED),
+    "ai_toolkit": Program("AI Toolkit", lambda: _rows_of_table(ai_toolkit.TABLE), AI_TOOLKIT_USED),
+    "simpletuner": Program("SimpleTuner", lambda: _rows_of_table(simpletuner.TABLE), SIMPLETUNER_USED),
 }
 PAGES = [PROJECT / "docs" / f"coming_from_{name}.md" for name in PROGRAMS]

@@ -209,7 +209,7 @@ class Subject:
         used: dict[str, Iterator[int]] = {prompt: count() for prompt in prompts}
         seeded = [(prompt, next(used[prompt])) for prompt in prompts for _ in range(seeds)]
         changes = ({"prompt": prompt.replace(" AND ", " and "), "seed": seed} for prompt, seed in seeded)
-        requests = [self.job.model_copy(update={"generate": settings.model_copy(update=each)}) for each in changes]
+        requests = [self.job.with_settings(generate=each) for each in changes]
         for batch in self.maker.batches([Request(job) for job in requests], self._at_once):
             images += self.maker.make(batch).images[-1]
             self.bench.report_predictions(2 * len(batch) * settings.steps)

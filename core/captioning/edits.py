@@ -8,7 +8,7 @@ from typing import Protocol
 from core.captioning.combining import parts_of, pattern_problems, tag_test, without_separators
 from core.dataset.captions.words import comparable, name_words, tag_words
 from core.record.patterns import Pattern
-from core.record.problems import Problem, ProblemsError
+from core.record.problems import Problem, raise_any
 from core.settings.captioning.edits import CaptionEditSettings
 
 
@@ -22,8 +22,7 @@ class Edit(Protocol):
 def editor(settings: CaptionEditSettings, texts: Iterable[str]) -> Edit:
     """Return the function that applies the edit of the settings to a caption. Raises ProblemsError for incomplete settings.
     texts: all captions to edit, for sorting by frequency"""
-    if problems := edit_problems(settings):
-        raise ProblemsError(problems)
+    raise_any(edit_problems(settings))
     if settings.edit in _NAMES:
         from_names = _NAMES[settings.edit]
         return lambda text, name="", folder="": from_names(name, folder) or text

@@ -4,7 +4,7 @@ import sys
 
 from core.cli.main import DONE
 from core.cli.options import COMMAND_OPTIONS, split_options, write_result
-from core.record.problems import Problem, ProblemsError
+from core.record.problems import Problem, raise_any
 from workshop.bench.run import CASE, PARTS, known_part, run_bench, table
 
 
@@ -16,8 +16,7 @@ def run(argv: list[str]) -> int:
     if only is not None and not known_part(only):
         fix = f"use one of {', '.join(PARTS)}, or a single case such as {CASE}sd15_lora"
         problems.append(Problem(f"There is no part '{only}'", "command line", fix, code="cli.unknown-part"))
-    if problems:
-        raise ProblemsError(problems)
+    raise_any(problems)
     result = run_bench(
         options.workspace().outputs,
         options.device(),

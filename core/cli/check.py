@@ -10,14 +10,13 @@ from core.machine_check.report import Line, exit_code, line_words, summary
 from core.machine_check.run import run_check
 from core.record import machine
 from core.record.cancel import Cancelled, CancelToken
-from core.record.problems import ProblemsError
+from core.record.problems import raise_any
 
 
 def run(argv: list[str]) -> int:
     """Run `webui.py check` with these arguments and return the exit code. Raises ProblemsError."""
     options = split_options(argv, COMMAND_OPTIONS["check"], job=False)
-    if options.problems:
-        raise ProblemsError(options.problems)
+    raise_any(options.problems)
     device = options.values.get("device", "")
     if device:
         machine.check_device(device, exists=False)  # the check itself finds out whether the device exists

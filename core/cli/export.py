@@ -10,11 +10,10 @@ from core.families.locate import base_model_family
 from core.imports.dataset_export import dataset_text, without_passed
 from core.imports.projects.export import export_project, with_prediction
 from core.imports.projects.kohya_export import export_preset
-from core.record.problems import Problem, ProblemsError
+from core.record.problems import Problem, raise_any
 from core.record.units import listed
 from core.settings.check import shorten
 from core.settings.job import TrainJob
-from core.settings.methods import of_family
 from core.settings.presets.files import apply, of_task, read
 
 Lost = dict[str, tuple[Any, Any]]
@@ -32,16 +31,15 @@ def run(argv: list[str]) -> int:
     if program not in PROGRAMS:
         fix = f"use {' or '.join(PROGRAMS)}"
         problems.append(Problem(f"There is no export for '{program}'", "--to", fix, code="cli.unknown-program"))
-    if problems:
-        raise ProblemsError(problems)
+    raise_any(problems)
     source = preset_path(str(options.preset), options.workspace())
     preset = of_task(read(source), "train", fix="export a training")
     job: TrainJob = apply(preset)  # type: ignore[assignment]
     if job.model.family == "auto" and (family := preset.family or base_model_family(job.model, options.workspace())):
-        job = of_family(job, family)
+        job = job.with_settings(model={"family": family})
     recipe = preset.kind == "recipe" and "model.base_model" not in preset.stated()
     if recipe:
-        job = job.model_copy(update={"model": job.model.model_copy(update={"base_model": ""})})
+        job = job.with_settings(model={"base_model": ""})
     job, open_prediction = with_prediction(job, options.workspace())
     path = saved_path(options, source) if "save" in options.values else None
     folders = f"{path.stem if path else job.saving.output_name}_dataset.toml" if job.dataset.all_sources() else ""

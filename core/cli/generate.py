@@ -3,7 +3,6 @@
 import json
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 
 from core import tasks
@@ -73,10 +72,8 @@ def prompt_loop(job: GenerateJob, options: Options) -> int:
     from core.generation.run import run_generate
 
     workspace, store, device = options.workspace(), make_store(), options.device()
-    plain = job.prompts.model_copy(update={"from_file": None, "from_module": None})
-    owner = Ownership(workspace, "generate --interactive on the command line")
-    with ExitStack() as stack:
-        stack.callback(owner.release)
+    no_files = {"from_file": None, "from_module": None}
+    with Ownership(workspace, "generate --interactive on the command line"):
         while True:
             try:
                 typed = input("Prompt: ").strip()
@@ -84,9 +81,7 @@ def prompt_loop(job: GenerateJob, options: Options) -> int:
                 return DONE
             if not typed:
                 continue
-            prompted = job.model_copy(
-                update={"generate": job.generate.model_copy(update={"prompt": typed}), "prompts": plain}
-            )
+            prompted = job.with_settings(generate={"prompt": typed}, prompts=no_files)
             try:
                 run_generate(prompted, workspace, store=store, device=device, reports=PrintedReports())
             except ProblemsError as error:

@@ -17,7 +17,7 @@ from core.cli.options import (
 from core.dataset.captions.encodings import decode_text
 from core.imports.projects.importers import adapted_to_machine, import_project
 from core.imports.projects.report import MAX_BYTES, Import
-from core.record.problems import Problem, ProblemsError, errors
+from core.record.problems import Problem, errors, raise_any
 from core.record.processes import check_launch
 from core.record.workspace import open_home
 from core.settings.job import TrainJob
@@ -34,8 +34,7 @@ def run(argv: list[str]) -> int:
     if options.preset is None and not problems:
         fix = "write the path of a file, or - to read standard input"
         problems.append(Problem("There is nothing to import", "command line", fix, code="cli.missing-value"))
-    if problems:
-        raise ProblemsError(problems)
+    raise_any(problems)
     imported = adapted_to_machine(_read(str(options.preset), str(options.values.get("choose", ""))))
     print("\n".join(imported.lines()), flush=True)
     for problem in imported.problems:

@@ -11,7 +11,7 @@ import sys
 import time
 import traceback
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, TextIO, cast
 
@@ -74,15 +74,11 @@ def run_job(task: str, job: Settings, title: str, options: Options, resume: RunF
     if task == "train" and launched_processes() > 1:
         return run_together(job, title, workspace, options, resume)
     reads = tasks.named(task).only_reads(job)
-    owner = None if reads else Ownership(workspace, f"{task} '{title}' on the command line")
-    try:
+    with nullcontext() if reads else Ownership(workspace, f"{task} '{title}' on the command line"):
         folder = resume or _new_folder(task, job, title, workspace, options.preset_name)
         if task == "train":
             print(f"run folder: {display_path(folder.path)}", file=sys.stderr)
         return _execute(task, job, folder, workspace, options)
-    finally:
-        if owner is not None:
-            owner.release()
 
 
 def stored_queue(workspace: Workspace) -> StoredQueue:
@@ -127,23 +123,16 @@ def run_together(job: Settings, title: str, workspace: Workspace, options: Optio
     """Train as one of several processes started by `accelerate launch`: the first owns the run, the others compute their part of each
     batch. Return the exit code."""
     assert isinstance(job, TrainJob)
-    processes = Together(job.memory.ddp_timeout)
-    try:
+    with closing(Together(job.memory.ddp_timeout)) as processes:
         if not processes.first:
             return _train_as_follower(processes, workspace)
-        supervised = os.environ.get(SUPERVISED)
-        owner = None if supervised else Ownership(workspace, f"train '{title}' in {processes.count} processes")
-        try:
+        holder = f"train '{title}' in {processes.count} processes"
+        with nullcontext() if os.environ.get(SUPERVISED) else Ownership(workspace, holder):
             folder = resume or _new_folder("train", job, title, workspace, options.preset_name)
             print(f"run folder: {display_path(folder.path)}", file=sys.stderr)
             clear_failure(folder)
             processes.broadcast((folder.path, job))
             return _execute("train", job, folder, workspace, options, processes)
-        finally:
-            if owner is not None:
-                owner.release()
-    finally:
-        processes.close()
 
 
 def _train_as_follower(processes: Together, workspace: Workspace) -> int:

@@ -15,7 +15,7 @@ from core.cli.options import PAGE, commands, split_options
 from core.cli.signals import interrupt_on_signals
 from core.record import machine
 from core.record.heap import without_gc
-from core.record.problems import Problem, ProblemsError, collected
+from core.record.problems import Problem, ProblemsError, collected, raise_any
 from core.record.workspace import open_home
 from core.settings.names import bad_name
 
@@ -57,8 +57,7 @@ def run(argv: list[str]) -> int:
             problems.append(Problem(what, "command line", fix, code="cli.no-allowed-folder"))
     if "device" in options.values:
         collected(problems, partial(machine.check_device, exists=False), options.values["device"])
-    if problems:
-        raise ProblemsError(problems)
+    raise_any(problems)
 
     from tabs.server.direct import without_proxies
 

@@ -4,7 +4,7 @@ import json
 
 from core.cli.main import DONE
 from core.cli.options import COMMAND_OPTIONS, preset_path, split_options
-from core.record.problems import ProblemsError
+from core.record.problems import ProblemsError, raise_any
 from core.record.workspace import PROJECT
 from core.settings.base import declared
 from core.settings.job import JOBS
@@ -14,8 +14,7 @@ from core.settings.presets.files import Preset, PresetStore, read
 def run(argv: list[str]) -> int:
     """Run `webui.py presets` with these arguments and return the exit code. Raises ProblemsError."""
     options = split_options(argv, COMMAND_OPTIONS["presets"], settings=False)
-    if options.problems:
-        raise ProblemsError(options.problems)
+    raise_any(options.problems)
     workspace = options.workspace()
     if options.preset is not None:
         print("\n".join(preset_lines(read(preset_path(options.preset, workspace)))))

@@ -14,7 +14,7 @@ from core.engine.run_summary import RunSummary
 from core.engine.runs import Runs
 from core.engine.verdict import measured_sentence
 from core.engine.waiting import waits
-from core.record.problems import ProblemsError
+from core.record.problems import raise_any
 from core.record.units import count
 from core.record.workspace import Workspace, display_path
 
@@ -25,8 +25,7 @@ RUN = ("name", "title", "state", "message", "step", "total", "started", "seconds
 def run(argv: list[str]) -> int:
     """Run `webui.py runs` with these arguments and return the exit code. Raises ProblemsError."""
     options = split_options(argv, COMMAND_OPTIONS["runs"], job=False)
-    if options.problems:
-        raise ProblemsError(options.problems)
+    raise_any(options.problems)
     facts = facts_of(options.workspace())
     as_json = options.values.get("json")
     print_long(json.dumps(facts, indent=2, ensure_ascii=False) if as_json else "\n".join(lines(facts)))

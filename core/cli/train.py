@@ -14,7 +14,7 @@ from core.engine.extend import check_not_queued, extend, extended, job_to_resume
 from core.engine.owner import Ownership
 from core.optimization.jumps import jump_advice
 from core.record.machine import gpu_memory
-from core.record.problems import Problem, ProblemsError, errors, errors_first
+from core.record.problems import Problem, ProblemsError, errors, errors_first, raise_any
 from core.record.processes import check_launch, is_follower, launched_processes
 from core.record.run_folder import RunFolder, newest_state, state_step
 from core.settings.base import Settings
@@ -69,15 +69,13 @@ def resume(options: Options) -> int:
 
     --check and --probe only examine the changed settings. Raises ProblemsError for an unknown run and for other changes.
     """
-    if options.problems:
-        raise ProblemsError(options.problems)
+    raise_any(options.problems)
     if options.preset or options.argument or "dataset-config" in options.values:
         what, fix = "--continue takes the settings of the run", "leave out the preset and the dataset file"
         raise ProblemsError.one(what, "command line", fix, "cli.continue-with-preset")
     folder = find_run(options.values["continue"], options.workspace())
     changes, wrong = read_flags(TrainJob, options.settings)
-    if wrong:
-        raise ProblemsError(wrong)
+    raise_any(wrong)
     before = job_to_resume(folder)
     if "check" in options.values or "probe" in options.values:
         job = extended(before, changes, folder)
@@ -103,11 +101,8 @@ def prove_resume(job: TrainJob, options: Options) -> int:
         what = f"'{text}' is not a number of steps"
         raise ProblemsError.one(what, "--prove", "use 2 or more, such as 10", "cli.bad-steps")
     workspace, device = options.workspace(), options.device()
-    owner = Ownership(workspace, "--prove on the command line")
-    try:
+    with Ownership(workspace, "--prove on the command line"):
         proof = prove(job, workspace, device, int(text), say=lambda line: print(line, file=sys.stderr))
-    finally:
-        owner.release()
     print(proof.report())
     return DONE if proof.equal else FAILED
 

@@ -6,7 +6,7 @@ from typing import Any
 from core.engine.queue import QueueEntry
 from core.optimization.jumps import planned_length, steps_of_job
 from core.record import atomic
-from core.record.problems import Problem, ProblemsError, write_errors
+from core.record.problems import Problem, ProblemsError, raise_any, write_errors
 from core.record.run_folder import RunFolder, state_step, state_to_resume, states_in
 from core.settings.base import declared, value_of
 from core.settings.check import build
@@ -60,8 +60,7 @@ def extended(before: TrainJob, changes: Mapping[str, Any], folder: RunFolder, li
     """
     after = build(TrainJob, merge(to_values(before), dict(changes)), folder.name)
     admit(after, limits)
-    if wrong := [*_refused(before, after), *_ended_before(before, after, folder)]:
-        raise ProblemsError(wrong)
+    raise_any([*_refused(before, after), *_ended_before(before, after, folder)])
     return after
 
 

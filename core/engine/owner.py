@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from core.engine.queue import new_identity
 from core.record import atomic, lock
@@ -39,6 +39,12 @@ class Ownership:
             what, fix = f"The output folder cannot be written: {error.strerror}", "choose another with --outputs"
             raise ProblemsError.one(what, str(workspace.outputs), fix, "outputs.unwritable") from None
         self.write_note(holder)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
 
     def read_inbox(self, on_job: Callable[[Any], None]) -> None:
         """`read_inbox` for this folder. Sets `lost` to a warning once the lock file is not in it: it was moved, renamed or deleted."""

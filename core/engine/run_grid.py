@@ -161,7 +161,7 @@ def grid_of_runs(
     first = grids[0].job
     changes = {"x_values": joined([values[0][0], *(value for each in values for value in each[1:])])}
     changes |= {"name": ", ".join(titles)}
-    grid_job = first.model_copy(update={"grid": first.grid.model_copy(update=changes)})
+    grid_job = first.with_settings(grid=changes)
     notes = [BASE_MODEL, *(note for each in grids for note in each.notes["x"][1:])]
     files = [None, *(path for each in grids for path in each.files[1:])]
     return RunGrid(grid_job, {"x": notes}, files, grids[0].rows)

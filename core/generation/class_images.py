@@ -31,7 +31,6 @@ from core.generation.plan.files import find_sources, uses_zero_terminal_snr, wit
 from core.generation.plan.forecast import offload_for
 from core.generation.plan.requests import Request
 from core.generation.plan.stages import sampling_steps
-from core.generation.prompt.changes import with_settings
 from core.generation.run import ImageMetadata
 from core.generation.sample.canvas import images_at_once
 from core.record import atomic
@@ -242,12 +241,12 @@ class _MissingImages:
         """Return the generate job of image `index`, with its size and seed."""
         width, height = self.manifest.sizes[index]
         changes = {"width": width, "height": height, "seed": seed_of(self.manifest.settings["seed"], index)}
-        return with_settings(self.job, generate=changes)
+        return self.job.with_settings(generate=changes)
 
     def _request(self, index: int) -> Request:
         """Return the request of image `index`, with the batch size of its image size."""
         batch_size = self.manifest.at_once[_name(self.manifest.sizes[index])]
-        return Request(with_settings(self._job_of(index), generate={"batch_size": batch_size}))
+        return Request(self._job_of(index).with_settings(generate={"batch_size": batch_size}))
 
     def _save(self, index: int, image: Image, ending: str) -> Path:
         """Write the caption of image `index`, then the image: an existing image counts as finished. Return its path.

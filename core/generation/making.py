@@ -31,7 +31,6 @@ from core.generation.plan.stages import (
     stages_of,
 )
 from core.generation.plan.upscalers import enlarged, upscaler_of
-from core.generation.prompt.changes import with_settings
 from core.generation.prompt.editing import Pass, at_steps, has_edits, schedule, texts_of
 from core.generation.prompt.runs import parts_of, weighted_parts
 from core.generation.prompt.states import PromptStates
@@ -215,7 +214,7 @@ class ImageMaker:
         all_texts = [text for side in sides for text in texts_of(side, passes_of(job))]
         tokens = reading.tokens(all_texts, lambda text: self.kind.count_tokens(self.components, text))
         ignored = {"prompt": "", "negative_prompt": "", "seed": None, "variation_seed": None}
-        return with_settings(job, generate=ignored), tokens, weights
+        return job.with_settings(generate=ignored), tokens, weights
 
     # -- one batch
 

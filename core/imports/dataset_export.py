@@ -180,12 +180,9 @@ def dataset_config(job: TrainJob) -> tuple[dict[str, Any], list[Problem]]:
 
 def all_concepts(job: TrainJob) -> Iterator[Concept]:
     """Yield every folder of a job with its effective settings, also disabled ones, which are exported with num_repeats = 0."""
-    dataset = job.dataset.model_copy(
-        update={"sources": [source.model_copy(update={"enabled": True}) for source in job.dataset.sources]}
-    )
-    enabled = [True] * (len(dataset.all_sources()) - len(job.dataset.sources))
-    enabled += [source.enabled for source in job.dataset.sources]
-    with_all = job.model_copy(update={"dataset": dataset})
+    sources = job.dataset.sources
+    with_all = job.with_settings(dataset={"sources": [each.model_copy(update={"enabled": True}) for each in sources]})
+    enabled = [True] * (len(with_all.dataset.all_sources()) - len(sources)) + [each.enabled for each in sources]
     for concept, is_enabled in zip(concepts_of(with_all), enabled, strict=True):
         yield concept if is_enabled else replace(concept, source=concept.source.model_copy(update={"enabled": False}))
 

@@ -21,7 +21,7 @@ from core.dataset.captions.encodings import decode_text
 from core.imports.dataset_options import PATHS
 from core.record.bounded_json import parse_json
 from core.record.bounded_toml import bounded_loads
-from core.record.problems import Problem, ProblemsError
+from core.record.problems import Problem, ProblemsError, collected
 from core.record.regular import read_regular
 from core.record.workspace import open_home, resolve_path
 
@@ -101,10 +101,8 @@ def read_document(path: str | os.PathLike) -> Document:
 
 def _read_text(document: Document, suffix: str) -> str | None:
     """Return the file's text; None, with a problem added to the document, if it is unreadable."""
-    try:
-        data = read_regular(document.path, MAX_BYTES)
-    except ProblemsError as error:
-        document.problems += error.problems
+    data = collected(document.problems, read_regular, document.path, MAX_BYTES)
+    if data is None:
         return None
     decoded = decode_text(data)
     if decoded.encoding == "utf-8 with a mark":

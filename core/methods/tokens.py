@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from core.dataset.captions.words import word_pattern
 from core.dataset.sources.files import name_key
 from core.formats.embedding_file import LAYERS
-from core.record.problems import ProblemsError
+from core.record.problems import ProblemsError, raise_any
 from core.settings.rules.embedding import known_tokens
 
 
@@ -85,8 +85,7 @@ def add_tokens(tokenizer: Any, new_tokens: Sequence[str], names: Sequence[str]) 
     """
     from tokenizers import AddedToken
 
-    if existing := known_tokens(new_tokens, tokenizer.get_vocab()):
-        raise ProblemsError(existing)
+    raise_any(known_tokens(new_tokens, tokenizer.get_vocab()))
     added = tokenizer.add_tokens([AddedToken(name, normalized=True) for name in names])
     assert added == len(names)
 

@@ -13,7 +13,7 @@ from core.networks.kinds import NetworkKind, kind_named, kind_of_keys
 from core.networks.layer_sizes import part_of, trains_part_of
 from core.networks.network import Network, named_as
 from core.networks.sizes import has_large_kernel, sizes_by_file
-from core.record.problems import Problem, ProblemsError
+from core.record.problems import Problem, raise_any
 from core.record.units import count, first_of, listed
 from core.settings.base import Settings
 from core.settings.network import NetworkSettings
@@ -156,8 +156,7 @@ def _raise_differences(
                 code="network.start-without-layers",
             )
         )
-    if problems:
-        raise ProblemsError(problems)
+    raise_any(problems)
 
 
 def _rank_setting(name: str, module: nn.Module, settings: NetworkSettings) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
-from core.record.problems import ProblemsError
+from core.record.problems import ProblemsError, raise_any
 from core.settings.optimization.torch_curves import PREFIX, offered, type_problems
 
 MOMENTUM = ("CyclicLR", "OneCycleLR")  # these also change it, opposite to the rate, unless cycle_momentum is false
@@ -47,9 +47,7 @@ def _run(name: str, arguments: str, total: int, base_rate: float) -> tuple[tuple
     import torch
 
     keyword_arguments = json.loads(arguments)
-    problems = type_problems(name, keyword_arguments)
-    if problems:
-        raise ProblemsError(problems)
+    raise_any(type_problems(name, keyword_arguments))
     bare = _bare(name)
     path = PREFIX + bare if bare in offered() else name.strip()
     module, _, attribute = path.rpartition(".")

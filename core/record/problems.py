@@ -165,11 +165,16 @@ def _with_file(what: str, file: str) -> str:
     return what.replace(name, file) if "." in name and name in what else f"{what}: {file}"
 
 
+def raise_any(problems: Iterable[Problem]) -> None:
+    """Raise ProblemsError with the problems, of whatever level; do nothing without any."""
+    raised = list(problems)
+    if raised:
+        raise ProblemsError(raised)
+
+
 def raise_if_errors(problems: Iterable[Problem]) -> None:
     """Raise ProblemsError with the problems of level "error", if there are any."""
-    blocking = errors(problems)
-    if blocking:
-        raise ProblemsError(blocking)
+    raise_any(errors(problems))
 
 
 def unwritten(error: OSError, what: str, where: str, rest: str = "", then: str = "start again") -> ProblemsError:

@@ -187,6 +187,10 @@ class Job(Settings):
         """Copy as pydantic does, then update the derived fields."""
         return super().model_copy(update=update, deep=deep)._follow()
 
+    def with_settings(self, **groups: Mapping[str, Any]) -> Self:
+        """Return a copy with the settings in `groups` replaced, without validation: job.with_settings(generate={"seed": 1})."""
+        return self.model_copy(update={name: getattr(self, name).model_copy(update=groups[name]) for name in groups})
+
 
 def zero_is_off(value: Any) -> Any:
     """Return None for 0 and "0", which mean off in sd-scripts' files; other values, also False, unchanged."""

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from core.record.problems import MOST, Problem, ProblemsError, whole_text
+from core.record.problems import MOST, Problem, ProblemsError, raise_any, whole_text
 from core.settings.base import (
     Declared,
     Settings,
@@ -36,8 +36,7 @@ def build(model: type[Job], values: dict[str, Any], where: str = "") -> Job:
         job = model.model_validate_json(whole_text(json.dumps(values, ensure_ascii=False)), strict=True)
     except ValidationError as error:
         raise ProblemsError(explain(model, error, where)) from None
-    if problems := _derived_field_problems(model, values, where):
-        raise ProblemsError(problems)
+    raise_any(_derived_field_problems(model, values, where))
     return job
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from core.record.patterns import Pattern
-from core.record.problems import Problem, ProblemsError
+from core.record.problems import Problem, ProblemsError, raise_any
 
 if TYPE_CHECKING:
     from core.settings.network import NetworkSettings
@@ -99,9 +99,7 @@ class LayerChoice:
     """The layers that network settings choose to train, and their ranks by expression. Raises ProblemsError with all invalid items."""
 
     def __init__(self, settings: NetworkSettings):
-        problems = list(layer_problems(settings))
-        if problems:
-            raise ProblemsError(problems)
+        raise_any(layer_problems(settings))
         chosen, excluded = settings.layers, settings.exclude_layers
         ranked = [rank_of_line(line) for line in settings.layer_dims]
         seconds = max(SECONDS / max(len(chosen) + len(excluded) + len(ranked), 1), LEAST_SECONDS)

@@ -139,21 +139,14 @@ def spec_of(job: TrainJob) -> MethodSpec:
     return methods()[job.method.kind]
 
 
-def of_family(job: TrainJob, family: str) -> TrainJob:
-    """Return the job with `model.family` set to `family`, as detected."""
-    return job.model_copy(update={"model": job.model.model_copy(update={"family": family})})
-
-
 def in_force(job: TrainJob, family: str) -> TrainJob:
     """Return the job with the noise and caption settings that its method does not use for `family` reset to their defaults."""
-    unused = {path for path, _ in spec_of(job).unused(of_family(job, family))}
-    groups: dict[str, Settings] = {"noise": job.noise, "captions": job.captions}
+    unused = {path for path, _ in spec_of(job).unused(job.with_settings(model={"family": family}))}
     changes = {}
-    for group, settings in groups.items():
-        fields = type(settings).model_fields
-        defaults = {name: field.default for name, field in fields.items() if f"{group}.{name}" in unused}
-        changes[group] = settings.model_copy(update=defaults)
-    return job.model_copy(update=changes)
+    for group in ("noise", "captions"):
+        fields = type(getattr(job, group)).model_fields
+        changes[group] = {name: field.default for name, field in fields.items() if f"{group}.{name}" in unused}
+    return job.with_settings(**changes)
 
 
 def chosen_by(spec: MethodSpec) -> str:

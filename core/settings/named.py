@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from core.record.allowed import lies_in
-from core.record.problems import Problem, ProblemsError
+from core.record.problems import Problem, raise_any
 from core.record.run_about import others_run_problem
 from core.record.workspace import PROJECT, STARTER, Workspace, display_path, lies_below, pasted_path, resolve_path
 from core.settings.base import about_of
@@ -170,9 +170,7 @@ def _length_problems(job: BaseModel) -> list[Problem]:
 
 def admit(job: BaseModel, limits: Limits | None) -> None:
     """Raise ProblemsError with everything in a job that it may not use. `limits` is None for a local page."""
-    problems = escape_problems(job) + (limit_problems(job, limits) if limits else [])
-    if problems:
-        raise ProblemsError(problems)
+    raise_any(escape_problems(job) + (limit_problems(job, limits) if limits else []))
 
 
 def escape_problems(job: BaseModel) -> list[Problem]:

@@ -112,7 +112,7 @@ def probe(job: TrainJob, context: JobContext) -> Forecasted:
     parent = context.workspace.private / "probes" / secrets.token_hex(4)
     seeded = short_job(job, 1)
     length = {"max_train_steps": job.schedule.max_train_steps, "max_train_epochs": job.schedule.max_train_epochs}
-    small = seeded.model_copy(update={"schedule": seeded.schedule.model_copy(update=length)})
+    small = seeded.with_settings(schedule=length)
     folder = RunFolder.create(parent, "probe", dump(small))
     try:
         return _probe(small, replace(context, folder=folder))

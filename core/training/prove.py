@@ -119,15 +119,13 @@ def short_job(job: TrainJob, steps: int) -> TrainJob:
     }
     no_samples: dict[str, Any] = {"sample_prompts": [], "sample_prompts_file": None}
     no_validation = {"validate_every_n_steps": None, "validate_every_n_epochs": None}
-    return job.model_copy(
-        update={
-            "schedule": job.schedule.model_copy(update=schedule),
-            "saving": job.saving.model_copy(update=quiet),
-            "samples": job.samples.model_copy(update=no_samples),
-            "validation": job.validation.model_copy(update=no_validation),
-            "logging": job.logging.model_copy(update={"log_with": "none"}),
-            "hub": HubSettings(),
-        }
+    return job.with_settings(
+        schedule=schedule,
+        saving=quiet,
+        samples=no_samples,
+        validation=no_validation,
+        logging={"log_with": "none"},
+        hub=HubSettings().model_dump(),
     )
 
 

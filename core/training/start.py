@@ -74,7 +74,7 @@ def with_seed(job: Job, context: JobContext) -> Job:
     """Return the job with a seed. A missing seed is drawn at random and written to the run's job.json, so that resuming uses it."""
     if job.schedule.seed is not None:
         return job
-    seeded = job.model_copy(update={"schedule": job.schedule.model_copy(update={"seed": secrets.randbelow(2**32)})})
+    seeded = job.with_settings(schedule={"seed": secrets.randbelow(2**32)})
     atomic.write_json(context.folder.job_file, dump(seeded, preset=context.folder.preset))
     return seeded
 

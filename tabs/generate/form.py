@@ -211,7 +211,7 @@ def with_seed(job: GenerateJob) -> GenerateJob:
     """Return `job` with a random seed, or unchanged if it has a seed."""
     if job.generate.seed is not None:
         return job
-    return job.model_copy(update={"generate": job.generate.model_copy(update={"seed": new_seed()})})
+    return job.with_settings(generate={"seed": new_seed()})
 
 
 def jobs_to_generate(job: GenerateJob, compare: bool, project: TrainJob) -> list[GenerateJob]:
@@ -224,8 +224,7 @@ def jobs_to_generate(job: GenerateJob, compare: bool, project: TrainJob) -> list
         return [job]
     job = with_prompt_loras(with_seed(job))
     if job.generate.loras or job.generate.embeddings:
-        bare = job.generate.model_copy(update={"loras": [], "embeddings": []})
-        return [job.model_copy(update={"generate": bare}), job]
+        return [job.with_settings(generate={"loras": [], "embeddings": []}), job]
     if job.model == project.model and job.controls.used:
         return [without_controls(job), job]
     if job.model == project.model:

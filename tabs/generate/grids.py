@@ -435,8 +435,7 @@ def new_grid_folder(page: Page, run_grid: RunGrid, run: str = "") -> GridFolder:
 def queue(page: Page, folder: GridFolder) -> None:
     """Queue a job that generates the missing cells of a grid."""
     job = folder.job()
-    grid = job.grid.model_copy(update={"folder": folder.name})
-    page.engine.submit("grid", job.model_copy(update={"grid": grid}), f"Grid: {folder.content().title}")
+    page.engine.submit("grid", job.with_settings(grid={"folder": folder.name}), f"Grid: {folder.content().title}")
 
 
 def show(page: Page, name: str) -> None:

@@ -14,7 +14,6 @@ from core.generation.model.library import Scan, find, find_file, portable_name, 
 from core.generation.model.other_files import NETS, find_refiner, net_of_image
 from core.generation.model.sources import HashComparison, Hashes, file_of_image
 from core.generation.plan.hooks import prompts_of
-from core.generation.prompt.changes import with_settings
 from core.generation.prompt.loras import strengths
 from core.generation.prompt.wildcards import has_variants
 from core.record.file_titles import file_stem
@@ -127,7 +126,7 @@ def with_chosen_model(
         if path is None or portable_name(path, workspace) != job.model.base_model:
             continue
         if _is_model_hash(path, digest, comparison, notes):
-            return with_settings(job, model={"base_model": name})
+            return job.with_settings(model={"base_model": name})
     return job
 
 

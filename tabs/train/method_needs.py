@@ -47,7 +47,7 @@ def with_family(job: TrainJob, model: Mapping[str, Any]) -> TrainJob:
     family = keys.get(model["family"])
     if job.model.family != "auto" or family is None:
         return job
-    return job.model_copy(update={"model": job.model.model_copy(update={"family": family})})
+    return job.with_settings(model={"family": family})
 
 
 def idle_fields(job: TrainJob) -> dict[str, str]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from core.engine.queue import may_resume
 from core.record.cancel import Cancelled
-from core.record.problems import Problem, ProblemsError, errors
+from core.record.problems import Problem, ProblemsError, errors, raise_any
 from core.record.units import count
 from core.settings.job import TrainJob
 from core.settings.presets.files import to_values
@@ -68,8 +68,7 @@ def _check_and_submit(
         problems = invalid + errors(page.checks.problems(job, report, page.engine.find_device(), find_copies=True))
         uploads = [] if problems else upload_problems(job)
         problems += errors(uploads)
-        if problems:
-            raise ProblemsError(problems)
+        raise_any(problems)
         entry = page.engine.submit("train", job, preset=preset)
     except ProblemsError as error:
         number = len(error.problems)

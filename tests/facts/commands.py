@@ -40,6 +40,13 @@ def options_of(root: Path, **values: Any) -> Any:
     return SimpleNamespace(values=names, settings=[], preset_name="p", workspace=lambda: space, device=lambda: "mps")
 
 
+def owner_of(heard: list[Any]) -> ExitStack:
+    """Return a context that adds "released" to `heard` at its end, in place of an Ownership."""
+    owner = ExitStack()
+    owner.callback(heard.append, "released")
+    return owner
+
+
 @producer
 def around_jobs() -> Facts:
     """Who owns the folder, where a job runs and which code a command ends with."""
@@ -48,7 +55,7 @@ def around_jobs() -> Facts:
             product(("train", "generate"), ({}, {"queue": True}, {"device": "cuda:9"}), (True, False), (1, 2))
         ):
             heard: list[Any] = []
-            owner = SimpleNamespace(release=partial(heard.append, "released"))
+            owner = owner_of(heard)
             with (
                 ExitStack() as stack,
                 redirect_stdout(io.StringIO()) as shown,
@@ -137,7 +144,7 @@ def together() -> Facts:
             job = build(TrainJob, {"memory": {"ddp_timeout": 7}})
             one = SimpleNamespace(first=first, count=2, rank=1, device="cuda:1", close=partial(heard.append, "closed"))
             one.broadcast = partial(noted, heard, "broadcast", (root / place, job))
-            owner = SimpleNamespace(release=partial(heard.append, "released"))
+            owner = owner_of(heard)
             with ExitStack() as stack, redirect_stderr(io.StringIO()):
                 stack.enter_context(patch.dict("os.environ", {jobs.SUPERVISED: supervised} if supervised else {}))
                 for name, value in (
@@ -223,11 +230,7 @@ def generated() -> Facts:
 
         with ExitStack() as stack, redirect_stderr(io.StringIO()) as errors:
             stack.enter_context(patch("builtins.input", partial(_typed, typed)))
-            stack.enter_context(
-                patch.object(
-                    generate, "Ownership", lambda *given: SimpleNamespace(release=partial(heard.append, "released"))
-                )
-            )
+            stack.enter_context(patch.object(generate, "Ownership", lambda *given: owner_of(heard)))
             stack.enter_context(patch("core.generation.model.store.make_store", lambda: None))
             stack.enter_context(patch("core.generation.run.run_generate", answered))
             job = build(GenerateJob, {"prompts": {"from_file": "x.txt"}})

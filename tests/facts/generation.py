@@ -125,7 +125,7 @@ def requests() -> Facts:
             continue
         first = found[0].job
         problems = list(problems_of(first))
-        sized = first.model_copy(update={"generate": first.generate.model_copy(update={"width": 512, "height": 768})})
+        sized = first.with_settings(generate={"width": 512, "height": 768})
         yield (
             str(number),
             {
@@ -157,7 +157,7 @@ def texts_in_images() -> Facts:
         job = random_job(f"text {number}")
         if isinstance(job, ProblemsError):
             continue
-        job = job.model_copy(update={"generate": job.generate.model_copy(update={"width": 512, "height": 640})})
+        job = job.with_settings(generate={"width": 512, "height": 640})
         text = a1111_text(job, hashes)
         last = text.rsplit("\n", 1)[-1]
         content = _from_chunk(_json_content(job, hashes))

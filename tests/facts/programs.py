@@ -96,7 +96,7 @@ def some(draw: Random, table: Table, prefix: str, number: int) -> dict[str, Any]
 
 
 def of_ai_toolkit(name: str) -> str:
-    draw, table = Random(name), ai_toolkit.table()
+    draw, table = Random(name), ai_toolkit.TABLE
     process: dict[str, Any] = {"type": "sd_trainer", "trigger_word": draw.choice(("zkw", ""))}
     if draw.random() < 0.7:
         process["network"] = {"linear": 16}
@@ -120,7 +120,7 @@ def of_ai_toolkit(name: str) -> str:
 
 
 def of_simpletuner(name: str) -> str:
-    draw, table = Random(name), simpletuner.table()
+    draw, table = Random(name), simpletuner.TABLE
     config: dict[str, Any] = {"model_family": "sdxl", "model_type": "lora"} | some(draw, table, "", 30)
     for key in ("model_family", "model_type"):
         config[key] = draw.choice(SPECIAL[key])

@@ -400,7 +400,7 @@ def beginnings() -> Facts:
         )
     for epochs in (None, 0, 2):
         job = build(TrainJob, {"network": {"train_text_encoder": True}})
-        job = job.model_copy(update={"method": job.method.model_copy(update={"stop_text_encoder_epochs": epochs})})
+        job = job.with_settings(method={"stop_text_encoder_epochs": epochs})
         settings = building._with_stop(job, plan).method
         yield f"stop {epochs}", [settings.stop_text_encoder_training, settings.stop_text_encoder_epochs]
     with folder() as root:

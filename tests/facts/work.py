@@ -112,7 +112,8 @@ def trained_by_command() -> Facts:
         for text, equal in product(("", "1", "x", "-3", "2.5", "2"), (True, False)):
             proof = SimpleNamespace(equal=equal, report=lambda: "words")
             released: list[Any] = []
-            owner = SimpleNamespace(release=lambda released=released: released.append("released"))
+            owner = ExitStack()
+            owner.callback(released.append, "released")
             with (
                 patch("core.training.prove.prove", lambda *given, say, proof=proof: say("said") or proof),
                 patch.object(command, "Ownership", lambda *given, owner=owner: owner),

@@ -154,5 +154,5 @@ def test_the_former_switches_are_no_settings_now():
 def test_what_follows_compatibility_follows_in_copies_too_and_is_not_saved():
     job = build(TrainJob, {"model": {"compatibility": "sd-scripts-0.9"}})
     assert job.noise.compatibility == "kohya_0.9" and "compatibility" not in job.model_dump()["noise"]
-    plain = job.model_copy(update={"model": job.model.model_copy(update={"compatibility": "none"})})
+    plain = job.with_settings(model={"compatibility": "none"})
     assert plain == build(TrainJob, {}) and plain.noise.compatibility == "none"

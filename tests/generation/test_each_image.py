@@ -17,10 +17,7 @@ JOB = build(GenerateJob, {"generate": {"steps": 3, "width": 64, "height": 64}})
 
 
 def requests(count):
-    return [
-        Request(JOB.model_copy(update={"generate": JOB.generate.model_copy(update={"seed": seed})}))
-        for seed in range(count)
-    ]
+    return [Request(JOB.with_settings(generate={"seed": seed})) for seed in range(count)]
 
 
 class Maker:

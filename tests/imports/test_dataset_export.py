@@ -238,7 +238,7 @@ def test_what_sd_scripts_has_no_option_for_is_named(case):
     code = f"dataset-config.{name}"
     job = job_of(plain(**source), plain("/reg", role="regularization"), captions=captions, **dataset)
     if "template" in case:  # of textual inversion only
-        job = job.model_copy(update={"method": job.method.model_copy(update={"kind": "embedding"})})
+        job = job.with_settings(method={"kind": "embedding"})
     _, problems = dataset_config(job)
     found = [problem for problem in problems if problem.code == code]
     assert found and found[0].level == "advice" and found[0].fix and found[0].where

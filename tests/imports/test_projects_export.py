@@ -20,7 +20,6 @@ from core.record.workspace import PROJECT
 from core.settings.check import build
 from core.settings.job import TrainJob
 from core.settings.method import MethodSettings
-from core.settings.methods import of_family
 from core.settings.presets.files import apply, differences, dump, read, to_values
 from tests.imports.projects import cases
 
@@ -158,7 +157,7 @@ TYPES = {"bool": bool, "int": int, "float": (int, float), "int_or_float": (int, 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
 def test_the_export_of_a_shipped_preset_has_options_of_sd_scripts_that_read_back_without_remarks(path):
     preset = read(path)
-    job = of_family(apply(preset), preset.family or "sd1")
+    job = apply(preset).with_settings(model={"family": preset.family or "sd1"})
     exported = export_project(job)
     assert exported.script == METHODS[job.method.kind][preset.family == "sdxl"] or job.method.kind == "fine_tune"
     known = options_of(exported.script)
@@ -185,7 +184,7 @@ KINDS_OF_SUBSETS = {  # reference: the README about dataset configs; others take
 @pytest.mark.parametrize("metadata", [None, "/a/meta.json"])
 def test_the_dataset_config_of_a_shipped_preset_has_options_of_its_script(path, metadata):
     preset = read(path)
-    job = of_family(apply(preset), preset.family or "sd1")
+    job = apply(preset).with_settings(model={"family": preset.family or "sd1"})
     control = job.method.traits.control_images
     if metadata and (control or job.method.kind == "dreambooth"):
         pytest.skip("it has no metadata files")
@@ -219,7 +218,7 @@ def test_a_method_that_sd_scripts_does_not_have_is_refused():
         export_project(job)
     assert refused.value.codes == ["export.no-script"]
     with pytest.raises(ProblemsError, match="kohya_ss has no tab"):
-        export_preset(of_family(job, "sdxl"))
+        export_preset(job.with_settings(model={"family": "sdxl"}))
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from core.imports.projects.importers import import_project
-from core.imports.projects.onetrainer_config import PARTS, resolve, table
+from core.imports.projects.onetrainer_config import PARTS, TABLE, resolve
 from core.imports.projects.table import IDLE, SECRET, flattened
 from core.record.problems import ProblemsError
 from core.settings.base import value_of
@@ -31,7 +31,7 @@ def flat(values):
 
 def test_recorded_configs_resolve_as_onetrainer_does():
     recorded, faults = cases("onetrainer"), []
-    compared = {key for key, row in table().rows.items() if row.target not in (IDLE, SECRET)} - {"concepts", "samples"}
+    compared = {key for key, row in TABLE.rows.items() if row.target not in (IDLE, SECRET)} - {"concepts", "samples"}
     for case in recorded["cases"]:
         if "resolved" not in case:  # OneTrainer itself fails
             continue

@@ -403,7 +403,7 @@ def test_each_key_ends_in_the_job_or_in_a_line(program):
         "data_backend_config",
         "train.ema_config",
     }
-    rows = {key.replace("*", "any"): row for key, row in module.table().rows.items()}
+    rows = {key.replace("*", "any"): row for key, row in module.TABLE.rows.items()}
     given = {
         key: _other(row.default) for key, row in rows.items() if key not in left and not key.startswith("model.is_")
     }

@@ -43,7 +43,7 @@ def test_a_sweep_changes_one_setting_and_names_each_run(planned):
 def test_a_long_name_is_cut_so_that_the_value_stays_in_it(page):
     make_run(page.workspace.runs, A)
     job, run, now = page.engine.run_job(A), page.engine.run(A), page.engine.snapshot(A)
-    long = job.model_copy(update={"saving": job.saving.model_copy(update={"output_name": "x" * MOST_NAME})})
+    long = job.with_settings(saving={"output_name": "x" * MOST_NAME})
     (found,) = planned_runs(long, "network.rank", "32", run, now).jobs
     assert len(found.saving.output_name) == MOST_NAME and found.saving.output_name.endswith("-rank-32")
 

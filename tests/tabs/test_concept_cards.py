@@ -464,7 +464,7 @@ def test_an_image_that_trains_and_validates_is_an_error_for_the_start(desk, tmp_
     desk.reading.want()
     wait_until(lambda: not desk.reading.busy)
     assert told == found_by_doctor(checks.problems(job, report))
-    without = job.model_copy(update={"dataset": job.dataset.model_copy(update={"sources": []})})
+    without = job.with_settings(dataset={"sources": []})
     assert not found_by_doctor(checks.problems(without, checks.report(without), find_copies=True))
 
 

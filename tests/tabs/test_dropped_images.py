@@ -104,7 +104,7 @@ def test_no_clip_skip_is_1_where_the_program_leaves_it_out_and_trains_where_it_n
 def test_an_image_of_a_model_that_is_not_here_brings_its_clip_skip(desk, tmp_path):
     desk.presets.put(form.start_values() | {"clip_skip": 3})
     job = made()
-    job = job.model_copy(update={"model": job.model.model_copy(update={"base_model": "gone", "clip_skip": 2})})
+    job = job.with_settings(model={"base_model": "gone", "clip_skip": 2})
     values, _ = desk.sending._values_of(ImageRecord(job=job, source="atelier"))
     assert values["clip_skip"] == 2
 

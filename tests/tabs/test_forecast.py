@@ -172,7 +172,7 @@ def test_what_changes_the_layers_changes_the_plan(page, changes):
     job = page.project.job
     if "base_weights" in changes:  # as sd-scripts, merging adds layers
         job = with_value(job, "model.compatibility", "sd-scripts-0.10")
-    other = job.model_copy(update={"network": job.network.model_copy(update=changes)})
+    other = job.with_settings(network=changes)
     facts = facts_of(job, page.workspace, "cpu")
     assert memory_plan(other, facts) != memory_plan(job, facts) and plan_key(other) != plan_key(job)
 

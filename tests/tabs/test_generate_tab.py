@@ -25,7 +25,6 @@ from core.generation.model.library import portable_name
 from core.generation.model.sources import Hashes, model_hash
 from core.generation.model.store import LoadedModel
 from core.generation.plan.requests import requests_of
-from core.generation.prompt.changes import with_settings
 from core.generation.prompt.wildcards import no_files
 from core.record.problems import Problem, ProblemsError
 from core.record.workspace import PROJECT
@@ -181,11 +180,11 @@ def test_new_words_and_trained_models_are_compared_too():
 
 def test_a_controlnet_is_compared_with_the_model_alone():
     net = {"controls": {"nets": [ControlUse(file="canny", image="edges.png")], "control_image": "edges.png"}}
-    job = with_settings(form.job_of(form.start_values(), TrainJob()), generate={"seed": 3}, **net)
+    job = form.job_of(form.start_values(), TrainJob()).with_settings(generate={"seed": 3}, **net)
     plain, full = form.jobs_to_generate(job, True, TrainJob())
     assert plain.controls.nets == [] and full == job
     assert facts_of(full).bare == facts_of(plain).pair != facts_of(full).pair and facts_of(plain).bare == ""
-    off = with_settings(job, controls={"nets": [ControlUse(file="canny", enabled=False)]})
+    off = job.with_settings(controls={"nets": [ControlUse(file="canny", enabled=False)]})
     with pytest.raises(ProblemsError, match="nothing to compare"):
         form.jobs_to_generate(off, True, TrainJob())
 
@@ -304,7 +303,7 @@ def test_strengths_of_missing_loras_and_control_nets_are_named(desk):
 
 def test_an_image_made_as_sd_scripts_makes_it_is_repeated_from_the_fields(desk, tmp_path):
     job = made(prompt="a {red} fox", seed=7)
-    job = job.model_copy(update={"model": job.model.model_copy(update={"compatibility": "sd-scripts-0.10"})})
+    job = job.with_settings(model={"compatibility": "sd-scripts-0.10"})
     job = job.model_copy(update={"prompts": PromptSettings(dynamic_prompts=False)})
     Image.new("RGB", (64, 64)).save(tmp_path / "in.png", pnginfo=png_info(job, Hashes()))
     desk.read(str(tmp_path / "in.png"))
@@ -339,7 +338,7 @@ def test_a_model_outside_of_the_models_folder_is_the_chosen_one_of_its_name_and_
     model.parent.mkdir()
     shutil.copytree(PROJECT / "models" / "starter", model)
     digest = model_hash(model, "sd1", HashMemo(), None) if digest == "its own" else digest
-    job = with_settings(made(), model={"base_model": "mine"})
+    job = made().with_settings(model={"base_model": "mine"})
     Image.new("RGB", (64, 64)).save(tmp_path / "in.png", pnginfo=png_info(job, Hashes(model=digest)))
     desk.presets.put(form.start_values() | {"base_model": str(model), "steps": 3})
     desk.read(str(tmp_path / "in.png"))

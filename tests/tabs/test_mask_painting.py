@@ -229,7 +229,7 @@ def test_painting_one_mask_keeps_all_others_whatever_their_names_and_places(tmp_
     job = with_entries(painter.page.project.job, [Source(folder=str(tmp_path / name)) for name in ("set", "other")])
     masks = {"conditioning_suffix": suffix, "masked_loss": True, "alpha_mask": layout == "alpha"}
     masks["conditioning_data_dir"] = str(own) if layout in ("folder", "inside") else None
-    painter.page.project.replace(job.model_copy(update={"dataset": job.dataset.model_copy(update=masks)}))
+    painter.page.project.replace(job.with_settings(dataset=masks))
     painter.read()
     before = painter.conditioning()
     assert set(before) == {"a.png", "b.png", "c.png"} and bool(before["b.png"]) == (layout not in ("none", "alpha"))

@@ -21,10 +21,7 @@ WAITS = re.compile(r"\d:\d\d.*\bfox\b")  # the time left of what is waited for, 
 def start(engine, page, *names: str) -> list[str]:
     """Trainings in the queue; the first one begins."""
     jobs = [page.project.job.model_copy(deep=True) for _ in names]
-    jobs = [
-        job.model_copy(update={"saving": job.saving.model_copy(update={"output_name": name})})
-        for job, name in zip(jobs, names, strict=True)
-    ]
+    jobs = [job.with_settings(saving={"output_name": name}) for job, name in zip(jobs, names, strict=True)]
     entries = [engine.submit("train", job) for job in jobs]
     assert until(lambda: engine.status()["job"] is not None)
     return entries

@@ -426,7 +426,7 @@ def starter(desk):
 def test_use_its_settings_compares_with_the_preset_that_the_run_came_from(starter, preset, loaded):
     page, name = starter.page, "20260101-120000_one"
     job = page.project.job
-    folder = write_run(page, name, job=job.model_copy(update={"schedule": job.schedule.model_copy(update={"seed": 7})}))
+    folder = write_run(page, name, job=job.with_settings(schedule={"seed": 7}))
     raw = json.loads((folder / "job.json").read_text())
     (folder / "job.json").write_text(json.dumps(raw | {"preset": preset}))
     for use in (

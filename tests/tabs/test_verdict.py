@@ -444,7 +444,7 @@ def test_bad_input_is_said_or_leaves_nothing_to_show(page):
         page.verdicts = {}
         assert part(page)["making"]["state"] == "" and len(part(page)["columns"]) == 3
     moved = page.engine.run_job(RUN)
-    gone = moved.model_copy(update={"samples": moved.samples.model_copy(update={"sample_prompts_file": "gone.txt"})})
+    gone = moved.with_settings(samples={"sample_prompts_file": "gone.txt"})
     page.verdicts = {}
     assert verdict.part(page, RUN, facts, gone)["problems"]
 
@@ -617,7 +617,7 @@ def test_a_lora_of_a_merge_is_the_card_of_its_run_with_the_other_steps(page):
 def test_the_comparison_of_a_poor_run_says_what_is_wrong_or_works(page, bad):
     run, job, facts = page.workspace.runs / RUN, page.engine.run_job(RUN), page.engine.snapshot(RUN)
     if bad == "no base model":
-        job = job.model_copy(update={"model": job.model.model_copy(update={"base_model": "models/gone"})})
+        job = job.with_settings(model={"base_model": "models/gone"})
     elif bad == "one checkpoint":
         (run / "checkpoints" / "fox-step00000020.safetensors").unlink()
         facts = page.engine.snapshot(RUN)
@@ -645,7 +645,7 @@ def test_the_comparison_of_a_poor_run_says_what_is_wrong_or_works(page, bad):
 def test_images_are_timed_by_the_training_before_any_and_by_their_own_grid_later(page, monkeypatch):
     """The newest grid may be of another model and size."""
     monkeypatch.setattr(verdict.grids, "seconds_per_step", lambda workspace: 1000.0)
-    job = TrainJob().model_copy(update={"dataset": TrainJob().dataset.model_copy(update={"train_batch_size": 2})})
+    job = TrainJob().with_settings(dataset={"train_batch_size": 2})
     comparison = SimpleNamespace(grid=SimpleNamespace(job=page.engine.run_job(RUN)))
     monkeypatch.setattr(comparisons, "expected_steps", lambda job, axes: 10)
     few, content = SimpleNamespace(steps=79, seconds=790.0), SimpleNamespace(steps=80, seconds=20.0)

@@ -136,9 +136,7 @@ def test_a_run_that_is_trained_further_measures_the_same_pairs(train, forty):
     run = train(**groups)
     run.start(stop_at=2)
     longer = run.again()
-    longer.job = longer.job.model_copy(
-        update={"schedule": longer.job.schedule.model_copy(update={"max_train_steps": 4000})}
-    )
+    longer.job = longer.job.with_settings(schedule={"max_train_steps": 4000})
     longer.start(stop_at=4)
     assert pairs_within(800, 1) != pairs_within(16000, 1), "the length alone would differ"
     assert [line["step"] for line in longer.lines("validated")] == [0, 2, 4]

@@ -94,7 +94,7 @@ def test_the_forecast_counts_control_images_held_in_ram_on_a_cpu(groups, make_jo
     def counted(where, images, device="cpu"):
         job = make_job(**groups("lllite", memory={"cache_latents": where, "mixed_precision": "bf16"}))
         facts = replace(facts_of(job, workspace, device), images=images, device=device)
-        plain = job.model_copy(update={"method": job.method.model_copy(update={"kind": "lora"})})
+        plain = job.with_settings(method={"kind": "lora"})
         return memory_plan(job, facts).cache - memory_plan(plain, facts).cache
 
     own = 64 * 64 * 3 // 6

@@ -70,9 +70,7 @@ def test_a_longer_run_is_told_of_the_jump_and_trains_at_the_chosen_rates(train, 
 
     def longer(**schedule):
         before = training.job
-        return before.model_copy(
-            update={"schedule": before.schedule.model_copy(update={"max_train_steps": 8, **schedule})}
-        )
+        return before.with_settings(schedule={"max_train_steps": 8, **schedule})
 
     resume = training.job.resume.model_copy(update={"resume": str(training.folder.path)})
     other = longer().model_copy(update={"resume": resume})

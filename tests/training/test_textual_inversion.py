@@ -67,9 +67,7 @@ def test_the_files_of_further_words_are_told_copied_kept_and_taken_away_with_the
     told = [line["file"].removeprefix("checkpoints/") for line in training.lines("saved")]
     assert told[-2:] == ["t.safetensors", "t-brabol.safetensors"] and len(told) == 6
     longer = training.again()
-    longer.job = longer.job.model_copy(
-        update={"schedule": longer.job.schedule.model_copy(update={"max_train_steps": 4})}
-    )
+    longer.job = longer.job.with_settings(schedule={"max_train_steps": 4})
     assert longer.start() == "done"
     assert (training.folder.checkpoints / "t-step00000003-brabol.safetensors").is_file(), "the first end of it"
 

@@ -226,7 +226,7 @@ def test_a_file_that_cannot_be_removed_takes_nothing_from_what_was_saved(train, 
 @pytest.mark.slow
 def test_an_empty_seed_is_drawn_recorded_and_found_again(train):
     training = train(schedule={"max_train_steps": 2})
-    training.job = training.job.model_copy(update={"schedule": training.job.schedule.model_copy(update={"seed": None})})
+    training.job = training.job.with_settings(schedule={"seed": None})
     training.start()
     recorded = training.folder.job()["schedule"]["seed"]
     assert isinstance(recorded, int)

@@ -14,7 +14,7 @@ from core.formats.tensors.header import read_header, sniff
 from core.record.allowed import may_reach
 from core.record.bounded_json import read_json_object
 from core.record.context import JobContext
-from core.record.problems import Problem, ProblemsError, collected
+from core.record.problems import Problem, ProblemsError, collected, raise_any
 from core.record.regular import check_regular
 from core.record.units import size_words
 from core.record.workspace import Workspace, display_path, resolve_path
@@ -91,8 +91,7 @@ def check(files: ModelFiles) -> None:
             collected(problems, _check_small_file, path)
     for file in [] if problems else weight_files(files.folder):
         collected(problems, _check_weights, file)
-    if problems:
-        raise ProblemsError(problems)
+    raise_any(problems)
 
 
 def weight_files(folder: Path) -> list[Path]:

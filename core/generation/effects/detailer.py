@@ -18,7 +18,6 @@ from core.generation.plan.files import size_problems, weight_problems
 from core.generation.plan.hooks import Inpaint
 from core.generation.plan.initial import blurred
 from core.generation.plan.stages import as_sd_scripts, detail_size, least_strength
-from core.generation.prompt.changes import with_settings
 from core.generation.prompt.loras import has_tags
 from core.generation.sample.canvas import Box as Pixels
 from core.record.problems import Problem, ProblemsError, collected, problems_at, raise_if_errors
@@ -66,7 +65,7 @@ def problems(job: GenerateJob) -> Iterator[Problem]:
             what, fix = f"{settings.title_of(name)}: LoRAs are the image's", "write the LoRA into the image's prompt"
             yield Problem(what, f"detailer.{name}", fix, code="detailer.lora")
         if text:
-            for each in weight_problems(with_settings(job, generate={"prompt": text, "negative_prompt": ""})):
+            for each in weight_problems(job.with_settings(generate={"prompt": text, "negative_prompt": ""})):
                 yield Problem(each.what, f"detailer.{name}", each.fix, code=each.code)
     if not settings.ad_model_file:
         missing: list[Problem] = []
@@ -264,7 +263,7 @@ def job_of(job: GenerateJob, number: int) -> GenerateJob | None:
         "masked_content": "original",
     }
     inpaint_job = job.model_copy(update={name: type(getattr(job, name))() for name in WHOLE_IMAGE_GROUPS})
-    return with_settings(inpaint_job, generate=generate, image_to_image=initial)
+    return inpaint_job.with_settings(generate=generate, image_to_image=initial)
 
 
 def _prompt(text: str | None, image_prompt: str, number: int) -> str:

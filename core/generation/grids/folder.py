@@ -12,7 +12,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from core.generation.prompt.changes import with_settings
 from core.record import atomic
 from core.record.bounded_json import read_json_object
 from core.record.problems import ProblemsError
@@ -180,7 +179,7 @@ class GridFolder:
             "format": FORMAT,
             "title": job.grid.name,
             "run": run,
-            "job": dump(with_settings(job, grid={"folder": None}), task="grid"),
+            "job": dump(job.with_settings(grid={"folder": None}), task="grid"),
             "axes": [dict(axis) for axis in axes],
             "same": {name_of(position): name_of(other) for position, other in same.items()},
             "failed": {},

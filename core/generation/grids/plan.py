@@ -33,7 +33,6 @@ from core.generation.plan.initial import with_initial_images
 from core.generation.plan.plan import Plan, plan_for, requests_and_notes
 from core.generation.plan.requests import Request
 from core.generation.plan.stages import sampling_steps
-from core.generation.prompt.changes import with_settings
 from core.generation.prompt.wildcards import has_variants
 from core.record.allowed import may_reach
 from core.record.file_titles import file_stem, title_of_file, titles_of
@@ -133,12 +132,12 @@ def _texts_of(axis: Axis, workspace: Workspace) -> list[str]:
 def with_seeds(job: GridJob) -> GridJob:
     """Return the job with all random seeds chosen, so that it can be resumed. Raises ProblemsError for invalid axes."""
     random = [name for name in ("seed", "variation_seed") if getattr(job.generate, name) is None]
-    axes, job = axes_of(job), with_settings(job, generate={name: secrets.randbelow(FRESH_SEEDS) for name in random})
+    axes, job = axes_of(job), job.with_settings(generate={name: secrets.randbelow(FRESH_SEEDS) for name in random})
     for axis in axes:
         if axis.setting == SEED and any(value.value is None for value in axis.values):
             values = (value.value for value in axis.values)
             seeds = [secrets.randbelow(FRESH_SEEDS) if seed is None else seed for seed in values]
-            job = with_settings(job, grid={f"{axis.letter}_values": joined([str(seed) for seed in seeds])})
+            job = job.with_settings(grid={f"{axis.letter}_values": joined([str(seed) for seed in seeds])})
     return job
 
 
@@ -202,7 +201,7 @@ def _request(
     values = {axis.letter: axis.values[position[LETTERS.index(axis.letter)]].value for axis in axes}
     prompts = PromptSettings(dynamic_prompts=base.prompts.dynamic_prompts, styles=base.prompts.styles)
     single = {"count": 1, "seed": _seed(job, axes, position)}
-    cell = with_settings(base, generate=single, prompts=dict(prompts))
+    cell = base.with_settings(generate=single, prompts=dict(prompts))
     for when in (BEFORE_TEXTS, TEXTS):
         for axis in sorted(axes, key=lambda each: each.setting != MODEL):  # a model resets its family and prediction
             if _stage_of(axis) == when:
@@ -276,27 +275,25 @@ def _with_value(job: GenerateJob, axis: Axis, value: Any) -> GenerateJob:
     if name == PROMPT_SR:
         search = axis.values[0].value
         texts = {each: getattr(settings, each).replace(search, value) for each in ("prompt", "negative_prompt")}
-        return with_settings(job, generate=texts)
+        return job.with_settings(generate=texts)
     if name == SIZE:
-        return with_settings(job, generate={"width": value[0], "height": value[1]})
+        return job.with_settings(generate={"width": value[0], "height": value[1]})
     if name == LORA:
-        return with_settings(job, generate={"loras": _with_file(settings.loras, LoraUse, value)})
+        return job.with_settings(generate={"loras": _with_file(settings.loras, LoraUse, value)})
     if name == STRENGTH:
         strength = {"strength": value, "text_encoder_strength": None}
         matches = ((use, not lora or _is_lora(use, lora)) for use in settings.loras)
         uses = [use.model_copy(update=strength) if changed else use for use, changed in matches]
-        return with_settings(job, generate={"loras": uses})
+        return job.with_settings(generate={"loras": uses})
     if name in (CONTROL, WEIGHT):
         weighted = [use.model_copy(update={"weight": value}) for use in job.controls.nets]
         nets = weighted if name == WEIGHT else _with_file(job.controls.nets, ControlUse, value)
-        return with_settings(
-            job, controls={"nets": nets, "control_image": job.controls.control_image if nets else None}
-        )
+        return job.with_settings(controls={"nets": nets, "control_image": job.controls.control_image if nets else None})
     group, _, setting = name.partition(".")
     group_changes = {setting: value}
     if name == MODEL and value != job.model.base_model:  # set for the job's model only
         group_changes |= {each: ModelSettings.model_fields[each].default for each in ("family", "prediction")}
-    return with_settings(job, **{group: group_changes})
+    return job.with_settings(**{group: group_changes})
 
 
 def _with_file(uses: Sequence[Use], kind: type[Use], file: str | None) -> list[Use]:
@@ -383,7 +380,7 @@ def _batchable_adjacent(cells: Sequence[Cell]) -> list[Cell]:
     groups: dict[str, list[Cell]] = {}
     for cell in cells:
         varying = {"prompt": "", "negative_prompt": "", "seed": None, "variation_seed": None}
-        groups.setdefault(with_settings(cell.request.job, generate=varying).model_dump_json(), []).append(cell)
+        groups.setdefault(cell.request.job.with_settings(generate=varying).model_dump_json(), []).append(cell)
     return [cell for group in groups.values() for cell in group]
 
 

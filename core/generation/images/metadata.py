@@ -7,6 +7,7 @@ JSON. Names of models and LoRAs are relative to the project or the models folder
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -225,29 +226,25 @@ def one_image(job: GenerateJob, sources: Sources, workspace: Workspace) -> Gener
     def portable(path: str | Path | None) -> str | None:
         return portable_name(path, workspace) if path else None
 
-    settings, groups = job.generate, dict[str, Any]()
+    settings, groups = job.generate, defaultdict[str, dict[str, Any]](dict)
     for entry in declared(GenerateJob):  # also files in settings of packages
         path = value_of(job, entry.path)
         if entry.names.startswith("path") and path and entry.group not in ("model", "generate", "memory", "output"):
             file = sources.hook_files[path].path if path in sources.hook_files else path
-            group = groups.get(entry.group, getattr(job, entry.group))
-            groups[entry.group] = group.model_copy(update={entry.name: portable(file)})
+            groups[entry.group][entry.name] = portable(file)
     if refiner := sources.refiners.get(job.refiner.refiner_checkpoint or ""):
-        groups["refiner"] = job.refiner.model_copy(update={"refiner_checkpoint": portable(refiner)})
+        groups["refiner"]["refiner_checkpoint"] = portable(refiner)
     nets = []
     for use in job.controls.used:
         changes = {"file": portable(sources.controls[use.file].path), "image": portable(use.image) or ""}
         changes |= {"hint_model": portable_model(use.hint_model, workspace)} if use.preprocessor == BY_MODEL else {}
         nets.append(use.model_copy(update=changes))
-    generate = {
+    groups["generate"] = {
         "count": 1,
         "loras": [use.model_copy(update={"file": portable(sources.loras[use.file])}) for use in settings.loras],
         "embeddings": [embedding.setting(workspace) for embedding in sources.embeddings],
         "zero_terminal_snr": "on" if settings.zero_terminal_snr == "on" else "off",
     }
-    groups |= {
-        "controls": job.controls.model_copy(update={"nets": nets, "control_image": None}),
-        "generate": settings.model_copy(update=generate),
-        "model": job.model.model_copy(update={"base_model": portable(sources.model), "vae": portable(sources.vae)}),
-    }
-    return job.model_copy(update=groups)
+    groups["controls"] = {"nets": nets, "control_image": None}
+    groups["model"] = {"base_model": portable(sources.model), "vae": portable(sources.vae)}
+    return job.with_settings(**groups)

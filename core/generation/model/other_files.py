@@ -152,10 +152,7 @@ def find_refiner(name: str, workspace: Workspace, base: str | None) -> Path:
     """Find and check a refiner's file or folder. Raises ProblemsError if it is missing, incomplete or no refiner, or the base model is not
     SDXL.
     base: family of the base model; None: unknown"""
-    try:
-        path = model_path(name, workspace, REFINER_FILE)
-    except ProblemsError as error:
-        raise ProblemsError([replace(each, where=REFINER_FILE) for each in error.problems]) from error
+    path = model_path(name, workspace, REFINER_FILE)
     check_refiner(identify(path), path)
     if base not in (None, "sdxl"):
         what = f"The refiner finishes the latents of SDXL; the base model is {FAMILY_NAMES[base]}"

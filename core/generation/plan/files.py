@@ -19,7 +19,6 @@ from core.generation.model.other_files import REFINER_FILE, check_upscaler, cont
 from core.generation.model.sources import Sources
 from core.generation.plan.hooks import prompts_of
 from core.generation.plan.stages import passes_of, stages_of
-from core.generation.prompt.changes import with_settings
 from core.generation.prompt.editing import wrong_weight_in
 from core.generation.prompt.loras import LORAS, with_prompt_loras
 from core.networks.block_weights import PRESETS, block_weights
@@ -38,14 +37,14 @@ Checked = TypeVar("Checked")
 def with_model_schedule(job: GenerateJob, sources: Sources) -> GenerateJob:
     """Return the job with zero terminal SNR set to "on" or "off" instead of "auto"."""
     used = "on" if uses_zero_terminal_snr(job, sources) else "off"
-    return with_settings(job, generate={"zero_terminal_snr": used})
+    return job.with_settings(generate={"zero_terminal_snr": used})
 
 
 def with_model_guidance(job: GenerateJob, model: Path) -> GenerateJob:
     """Return the job with the model's default guidance scale if it sets none."""
     if job.generate.guidance_scale is not None:
         return job
-    return with_settings(job, generate={"guidance_scale": default_guidance(model)})
+    return job.with_settings(generate={"guidance_scale": default_guidance(model)})
 
 
 def find_sources(job: GenerateJob, workspace: Workspace, images: Sequence[GenerateJob] = ()) -> Sources:

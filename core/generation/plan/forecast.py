@@ -12,7 +12,6 @@ from core.generation.model.sources import Sources
 from core.generation.plan.hooks import differentiates
 from core.generation.plan.plan import plan_of, with_size
 from core.generation.plan.stages import detail_size, sampling_of, stages_of
-from core.generation.prompt.changes import with_settings
 from core.generation.sample.canvas import CPU_LATENT_PIXELS, MAX_AT_ONCE
 from core.record import machine
 from core.record.workspace import Workspace
@@ -217,8 +216,8 @@ def offload_for(job: GenerateJob, sources: Sources, device: str) -> Offload:
 
 def forecast(job: GenerateJob, workspace: Workspace, device: str) -> Forecast:
     """Return the memory forecast of a job. Plans the job; raises ProblemsError if it is invalid."""
-    plan = plan_of(with_settings(job, generate={"count": 1}), workspace)
-    first = with_settings(plan.requests[0].job, generate={"count": job.generate.count})
+    plan = plan_of(job.with_settings(generate={"count": 1}), workspace)
+    first = plan.requests[0].job.with_settings(generate={"count": job.generate.count})
     parts = Parts(job.memory, plan.sources, device)
     refiners = list(Parts.of_refiners(job.memory, plan.sources, device).values())
     offload = offload_of(first, parts, refiners)

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 from core.dataset.sources.files import is_image_name, is_junk
 from core.generation.plan.requests import Request
 from core.generation.plan.stages import KOHYA_SIZE_STEP, as_sd_scripts, has_regions
-from core.generation.prompt.changes import with_settings
 from core.generation.prompt.runs import parts_of
 from core.generation.sample.canvas import fitted
 from core.record.problems import Problem, ProblemsError
@@ -108,7 +107,7 @@ def with_initial_images(requests: Sequence[Request]) -> list[Request]:
         images, masks = listed(settings.image_path, settings.mask_path)
         named = (("image_path", images), ("mask_path", masks))
         files_of_image = {name: str(files[number % len(files)]) for name, files in named if files}
-        resolved.append(replace(request, job=with_settings(request.job, image_to_image=files_of_image)))
+        resolved.append(replace(request, job=request.job.with_settings(image_to_image=files_of_image)))
     for text in filter(None, dict.fromkeys(request.job.regions.region_map for request in requests)):
         for file in image_files(text, MAP):
             opened(file, MAP)

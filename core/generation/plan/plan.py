@@ -30,7 +30,6 @@ from core.generation.plan.initial import (
 )
 from core.generation.plan.requests import Request, requests_of
 from core.generation.plan.stages import described, sampling_steps
-from core.generation.prompt.changes import with_settings
 from core.generation.prompt.styles import chosen_styles
 from core.record.problems import Problem, ProblemsError, collected, raise_if_errors
 from core.record.units import count
@@ -61,9 +60,7 @@ def plan_of(job: GenerateJob, workspace: Workspace) -> Plan:
         requests, notes = expanded
         return plan_for(job, requests, workspace, notes)
     no_prompts = {"prompt": "", "negative_prompt": ""}
-    without_prompts = with_settings(
-        job, generate=no_prompts, prompts=PromptSettings(dynamic_prompts=False).model_dump()
-    )
+    without_prompts = job.with_settings(generate=no_prompts, prompts=PromptSettings(dynamic_prompts=False).model_dump())
     collected(problems, plan_for, without_prompts, requests_and_notes(without_prompts, workspace)[0], workspace)
     raise ProblemsError(dict.fromkeys(problems))
 
@@ -122,7 +119,7 @@ def with_size(job: GenerateJob, trained: tuple[int, int], step: int) -> Generate
         width, height = size_from(job, opened(resolve_path(initial_image), IMAGE).size, step)
     else:
         width, height = job.generate.width or trained[0], job.generate.height or trained[1]
-    return with_settings(job, generate={"width": width, "height": height})
+    return job.with_settings(generate={"width": width, "height": height})
 
 
 def check_task(job: GenerateJob, workspace: Workspace) -> str:

@@ -11,7 +11,6 @@ from core.generation.plan.hooks import inline_setting
 from core.generation.plan.idle import idle_settings
 from core.generation.plan.stages import passes_of
 from core.generation.prompt.analysis import Names, Parsing, findings_of
-from core.generation.prompt.changes import with_settings
 from core.generation.prompt.files import MODULE, Entry, is_prompt, line_of_table, module_entries, read_entries
 from core.generation.prompt.loras import LORAS, with_prompt_loras
 from core.generation.prompt.options import OPTIONS, PromptLine, read_line, take_seeds
@@ -68,7 +67,7 @@ def requests_of(
     styles       the styles in the job's settings
     """
     enabled = [use for use in job.generate.loras if use.enabled]
-    job, entries, where = in_styles(with_settings(job, generate={"loras": enabled}), styles)
+    job, entries, where = in_styles(job.with_settings(generate={"loras": enabled}), styles)
     names = Names(files, embeddings=embeddings)
     notes = _syntax_problems(job, entries, names, where)
     raise_if_errors(notes)
@@ -95,7 +94,7 @@ def in_styles(job: GenerateJob, styles: Sequence[Style]) -> tuple[GenerateJob, l
     entries = [styled_entry(entry, styles, job.prompts.dynamic_prompts or where == FILE) for entry in entries]
     negative = styled(job.generate.negative_prompt, [style.negative_prompt for style in styles])
     changes = {"negative_prompt": negative} | ({"prompt": entries[0]} if where == PROMPT else {})
-    return with_settings(job, generate=changes, prompts={"styles": []}), entries, where
+    return job.with_settings(generate=changes, prompts={"styles": []}), entries, where
 
 
 def _syntax_problems(job: GenerateJob, entries: Sequence[Entry], names: Names, where: str) -> list[Problem]:
@@ -228,7 +227,7 @@ def _with_chosen_variants(job: GenerateJob, seed: int, names: Names, notes: list
             what = f"Of the {len(combinations):,} combinations of '{text[:40]}' only the first is used"
             fix = "write {a|b} without e$$, for one chosen by each image's seed"
             notes.append(Problem(what, path, fix, "advice", code="prompt.first-combination"))
-        job = with_settings(job, **{group: {name: chosen}}) if chosen != text else job
+        job = job.with_settings(**{group: {name: chosen}}) if chosen != text else job
     return job
 
 
@@ -247,9 +246,9 @@ def _request(job: GenerateJob, line: PromptLine, seed: int, seeds: _Seeds, notes
     strengths = line.values.get("strengths")
     if strengths:
         changes["generate"]["loras"] = _with_strengths(job.generate.loras, strengths, count_merged_for_job(job))
-    with_loras = with_prompt_loras(with_settings(job, **changes))
+    with_loras = with_prompt_loras(job.with_settings(**changes))
     if (merged := count_merged_for_job(job)) != count_merged_for_job(with_loras):  # those of tags are not merged
-        with_loras = with_settings(with_loras, generate={"network_merge_n_models": merged})
+        with_loras = with_loras.with_settings(generate={"network_merge_n_models": merged})
     if any(not use.always for use in with_loras.generate.loras[: count_merged(job, len(with_loras.generate.loras))]):
         fix = "turn merging off, or give it all steps"
         notes.append(Problem("A LoRA that is merged acts at every step", LORAS, fix, code="lora.merged-range"))

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from core.generation.prompt.changes import with_settings
 from core.record.problems import Problem, raise_if_errors
 from core.settings.generation.generate import LoraUse
 from core.settings.job import GenerateJob
@@ -154,7 +153,7 @@ def with_prompt_loras(job: GenerateJob) -> GenerateJob:
     if not tags:
         return job
     changes = {"prompt": prompt, "loras": [*settings.loras, *(use_of(tag, settings.steps) for tag in tags)]}
-    return with_settings(job, generate=changes)
+    return job.with_settings(generate=changes)
 
 
 def use_of(tag: LoraTag, steps: int) -> LoraUse:

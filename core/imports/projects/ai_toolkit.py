@@ -2,14 +2,12 @@
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from functools import cache
 from typing import Any
 
 from core.imports.projects.report import Import, Source, choose
 from core.imports.projects.table import (
     Config,
     Fixed,
-    Table,
     Values,
     arguments_of,
     chosen_optimizer,
@@ -44,12 +42,7 @@ FIXED: Fixed = {
     "samples.prompt_weights": (False, "AI Toolkit reads brackets as text"),
     "validation.best_checkpoint": ("off", "AI Toolkit does not compare checkpoints"),
 }
-
-
-@cache
-def table() -> Table:
-    """Return the table of AI Toolkit's keys."""
-    return read_table(NAME, TITLE, ("datasets.", "sample.samples."))
+TABLE = read_table(NAME, TITLE, ("datasets.", "sample.samples."))
 
 
 def recognizes(source: Source) -> bool:
@@ -64,7 +57,7 @@ def recognizes(source: Source) -> bool:
 
 def keys() -> Iterable[str]:
     """Return every key that the importer knows; keys of the parts of a process contain dots."""
-    return table().rows
+    return TABLE.rows
 
 
 def read(source: Source) -> Import:
@@ -73,7 +66,7 @@ def read(source: Source) -> Import:
     settings = config.settings(RULES)
     folders, prompts = (_items(config, key) for key in ("datasets", "sample.samples"))
     settings |= datasets(config, folders) | samples(config, prompts)
-    written = config.written | item_values([*folders, *prompts], table())
+    written = config.written | item_values([*folders, *prompts], TABLE)
     result = to_import(config, settings, written, FIXED, NAME, f"{config.method} of {settings['model.family']}")
     result.choices, result.choice = choices, choice
     return result
@@ -101,7 +94,7 @@ def resolve(source: Source) -> tuple[Config, tuple[str, ...], str]:
     options |= {key: value for key, value in job.items() if key != "process"} | listed[index]
     options |= {f"meta.{key}": value for key, value in meta.items()} if isinstance(meta, dict) else {}
     options = _with_job_name(options, str(job.get("name") or ""))
-    config = Config(table(), source, flattened(flattened(options, PARTS[:-1]), PARTS[-1:]))
+    config = Config(TABLE, source, flattened(flattened(options, PARTS[:-1]), PARTS[-1:]))
     for each in dict.fromkeys(VARIABLE.findall(source.text)[:20]):
         what = f"The text uses ${{{each}}}, a variable of the other machine"
         config.warn(what, each, "enter the value in the project", "import.unset-variable")
@@ -133,13 +126,13 @@ def _with_job_name(value: Any, name: str) -> Any:
 def family(config: Config) -> str:
     """Return AI Toolkit's name of the model architecture."""
     arch = config["model.arch"].partition(":")[0].lower()
-    return arch or next((name for flag, name in table().data["flags"].items() if config[f"model.{flag}"]), "sd1")
+    return arch or next((name for flag, name in TABLE.data["flags"].items() if config[f"model.{flag}"]), "sd1")
 
 
 def _method(config: Config, where: str) -> str:
     """Return the training method of the process, "lora", "embedding" or "fine_tune". Raises ProblemsError for processes and models that are
     not trained here."""
-    arch, data, process = family(config), table().data, config["type"]
+    arch, data, process = family(config), TABLE.data, config["type"]
     if arch not in data["families"]:
         raise other_family(config, arch)
     adapter = config.written.get("adapter.train")
@@ -173,7 +166,7 @@ def model(config: Config) -> Values:
     lora = config["model.lora_path"]
     return {
         "method.kind": config.method,
-        "model.family": table().data["families"][family(config)],
+        "model.family": TABLE.data["families"][family(config)],
         "model.prediction": "v" if config["model.is_v_pred"] else "epsilon",
         "memory.attention": "xformers" if config["train.xformers"] else "auto",
         "schedule.seed": config["training_seed"] and clamp(0, 2**63, int(config["training_seed"])),
@@ -194,7 +187,7 @@ def network(config: Config) -> Values:
     if isinstance(kwargs, dict) and not any(kwargs.values()):
         config.note("network.network_kwargs", "idle", "is empty")
     if kind == "lorm":
-        kind = table().rows["network.type"].default
+        kind = TABLE.rows["network.type"].default
     kind = config.choice("network.type", kind)
     rank = config["network.rank"] or config["network.linear"]
     if rank is None and not config["network.lokr_full_rank"]:

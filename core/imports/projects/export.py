@@ -332,7 +332,7 @@ def with_prediction(
         what = "sd-scripts does not detect the prediction type"
         fix = "for a v-prediction model add --v_parameterization"
         return job, [Problem(what, "model.prediction", fix, "warning", code="export.prediction")]
-    return job.model_copy(update={"model": job.model.model_copy(update={"prediction": known})}), []
+    return job.with_settings(model={"prediction": known}), []
 
 
 def with_method_of_folders(job: TrainJob) -> TrainJob:
@@ -350,7 +350,7 @@ def with_method_of_folders(job: TrainJob) -> TrainJob:
         raise ProblemsError.one(what, "dataset.sources", fix, "export.mixed-folders")
     kind = "fine_tune" if kinds == {FINE_TUNING} else "dreambooth"
     method = {"kind": kind, "train_text_encoder": "yes" if trains_text(job) else "no"}
-    return job.model_copy(update={"method": job.method.model_copy(update=method)})
+    return job.with_settings(method=method)
 
 
 def _imported(script: Script, options: Mapping[str, Any]) -> TrainJob:

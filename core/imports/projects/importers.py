@@ -133,10 +133,9 @@ def is_config(name: str, text: str) -> bool:
 
 def adapted_to_machine(imported: Import) -> Import:
     """Adapt an import to this machine: attention by xFormers, kohya_ss' default, becomes auto if xFormers is not installed."""
-    memory = imported.job.memory
-    if memory.attention != "xformers" or find_spec("xformers") is not None:
+    if imported.job.memory.attention != "xformers" or find_spec("xformers") is not None:
         return imported
-    job = imported.job.model_copy(update={"memory": memory.model_copy(update={"attention": "auto"})})
+    job = imported.job.with_settings(memory={"attention": "auto"})
     sentence = "xFormers is not installed; auto gives the same result up to rounding"
     report = [
         replace(entry, kind="changed", sentence=sentence) if "memory.attention" in entry.settings else entry

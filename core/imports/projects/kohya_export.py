@@ -80,7 +80,7 @@ def export_preset(job: TrainJob, dataset_config: str = "") -> KohyaPreset:
     """Return the preset with which kohya_ss trains the job. Raises ProblemsError for methods that kohya_ss does not have.
     dataset_config: path of the file with the job's folders; "" for a job without folders"""
     job = with_method_of_folders(job)
-    tab_job = job.model_copy(update={"embedding": job.embedding.model_copy(update={"extended": False})})
+    tab_job = job.with_settings(embedding={"extended": False})
     tab = _tab(tab_job)
     if not tab:
         what, fix = f"kohya_ss has no tab for '{job.method.label('kind')}'", "export it for sd-scripts"

@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterable, Iterator
 
 from core.imports.projects.kohya_ss import count_images
-from core.imports.projects.onetrainer_config import NAME, TITLE, Config, resolve, table
+from core.imports.projects.onetrainer_config import NAME, TABLE, TITLE, Config, resolve
 from core.imports.projects.onetrainer_rules import FIXED, RULES, SIZE, size_of
 from core.imports.projects.report import Import, Source
 from core.imports.projects.table import Values, clamp, flattened, item_values, to_import, with_bounds
@@ -30,7 +30,7 @@ def recognizes(source: Source) -> bool:
 
 def keys() -> Iterable[str]:
     """Return every key that the importer knows; keys of parts, concepts and samples contain dots."""
-    return [*table().rows, *table().data["former"]]
+    return [*TABLE.rows, *TABLE.data["former"]]
 
 
 def read(source: Source) -> Import:
@@ -40,7 +40,7 @@ def read(source: Source) -> Import:
     folders = items(config, "concepts", "concept_file_name")
     prompts = items(config, "samples", "sample_definition_file_name")
     settings |= concepts(config, folders) | samples(config, prompts)
-    written = config.written | item_values([*folders, *prompts], table())
+    written = config.written | item_values([*folders, *prompts], TABLE)
     for key in written:
         if key.rpartition(".")[2] == "__version":
             config.note(key, "idle", "is the version of the file")

@@ -4,12 +4,11 @@ The rules are those of Nerogar/OneTrainer 23df383; onetrainer.json is the table 
 """
 
 from collections.abc import Mapping
-from functools import cache
 from typing import Any
 
 from core.imports.projects.report import Source
 from core.imports.projects.table import Config as TableConfig
-from core.imports.projects.table import Table, Values, flattened, other_family, read_table
+from core.imports.projects.table import Values, flattened, other_family, read_table
 from core.record.problems import ProblemsError
 from core.settings.check import shorten
 
@@ -20,12 +19,7 @@ PARTS = (*TRAINED, "vae", "embedding", "optimizer")
 # Keys that may be null although their default is not
 NULLABLE = ("clip_grad_norm", "embedding.token_count", *(f"{part}.stop_training_after" for part in TRAINED))
 OFF = (None, False, 0, "", "0", "0.0")
-
-
-@cache
-def table() -> Table:
-    """Return the table of OneTrainer's keys."""
-    return read_table(NAME, TITLE, ("concepts.", "samples."), NULLABLE)
+TABLE = read_table(NAME, TITLE, ("concepts.", "samples."), NULLABLE)
 
 
 class Config(TableConfig):
@@ -34,7 +28,7 @@ class Config(TableConfig):
     @property
     def encoders(self) -> list[str]:
         """Names of the model's text encoders: "text_encoder", and for SDXL "text_encoder_2"."""
-        return list(TRAINED[1:] if table().data["families"][self["model_type"]][0] == "sdxl" else TRAINED[1:2])
+        return list(TRAINED[1:] if TABLE.data["families"][self["model_type"]][0] == "sdxl" else TRAINED[1:2])
 
     @property
     def accumulation(self) -> int:
@@ -50,17 +44,17 @@ class Config(TableConfig):
 def resolve(source: Source) -> Config:
     """Return the resolved config. Raises ProblemsError for models and methods that are not trained here."""
     options = source.json or {}
-    config = Config(table(), source, flattened(options, PARTS))
+    config = Config(TABLE, source, flattened(options, PARTS))
     config.values = config.read(_updated(config, _version(options)))
     model, method, where = config["model_type"], config["training_method"], source.where
-    if model not in table().data["families"]:
+    if model not in TABLE.data["families"]:
         raise other_family(config, model)
-    if method not in table().data["methods"]:
+    if method not in TABLE.data["methods"]:
         fix = "open a preset for a LoRA, fine-tuning or an embedding"
         raise ProblemsError.one(f"The method {shorten(method)} is not available", where, fix, "import.other-method")
-    config.method = table().data["methods"][method]
+    config.method = TABLE.data["methods"][method]
     for key in config.written:
-        if key in table().data["former"]:
+        if key in TABLE.data["former"]:
             config.note(key, "unavailable", "is read by OneTrainer only in older files")
     return config
 
@@ -78,7 +72,7 @@ def _updated(config: Config, version: int) -> Values:
     """Return {current key: value} of what the file states; renamed keys are noted in `config.current_keys`."""
     written, raw = config.written, Values()
     for key, value in written.items():
-        before, name = table().data["former"].get(key, (0, ""))
+        before, name = TABLE.data["former"].get(key, (0, ""))
         if version < 1 and key.startswith("optimizer") and key != "optimizer_defaults" and "." not in key:
             before, name = 1, f"optimizer.{key.removeprefix('optimizer_')}"
         if version < before and name:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import PurePath, PurePosixPath, PureWindowsPath
 from typing import Any
 
-from core.imports.projects.onetrainer_config import Config, table
+from core.imports.projects.onetrainer_config import TABLE, Config
 from core.imports.projects.table import Values, clamp, optimizer_settings
 from core.record.units import number_text
 from core.settings.check import shorten
@@ -67,14 +67,14 @@ FIXED: dict[str, tuple[Any, str]] = {
 def model(config: Config) -> Values:
     """Return {setting: value} of "method.kind", "model.family", "model.prediction", "model.clip_skip" and "memory.num_processes"; adds a
     warning if no model is named."""
-    family, prediction = table().data["families"][config["model_type"]]
+    family, prediction = TABLE.data["families"][config["model_type"]]
     skip, forced = config["text_encoder_layer_skip"], {"v": config["force_v_prediction"]}
     forced["epsilon"] = config["force_epsilon_prediction"]
     if "base_model_name" not in config.written:
         config.warn("The file names no model", "base_model_name", "choose the base model", "import.no-model")
     if family == "sdxl" and skip:
-        config.note("text_encoder_layer_skip", "unavailable", table().rows["text_encoder_2_layer_skip"].sentence)
-    for key in table().rows:
+        config.note("text_encoder_layer_skip", "unavailable", TABLE.rows["text_encoder_2_layer_skip"].sentence)
+    for key in TABLE.rows:
         if key.startswith("text_encoder_2") and family != "sdxl":
             config.note(key, "idle", "is of SDXL's second text encoder")
     return {
@@ -123,7 +123,7 @@ def _trained_dtype(config: Config) -> Values:
     if (config[key], config["train_dtype"]) == ("BFLOAT_16", "BFLOAT_16"):
         return {"memory.full_precision": "bf16", "memory.stochastic_rounding": config["optimizer.stochastic_rounding"]}
     if config[key] != "FLOAT_32":
-        config.note(key, "unavailable", table().rows[key].sentence)
+        config.note(key, "unavailable", TABLE.rows[key].sentence)
     return {}
 
 
@@ -353,7 +353,7 @@ def _is_json(value: Any) -> bool:
 
 def _optimizer_name(config: Config) -> tuple[str, Mapping[str, Any], bool]:
     """Return (optimizer, {argument: value that OneTrainer uses for null or false}, whether it is the same optimizer, not the nearest)."""
-    known, name = table().data["optimizers"], config["optimizer.optimizer"]
+    known, name = TABLE.data["optimizers"], config["optimizer.optimizer"]
     near = name.removesuffix("_ADV").removesuffix("_8BIT")
     chosen, *nulls = known.get(name) or known.get(near) or known["ADAMW"]
     package, _, last = chosen.rpartition(".")
@@ -382,7 +382,7 @@ def _arguments(config: Config, entry: Entry, nulls: Mapping[str, Any]) -> Values
     """Return {argument: value} of arguments that differ from the class's default; adds notes on arguments that the class lacks.
     nulls: {argument: value that OneTrainer uses for null or false}"""
     arg_rows = {
-        key: row for key, row in table().rows.items() if "optimizer.optimizer_args" in row.settings and "." in key
+        key: row for key, row in TABLE.rows.items() if "optimizer.optimizer_args" in row.settings and "." in key
     }
     values = {key.partition(".")[2]: config[key] for key in arg_rows}
     unset = {name for name, value in values.items() if value is None or value is False}

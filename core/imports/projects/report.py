@@ -139,8 +139,7 @@ class Import:
     @property
     def compatible(self) -> TrainJob:
         """The job with sd-scripts' compatibility, so that it computes as sd-scripts does."""
-        model = self.job.model.model_copy(update={"compatibility": "sd-scripts-0.10"})
-        return self.job.model_copy(update={"model": model})
+        return self.job.with_settings(model={"compatibility": "sd-scripts-0.10"})
 
     @property
     def summary(self) -> str:

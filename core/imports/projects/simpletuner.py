@@ -3,14 +3,12 @@
 import math
 import re
 from collections.abc import Iterable, Iterator
-from functools import cache
 from typing import Any
 
 from core.imports.projects.report import Import, Source
 from core.imports.projects.table import (
     Config,
     Fixed,
-    Table,
     Values,
     arguments_of,
     chosen_optimizer,
@@ -38,12 +36,7 @@ LAYERS = {"Attention": "attn", "FeedForward": "ff"}  # LyCORIS' names of modules
 LYCORIS = frozenset("algo linear_dim linear_alpha factor full_matrix apply_preset bypass_mode".split())
 PREDICTIONS = {"epsilon": "epsilon", "v_prediction": "v"}
 FIXED: Fixed = {"validation.best_checkpoint": ("off", "SimpleTuner does not compare checkpoints")}
-
-
-@cache
-def table() -> Table:
-    """Return the table of SimpleTuner's keys."""
-    return read_table(NAME, TITLE, ("data.",))
+TABLE = read_table(NAME, TITLE, ("data.",))
 
 
 def recognizes(source: Source) -> bool:
@@ -73,7 +66,7 @@ def _backends_alone(source: Source) -> list[Any]:
 
 def keys() -> Iterable[str]:
     """Return every key that the importer knows; keys of data backends begin with "data.", those that stand for several end with *."""
-    return [*table().rows, *ALIASES]
+    return [*TABLE.rows, *ALIASES]
 
 
 def read(source: Source) -> Import:
@@ -83,7 +76,7 @@ def read(source: Source) -> Import:
     listed = _backends(config)
     settings |= folders(config, listed)
     images = [each for each in listed if each.get("data.dataset_type", "image") in ("image", "eval")]
-    written = config.written | item_values(listed, table()) | item_values(images, table())
+    written = config.written | item_values(listed, TABLE) | item_values(images, TABLE)
     return to_import(
         config, settings, written, FIXED, NAME, f"{config['model_type']} of {config['model_family'] or 'a model'}"
     )
@@ -91,12 +84,12 @@ def read(source: Source) -> Import:
 
 def resolve(source: Source) -> Config:
     """Return the config. Raises ProblemsError for models and methods that are not trained here."""
-    config = Config(table(), source, _content(source.json) if source.json else {BACKENDS: _backends_alone(source)})
+    config = Config(TABLE, source, _content(source.json) if source.json else {BACKENDS: _backends_alone(source)})
     bare = {key: key.lstrip("-") for key in config.written}
     config.current_keys = {key: ALIASES.get(name, name) for key, name in bare.items()}
     raw = {config.current_keys[key]: value for key, value in config.written.items() if value not in (None, "")}
     config.values = config.read({key: value for key, value in raw.items() if key != BACKENDS})
-    family, data, where = config["model_family"].lower(), table().data, source.where
+    family, data, where = config["model_family"].lower(), TABLE.data, source.where
     if family not in data["families"]:
         raise other_family(config, family)
     if config.values["model_type"] not in ("lora", "full") or str(raw.get("controlnet")).lower() == "true":
@@ -114,10 +107,10 @@ def model(config: Config) -> Values:
     """Return {setting: value} of method, model and run: "method.kind", "model.family", "model.base_model", "model.prediction",
     "schedule.seed", "saving.output_name" ...; adds a warning if no model is named."""
     family, flavour, key = config["model_family"].lower(), config["model_flavour"], "pretrained_model_name_or_path"
-    base = config[key] or table().data["models"].get(family, {}).get(flavour, "")
+    base = config[key] or TABLE.data["models"].get(family, {}).get(flavour, "")
     if not base:
         config.warn("The text names no model", key, "choose the base model", "import.no-model")
-    kind, is_sd2 = config["prediction_type"], table().data["families"][family] == "sd2"
+    kind, is_sd2 = config["prediction_type"], TABLE.data["families"][family] == "sd2"
     if kind and kind not in PREDICTIONS:
         config.note("prediction_type", "unavailable", f"is none of {', '.join(PREDICTIONS)}; the model's own is set")
     if is_sd2 and not config["rescale_betas_zero_snr"]:
@@ -126,7 +119,7 @@ def model(config: Config) -> Values:
     vae = config["pretrained_vae_model_name_or_path"]
     return {
         "method.kind": config.method,
-        "model.family": table().data["families"][family],
+        "model.family": TABLE.data["families"][family],
         "model.prediction": PREDICTIONS.get(kind, default),
         "model.base_model": base,
         "model.vae": vae if family == "sdxl" else None,
@@ -312,8 +305,9 @@ def samples(config: Config) -> Values:
     prompts = [] if config["validation_disable"] else prompts[:MOST]
     lines = [" ".join(each[:LONGEST].split()) for each in prompts if each.strip()]
     end = "" if seed is None else f" --d {seed}"
+    flags = {size: f" --w {size[0]} --h {size[1]}" for size in sizes} | {sizes[0]: ""}
     return {
-        "samples.sample_prompts": [f"{line}{_flags(size, sizes[0])}{end}" for line in lines for size in sizes],
+        "samples.sample_prompts": [f"{line}{flags[size]}{end}" for line in lines for size in sizes],
         "samples.negative_prompt": " ".join(config["validation_negative_prompt"][:LONGEST].split()),
         "samples.width": sizes[0][0],
         "samples.height": sizes[0][1],
@@ -323,11 +317,6 @@ def samples(config: Config) -> Values:
         and int(config["validation_epoch_interval"]),
         "samples.sample_at_first": config["validation_on_startup"] or not config["disable_benchmark"],
     }
-
-
-def _flags(size: tuple[int, int], usual: tuple[int, int]) -> str:
-    """Return the prompt options " --w 512 --h 768" for a size (width, height); "" if it is the usual one."""
-    return "" if size == usual else f" --w {size[0]} --h {size[1]}"
 
 
 def _size(text: str) -> tuple[int, int] | None:
@@ -423,7 +412,7 @@ def _source(config: Config, values: Values, ids: dict[str, str]) -> Iterator[Val
     ids: {id: folder} of all backends
     """
     kind = values["data.dataset_type"]
-    role = (table().rows["data.dataset_type"].choices or {}).get(kind, "")
+    role = (TABLE.rows["data.dataset_type"].choices or {}).get(kind, "")
     if not role:  # embeds, conditioning, videos
         if kind in ("video", "audio"):
             config.note("data.dataset_type", "unavailable", "only images are trained")

@@ -16,7 +16,7 @@ from typing import Any
 
 from core.record import atomic
 from core.record.bounded_json import parse_json
-from core.record.problems import Problem, ProblemsError, collected
+from core.record.problems import Problem, ProblemsError, collected, raise_any
 from core.record.regular import MissingFile, read_regular
 from core.record.stamps import cached_until_changed
 from core.settings.base import Declared, Settings, declared, group_shown, value_of
@@ -263,8 +263,7 @@ def parse_bytes(data: bytes, where: str) -> Preset:
     preset = parse(raw, where)
     problems = _outside_a_recipe(preset, where)
     collected(problems, build, JOBS[preset.task], preset.values, where)
-    if problems:
-        raise ProblemsError(problems)
+    raise_any(problems)
     return preset
 
 

@@ -75,7 +75,7 @@ def without_effect(job: TrainJob) -> Iterator[tuple[str, str]]:
             yield entry.path, f"ignored: only for {owners[entry.group]}"
     network, full = spec.traits.uses_network, spec.traits.base_trains
     stops = ("stop_text_encoder_training", "stop_text_encoder_epochs")  # 0 stops the text encoder before the first step
-    without_stop = job.model_copy(update={"method": method.model_copy(update=dict.fromkeys(stops))})
+    without_stop = job.with_settings(method=dict.fromkeys(stops))
     stoppable = (full or network) and trains_text(without_stop)
     yield from ignored(
         (not network, "dataset.network_multiplier", "no network is trained"),

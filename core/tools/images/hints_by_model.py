@@ -1,6 +1,6 @@
 """The tool that makes control images for a folder of images with an ONNX model."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -19,14 +19,10 @@ MODEL, PROVIDER = "hints_by_model.hint_model", "hints_by_model.provider"
 
 
 @dataclass(frozen=True)
-class Plan:
+class Plan(FolderPlan):
     """The folders and the ONNX model."""
 
-    folders: FolderPlan
     model: ModelFile
-
-    def __str__(self) -> str:
-        return str(self.folders)
 
 
 def plan(settings: HintsByModelSettings, workspace: Workspace) -> Plan:
@@ -38,7 +34,8 @@ def plan(settings: HintsByModelSettings, workspace: Workspace) -> Plan:
         collected(problems, _providers, settings, "")
     raise_if_errors(problems)
     assert model is not None
-    return Plan(replace(folder_plan(settings, model.title, workspace), title=model.title), model)
+    folders = folder_plan(settings, model.title, workspace)
+    return Plan(model.title, folders.folder, folders.output, model)
 
 
 def _providers(settings: HintsByModelSettings, device: str) -> list[str]:
@@ -56,6 +53,4 @@ def do(settings: HintsByModelSettings, plan: Plan, context: JobContext) -> Outco
             what = f"onnxruntime cannot use {provider_title(model.preferred)} here, so the model runs on the CPU"
             fix = "run python webui.py check; its CUDA libraries come with the CUDA build of torch"
             context.say(what, "warning", fix)
-        return make_control_images(
-            settings, plan.folders, context, lambda opened, _: model.make(np.asarray(opened.on(WHITE)))
-        )
+        return make_control_images(settings, plan, context, lambda opened, _: model.make(np.asarray(opened.on(WHITE))))

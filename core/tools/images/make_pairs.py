@@ -238,7 +238,7 @@ def _job(settings: MakePairsSettings) -> GenerateJob:
 def _request(base: GenerateJob, captions: Sequence[str], seed: int, number: int) -> Request:
     """Return the request of the image `number`: the captions in rotation, and a seed drawn from `seed`."""
     changes = {"prompt": captions[number % len(captions)], "seed": integer(0, 2**32, seed, "pair", number)}
-    return Request(base.model_copy(update={"generate": base.generate.model_copy(update=changes)}))
+    return Request(base.with_settings(generate=changes))
 
 
 def _write(

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from core.record import atomic
-from core.record.problems import ProblemsError
+from core.record.problems import ProblemsError, raise_any
 from core.record.workspace import display_path, resolve_path
 from core.tools.output import output_problems
 
@@ -32,8 +32,7 @@ def check_png(name: str | None, where: str) -> None:
     if target.suffix.lower() != ".png":
         what, fix = f"'{target.name}' is not the name of a PNG file", "end the name in .png"
         raise ProblemsError.one(what, where, fix, "tools.not-a-png")
-    if problems := output_problems(target, [], MOST_BYTES, where):
-        raise ProblemsError(problems)
+    raise_any(output_problems(target, [], MOST_BYTES, where))
 
 
 def save_png(charts: Iterable[Mapping[str, Any]], name: str | None) -> list[str]:

@@ -25,7 +25,7 @@ from core.formats.tensors.writer import HEADER_BYTES_PER_TENSOR, NO_HASH, WEIGHT
 from core.record import heap
 from core.record.context import JobContext, Outcome
 from core.record.lazy_torch import torch
-from core.record.problems import Problem, ProblemsError, at_setting, errors, problems_at, raise_if_errors
+from core.record.problems import Problem, ProblemsError, at_setting, collected, errors, problems_at, raise_if_errors
 from core.record.units import count, size_words
 from core.record.workspace import Workspace, display_path, resolve_path
 from core.settings.tools.convert_model import ConvertModelSettings
@@ -159,10 +159,7 @@ def chosen_parts(
                 part_problems = error.problems
             problems += part_problems if available[name] is source.parts.get(name) else at_setting(where, part_problems)
     if settings.ema == "use" and "unet" in parts:
-        try:
-            parts["unet"] = with_ema(parts["unet"], source, layout.family)
-        except ProblemsError as error:
-            problems += error.problems
+        parts["unet"] = collected(problems, with_ema, parts["unet"], source, layout.family) or parts["unet"]
     if not any(problem.level == "error" for problem in problems):
         problems += mismatch_problems(layout, parts.values(), source.path)
     return parts, problems

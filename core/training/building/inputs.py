@@ -126,7 +126,7 @@ def _with_stop(job: TrainJob, plan: Plan) -> TrainJob:
     if epochs is None:
         return job
     changes = {"stop_text_encoder_training": plan.epochs.first_step(epochs), "stop_text_encoder_epochs": None}
-    return job.model_copy(update={"method": job.method.model_copy(update=changes)})
+    return job.with_settings(method=changes)
 
 
 def _validation_budget(job: TrainJob, context: JobContext, report: Report, plan: Plan) -> Budget:

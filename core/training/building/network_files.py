@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import partial
 from math import prod
 from pathlib import Path
@@ -47,7 +46,7 @@ def network_problems(job: TrainJob, workspace: Workspace) -> list[Problem]:
             collected(problems, _refuse_unfit_layers, job, workspace, family_name)
     for setting, name in _named_files(network):
         try:
-            path = _find_lora(name, setting, workspace)
+            path = find("lora", name, workspace, setting)
             check_file(path, family_name)
             if setting == START and blocks_fit and not errors(problems):
                 problems += _start_advice(job, workspace, path, family_name)
@@ -150,11 +149,11 @@ def network_files(job: TrainJob, workspace: Workspace, memo: HashMemo) -> Networ
     if not job.method.traits.uses_network:
         return NetworkFiles()
     network = job.network
-    start = _find_lora(network.network_weights, START, workspace) if network.network_weights else None
+    start = find("lora", network.network_weights, workspace, START) if network.network_weights else None
     strengths = numbers(network.base_weights_multiplier) if network.base_weights_multiplier else []
     merged = []
     for index, name in enumerate(network.base_weights):
-        path = _find_lora(name, MERGED, workspace)
+        path = find("lora", name, workspace, MERGED)
         strength = strengths[index] if index < len(strengths) else 1.0
         merged.append(MergedFile(path, strength, model_hashes(path, memo)[1]))
     return NetworkFiles(start, model_hashes(start, memo)[1] if start is not None else None, tuple(merged))
@@ -170,11 +169,3 @@ def _named_files(network: NetworkSettings) -> list[tuple[str, str]]:
     """Return [(setting, name)] of the LoRA files that the settings name."""
     start = [(START, network.network_weights)] if network.network_weights else []
     return start + [(MERGED, name) for name in network.base_weights]
-
-
-def _find_lora(name: str, setting: str, workspace: Workspace) -> Path:
-    """Return the path of a LoRA by name. Raises ProblemsError that names the setting."""
-    try:
-        return find("lora", name, workspace)
-    except ProblemsError as error:
-        raise ProblemsError([replace(problem, where=setting) for problem in error.problems]) from None

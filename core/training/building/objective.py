@@ -10,7 +10,6 @@ from core.families.components import Components
 from core.record.context import JobContext
 from core.record.problems import raise_if_errors
 from core.settings.job import TrainJob
-from core.settings.methods import of_family
 from core.settings.rules.noise import prediction_problems
 
 if TYPE_CHECKING:
@@ -20,9 +19,9 @@ if TYPE_CHECKING:
 def objective_of(job: TrainJob, context: JobContext, components: Components) -> Objective:
     """Return the objective of the run for the loaded base model. Raises ProblemsError where the loss settings do not fit the model."""
     prediction = _prediction(job, context, components.prediction)
-    return make_objective(
-        of_family(job, components.family), family(components.family).objective, prediction, context.device
-    )
+    name = components.family
+    job = job.with_settings(model={"family": name})
+    return make_objective(job, family(name).objective, prediction, context.device)
 
 
 def _prediction(job: TrainJob, context: JobContext, loaded: str) -> str:

@@ -131,7 +131,7 @@ def _part_problems(job: TrainJob, workspace: Workspace, name: str) -> list[Probl
 
 def _family_problems(job: TrainJob, name: str) -> list[Problem]:
     """Return the problems of settings that exist only for the model's family: with `family` "auto" the first check does not know it."""
-    with_family = job.model_copy(update={"model": job.model.model_copy(update={"family": name})})
+    with_family = job.with_settings(model={"family": name})
     reported = {(each.where, each.code) for each in [*training_problems(job), *set_without_effect(job)]}
     problems = [*training_problems(with_family), *set_without_effect(with_family)]
     return [each for each in problems if (each.where, each.code) not in reported]

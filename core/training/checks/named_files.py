@@ -9,7 +9,7 @@ from pathlib import Path
 from core.formats.hub.upload import missing_token_problem
 from core.generation.prompt.sample_prompts import control_image, read_prompts
 from core.record import machine
-from core.record.problems import Problem, ProblemsError, collected
+from core.record.problems import Problem, ProblemsError, collected, raise_any
 from core.record.regular import foreign_problem
 from core.record.secrets import secret
 from core.record.space import RESERVE
@@ -49,7 +49,7 @@ def _full_disk_warning(workspace: Workspace) -> Problem | None:
 def _checks(job: TrainJob, workspace: Workspace) -> Iterator[Callable[[], object]]:
     """Yield each check as a function, which raises ProblemsError."""
     controlled = job.method.traits.control_images
-    yield lambda: _raise_any(read_prompts(job.samples, controlled)[1])
+    yield lambda: raise_any(read_prompts(job.samples, controlled)[1])
     if controlled:
         yield lambda: [control_image(prompt) for prompt in prompts_of(job)]
     thumbnail, config = job.saving.metadata_thumbnail, job.logging.log_tracker_config
@@ -105,9 +105,3 @@ def _require_writable(folder: Path, setting: str) -> None:
         what = f"{folder} is not writable: {error.strerror or error}"
         fix = "choose another folder, or fix its permissions"
         raise ProblemsError.one(what, setting, fix, code="folder.not-writable") from None
-
-
-def _raise_any(problems: list[Problem]) -> None:
-    """Raise ProblemsError with the problems, of whatever level; do nothing without any."""
-    if problems:
-        raise ProblemsError(problems)

@@ -393,8 +393,8 @@ def _activation_bytes(job: TrainJob, facts: MemoryFacts, precision: Precision) -
         trains = "side"
     else:
         trains = "network" if job.method.traits.uses_network and job.network.train_unet else "text"
-    network = job.network.model_copy(update={"train_text_encoder": False})
-    settings = settings_as_text(job.model_copy(update={"network": network})) if trains == "network" else ""
+    unet_alone = job.with_settings(network={"train_text_encoder": False})
+    settings = settings_as_text(unet_alone) if trains == "network" else ""
     attention = "sdpa" if job.memory.attention == "auto" else job.memory.attention
     largest_pass = Pass(
         facts.family,

@@ -64,7 +64,7 @@ def bytes_on_disk(job: TrainJob, workspace: Workspace, settings: list[str]) -> i
         for name in ("optimizer", "param")
         if f"sharding.offload_{name}_nvme_path" not in settings
     }
-    alone = job.model_copy(update={"sharding": job.sharding.model_copy(update=disabled)})
+    alone = job.with_settings(sharding=disabled)
     return sharded_sizes(alone, facts_of(job, workspace, machine.default_device())).disk
 
 

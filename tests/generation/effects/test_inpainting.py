@@ -12,7 +12,6 @@ from core.generation import making
 from core.generation.effects.inpaint import box_around, canvas_of, filled
 from core.generation.images.metadata import read_image_metadata
 from core.generation.plan.plan import plan_of
-from core.generation.prompt.changes import with_settings
 from core.generation.run import run_generate
 from core.record.problems import ProblemsError
 from core.record.workspace import PROJECT, Workspace
@@ -178,12 +177,12 @@ def test_masks_that_cannot_be_meant_are_refused_before_a_model_is_loaded(files, 
     (tmp_path / "images" / "._0.png").write_bytes(b"of a Mac")
     several = inpainting((tmp_path / "images", mask))
     assert problems(several, workspace) == ["generate.unused-images"]
-    assert problems(with_settings(several, generate={"count": 3}), workspace) == []
+    assert problems(several.with_settings(generate={"count": 3}), workspace) == []
 
 
 def test_with_the_compatibility_of_sd_scripts_the_result_is_not_pasted_and_the_mask_not_blurred(files):
     job = inpainting(files)
-    kohya = job.model_copy(update={"model": job.model.model_copy(update={"compatibility": "sd-scripts-0.10"})})
+    kohya = job.with_settings(model={"compatibility": "sd-scripts-0.10"})
     canvas = canvas_of(kohya, SIZE)
     assert canvas.overlay is None and set(np.unique(np.asarray(canvas.mask))) == {0, 255}
     made = Image.new("RGB", SIZE, "red")

@@ -303,7 +303,7 @@ def test_every_sampler_is_guided_and_a_batch_is_its_images(clip):
 def test_a_prompt_brings_its_text_and_the_control_image_is_the_guide(folders, clip, guide, space, store):
     own = {CLIP_TEXT: 10, CLIP_IMAGE: 10}
     job = job_of(folders("sd1"), clip, perceptual=own, generate={"prompt": "a fox --c a red cup"})
-    job = job.model_copy(update={"controls": job.controls.model_copy(update={"control_image": str(guide)})})
+    job = job.with_settings(controls={"control_image": str(guide)})
     assert not plan_of(job, space).notes
     (path,) = run_generate(job, space, store=store)
     kept = read_image_metadata(path).job.perceptual

@@ -8,7 +8,6 @@ import pytest
 
 from core.generation.grids.axes import axes_of, joined, read_values, setting_named, settings_of_axes, texts_of
 from core.generation.grids.plan import grid_of
-from core.generation.prompt.changes import with_settings
 from core.generation.prompt.styles import Style, write_styles
 from core.record.problems import ProblemsError
 from core.record.workspace import PROJECT, Workspace
@@ -151,7 +150,7 @@ OWN_SYNTAX = {"start_noise.noise_offset_range", "start_noise.pyramid_noise_disco
 
 def cells_of(setting, values, workspace):
     job = grid_job(name="g", x_axis=setting, x_values=values)
-    job = with_settings(job, model={"base_model": str(workspace.models / "starter")})
+    job = job.with_settings(model={"base_model": str(workspace.models / "starter")})
     return [cell.request.job for cell in grid_of(job, workspace).cells]
 
 
@@ -177,7 +176,7 @@ def test_an_axis_of_styles_puts_each_around_the_prompts(tmp_path):
     workspace = Workspace(tmp_path, PROJECT / "models", PROJECT / "presets")
     write_styles(workspace, [Style("b/w", "ink of {prompt}", "color"), Style("big", "huge")])
     job = grid_job(prompt="a fox", name="g", x_axis="Styles", x_values="none, b/w, b/w; big")
-    grid = grid_of(with_settings(job, model={"base_model": str(workspace.models / "starter")}), workspace)
+    grid = grid_of(job.with_settings(model={"base_model": str(workspace.models / "starter")}), workspace)
     made = [cell.request.job.generate for cell in grid.cells]
     assert [each.prompt for each in made] == ["a fox", "ink of a fox", "ink of a fox, huge"]
     assert [each.negative_prompt for each in made] == ["", "color", "color"] and not grid.notes

@@ -69,7 +69,7 @@ def test_a_comparison_of_checkpoints_makes_strength_1_before_the_others(workspac
         assert used == order and len(made) == 5, "the base model is made once, first"
         heard = Heard()
         run_grid(
-            asked.model_copy(update={"grid": asked.grid.model_copy(update={"folder": folder.name})}),
+            asked.with_settings(grid={"folder": folder.name}),
             workspace,
             store=store,
             reports=heard,
@@ -380,7 +380,7 @@ def test_a_full_disk_leaves_no_folder_of_a_grid(workspace, monkeypatch):
 def test_a_disk_that_fills_up_ends_a_grid_with_its_images_and_the_rest_is_made_later(workspace, store, monkeypatch):
     job = job_of(generate={"steps": 1}, x_axis="seed", x_values="1-3")
     folder = begin(job, workspace)
-    job = job.model_copy(update={"grid": job.grid.model_copy(update={"folder": folder.name})})
+    job = job.with_settings(grid={"folder": folder.name})
     write, calls = grids_making.atomic.write_bytes, count(1)
 
     def filling(path, data):

@@ -21,7 +21,6 @@ from core.generation.model.store import ModelStore
 from core.generation.model.upscaling_networks import upscaling_bytes
 from core.generation.plan.forecast import Needs, forecast, needs_of, offload_of
 from core.generation.plan.plan import plan_of
-from core.generation.prompt.changes import with_settings
 from core.generation.run import run_generate
 from core.networks.fp8 import FP8
 from core.record.context import NO_REPORTS
@@ -201,7 +200,7 @@ def test_loras_stay_on_the_device_in_fp32_whatever_is_offloaded(workspace, tmp_p
 def test_an_upscaler_counts_with_its_weights_and_what_it_computes(workspace, tmp_path):
     save_file(esrgan(), tmp_path / "net.safetensors")
     plain, file = job_of(width=512, height=512), str(tmp_path / "net.safetensors")
-    job = with_settings(plain, hires={"highres_fix_scale": 2, "highres_fix_upscaler_file": file})
+    job = plain.with_settings(hires={"highres_fix_scale": 2, "highres_fix_upscaler_file": file})
     needs = needs_of(job, Parts(job.memory, plan_of(job, workspace).sources, "cuda"))
     assert needs.upscaling == upscaling_bytes((512, 512), sum(value.nbytes for value in esrgan().values()))
     without = needs_of(plain, Parts(plain.memory, plan_of(plain, workspace).sources, "cuda"))

@@ -30,7 +30,6 @@ from core.generation.plan.initial import (
 )
 from core.generation.plan.requests import Request, count_merged, count_merged_for_job, requests_of
 from core.generation.plan.stages import least_strength
-from core.generation.prompt.changes import with_settings
 from core.generation.prompt.wildcards import no_files
 from core.record.file_titles import file_stem
 from core.record.workspace import Workspace
@@ -209,13 +208,13 @@ def test_sizes_that_follow_from_an_initial_image_have_limits(size, strength, sai
         image_to_image={"image_path": "a", "strength": strength},
         hires={"highres_fix_scale": 2 if not strength else None},
     )
-    job = with_settings(job, generate={"width": size[0], "height": size[1]})
+    job = job.with_settings(generate={"width": size[0], "height": size[1]})
     assert [problem.code for problem in stage_problems(job, family("sd1"))] == said
 
 
 @pytest.mark.parametrize(("name", "said"), [("sd1", ["generate.sizes-ignored"]), ("sdxl", [])])
 def test_sizes_of_sdxl_without_effect_are_told(name, said):
-    job = with_settings(job_of(sizes={"crop_top": 8}), generate={"width": 512, "height": 512})
+    job = job_of(sizes={"crop_top": 8}).with_settings(generate={"width": 512, "height": 512})
     assert [problem.code for problem in stage_problems(job, family(name))] == said
 
 

@@ -109,7 +109,7 @@ def test_kept_norms_are_told_and_a_layer_without_a_change_gets_rank_one(tmp_path
         source, {key: value if key.endswith("alpha") else torch.zeros_like(value) for key, value in tensors.items()}
     )
     target = tmp_path / "zero.safetensors"
-    job = job.model_copy(update={"resize_lora": job.resize_lora.model_copy(update={"output": str(target)})})
+    job = job.with_settings(resize_lora={"output": str(target)})
     assert task.start(job, surroundings(Workspace())).facts["kept_norm"] == 1
     values = torch.linalg.svdvals(changes(tensors)[name])
     assert facts["kept"][name] == pytest.approx(float((values[:4].square().sum() / values.square().sum()).sqrt()))

@@ -8,7 +8,6 @@ from core.generation.model.other_files import NETS
 from core.generation.model.sources import Sources
 from core.generation.plan.initial import CONTROL, image_files, opened
 from core.generation.plan.stages import as_sd_scripts
-from core.generation.prompt.changes import with_settings
 from core.record.problems import Problem, ProblemsError, collected
 from core.record.stamps import cached_until_changed
 from core.record.units import count
@@ -76,7 +75,7 @@ def with_control_images(jobs: Sequence[GenerateJob]) -> list[GenerateJob]:
             "nets": [use.model_copy(update={"image": image}) for use, image in zip(nets, images, strict=True)],
             "control_image": shared[0] if shared else None,
         }
-        with_images.append(with_settings(job, controls=changes))
+        with_images.append(job.with_settings(controls=changes))
     return with_images
 
 

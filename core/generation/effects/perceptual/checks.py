@@ -19,9 +19,8 @@ from core.formats.tensors.header import read_header
 from core.generation.model.sources import HookFile
 from core.generation.plan.initial import GUIDE, image_files, opened
 from core.generation.plan.stages import has_regions
-from core.generation.prompt.changes import with_settings
 from core.record.bounded_json import read_json_object
-from core.record.problems import Problem, ProblemsError, raise_if_errors
+from core.record.problems import Problem, ProblemsError, raise_any, raise_if_errors
 from core.settings.generation.perceptual import CLIP, VGG
 from core.settings.model import FAMILIES
 from core.settings.samples import SAMPLER_LABELS
@@ -86,8 +85,7 @@ def _clip_file(path: Path) -> HookFile:
     from core.families.loading import part_problems
 
     part = clip_part(path)
-    if problems := part_problems(part, CLIP_KIND, "CLIP"):
-        raise ProblemsError(problems)
+    raise_any(part_problems(part, CLIP_KIND, "CLIP"))
     return HookFile(path, sum(4 * prod(location.entry.shape) for location in part.locations.values()))
 
 
@@ -175,5 +173,5 @@ def with_guide_images(jobs: Sequence[GenerateJob]) -> list[GenerateJob]:
         if file not in checked:
             opened(file, GUIDE)
             checked.add(file)
-        jobs_with_images.append(with_settings(job, perceptual={"guide_image": str(file)}))
+        jobs_with_images.append(job.with_settings(perceptual={"guide_image": str(file)}))
     return jobs_with_images
