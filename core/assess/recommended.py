@@ -8,7 +8,7 @@ from typing import Any
 from core.assess.results import FILE as RESULTS
 from core.assess.results import read_results, rows_of
 from core.engine.verdict import FILE as COMPARISON
-from core.engine.verdict import read_verdict
+from core.engine.verdict import compared_files
 from core.record.file_titles import steps_of
 from core.record.kept import last_kept
 from core.record.preference import FILE as CHOICES
@@ -48,15 +48,13 @@ def recommended(run: Path, best: Mapping[str, Any] | None) -> tuple[Path | None,
 
 @lru_cache(maxsize=2000)
 def _preferred(run: Path, comparison: Stamp | None, choices: Stamp | None) -> str | None:
-    """Return the file name of the checkpoint that the blind choices of the run's comparison prefer; None if there is none.
+    """Return the file name of the checkpoint that the blind choices of the run prefer; None if there is none.
 
     Cached for lists of runs until either file changes: `comparison` and `choices` are their stamps.
     """
-    verdict = read_verdict(run) if comparison and choices else None
-    names = [file for file in verdict.files if file] if verdict is not None else []
-    if not names:
-        return None
-    return preference(names, read_choices(run)).preferred
+    made = read_choices(run) if choices else []
+    names = compared_files(run, made) if made else []
+    return preference(names, made).preferred if names else None
 
 
 @cached_until_changed(2000, missing={}, name=RESULTS)

@@ -251,14 +251,21 @@ def no_gain_text(facts: Mapping[str, Any], at_base: bool) -> str:
     return f" By loss it is no better than {of}." if same and first["loss"] <= best["loss"] else ""
 
 
-def choice_reason(facts: Mapping[str, Any], choices: Sequence[Choice], file: str) -> str:
+def compared_files(run: Path, choices: Sequence[Choice]) -> list[str]:
+    """Return the file names of the checkpoints that blind choices rank: those of the run's last comparison, else (samples were
+    compared, no grid) those of the choices."""
+    verdict = read_verdict(run)
+    if verdict is not None:
+        return [file for file in verdict.files if file]
+    return sorted({name for each in choices for name in (each.left, each.right) if name})
+
+
+def choice_reason(facts: Mapping[str, Any], names: Sequence[str], choices: Sequence[Choice], file: str) -> str:
     """Return text on why checkpoint `file` may have been chosen: how its loss compares, and its result in blind choices.
-    facts: `RunView.snapshot` of the run"""
+    facts: `RunView.snapshot` of the run; names: `compared_files` of the run"""
     sentence = _chosen_by_loss(facts, file)
-    names = [each["name"] for each in facts["files"]]
-    if len(choices) < LEAST_CHOICES or file not in names:
+    if file not in names or (fit := preference(names, choices)).choices < LEAST_CHOICES:
         return sentence
-    fit = preference(names, choices)
     return f"{sentence} First with {fit.first[names.index(file)]:.0%} probability after {fit.choices} blind choices."
 
 

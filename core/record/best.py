@@ -9,6 +9,7 @@ from typing import Any
 
 from core.record import atomic
 from core.record.bounded_json import read_json_object
+from core.record.file_titles import is_average
 from core.record.journal import Line
 from core.record.problems import ProblemsError
 from core.record.stamps import cached_until_changed
@@ -167,7 +168,7 @@ class BestTracker:
         """Add an event of the journal. A run resumed from an earlier state repeats steps: its newer events replace the older ones."""
         if line["kind"] == "validated":
             self.measured = [old for old in self.measured if old["step"] < line["step"]] + [line]
-        elif line["kind"] == "saved":
+        elif line["kind"] == "saved" and not is_average(line["file"]):  # the loss of its last step is not its own
             self.saved = [old for old in self.saved if old["file"] != line["file"]] + [line]
 
     def best(self, folder: Path) -> Best | None:

@@ -1,17 +1,22 @@
 """Checkpoints that the user marked to keep, with their names: kept.json in the run folder."""
 
+import json
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from core.record import atomic
 from core.record.bounded_json import read_json_object
 from core.record.problems import ProblemsError, write_errors
+from core.record.regular import read_regular
 from core.record.run_about import checked_text
 from core.record.stamps import cached_until_changed
 
 FILE = "kept.json"
 MOST_NAME, MAX_BYTES = 80, 100_000
+RECORDS = (FILE, "choices.jsonl", "assess.json", "verdict.json")  # of a run, which name its checkpoints by file
+MOST_RECORD = 64_000_000  # bytes
 _WRITING = threading.Lock()
 
 
@@ -53,3 +58,22 @@ def keep(run: Path, file: Path, name: str | None) -> None:
             atomic.replace(run / FILE, run / f"kept-damaged-{time.time_ns()}.json")
         others = {each: title for each, title in marks or () if each != path}  # also of files that may come back
         atomic.write_json(run / FILE, others | mark)
+
+
+def follow_renamed(run: Path, old: str, new: str) -> None:
+    """Replace the file name `old` of a checkpoint by `new` in the run's marks, blind choices, assessment and comparison. Raises
+    ProblemsError if one of them cannot be written."""
+    for record in RECORDS:
+        changed = before = b""
+        with suppress(ProblemsError):  # there is none
+            changed = before = read_regular(run / record, MOST_RECORD)
+            for folder in ("", "checkpoints/"):
+                for escapes in (False, True):
+                    was, now = (
+                        json.dumps(folder + name, ensure_ascii=escapes).encode("utf-8", "backslashreplace")
+                        for name in (old, new)
+                    )
+                    changed = changed.replace(was, now)
+        if changed != before:
+            with write_errors("The marks of the earlier final checkpoint cannot be saved", str(run)), _WRITING:
+                atomic.write_bytes(run / record, changed)

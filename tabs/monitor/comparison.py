@@ -24,6 +24,7 @@ from core.engine.verdict import (
 )
 from core.generation.grids.folder import GridContent, GridFolder
 from core.generation.grids.plan import expected_steps
+from core.record.file_titles import is_average
 from core.record.problems import ProblemsError
 from core.record.workspace import Workspace
 from core.settings.job import TrainJob
@@ -149,7 +150,7 @@ def images_of(
 
     facts: the run's snapshot; opened: the grid; samples: cells that a grid still to be created takes over from the run's samples
     """
-    steps = {file["name"]: file["step"] for file in facts["files"]}
+    steps = {file["name"]: file["step"] for file in facts["files"] if not is_average(file["name"])}
     if not job.method.traits.new_words:
         steps[""] = 0  # before the first step a model gives the images of its base
     saved = {(each["step"], each["prompt"]): each["file"] for each in facts["samples"]}

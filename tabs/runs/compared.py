@@ -11,6 +11,7 @@ from core.engine.points import spread
 from core.engine.view import best_validation
 from core.record.bounded_json import read_json_object
 from core.record.events import COMPARED
+from core.record.file_titles import is_average
 from core.record.former import with_current_names
 from core.record.problems import ProblemsError
 from core.record.stamps import cached_until_changed
@@ -328,7 +329,7 @@ def differing_settings(sides: Sequence[Side]) -> dict[str, list[tuple[Any, bool]
 
 def checkpoint(side: Side) -> str:
     """Return the name of the checkpoint at the best validation, or a text on the nearest one; "" without validation."""
-    best, files = side.best, side.facts.get("files", [])
+    best, files = side.best, [file for file in side.facts.get("files", []) if not is_average(file["name"])]
     if not best:
         return ""
     if best["step"] == 0:

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from core.dataset.sources.files import printable
 from core.engine.keeping import mark_file, unmark_file
-from core.engine.verdict import choice_reason
+from core.engine.verdict import choice_reason, compared_files
 from core.formats.copies import MISSING, Copied, copy_into, require_folder
 from core.networks.misread import file_misread_problems
-from core.record.file_titles import title_of_file
+from core.record.file_titles import is_average, title_of_file
 from core.record.kept import keep, read_kept
 from core.record.preference import read_choices
 from core.record.problems import Problem, ProblemsError, write_errors
@@ -177,9 +177,10 @@ class Copies:
             return ""
 
     def _sample(self, run: Path, source: Path) -> Path | None:
-        """Return the path of the first sample of the step at which `source` was saved; None without one."""
+        """Return the path of the first sample of the step at which `source` was saved; None without one, and for an average."""
         facts = self._page.engine.snapshot(run.name)
-        step = next((each["step"] for each in facts["files"] if each["name"] == source.name), None)
+        saved = (each for each in facts["files"] if not is_average(each["name"]))
+        step = next((each["step"] for each in saved if each["name"] == source.name), None)
         return next((run / each["file"] for each in facts["samples"] if each["step"] == step), None)
 
     def keep(self, run: str, name: str, kept_name: str | None) -> None:
@@ -230,7 +231,9 @@ class Copies:
             if name is None:
                 unmark_file(source, page.workspace, task.token)
                 return
-            choice = choice_reason(page.engine.snapshot(run), read_choices(folder), source.name)
+            choices = read_choices(folder)
+            names = compared_files(folder, choices)
+            choice = choice_reason(page.engine.snapshot(run), names, choices, source.name)
             mark_file(source, name, choice, self._sample(folder, source), page.workspace, task.token)
 
     def cancel(self, run: str, name: str) -> None:

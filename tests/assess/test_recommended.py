@@ -55,6 +55,8 @@ def test_the_lowest_loss_is_used_until_the_user_has_chosen(run):
     keep(run, checkpoints / FILES[2], "")
     assert recommended(run, BEST) == (checkpoints / FILES[2], "kept")
     keep(run, checkpoints / FILES[2], None)
+    (run / COMPARISON).unlink()  # choices between samples need no grid
+    assert recommended(run, BEST) == (checkpoints / FILES[0], "preferred")
     (checkpoints / FILES[0]).unlink()
     assert recommended(run, BEST) == (checkpoints / FILES[1], "lowest"), "what is preferred was deleted"
 

@@ -137,16 +137,24 @@ def test_marks_outlive_a_missing_file_and_a_damaged_list_is_set_aside(run):
 
 def test_why_a_checkpoint_was_chosen_tells_blind_choices_from_what_was_measured():
     facts = {"best": None, "files": [{"name": "a", "step": 1}, {"name": "b", "step": 2}]}
-    few = [Choice("a", "b", "p", "left")] * 9
-    assert choice_reason(facts, few, "a") == choice_reason(facts, [], "a")
-    assert "after 10 blind choices" in choice_reason(facts, [*few, few[0]], "a")
-    assert json.dumps(choice_reason(facts, few, "gone"))
+    names, few = ["a", "b"], [Choice("a", "b", "p", "left")] * 9
+    assert choice_reason(facts, names, few, "a") == choice_reason(facts, names, [], "a")
+    assert "after 10 blind choices" in choice_reason(facts, names, [*few, few[0]], "a")
+    assert choice_reason(facts, names, [*few, Choice("a", "b", "p", "skip")], "a") == choice_reason(
+        facts, names, [], "a"
+    )
+    others = {"files": [*facts["files"], *({"name": str(step), "step": step} for step in range(3, 60))]}
+    counted = choice_reason(facts | others, names, [*few, few[0]], "a")
+    assert counted == choice_reason(facts, names, [*few, few[0]], "a"), "those that were not compared do not count"
+    assert json.dumps(choice_reason(facts, names, few, "gone"))
     best = {"step": 2, "what": "loss", "sure": "clearly better than step 1", "as_good": [], "others": 2}
-    assert choice_reason(facts | {"best": best}, [], "b") == "It has the lowest loss: clearly better than step 1."
-    assert choice_reason(facts | {"best": best}, [], "a") == "By eye: step 2 has the lowest loss."
+    assert (
+        choice_reason(facts | {"best": best}, names, [], "b") == "It has the lowest loss: clearly better than step 1."
+    )
+    assert choice_reason(facts | {"best": best}, names, [], "a") == "By eye: step 2 has the lowest loss."
     average = "fox-average-1-to-2.safetensors"
     made = facts | {"best": best, "files": [*facts["files"], {"name": average, "step": 2}]}
-    assert "the loss of an average is not measured" in choice_reason(made, [], average)
+    assert "the loss of an average is not measured" in choice_reason(made, names, [], average)
     equal = facts | {"best": best | {"as_good": [1]}}
-    assert "1 other one cannot be told apart" in choice_reason(equal, [], "b")
-    assert "its loss cannot be told apart from the lowest one, of step 2" in choice_reason(equal, [], "a")
+    assert "1 other one cannot be told apart" in choice_reason(equal, names, [], "b")
+    assert "its loss cannot be told apart from the lowest one, of step 2" in choice_reason(equal, names, [], "a")

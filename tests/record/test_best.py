@@ -137,5 +137,8 @@ def test_repeated_steps_and_files_that_are_gone_count_anew(tmp_path):
     assert tracker.best(tmp_path).step == 1, "step 3 was forgotten with the life that measured it"
     write_best(tmp_path, tracker.best(tmp_path))
     assert read_best(tmp_path) == ("checkpoints/x-1.safetensors", "best")
+    average = "checkpoints/x-average-1-to-2.safetensors"
+    (tmp_path / average).write_bytes(b"x")
+    tracker.take({"kind": "saved", "seq": 9, "step": 1, "file": average, "bytes": 1})
     (tmp_path / "checkpoints/x-1.safetensors").unlink()
     assert tracker.best(tmp_path).step == 2 and read_best(tmp_path) is None

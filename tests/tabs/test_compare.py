@@ -233,6 +233,8 @@ def test_the_facts_of_both(sides):
 def test_what_neither_run_tells_is_left_out_and_no_file_is_named_that_is_gone(sides):
     a, b = sides(a={"validated": [(0, 0.1)]}, b={"validated": [(20, 0.1)]})
     assert checkpoint(a) == "the base model" and checkpoint(b) == "no file left"
+    average = {"name": "one-average-20-to-40.safetensors", "step": 20, "bytes": 1}
+    assert checkpoint(replace(b, facts=b.facts | {"files": [average]})) == "no file left"
     assert not {"Peak memory", "Preset", "Latest file"} & {row.title for row in fact_rows(a, b)}
 
 

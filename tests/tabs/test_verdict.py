@@ -417,14 +417,23 @@ def test_files_do_not_move_under_a_job_that_reads_them_and_come_back_once(page):
 
 
 def test_an_average_becomes_a_new_checkpoint_of_the_comparison(page):
+    sample = {"kind": "sample", "step": 40, "index": 0, "prompt": "a fox", "seed": 4, "file": "samples/40.png"}
+    with open(page.workspace.runs / RUN / "events.jsonl", "a") as journal:
+        journal.write(json.dumps({"v": 1, "seq": 901, "time": 9.0, **sample}) + "\n")
     command(page, "grid")
     names = [column["file"] for column in part(page)["columns"][1:]]
     command(page, "verdict_average", files=names, power="")
     shown = part(page)
     assert shown["making"]["new"] == 1 and shown["average"]["saved"] == "average 20 to 40"
+    average = page.engine.snapshot(RUN)["files"][-1]
+    command(page, "verdict_keep", file=average["name"], keep=True, title="mean")
+    wait_until(lambda: NAME in read_header(Path(average["path"]))[1])
+    assert THUMBNAIL not in read_header(Path(average["path"]))[1], "the sample of its last step is not its own"
     page.engine.entries = []
     command(page, "grid")
-    assert [column["label"] for column in part(page)["columns"]][-1] == "average 20 to 40"
+    shown = part(page)
+    assert [column["label"] for column in shown["columns"]][-1] == "average 20 to 40"
+    assert [bool(cell) for cell in shown["images"]["1"][0]][-2:] == [True, False]
 
 
 def test_bad_input_is_said_or_leaves_nothing_to_show(page):

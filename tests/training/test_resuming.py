@@ -61,12 +61,23 @@ def test_a_finished_run_trains_further_as_if_it_had_been_longer_and_keeps_its_fi
     whole, short = ended(3), train(**steps(2))
     short.start()
     first = short.file().read_bytes()
+    records = {"kept.json": "kept", "choices.jsonl": "left", "assess.json": "cells", "verdict.json": "files"}
+    for name, key in records.items():
+        (short.folder.path / name).write_text(
+            json.dumps({f"checkpoints/{short.file().name}": key, key: short.file().name})
+        )
     again = short.again()
     again.job = extend(short.folder, {"schedule": {"max_train_steps": 3}, "saving": {"training_comment": "longer"}})
     assert json.loads((short.folder.path / "job-1.json").read_text())["schedule"]["max_train_steps"] == 2
     assert again.start() == "done"
     assert same(whole.file(), again.file()) and again.losses() == whole.losses()
-    assert short.file("t-step00000002.safetensors").read_bytes() == first
+    renamed = short.file("t-step00000002.safetensors")
+    assert renamed.read_bytes() == first
+    for name, key in records.items():  # else they would be of the new final checkpoint
+        assert json.loads((short.folder.path / name).read_text()) == {
+            f"checkpoints/{renamed.name}": key,
+            key: renamed.name,
+        }
 
 
 def test_a_resumed_run_cannot_end_before_what_it_has_trained(train):

@@ -13,7 +13,7 @@ from core.networks.misread import file_misread_problems
 from core.record import atomic
 from core.record.events import Saved
 from core.record.journal import read_lines
-from core.record.kept import read_kept
+from core.record.kept import follow_renamed, read_kept
 from core.record.problems import ProblemsError
 from core.record.workspace import resolve_path
 from core.settings.base import every
@@ -156,6 +156,7 @@ class Checkpoints:
         if step < total and not target.exists():
             for old, new in zip(self._files_of(path), self._files_of(target), strict=True):
                 if old.exists():
+                    follow_renamed(self.context.folder.path, old.name, new.name)  # its name is the next final one's
                     atomic.replace(old, new)
                     self.context.journal.put(Saved(step, f"checkpoints/{new.name}", bytes_of(new)))
 
