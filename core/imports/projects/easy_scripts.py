@@ -126,7 +126,7 @@ def _other_tables(tables: Mapping[str, Any]) -> Iterator[Entry]:
         elif name != "subsets":
             yield Entry("unavailable", name, written_value(value), sentence=UNREAD)
         elif others := [each for each in (value if isinstance(value, list) else [value]) if not isinstance(each, dict)]:
-            yield Entry("unavailable", name, written_value(others), sentence="is no folder with its settings")
+            yield Entry("unavailable", name, written_value(others), sentence="is not a folder with its settings")
 
 
 def _word(value: Any) -> str:
