@@ -8,10 +8,8 @@ from core.record.problems import Problem
 from core.settings.memory import MemorySettings
 
 SLICE = "auto"  # diffusers' name for half of the heads at a time
-FACTORS = (
-    "rescale_output_factor",
-    "output_scale_factor",
-)  # by which diffusers divides what an attention or residual block returns
+# Attributes by which diffusers divides what an attention or residual block returns
+FACTORS = "rescale_output_factor", "output_scale_factor"
 
 
 class NoDivision:
