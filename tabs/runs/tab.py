@@ -70,15 +70,16 @@ def build(page: Page) -> None:
     page.commands["look"] = lambda data, browser: None  # only requests the current parts
     client, state = client_state(), gr.State({})
     shown = {"client": client, "main": main, "copy": copy}
-    outputs = {"state": state, "tabs": page.tabs, **shown}
+    outputs = {"tabs": page.tabs, **shown}
     page.on_show(TAB, handlers.show, state, shown)
     page.on_tick(TAB, handlers.tick, [client, state], {"client": client, "main": main}, seconds=SECONDS)
     page.on_act(main, handlers.act, state, outputs)
-    page.on_act(copy, handlers.copy_act, state, outputs)
+    page.on_act(copy, handlers.copy_act, state, shown)
 
 
 class RunHandlers:
-    """Handlers of the tab's events. The gr.State `state` of each browser has its open run and the view of the list."""
+    """Handlers of the tab's events. The gr.State `state` of each browser has its open run and the view of the list. It is changed in
+    place: an event that waits for its turn already has it, and must see what the events before it change."""
 
     def __init__(self, page: Page):
         self.page = page
@@ -160,13 +161,13 @@ class RunHandlers:
     # -- actions
 
     def act(self, state: dict[str, Any], event: gr.EventData):
-        """Handle an event and return the outputs: new `state`, HTML, and "tabs" to open another tab. Raises ProblemsError.
+        """Handle an event and return the outputs: HTML, and "tabs" to open another tab. Raises ProblemsError.
 
-        state: the browser's, each key may be missing: "open", "copy": names of the open run and of its file to copy, "picked": names,
-        "show", "sort", "find", "page": of the table, "setting", "values": of runs to repeat
+        state: the browser's, which is changed; each key may be missing: "open", "copy": names of the open run and of its file to copy,
+        "picked": names, "show", "sort", "find", "page": of the table, "setting", "values": of runs to repeat
         """
         act, arg, value = board_event(event)
-        state, opened = dict(state), str(state.get("open", ""))
+        opened = str(state.get("open", ""))
         if act in ("open", "back"):
             state |= {"open": arg if act == "open" else "", "copy": "", "setting": "", "values": ""}
         elif act in ("show", "sort", "find"):
@@ -214,10 +215,7 @@ class RunHandlers:
             state |= {"open": "", "copy": ""}
         elif act == "delete-picked":
             state["picked"] = self._delete(state.get("picked", ()))
-        return self.show(state) | {
-            "state": state,
-            "tabs": gr.Tabs(selected=LEADS_TO[act]) if act in LEADS_TO else gr.skip(),
-        }
+        return self.show(state) | {"tabs": gr.Tabs(selected=LEADS_TO[act]) if act in LEADS_TO else gr.skip()}
 
     def _delete(self, names: Sequence[str]) -> list[str]:
         """Move the named runs to the trash; return those that could not be moved. Shows a message with the problems."""
@@ -256,8 +254,8 @@ class RunHandlers:
         act, _, value = board_event(event)
         if act == "into":
             self.copies.start(str(state.get("open", "")), str(state.get("copy", "")), value)
-        state = {**state, "copy": ""}
-        return self.show(state) | {"state": state}
+        state["copy"] = ""
+        return self.show(state)
 
     def _longer(self, name: str, text: str, after: str) -> dict[str, Any]:
         """Return the changes that give the run a new length `text`, in epochs, or in steps if these are set.

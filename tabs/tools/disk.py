@@ -43,26 +43,28 @@ def build(page: Page) -> None:
     state = gr.State({})
     card = board("tools-disk", AWAITED)
     page.on_show("Tools", handlers.html, state, card)
-    page.on_act(card, handlers.act, state, [state, card])
+    page.on_act(card, handlers.act, state, card)
 
 
 class DiskHandlers:
-    """Handlers of the card's buttons. The gr.State `state` of each browser: {"keep": GB of each cache to keep, as text}, or {}."""
+    """Handlers of the card's buttons. The gr.State `state` of each browser: {"keep": GB of each cache to keep, as text}, or {}. It is
+    changed in place: a press that waits for its turn already has it, and must see what was typed before it."""
 
     def __init__(self, page: Page):
         self.page = page
 
-    def act(self, state: dict[str, Any], event: gr.EventData) -> tuple[dict[str, Any], str]:
-        """Handle an event. Returns (new `state`, HTML of the card). Raises ProblemsError."""
+    def act(self, state: dict[str, Any], event: gr.EventData) -> str:
+        """Handle an event and return the card's HTML. Raises ProblemsError."""
         act, arg, value = board_event(event)
-        state = {"keep": value if act == "keep" else state.get("keep", "0")}
-        if act == "prune" and arg in CACHES:
-            self.page.say("done", f"{size_words(self._prune(arg, state['keep']))} freed.")
+        if act == "keep":
+            state["keep"] = value
+        elif act == "prune" and arg in CACHES:
+            self.page.say("done", f"{size_words(self._prune(arg, state.get('keep', '0')))} freed.")
         elif act == "put-back":
             self.page.say("done", f"{restore_run(arg, self.page.workspace, self.page.engine.people)} is in Runs again.")
         elif act == "delete" and arg in (RUNS, IMAGES, GENERATED):
             self.page.say("done", f"{size_words(self._delete(arg))} freed.")
-        return state, self.html(state)
+        return self.html(state)
 
     def _prune(self, name: str, keep: str) -> int:
         """Delete the oldest files of cache `name` until at most `keep` GB (a text) are left; return the bytes freed.

@@ -39,10 +39,10 @@ def loras(tmp_path):
 
 
 def copy(desk, text, place=None, name=FILE):
-    """Name a folder in the panel and press Copy; returns the browser's place and what it shows."""
-    place, panel = itemgetter("state", "copy")(desk.act(place or {"open": RUN}, event("copy-to", name)))
-    assert "copy-folder" in panel
-    return desk.copy_act(place, event("into", value=text))
+    """Name a folder in the panel and press Copy; returns what the browser shows, and its "place"."""
+    place = place or {"open": RUN}
+    assert "copy-folder" in desk.act(place, event("copy-to", name))["copy"]
+    return desk.copy_act(place, event("into", value=text)) | {"place": place}
 
 
 def ended(desk) -> None:
@@ -52,7 +52,7 @@ def ended(desk) -> None:
 def test_the_folder_is_remembered_for_the_next_file_and_the_next_server(desk, loras, tmp_path):
     page = desk.page
     assert 'data-act="copy-to"' in desk._main({"open": RUN}) and 'data-act="copy"' not in desk._main({"open": RUN})
-    place, shown, panel = itemgetter("state", "main", "copy")(copy(desk, str(loras)))
+    place, shown, panel = itemgetter("place", "main", "copy")(copy(desk, str(loras)))
     assert panel == "" and 'data-act="copy"' in shown
     ended(desk)
     assert "Copied: " in desk._main(place) and (loras / FILE).is_file()
@@ -72,7 +72,7 @@ def test_programs_get_a_sample_as_preview_which_replaces_nothing(desk, loras, tm
     desk.page.engine.snapshot = lambda run: snapshot(run) | {"samples": samples}
     preview = loras / FILE.replace(".safetensors", ".preview.png")
     preview.write_text("mine")
-    place = copy(desk, str(loras))["state"]
+    place = copy(desk, str(loras))["place"]
     ended(desk)
     assert preview.read_text() == "mine" and "preview" not in desk._main(place)
     preview.unlink()
@@ -134,17 +134,17 @@ def test_a_kept_file_is_copied_under_the_name_it_is_kept_with(desk, loras):
 def test_a_copy_that_ends_with_the_text_of_the_one_before_is_shown_as_ended(desk, loras, monkeypatch):
     before = copy(desk, str(loras))
     ended(desk)
-    shown = desk.show(before["state"])
+    shown = desk.show(before["place"])
     assert "Copied: " in shown["main"]
     (loras / FILE).unlink()
     release = threading.Event()
     whole = runs_copy.copy_into
     monkeypatch.setattr(runs_copy, "copy_into", lambda *args, **named: release.wait(20) and whole(*args, **named))
-    again = shown | desk.act(before["state"], event("copy", FILE))
+    again = shown | desk.act(before["place"], event("copy", FILE))
     assert "Copied: " not in again["main"]
     release.set()
     ended(desk)
-    assert "Copied: " in desk.tick(again["client"], again["state"])["main"]
+    assert "Copied: " in desk.tick(again["client"], before["place"])["main"]
 
 
 def test_undoing_a_keep_says_where_the_copy_stays(desk, loras):
@@ -252,12 +252,16 @@ def test_copies_wait_for_each_other_and_a_cancelled_one_leaves_nothing(desk, lor
 
 
 def test_cancel_closes_the_panel(desk):
-    place, panel = itemgetter("state", "copy")(desk.act({"open": RUN}, event("copy-to", FILE)))
-    assert "copy-folder" in panel and desk.copy_act(place, event("shut"))["copy"] == ""
+    place = {"open": RUN}
+    assert (
+        "copy-folder" in desk.act(place, event("copy-to", FILE))["copy"]
+        and desk.copy_act(place, event("shut"))["copy"] == ""
+    )
 
 
 def test_leaving_the_run_closes_the_panel(desk):
-    place = desk.act({"open": RUN}, event("copy-to", FILE))["state"]
+    place = {"open": RUN}
+    desk.act(place, event("copy-to", FILE))
     panel = desk.act(place, event("back"))["copy"]
     assert panel == ""
 
