@@ -21,7 +21,7 @@ from core.settings.model import FAMILIES
 TEXT_TOKENS = 77
 SHARE = 0.9  # of a GPU's memory, for a generation: the rest is for the screen and other programs
 # fp32 tensors that the VAE in strips needs at once: strips of the widest map, and whole maps of its attention.
-STRIP_TENSORS, MIDDLE_TENSORS = 3, 9
+STRIP_TENSORS, MIDDLE_TENSORS = 3, 8
 STRIPS = 8  # if the number is not set
 # Factor for reordered copies in convolutions on a CPU, measured in the VAE. For the gradient of SD 1.5 in fp32, 1.2 to
 # 1.3 was measured at 512 px and 1.4 to 1.6 at 256 px; for the starter up to 2 (docs/benchmarks.md).
