@@ -5,6 +5,7 @@ from typing import Any
 
 from core.assess.statistics import Interval, NotMeasured, mean_of
 from core.assess.target import Checkpoint, Target
+from core.record.best import BestTracker
 from core.record.file_titles import is_average
 from core.record.journal import read_lines
 from core.record.units import loss_words
@@ -14,8 +15,10 @@ def recorded(target: Target, checkpoint: Checkpoint) -> dict[str, Any]:
     """Return `loss_of` for the checkpoint's step from the run's journal. Raises NotMeasured, also for an average of checkpoints."""
     if is_average(checkpoint.path.name):
         raise NotMeasured("the training did not measure averages")
-    lines = (line for line in read_lines(target.run.journal_file) if line["kind"] == "validated")
-    return loss_of({line["step"]: line for line in lines}, checkpoint.step)
+    tracker = BestTracker()
+    for line in read_lines(target.run.journal_file):
+        tracker.take(line)
+    return loss_of({line["step"]: line for line in tracker.measured}, checkpoint.step)
 
 
 def loss_of(lines: Mapping[int, Mapping[str, Any]], step: int) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from importlib import import_module
 from itertools import pairwise
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -266,3 +267,11 @@ def test_every_measure_says_its_result_or_why_it_has_none():
         assert all(
             callable(getattr(module, name)) for name in ("recorded" if measure.recorded else "measure", "sentence")
         )
+
+
+def test_losses_that_a_resumed_run_measured_again_replace_the_later_ones_too(monkeypatch):
+    lines = [line(20, [0.3] * 4), line(40, [0.1] * 4), line(20, [0.2] * 4)]
+    monkeypatch.setattr(loss, "read_lines", lambda file: lines)
+    run = SimpleNamespace(run=SimpleNamespace(journal_file=None))
+    data = loss.recorded(run, SimpleNamespace(path=Path("fox-step00000020.safetensors"), step=20))
+    assert (data["loss"], data["lowest"]) == (0.2, 20)
