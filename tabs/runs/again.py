@@ -65,7 +65,7 @@ def planned_runs(job: TrainJob, path: str, text: str, run: RunSummary, facts: di
         what = f"{len(values)} values are given" if values[0] else "No value is given"
         raise ProblemsError.one(what, entry.title, f"write 1 to {MOST} values, separated by spaces", "again.values")
     problems: list[Problem] = []
-    jobs: list[TrainJob] = []
+    jobs: dict[Any, TrainJob] = {}  # by value: 1e-4 and 0.0001 are one run
     for each in values:
         try:
             value = SWITCH.get(each.lower(), each) if entry.kind == "bool" else value_from(entry, each)
@@ -74,13 +74,14 @@ def planned_runs(job: TrainJob, path: str, text: str, run: RunSummary, facts: di
             ending = f"-{entry.name}-{safe_name(each)}"
             name = job.saving.output_name[: MOST_NAME - len(ending)]
             changed["saving"] = changed.get("saving", {}) | {"output_name": f"{name}{ending}"}
-            jobs.append(build(TrainJob, changed))
+            new = build(TrainJob, changed)
+            jobs.setdefault(value_of(new, path), new)
         except ProblemsError as error:
             problems += error.problems
     raise_if_errors(problems)
     pace = run.seconds / run.step if run.step else None
-    seconds = sum(_steps(each, job, int(facts.get("total") or 0)) for each in jobs) * pace if pace else None
-    return PlannedRuns(entry, [str(text_of(entry, value_of(each, path))) for each in jobs], jobs, seconds)
+    seconds = sum(_steps(each, job, int(facts.get("total") or 0)) for each in jobs.values()) * pace if pace else None
+    return PlannedRuns(entry, [str(text_of(entry, value)) for value in jobs], [*jobs.values()], seconds)
 
 
 def _parts(entry: Declared, text: str) -> list[str]:

@@ -67,6 +67,10 @@ def test_runs_are_queued_all_or_none_and_a_run_that_is_gone_is_said(page, planne
         agains.start("20260101-120000_gone", "network.rank", "4")
 
 
+def test_one_value_in_two_spellings_is_one_run(planned):
+    assert planned("optimizer.learning_rate", "1e-4 0.0001 2e-4").values == ["1e-4", "2e-4"]
+
+
 def test_the_time_follows_the_number_of_steps_at_the_pace_of_the_run(page, planned):
     pace = page.engine.run(A).seconds / 60
     assert planned("network.rank", "4").seconds == pytest.approx(60 * pace)
