@@ -31,6 +31,7 @@ const put = (field, value) => {
 };
 const fields = () => [...element.querySelectorAll('input, select, textarea')];
 const said = (target, more) => {
+  atelier.asksHere();
   atelier.turn = (atelier.turn || 0) + 1;  // the server handles them in this order (Browsers.in_turn)
   const row = target.closest('[data-listed]'), listed = row ? {listed: row.dataset.listed} : {};
   const chosen = (atelier.chosen[element.parentElement.closest('.board').id] || Object)();

@@ -184,7 +184,8 @@
   atelier.refill = () => { if (buses.form) send("refill"); else setTimeout(atelier.refill, 100); };
   /** An action on runs, the queue or a download. */
   let askedOn = "";  // the tab on which something was asked for last: only from there an answer leads to another one
-  atelier.command = (name, data) => { askedOn = atelier.openTab(); return buses.pulse && buses.pulse.trigger("command", {name, ...(data || {})}); };
+  atelier.asksHere = () => { askedOn = atelier.openTab(); };
+  atelier.command = (name, data) => { atelier.asksHere(); return buses.pulse && buses.pulse.trigger("command", {name, ...(data || {})}); };
   atelier.pulse = () => buses.pulse;
   /** A pressed button takes no second press, until it is drawn again, an error comes (it was refused), or nothing has come of the first one. */
   const pressed = new Set();
@@ -224,7 +225,7 @@
   };
   atelier.startMessage = async (how) => {
     const button = atelier.byId(how === "start" ? "start" : "enqueue");
-    askedOn = atelier.openTab();
+    atelier.asksHere();
     if (atelier.jsonEdited && atelier.jsonEdited() && !(await atelier.dialog({title: "Discard the JSON edits?", ok: "Discard",
       text: "The JSON has edits that are not applied. Training uses the form's values."}))) return JSON.stringify({how: "nothing"});
     const token = crypto.getRandomValues(new Uint32Array(2)).join("-");

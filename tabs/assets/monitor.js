@@ -343,8 +343,8 @@
     while (list.children.length > listed.length) list.lastElementChild.remove();
     if (!listed.length) list.replaceChildren(h("li", {class: "none"}, "No messages."));
     if (atEnd) list.scrollTop = list.scrollHeight;
-    /* Errors stand at the top of the page too, in plain words, until the run is left. */
-    const errors = lines.filter((line) => line.level === "error").slice(-3);
+    /* Errors stand at the top of the page too, in plain words and each once, until the run is left. */
+    const errors = lines.filter((line, n) => line.level === "error" && !lines.slice(n + 1).some((later) => later.text === line.text)).slice(-3);
     const holder = byId("run-errors"), said = errors.map((line) => ({what: line.text, fix: line.fix, level: "error"}));
     if (atelier.differs(holder, errors)) holder.replaceChildren(...(errors.length ? [atelier.problems(said)] : []));
   };

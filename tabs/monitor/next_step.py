@@ -39,8 +39,8 @@ def next_step(state: str, resumable_step: int, fix: str = "") -> NextStep | None
     return NextStep("continue", "Restart", "No training state was saved")
 
 
-def resume(page: Page, browser: Browser, name: str, changes: dict[str, Any] | None = None) -> bool:
-    """Resume a run and show in `browser` whether it waits and whether the queue runs again; return whether it begins now. Raises
+def resume(page: Page, browser: Browser, name: str, changes: dict[str, Any] | None = None) -> None:
+    """Resume a run and show in `browser` whether it waits and whether the queue runs again, or Monitor if it begins now. Raises
     ProblemsError. changes: as in `Engine.continue_run`"""
     engine = page.engine
     was_paused, entry = engine.queue_paused, engine.continue_run(name, changes)
@@ -48,10 +48,8 @@ def resume(page: Page, browser: Browser, name: str, changes: dict[str, Any] | No
     title, begins = run.title if run is not None else name, wait is None or wait.begins
     text = f"Added to the queue: {title}, {wait.words}" if wait is not None and not begins else f"{title} continues"
     others = [each for each in engine.queue() if each.state == "waiting" and lane_of(each) == "device"]
-    if runs_again := was_paused and not engine.queue_paused:
+    if was_paused and not engine.queue_paused:
         text += "; the queue runs again"
         behind = sum(each.id != entry for each in others) if begins else 0
         text += f", {count(behind, 'job')} wait{'s' * (behind == 1)} behind it" if behind else ""
-    if runs_again or not begins:
-        page.browsers.say(browser, "done", f"{text}.")
-    return begins
+    page.browsers.say(browser, "done", f"{text}.", go="Monitor" if begins else "")

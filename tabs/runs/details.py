@@ -4,7 +4,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 from core.engine.points import spread
 from core.engine.queue import whose_run
@@ -24,7 +23,7 @@ from tabs.form.project import FIELDS
 from tabs.markup import breakable, button, client_rendered, esc, facts, link, section, short
 from tabs.monitor.charts import loss_series
 from tabs.monitor.next_step import next_step
-from tabs.runs.view import badge, next_step_button, star, waiting_jobs, when
+from tabs.runs.view import badge, monitor_link, next_step_button, star, waiting_jobs, when
 
 LOG_SHOWN = 60
 SAMPLE_STEPS = 6
@@ -72,12 +71,12 @@ def _head(run: RunSummary, has_job: bool, other_owner: str, sure: str) -> str:
     back = button("back", "All runs", kind="quiet")
     actions = [next_step_button(run, other_owner)]
     if run.state in ("running", "paused"):
-        actions.append(button("watch", "Watch in Monitor", run.name, kind="primary"))
+        actions.append(monitor_link(run.name, "Watch in Monitor", "primary"))
     if run.files:
         actions.append(button("draw", "Generate with it", run.name))
         if run.state not in ("running", "paused", "waiting"):
             about = "Its checkpoints next to the base model, in Monitor"
-            actions.append(f'<a class="btn" href="#Monitor/{quote(run.name)}" title="{about}">Compare checkpoints</a>')
+            actions.append(monitor_link(run.name, "Compare checkpoints", title=about))
     step = next_step(run.state, run.resumable_step, run.fix)
     if has_job and not (step and step.name == "settings"):
         actions.append(button("use", "Use its settings", run.name))

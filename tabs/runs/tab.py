@@ -51,12 +51,8 @@ if TYPE_CHECKING:
 TAB = "Runs"
 PUT_BACK = "put_back_runs"  # command
 SECONDS = 2.0
-LEADS_TO = {  # the tab that an act opens
-    **dict.fromkeys(("watch", "continue", "longer", "longer-constant", "longer-restart"), "Monitor"),
-    **dict.fromkeys((copies.CONVERTS, "report-card"), "Tools"),
-    "use": "Train",
-    "draw": "Generate",
-}
+# The tab that an act opens
+LEADS_TO = {copies.CONVERTS: "Tools", "report-card": "Tools", "use": "Train", "draw": "Generate"}
 
 
 def build(page: Page) -> None:
@@ -187,10 +183,10 @@ class RunHandlers:
         elif act == "page":
             state["page"] = page_of(value or arg, 10**6)
         elif act == "continue":
-            act = act if resume(self.page, self.page.browser, arg) else ""
+            resume(self.page, self.page.browser, arg)
         elif act in ("longer", "longer-constant", "longer-restart"):
             changes = self._longer(arg, value, act.removeprefix("longer").removeprefix("-"))
-            act = act if resume(self.page, self.page.browser, arg, changes) else ""
+            resume(self.page, self.page.browser, arg, changes)
         elif act == "prove":
             self.proofs.start(arg)
         elif act == "unprove":

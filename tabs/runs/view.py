@@ -193,6 +193,11 @@ def waiting_jobs(runs: Collection[str], form_page: FormPage) -> str:
     return waiting_jobs_sentence(runs, form_page.engine.queue(), form_page.workspace, form_page.engine.people)
 
 
+def monitor_link(run: str, text: str, kind: str = "", title: str = "") -> str:
+    """Return the HTML of a link to a run in Monitor. kind: of the button, such as "primary"."""
+    return f'<a class="btn {kind}" href="#Monitor/{quote(run)}" title="{esc(title)}">{esc(text)}</a>'
+
+
 def compare_address(*names: str) -> str:
     """Return the URL of the comparison of the named runs."""
     return f"#Runs/{'/'.join(quote(name, safe='') for name in names)}"
@@ -212,7 +217,7 @@ def _row(run: RunSummary, form_page: FormPage, picked: bool) -> str:
     steps = f"{run.step:,} / {run.total:,}" if run.total else f"{run.step:,}"
     other_owner = whose_run(run.person, form_page.engine.people)
     actions = next_step_button(run, other_owner)
-    actions += button("watch", "Watch", run.name) if run.state in ("running", "paused") else ""
+    actions += monitor_link(run.name, "Watch") if run.state in ("running", "paused") else ""
     best = f"{loss_words(run.best[0])} @ {run.best[1]:,}" if run.best else ""
     checkbox = (
         f'<input type="checkbox" data-act="pick" data-arg="{esc(run.name)}"{" checked" if picked else ""} '

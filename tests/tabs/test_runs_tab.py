@@ -234,8 +234,8 @@ def test_a_made_up_name_reaches_no_folder(desk, name):
 
 def test_continue_queues_the_run_once_and_leads_to_monitor(desk):
     write_run(desk.page, "20260101-120000_one", "interrupted")
-    tabs = desk.act({}, event("continue", "20260101-120000_one"))["tabs"]
-    assert tabs.selected == "Monitor"
+    desk.act({}, event("continue", "20260101-120000_one"))
+    assert desk.page.browser.message["go"] == "Monitor"
     assert [entry.run for entry in desk.page.engine.queue()] == ["20260101-120000_one"]
     with refused("runs.queued"):
         desk.act({}, event("continue", "20260101-120000_one"))
@@ -244,8 +244,8 @@ def test_continue_queues_the_run_once_and_leads_to_monitor(desk):
 def test_a_run_that_is_resumed_behind_another_job_says_so_and_leads_nowhere(desk):
     write_run(desk.page, "20260101-120000_one", "interrupted")
     desk.page.engine.waits = lambda: {entry.id: Wait("fox", 80.0) for entry in desk.page.engine.queue()}
-    tabs = desk.act({}, event("continue", "20260101-120000_one"))["tabs"]
-    assert not hasattr(tabs, "selected") and f"Added to the queue: one, {Wait('fox', 80.0).words}." in said(desk)
+    desk.act({}, event("continue", "20260101-120000_one"))
+    assert not desk.page.browser.message["go"] and f"Added to the queue: one, {Wait('fox', 80.0).words}." in said(desk)
 
 
 @pytest.mark.parametrize("tab", ["Runs", "Monitor"])
@@ -257,13 +257,13 @@ def test_resuming_says_what_happens_to_the_queue_and_a_run_that_waits_offers_no_
 
     def resume(name):
         if tab == "Runs":
-            return desk.act({}, event("continue", name))["tabs"]
+            return desk.act({}, event("continue", name))
         return monitor._command(page, "continue", {"run": name}, page.browser)
 
     engine.pause_queue()
     engine._queue_run(names[1])
-    shown = resume(names[0])
-    assert engine.queue_paused and not hasattr(shown, "selected")
+    resume(names[0])
+    assert engine.queue_paused and not page.browser.message["go"]
     assert "Added to the queue: one, waiting in the paused queue, after 1 job." in said(desk)
     assert "waiting in the queue" in desk._main({}) and "waiting in the queue" in desk._main({"open": names[0]})
     assert desk._main({}).count('data-act="continue"') == 1 and 'act="continue"' not in desk._main({"open": names[0]})
