@@ -10,8 +10,9 @@ from playwright.sync_api import expect
 from work_parts import wait_until
 
 from core.engine.engine import Engine
+from core.record.run_folder import seal_state
 
-ONE, TWO = "20260101-120000_one", "20260102-130000_two"
+ONE, TWO, THREE = "20260101-120000_one", "20260102-130000_two", "20260103-140000_three"
 NO_CLIPBOARD = "Object.defineProperty(navigator, 'clipboard', {value: undefined})"  # as on a page of another machine
 
 
@@ -116,5 +117,28 @@ def test_a_file_is_copied_to_another_program_by_keyboard_and_then_in_one_click_a
     tab.get_by_role("button", name=f"Copy {file} to {loras}").click()
     expect(tab.locator(".copying")).to_contain_text("Already there: ")
     assert [path.name for path in loras.iterdir()] == [file]
+    window.close()
+    assert window.errors == []
+
+
+@pytest.mark.slow
+def test_a_resumed_run_is_shown_in_monitor_where_another_one_was_chosen(made, chromium):
+    from page_server import Visit
+
+    gone = {"dataset": {"folder": "sets/gone"}}
+    state = make_run(made.workspace.runs, THREE, settings=gone, ended=("stopped", "", "")) / "state" / "step00000030"
+    state.mkdir(parents=True)
+    (state / "training.pt").write_bytes(b"weights")
+    seal_state(state)
+    window = Visit(chromium, made.url)
+    tab = window.open(f"Monitor/{ONE}")
+    tab.get_by_role("tab", name="Runs", exact=True).click()
+    tab.locator("table.runs tr", has_text="three").get_by_role("button", name="Resume training").click()
+    expect(tab.locator("#run-title")).to_have_text("three")
+    expect(tab.locator("#run-errors")).to_contain_text("sets/gone")
+    tab.get_by_role("tab", name="Runs", exact=True).click()
+    tab.locator(f"table.runs button.open[data-arg='{ONE}']").click()
+    tab.get_by_role("link", name="Compare checkpoints").click()
+    expect(tab.locator("#run-title")).not_to_have_text("three")
     window.close()
     assert window.errors == []
