@@ -168,10 +168,10 @@ def _picks(runs: Sequence[RunSummary], picked: Sequence[str], other_owner: str, 
 
     other_owner: text on the owner of the first selected run of another user (`whose_run`), "" if there is none
     """
-    if len(runs) < 2:
-        return ""
     titles = {run.name: run.title for run in runs}
     chosen = [name for name in picked if name in titles]
+    if len(runs) < 2 and not chosen:
+        return ""
     if not chosen:
         return (
             '<p class="hint picks-line" role="status">Select two to four runs to compare, or any number to delete.</p>'
@@ -179,7 +179,7 @@ def _picks(runs: Sequence[RunSummary], picked: Sequence[str], other_owner: str, 
     text = " and ".join(f"<b>{esc(titles[name])}</b> <span class='hint'>{esc(moment(name))}</span>" for name in chosen)
     if len(chosen) > 2:
         text = f"<b>{count(len(chosen), 'selected run')}</b>"
-    go = '<span class="hint">Select another run to compare with.</span>' if len(chosen) == 1 else ""
+    go = '<span class="hint">Select another run to compare with.</span>' if len(chosen) == 1 < len(runs) else ""
     if 2 <= len(chosen) <= len(LETTERS):
         go = f'<a class="btn primary" href="{esc(compare_address(*chosen))}">Compare</a>'
     sure, disabled = waiting_jobs(chosen, form_page), bool(other_owner)

@@ -38,6 +38,11 @@ if TYPE_CHECKING:
 MOST_ROWS, MOST_LETTERS = 200, 200  # of a kind in a report, and of a name or key
 MOST_FILES = 20  # opened together
 WEIGHTS, MOST_BYTES = ".safetensors", 1 << 32  # of a LoRA, of which the browser sends the header
+# One path of a file of settings, and no command
+PATH = re.compile(
+    r"(?:/|~|\\|\.{1,2}[/\\]|[A-Za-z]:)(?:(?! -).)*\.(?:json|toml|ya?ml|sh|bat|ps1|ipynb|txt|env|safetensors)",
+    re.IGNORECASE,
+)
 STOP = re.compile(r'"data_offsets":\s*\[\d{1,15},\s*(\d{1,15})\]')  # where a tensor ends
 
 
@@ -112,10 +117,14 @@ def _unused_fix(name: str, text: str, main: str, lacks: bool) -> str:
 
 
 def _pasted_file(page: Page, text: str) -> Path | None:
-    """Return the file whose path was pasted; None for other texts, and on a shared page."""
+    """Return the file whose path was pasted; None for other texts, and on a shared page. Raises ProblemsError for the path of a file of
+    settings that does not exist."""
     line = "" if page.shared or len(text) > LONGEST_PASTED else pasted_path(text)
     with suppress(OSError, ValueError, RuntimeError):
-        return resolve_path(line) if line and resolve_path(line).is_file() else None
+        if line and resolve_path(line).is_file():
+            return resolve_path(line)
+    if PATH.fullmatch(line):
+        raise ProblemsError.one("There is no such file where Atelier runs", line, "check the path", "import.no-file")
     return None
 
 

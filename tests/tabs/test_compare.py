@@ -459,6 +459,8 @@ def test_several_runs_are_deleted_at_once_and_one_that_trains_stays(page, sides)
 def test_one_run_alone_is_not_offered_for_comparison(page):
     make_run(page.workspace.runs, A)
     assert "to compare" not in RunHandlers(page)._main({})
+    shown = RunHandlers(page)._main({"picked": [A]})
+    assert "to compare" not in shown and "delete-picked" in shown
 
 
 def test_facts_that_stand_for_both_fill_one_row(sides):

@@ -82,6 +82,11 @@ def test_the_pasted_path_of_a_file_is_read_but_not_on_a_shared_page(page, tmp_pa
     shared = make_page(tmp_path / "page", shared=True)
     with refused("import.unknown"):
         opened(shared, str(file))
+    for gone in (f"{tmp_path}/gone.toml", "C:\\Users\\me\\fox rank.json", "~/no such.yaml"):
+        with refused("import.no-file"):
+            opened(page, gone)
+    with refused("import.unknown"):
+        opened(page, "/usr/bin/env fox --config a.toml")
 
 
 def test_the_report_has_every_key_with_what_became_of_it_and_no_secret(page):
