@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeGuard
 
 from PIL import (  # the readers register themselves when imported
     AvifImagePlugin,  # noqa: F401
@@ -100,6 +101,7 @@ LEAVE_OUT = f"turn on '{DatasetSettings.title_of('skip_broken')}'"
 _SIGNATURES = re.compile(
     rb"(?P<PNG>\x89PNG\r\n\x1a\n)|(?P<JPEG>\xff\xd8\xff)|(?P<GIF>GIF8[79]a)|(?P<WebP>RIFF.{4}WEBP)", re.DOTALL
 )
+DECODINGS = "decoding 1"  # kind of entry in the memo of `decoding_of`
 _ORIENTATION = 0x0112
 _SIDEWAYS = (5, 6, 7, 8)
 _ROTATIONS = {
@@ -171,6 +173,16 @@ def read_header(path: Path | str) -> Header:
         # several images in one MPO or HEIC file are views and bursts, not animation frames
         animated = image.format not in ("MPO", "HEIF") and bool(getattr(image, "is_animated", False))
         return Header(width, height, image.format or "", image.mode, orientation in _ROTATIONS, animated)
+
+
+def decoding_of(path: Path | str) -> str:
+    """Return the last change in how images like this one are decoded, part of cache keys; "" if there was none. Raises BrokenImage.
+
+    A change of decoding (levels, orientation, alpha, profiles) must return something new here, for the images it changes only: their
+    cached latents, masks and control images are then made again, and all others stay valid. DECODINGS and MEMO_KIND (look.py) rise too.
+    """
+    with open_image(path) as image:
+        return "gray levels" if _has_levels(image) and (image.mode in ("I", "F") or _is_white_zero(image)) else ""
 
 
 def open_decoded(
@@ -389,7 +401,17 @@ def _scale_transparent_color(image: ImageFile.ImageFile) -> None:
 
 def _note_levels(image: ImageFile.ImageFile) -> None:
     """Note in `info` what the decoder of a gray TIFF of 16 bits and more ignores: whether it is unsigned, its bits, whether 0 is white."""
-    if isinstance(image, TiffImagePlugin.TiffImageFile) and image.mode[0] in "IF":
+    if _has_levels(image):
         tags, bits = image.tag_v2, image.tag_v2.get(TiffImagePlugin.BITSPERSAMPLE, (0,))[0]
         unsigned = image.mode == "I" and tags.get(TiffImagePlugin.SAMPLEFORMAT, (1,))[0] == 1
-        image.info["levels"] = (unsigned, bits, tags.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == 0)
+        image.info["levels"] = (unsigned, bits, _is_white_zero(image))
+
+
+def _has_levels(image: ImageFile.ImageFile) -> TypeGuard[TiffImagePlugin.TiffImageFile]:
+    """Return whether an image is a gray TIFF of 16 bits and more."""
+    return isinstance(image, TiffImagePlugin.TiffImageFile) and image.mode[0] in "IF"
+
+
+def _is_white_zero(image: TiffImagePlugin.TiffImageFile) -> bool:
+    """Return whether 0 is white in a gray TIFF."""
+    return image.tag_v2.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == 0
