@@ -16,6 +16,7 @@ from core.record.bounded_yaml import bounded_yaml
 from core.record.problems import ProblemsError
 from core.record.regular import read_regular
 from core.record.stamps import cached_until_changed
+from core.record.units import first_of
 from core.record.workspace import Workspace
 
 MOST_BYTES = 4_000_000
@@ -100,9 +101,13 @@ def _lists_in(file: Path) -> dict[str, list[Any]]:
     """Return {name: entries} of all lists in a YAML file: keys joined by "/", of a list alone the file's name. Raises WildcardError."""
     text = _text_of(file)
     try:
-        content, _ = bounded_yaml(text)
+        content, repeated = bounded_yaml(text)
     except (ValueError, RecursionError) as error:
         raise WildcardError(f"the wildcard file '{file.name}' is not valid YAML: {reason_of(error)}") from None
+    if repeated:
+        raise WildcardError(
+            f"the wildcard file '{file.name}' has a name twice: {first_of(repeated, 3)}; rename one, or join their lists"
+        )
 
     def lists(value: Any, *keys: str) -> Iterator[tuple[str, list[Any]]]:
         if isinstance(value, list):

@@ -254,6 +254,9 @@ def test_lists_in_yaml_files_are_wildcards_as_in_dynamic_prompts_and_impact_pack
     ):
         with pytest.raises(WildcardError, match=words):
             read(name)
+    (folder / "b.yaml").write_text("hues:\n- red\nhues:\n- blue", "utf-8")
+    with pytest.raises(WildcardError, match=r"'b\.yaml'.*hues \(line 3\)"):
+        read("hues")
 
 
 def test_two_stars_in_a_wildcard_are_every_file_below(tmp_path):
