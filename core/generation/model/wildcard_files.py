@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from core.dataset.captions.encodings import decode_text
 from core.dataset.sources.files import is_junk, walk_folders
 from core.generation.prompt.wildcards import WildcardError, has_variants
 from core.record.bounded_json import reason_of
@@ -81,13 +82,14 @@ def _wildcards(workspace: Workspace, faults: list[str]) -> dict[str, Lines]:
 
 
 def _text_of(file: Path) -> str:
-    """Return the text of a wildcard file. Raises WildcardError if it cannot be read or is not UTF-8."""
+    """Return the text of a wildcard file. Raises WildcardError if it cannot be read or its encoding is uncertain."""
     try:
-        return read_regular(file, MOST_BYTES).decode("utf-8-sig")
+        decoded = decode_text(read_regular(file, MOST_BYTES))
     except ProblemsError as error:
         raise WildcardError(f"the wildcard file '{file.name}' cannot be used: {error.problems[0].what}") from error
-    except UnicodeDecodeError:
-        raise WildcardError(f"the wildcard file '{file.name}' is not UTF-8 text") from None
+    if decoded.guessed:
+        raise WildcardError(f"the wildcard file '{file.name}' is not UTF-8 text")
+    return decoded.text
 
 
 def _lines_of_text(file: Path) -> list[str]:
