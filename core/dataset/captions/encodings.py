@@ -15,12 +15,12 @@ class Decoded:
 
 
 def decode_text(data: bytes) -> Decoded:
-    """Decode a file's bytes to text without zero characters.
+    """Decode a file's bytes to text without zero characters, byte order marks and the end mark of DOS.
 
     Byte order marks and valid UTF-8 are certain; other bytes are decoded by the best guess of a legacy encoding.
     """
     decoded = _decoded(data)
-    return replace(decoded, text=decoded.text.replace("\0", ""))
+    return replace(decoded, text=decoded.text.replace("\0", "").lstrip("\ufeff").rstrip("\x1a"))
 
 
 def _decoded(data: bytes) -> Decoded:
