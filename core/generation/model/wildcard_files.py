@@ -17,7 +17,6 @@ from core.record.bounded_yaml import bounded_yaml
 from core.record.problems import ProblemsError
 from core.record.regular import read_regular
 from core.record.stamps import cached_until_changed
-from core.record.units import first_of
 from core.record.workspace import Workspace
 
 MOST_BYTES = 4_000_000
@@ -99,17 +98,14 @@ def _lines_of_text(file: Path) -> list[str]:
 
 
 @cached_until_changed(64, missing={})
-def _lists_in(file: Path) -> dict[str, list[Any]]:
-    """Return {name: entries} of all lists in a YAML file: keys joined by "/", of a list alone the file's name. Raises WildcardError."""
+def _lists_in(file: Path) -> dict[str, list[Any] | None]:
+    """Return {name: entries} of all lists in a YAML file: keys joined by "/", of a list alone the file's name; None for a list with a key
+    that the file repeats. Raises WildcardError."""
     text = _text_of(file)
     try:
         content, repeated = bounded_yaml(text)
     except (ValueError, RecursionError) as error:
         raise WildcardError(f"the wildcard file '{file.name}' is not valid YAML: {reason_of(error)}") from None
-    if repeated:
-        raise WildcardError(
-            f"the wildcard file '{file.name}' has a name twice: {first_of(repeated, 3)}; rename one, or join their lists"
-        )
 
     def lists(value: Any, *keys: str) -> Iterator[tuple[str, list[Any]]]:
         if isinstance(value, list):
@@ -117,11 +113,15 @@ def _lists_in(file: Path) -> dict[str, list[Any]]:
         for key, each in value.items() if isinstance(value, dict) else ():
             yield from lists(each, *keys, key)
 
-    return dict(lists(content))
+    twice = {each.rpartition(" (line ")[0] for each in repeated}
+    return {name: entries if twice.isdisjoint(name.split("/")) else None for name, entries in lists(content)}
 
 
-def _lines_of_list(entries: list[Any], where: str) -> list[str]:
-    """Return the entries of a list as lines, without empty ones. where: the list and its file, for messages"""
+def _lines_of_list(entries: list[Any] | None, where: str) -> list[str]:
+    """Return the entries of a list as lines, without empty ones. Raises WildcardError for None and for entries that are no text.
+    where: the list and its file, for messages"""
+    if entries is None:
+        raise WildcardError(f"the file has a name of the wildcard {where} twice; rename one, or join their lists")
     return [line for entry in entries if (line := _line_of_entry(entry, where))]
 
 
