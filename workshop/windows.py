@@ -14,6 +14,8 @@ import sysconfig
 import zipfile
 from pathlib import Path
 
+from core.setup.choose import packages_alone
+
 PROJECT = Path(__file__).parents[1]
 COMPILER, OBJDUMP = "x86_64-w64-mingw32-gcc", "x86_64-w64-mingw32-objdump"
 FOR_WINDOWS = ["--platform", "win_amd64", "--python-version", "3.11", "--only-binary=:all:"]
@@ -38,7 +40,7 @@ __declspec(dllexport) BOOL WINAPI ProcessPrng(PBYTE bytes, SIZE_T count) { retur
 NATIVE = (
     "vcruntime140,vcruntime140_1,msvcp140,msvcp140_1,msvcp140_2,msvcp140_atomic_wait,concrt140,vcomp140,ucrtbase=n,b"
 )
-NOT_HERE = r"^(playwright|axe-playwright-python|xformers|onnxruntime(-gpu)?)\b.*\n"  # a browser and a GPU
+NOT_HERE = r"^(playwright|axe-playwright-python|xformers|onnxruntime(-gpu)?)\b"  # a browser and a GPU
 
 
 def build(folder: Path) -> None:
@@ -62,11 +64,13 @@ def build(folder: Path) -> None:
     run(folder, ["reg", "add", r"HKCU\Software\Wine", "/v", "Version", "/d", "win10", "/f"])
     texts = [(PROJECT / name).read_text(encoding="utf-8") for name in ("requirements.txt", "requirements-test.txt")]
     onnx = re.search(r"^onnxruntime==[\d.]+", texts[0], re.MULTILINE)
-    kept = re.sub(NOT_HERE, "", "\n".join(texts), flags=re.MULTILINE)
-    (folder / "requirements.txt").write_text(f"{kept}\n{onnx.group() if onnx else ''}\n", encoding="utf-8")
-    install = ["-m", "pip", "install", "--no-warn-script-location", "-r", _windows_path(folder / "requirements.txt")]
-    if code := run(folder, [str(folder / "python.exe"), *install]):
-        raise SystemExit(code)
+    alone = packages_alone(texts[0])
+    kept = [line for line in "\n".join(texts).splitlines() if line not in alone and not re.match(NOT_HERE, line)]
+    (folder / "requirements.txt").write_text("\n".join([*kept, onnx.group() if onnx else ""]) + "\n", encoding="utf-8")
+    install = [str(folder / "python.exe"), "-m", "pip", "install", "--no-warn-script-location"]
+    for packages in (["-r", _windows_path(folder / "requirements.txt")], ["--no-deps", *alone]):
+        if code := run(folder, [*install, *packages]):
+            raise SystemExit(code)
     (folder / "built").touch()
 
 

@@ -6,6 +6,7 @@ Rows without a header: `name,category,count,"alias,alias"`.
 import csv
 import heapq
 import io
+import re
 from bisect import bisect_left
 from collections.abc import Iterable
 from functools import lru_cache
@@ -23,6 +24,7 @@ MAX_BYTES = 64 << 20
 MAX_ENTRIES = 400_000  # tags and aliases of a file: they take 150 bytes each
 MOST_ALIASES = 50  # of a tag
 LONGEST = 200  # characters of a tag or an alias
+OTHER_EXCEL = re.compile(r"[^,;]+;\d+;")  # a first row as Excel saves it where the comma is in numbers
 
 
 class ListedTag(NamedTuple):
@@ -83,7 +85,8 @@ def read_tag_list(path: Path) -> list[ListedTag]:
     text = decode_text(read_regular(path, MAX_BYTES)).text
     tags: list[ListedTag] = []
     try:
-        for number, row in enumerate(csv.reader(io.StringIO(text, newline=None)), 1):
+        delimiter = ";" if OTHER_EXCEL.match(text) else ","
+        for number, row in enumerate(csv.reader(io.StringIO(text, newline=None), delimiter=delimiter), 1):
             if row and 0 < len(row[0]) <= LONGEST:
                 tags += _row(row)
             if max(number, len(tags)) > MAX_ENTRIES:

@@ -27,6 +27,11 @@ _NOTATIONS = (
     (re.compile(r"<(?:lora|lyco|hypernet):[^<>]*>", re.IGNORECASE), "a LoRA tag", ""),
     (re.compile(r"\([^()]*:\d+(?:\.\d+)?\)"), "prompt weights", "weighted_captions"),
     (re.compile(r"\{[^{}|]*\|[^{}]*\}"), "wildcards", "enable_wildcard"),
+    (
+        re.compile(r"\A(?:\{\\rtf|<!doctype html|<html|version https://git-lfs)", re.IGNORECASE),
+        "the code of another kind of file",
+        "",
+    ),
 )
 
 Key = tuple[str, str]

@@ -70,6 +70,12 @@ def block_weights(text: str, sdxl: bool | None = None) -> tuple[float, ...]:
     return tuple(weights.get(slot, 1.0) for slot in SLOTS)
 
 
+def unlisted(text: str) -> frozenset[int]:
+    """Return the indices in SLOTS of the blocks that a list of numbers leaves out; none for a preset's name."""
+    listed = LISTS.get(text.count(",") + 1, SLOTS)
+    return frozenset(index for index, slot in enumerate(SLOTS) if slot not in listed)
+
+
 def _number(text: str) -> float:
     """Parse a strength from -10 to 10. Raises ValueError with a message for users."""
     try:

@@ -1,9 +1,10 @@
-"""Options of sd-scripts without a setting here: what replaces them, or why they are not needed."""
+"""Options of sd-scripts, and of other programs' commands, without a setting here: what replaces them, or why they are not needed."""
 
 _THREADS = "remove it: images are decoded by threads that keep running between epochs"
 _TEXT_CACHE = (
     "remove it: outputs of frozen text encoders are always cached, in RAM (memory.text_cache_bytes) and on disk"
 )
+_VRAM = "leave it out: if VRAM is short, generations offload (generation_memory.offload); a training takes less with memory.gradient_checkpointing"
 
 ELSEWHERE: dict[str, str] = {
     "config_file": "give the preset's path as the first argument: webui.py train PRESET.json",
@@ -29,6 +30,8 @@ ELSEWHERE: dict[str, str] = {
     "train_inpainting": "leave it out: inpainting models are not trained here",
     "svd_lowrank_niter": "leave it out: how a matrix is decomposed follows from its size",
     "num_cpu_threads_per_process": "set OMP_NUM_THREADS in the environment",
+    "lowvram": _VRAM,
+    "medvram": _VRAM,
     "clip_vision_strength": "leave it out: images are not used as prompts; image_to_image.image_path starts from one",
     "highres_fix_upscaler_args": "leave it out: upscalers take no arguments; hires.highres_fix_upscaler_file chooses the model",
     "ddp_gradient_as_bucket_view": "remove it: gradients are reduced once per step",

@@ -72,3 +72,10 @@ def test_aliases_that_are_too_long_or_too_many_are_left_out(tmp_path):
 def test_no_folder_is_an_empty_list(tmp_path):
     known, problems = tag_lists(Workspace(tmp_path))
     assert not problems and TagList([]).complete("a", 3) == known.complete("zzzz", 3) == []
+
+
+@pytest.mark.parametrize("text", ['1girl;0;5;"a,b"\n;d;0;4', '1girl,0,5,"a,b"\n;d,0,4'])
+def test_a_list_that_excel_saved_with_semicolons_is_read(tmp_path, text):
+    (tmp_path / "a.csv").write_text(text)
+    read = read_tag_list(tmp_path / "a.csv")
+    assert read[:3] == [ListedTag("1girl", 5), ListedTag("1girl", 5, "a"), ListedTag("1girl", 5, "b")]

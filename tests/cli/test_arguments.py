@@ -156,8 +156,8 @@ def test_both_old_switches_at_once_are_refused():
     assert codes("train", "--use_8bit_adam", "--use_lion_optimizer") == ["cli.given-twice"]
 
 
-@pytest.mark.parametrize("name", ["clip_vision_strength", "highres_fix_upscaler_args"])
-def test_options_of_sd_scripts_that_are_not_there_say_why(name):
+@pytest.mark.parametrize("name", ["clip_vision_strength", "highres_fix_upscaler_args", "lowvram"])
+def test_options_of_sd_scripts_and_a1111_that_are_not_there_say_why(name):
     with pytest.raises(ProblemsError) as error:
         job_of("generate", f"--{name}", "1")
     (problem,) = error.value.problems

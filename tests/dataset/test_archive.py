@@ -88,18 +88,28 @@ def test_names_that_differ_only_in_case_do_not_overwrite_each_other(tmp_path, pa
     assert tree(unpack_zip(pack({"a.png": image, "A.PNG": image}), tmp_path)) == ["A-2.PNG", "a.png"]
 
 
-@pytest.mark.parametrize(
-    ("encoding", "name"), [("cp932", "きつねの写真.png"), ("utf-8", "狐.png"), ("cp437", "café à.png")]
-)
-def test_names_in_an_old_encoding_are_repaired(tmp_path, image, encoding, name):
+OLD_NAMES = [
+    ("cp932", ["きつねの写真.png", "猫.png"]),
+    ("cp932", ["画像_001.png"]),
+    ("gbk", ["图片/小猫.png", "训练集/女孩.png"]),
+    ("utf-8", ["狐.png"]),
+    ("cp437", ["café à.png"]),
+]
+
+
+@pytest.mark.parametrize(("encoding", "names"), OLD_NAMES)
+def test_names_in_an_old_encoding_are_repaired(tmp_path, image, encoding, names):
     """Such a zip holds the raw bytes without saying so; Python can only write one with the bytes put in afterwards."""
-    raw = name.encode(encoding)
-    stand_in = "x" * len(raw)
+    raw = [name.encode(encoding) for name in names]
+    stand_ins = ["xyz"[number] * len(each) for number, each in enumerate(raw)]
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
-        archive.writestr(stand_in, image)
-    data = (tmp_path / "a.zip").read_bytes().replace(stand_in.encode(), raw)
+        for stand_in in stand_ins:
+            archive.writestr(stand_in, image)
+    data = (tmp_path / "a.zip").read_bytes()
+    for stand_in, each in zip(stand_ins, raw, strict=True):
+        data = data.replace(stand_in.encode(), each)
     (tmp_path / "a.zip").write_bytes(data)
-    assert tree(unpack_zip(tmp_path / "a.zip", tmp_path / "sets")) == [name]
+    assert tree(unpack_zip(tmp_path / "a.zip", tmp_path / "sets")) == sorted(names)
 
 
 def refused(path, sets, code, where=None):

@@ -11,7 +11,7 @@ from PIL import Image, ImageCms
 
 from core.dataset.images import opening, plugins
 from core.dataset.images.colors import color_of
-from core.dataset.images.opening import BrokenImage, open_decoded, open_rgb, problem_of, read_header
+from core.dataset.images.opening import OTHER_TIFF, BrokenImage, open_decoded, open_rgb, problem_of, read_header
 from core.dataset.sources.files import is_image_name
 
 ORANGE = (200, 100, 50)
@@ -121,6 +121,13 @@ def test_a_tiff_that_cannot_be_read_is_named_as_one(tmp_path):
     )
     with pytest.raises(BrokenImage, match="TIFF"):
         open_rgb(tmp_path / "a.tif")
+
+
+def test_an_uncompressed_ycbcr_tiff_is_named_as_one_that_is_not_supported(tmp_path):
+    Image.new("YCbCr", (8, 8)).save(tmp_path / "a.tif")
+    with pytest.raises(BrokenImage) as caught:
+        open_rgb(tmp_path / "a.tif")
+    assert str(caught.value) == OTHER_TIFF
 
 
 SIXTEEN = [

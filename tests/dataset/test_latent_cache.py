@@ -329,6 +329,21 @@ def test_another_color_behind_transparency_encodes_only_images_that_let_it_throu
         assert torch.allclose(mean, pooled(torch.from_numpy(pixels)[None])[0][0])
 
 
+def test_only_images_that_are_decoded_otherwise_than_by_an_earlier_version_are_encoded_again(
+    tmp_path, add, place, cache, monkeypatch
+):
+    add("fox/a.png")
+    add("fox/b.tif")
+    Image.new("I;16", (64, 48), 99).save(tmp_path / "fox/c.tif")
+    Image.new("I", (64, 48), 99).save(tmp_path / "fox/d.tif")
+    with monkeypatch.context() as earlier:
+        earlier.setattr("core.dataset.caches.contents.decoding_of", lambda _: "")
+        earlier.setattr("core.dataset.caches.contents.DECODINGS", "unknown to the earlier version")
+        cache().fill(place(), pooled)
+    for _ in range(2):  # the second time from the memo
+        assert [placed.image.path.name for placed in cache().missing(place())] == ["d.tif"]
+
+
 def test_two_resolutions_of_one_folder_never_meet(add, place, cache):
     six(add)
     small, large = place(64), [replace(placed, variant="96x96") for placed in place(96)]

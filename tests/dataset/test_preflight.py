@@ -191,6 +191,8 @@ def test_captions_in_an_old_encoding_are_one_finding(check, add):
         ("a fox, <lora:fox_v2:0.8>", ""),
         ("a (red:1.2) fox", "weighted_captions"),
         ("a {red|white} fox", "enable_wildcard"),
+        ("{\\rtf1\\ansi a fox}", ""),
+        ("<!DOCTYPE html><html>404</html>", ""),
         ("nana (one piece), fate: zero, {a}, (a) : 3", None),
     ],
 )

@@ -428,7 +428,7 @@ PAGE = b"<!DOCTYPE html><html><body>Log in</body></html>"
         ("a.ckpt", PAGE, "model.page-file"),
         ("a.safetensors", b"", "model.empty-file"),
         ("a.safetensors", b"version https://git-lfs.github.com/spec/v1\n", "model.pointer-file"),
-        ("a.safetensors", b'{"error": "log in"}', "model.unknown-file"),
+        ("a.safetensors", b'{"error": "log in"}', "model.page-file"),
         ("a.safetensors", b"\x80\x02}q\x00.", "model.other-format"),
         ("a.safetensors", b"PK\x03\x04" + bytes(100), "model.other-format"),
         ("a.safetensors", DATA[:-9], "model.truncated"),

@@ -106,7 +106,15 @@ def test_the_family_of_an_ip_adapter_is_told_by_what_its_keys_read(tmp_path, wid
         (b"<HTML>", "page"),
         (b"<htm", "unknown"),
     ]
-    + [(b"version https://git-lfs.github.com", "pointer"), (b" version https://git-lfs", "unknown")],
+    + [(b"version https://git-lfs.github.com", "pointer"), (b" version https://git-lfs", "unknown")]
+    + [(b'{"error":"Unauthorized"}', "page"), (b'<?xml version="1.0"?><Error>', "page"), (b"Entry not found", "page")]
+    + [
+        (b"\x1f\x8b\x08", "packed"),
+        (b"Rar!\x1a\x07", "packed"),
+        (b"GGUF\3", "gguf"),
+        (b"\0" * 600, "zeros"),
+        (b"\0", "unknown"),
+    ],
 )
 def test_the_form_of_a_file_is_told_by_its_first_bytes(tmp_path, content, form):
     (tmp_path / "a.safetensors").write_bytes(content)

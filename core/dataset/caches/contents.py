@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from core.dataset.buckets.batches import Placed
+from core.dataset.caches.store import key_of
 from core.dataset.captions.pipeline import plain_caption
+from core.dataset.images.opening import DECODINGS, BrokenImage, decoding_of
 from core.dataset.sources.files import printable
 from core.dataset.sources.image_info import ImageInfo
 from core.dataset.sources.memo import FileFacts, Memo
@@ -46,6 +48,28 @@ def file_hashes(
     ]
     raise_if_errors(problems)
     return hashes
+
+
+def decoded_hashes(
+    files: Sequence[FileFacts],
+    memo_path: Path | str | None = None,
+    check: Callable[[], None] | None = None,
+) -> dict[Path, str]:
+    """Return {path: hash of what a file's pixels depend on: its bytes and, where that changed, how it is decoded (`decoding_of`)}.
+
+    Arguments and errors as in `file_hashes`.
+    """
+    hashes = file_hashes(files, memo_path, check)
+    decodings = Memo(memo_path).facts(DECODINGS, files, _decoding, check)
+    return {path: key_of(sha256, decodings[path]) if decodings[path] else sha256 for path, sha256 in hashes.items()}
+
+
+def _decoding(file: FileFacts) -> str | None:
+    """Return the last change in how a file is decoded; None for a broken image, which has no pixels."""
+    try:
+        return decoding_of(file.path)
+    except BrokenImage:
+        return None
 
 
 def _sha256(file: FileFacts) -> str | OSError:

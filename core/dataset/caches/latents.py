@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from core.dataset.buckets.aspect_ratio import Size
-from core.dataset.caches.contents import content_hashes
+from core.dataset.caches.contents import decoded_hashes
 from core.dataset.caches.encoding import Encode, Posterior, Progress, Side, encode_sides, sides
 from core.dataset.caches.store import LATENTS, Shapes, Store, write_tensors
 from core.dataset.images.look import looks
@@ -178,8 +178,8 @@ class LatentCache(Store):
         """Return each image side with the path of its cache file. Each image is hashed once; with a memo, once for all runs."""
         unread = {_file_state(side.placed): side.placed.image for side in image_sides}
         unread = {state: image for state, image in unread.items() if state not in self._hashes}
-        hashes = content_hashes(list(unread.values()), self.memo_path, check) if unread else {}
-        self._hashes |= {state: hashes[image.key] for state, image in unread.items()}
+        hashes = decoded_hashes(list(unread.values()), self.memo_path, check) if unread else {}
+        self._hashes |= {state: hashes[image.path] for state, image in unread.items()}
         measured = looks(list(unread.values()), self.memo_path) if unread else {}
         solid = {key for key, look in measured.items() if not look.reason and not look.transparent}
         self._opaque |= {state for state, image in unread.items() if image.key in solid}

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from core.dataset.buckets.aspect_ratio import Placement, Size
-from core.dataset.caches.contents import file_hashes
+from core.dataset.caches.contents import decoded_hashes
 from core.dataset.caches.store import CONTROLS, MASKS, Shapes, Store, read_tensors
 from core.dataset.images.masks import (
     as_control,
@@ -105,7 +105,7 @@ class PartnerCache(Store, ABC):
         sources = {path: file_at(path, path.name) for _, path in pairs}
         gone = [problem_of(path, BrokenImage(file.unreadable)) for path, file in sources.items() if file.unreadable]
         raise_if_errors(gone)
-        hashes = file_hashes(list(sources.values()), self.memo_path, check)
+        hashes = decoded_hashes(list(sources.values()), self.memo_path, check)
         return [self.path_of(hashes[path], *self._key_parts(placed)) for placed, path in pairs]
 
 

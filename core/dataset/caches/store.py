@@ -1,7 +1,8 @@
 """Storage of cached tensors: small safetensors files named by a hash of everything that their content depends on.
 
 Each kind of content has a row (`LATENTS`, `TEXTS`, `MASKS`, `CONTROLS`) and a subclass of `Store` that computes it. An entry has a checksum
-of its tensors in the header; a damaged one is reported and computed again.
+of its tensors in the header; a damaged one is reported and computed again. After a change of the code, entries of all files become invalid
+by the row's version; those of a few images, which are decoded otherwise, by `decoding_of` (images/opening.py).
 """
 
 import hashlib

@@ -15,12 +15,12 @@ class Decoded:
 
 
 def decode_text(data: bytes) -> Decoded:
-    """Decode a file's bytes to text without zero characters.
+    """Decode a file's bytes to text without zero characters, byte order marks and the end mark of DOS.
 
     Byte order marks and valid UTF-8 are certain; other bytes are decoded by the best guess of a legacy encoding.
     """
     decoded = _decoded(data)
-    return replace(decoded, text=decoded.text.replace("\0", ""))
+    return replace(decoded, text=decoded.text.replace("\0", "").lstrip("\ufeff").rstrip("\x1a"))
 
 
 def _decoded(data: bytes) -> Decoded:
@@ -89,9 +89,10 @@ _HIGH_RUNS = re.compile(rb"[\x80-\xff]+")
 def _old_encoding(data: bytes) -> Decoded:
     """Decode bytes that are not UTF-8 by a guess: Shift-JIS, EUC-JP, EUC-KR, GBK or Windows-1251, else Windows-1252 or Latin-1."""
     runs = _HIGH_RUNS.findall(data)
-    text = _decode_or_none(data, "cp932")
-    if text and _KANA.search(text) and not _HALF_KANA.search(text):
-        return Decoded(text, "shift-jis", guessed=True)
+    japanese = _decode_or_none(data, "cp932") or ""
+    japanese = "" if _HALF_KANA.search(japanese) else japanese
+    if _KANA.search(japanese):
+        return Decoded(japanese, "shift-jis", guessed=True)
     longest = max(map(len, runs))
     # EUC encodings set the high bit of both bytes, and words are two characters or more. (German has pairs too: "Größe".)
     in_pairs = longest >= 4 and all(len(run) % 2 == 0 for run in runs)
@@ -107,8 +108,9 @@ def _old_encoding(data: bytes) -> Decoded:
     high = sum(map(len, runs))
     letters = high + sum(1 for byte in data if chr(byte).isascii() and chr(byte).isalpha())
     mostly_high = high >= 0.6 * letters and longest >= 3
-    if in_pairs and (text := _decode_or_none(data, "gbk")):
-        return Decoded(text, "gbk", guessed=True)
+    if in_pairs and (text := _decode_or_none(data, "gbk")):  # kanji are rare characters in it, beyond GB2312
+        rare = japanese and not _can_encode(text, "gb2312")
+        return Decoded(japanese, "shift-jis", guessed=True) if rare else Decoded(text, "gbk", guessed=True)
     if mostly_high:
         for encoding in ("cp932", "gbk", "cp1251"):  # Kanji without kana; GBK beyond GB2312; Cyrillic
             text = _decode_or_none(data, encoding)
@@ -116,6 +118,15 @@ def _old_encoding(data: bytes) -> Decoded:
                 return Decoded(text, {"cp932": "shift-jis"}.get(encoding, encoding), guessed=True)
     text = _decode_or_none(data, "cp1252")
     return Decoded(text, "cp1252", True) if text is not None else Decoded(data.decode("latin-1"), "latin-1", True)
+
+
+def _can_encode(text: str, encoding: str) -> bool:
+    """Return whether an encoding has all characters of a text."""
+    try:
+        text.encode(encoding)
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _decode_or_none(data: bytes, encoding: str) -> str | None:

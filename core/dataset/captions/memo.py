@@ -12,7 +12,7 @@ from core.dataset.sources.memo import Memo
 from core.record.problems import Problem
 from core.settings.dataset.captions import CaptionSettings
 
-_KIND = "caption 4"  # kind of entry in the memo; raised when `read_caption` returns something else for the same files
+_KIND = "caption 5"  # kind of entry in the memo; raised when `read_caption` returns something else for the same files
 # Settings that `read_caption` depends on. The others act later in the caption pipeline.
 READ_SETTINGS = (
     "caption_extension",

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeGuard
 
 from PIL import (  # the readers register themselves when imported
     AvifImagePlugin,  # noqa: F401
@@ -100,7 +101,10 @@ LEAVE_OUT = f"turn on '{DatasetSettings.title_of('skip_broken')}'"
 _SIGNATURES = re.compile(
     rb"(?P<PNG>\x89PNG\r\n\x1a\n)|(?P<JPEG>\xff\xd8\xff)|(?P<GIF>GIF8[79]a)|(?P<WebP>RIFF.{4}WEBP)", re.DOTALL
 )
+DECODINGS = "decoding 1"  # kind of entry in the memo of `decoding_of`
+OTHER_TIFF = "is a TIFF image of a kind that is not supported (its bits, channels or compression), or damaged"
 _ORIENTATION = 0x0112
+_WHITE_ZERO, _YCBCR = 0, 6  # values of a TIFF's PhotometricInterpretation
 _SIDEWAYS = (5, 6, 7, 8)
 _ROTATIONS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -173,6 +177,17 @@ def read_header(path: Path | str) -> Header:
         return Header(width, height, image.format or "", image.mode, orientation in _ROTATIONS, animated)
 
 
+def decoding_of(path: Path | str) -> str:
+    """Return the last change in how images like this one are decoded, part of cache keys; "" if there was none. Raises BrokenImage.
+
+    A change of decoding (levels, orientation, alpha, profiles) must return something new here, for the images it changes only: their
+    cached latents, masks and control images are then made again, and all others stay valid. DECODINGS and MEMO_KIND (look.py) rise too.
+    """
+    with open_image(path) as image:
+        changed = _has_levels(image) and (image.mode in ("I", "F") or _photometric(image) == _WHITE_ZERO)
+        return "gray levels" if changed else ""
+
+
 def open_decoded(
     path: Path | str,
     draft: tuple[int, int] | None = None,
@@ -223,7 +238,7 @@ def _decoded(
     except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error, EOFError ...
         if isinstance(error, OSError) and error.errno:  # disk or network; decoder errors have no errno
             raise UnreachableImage(f"cannot be read ({error.strerror})") from error
-        raise BrokenImage(_plain_reason(error)) from error
+        raise BrokenImage(_plain_reason(error, image)) from error
     if orientation in _ROTATIONS:
         colors, alpha = colors.transpose(_ROTATIONS[orientation]), alpha and alpha.transpose(_ROTATIONS[orientation])
     if enough is None:
@@ -329,7 +344,7 @@ def _what_it_is_instead(start: bytes) -> str:
     if kind:
         return f"is a damaged or truncated {kind} image"
     if start.startswith((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")):
-        return "is a TIFF image of a kind that is not supported (its bits, channels or compression), or damaged"
+        return OTHER_TIFF
     if not start.strip(b"\0"):
         return "contains only zeros (an incomplete copy or download)"
     return "is not a supported image"
@@ -343,10 +358,16 @@ def _too_much_text(error: Exception) -> str:
     return ""
 
 
-def _plain_reason(error: Exception) -> str:
-    """Return why decoding failed, as predicate of a sentence about the image."""
+def _plain_reason(error: Exception, image: Image.Image) -> str:
+    """Return why decoding an image failed, as predicate of a sentence about it."""
     if too_much := _too_much_text(error):
         return too_much
+    if (
+        isinstance(image, TiffImagePlugin.TiffImageFile)
+        and _photometric(image) == _YCBCR
+        and image.info.get("compression") == "raw"
+    ):
+        return OTHER_TIFF  # which Pillow reads as RGB with padding, and so reports as truncated
     text = str(error)
     if "truncated" in text.lower() or isinstance(error, EOFError):
         return "is truncated"
@@ -389,7 +410,17 @@ def _scale_transparent_color(image: ImageFile.ImageFile) -> None:
 
 def _note_levels(image: ImageFile.ImageFile) -> None:
     """Note in `info` what the decoder of a gray TIFF of 16 bits and more ignores: whether it is unsigned, its bits, whether 0 is white."""
-    if isinstance(image, TiffImagePlugin.TiffImageFile) and image.mode[0] in "IF":
+    if _has_levels(image):
         tags, bits = image.tag_v2, image.tag_v2.get(TiffImagePlugin.BITSPERSAMPLE, (0,))[0]
         unsigned = image.mode == "I" and tags.get(TiffImagePlugin.SAMPLEFORMAT, (1,))[0] == 1
-        image.info["levels"] = (unsigned, bits, tags.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == 0)
+        image.info["levels"] = (unsigned, bits, _photometric(image) == _WHITE_ZERO)
+
+
+def _has_levels(image: ImageFile.ImageFile) -> TypeGuard[TiffImagePlugin.TiffImageFile]:
+    """Return whether an image is a gray TIFF of 16 bits and more."""
+    return isinstance(image, TiffImagePlugin.TiffImageFile) and image.mode[0] in "IF"
+
+
+def _photometric(image: TiffImagePlugin.TiffImageFile) -> int | None:
+    """Return a TIFF's PhotometricInterpretation."""
+    return image.tag_v2.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION)

@@ -6,6 +6,7 @@ import stat
 import tempfile
 import zipfile
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,6 +46,7 @@ BROKEN_IMAGES = 100
 MAX_RATIO, RATIO_FROM_BYTES = 1000, 64 << 20
 TOTAL_RATIO, TOTAL_FROM_BYTES = 100, 2 << 30  # of all members together: images hardly compress
 _CHUNK = 1 << 20
+WESTERN = ("cp1252", "latin-1")  # guesses; western Windows uses its DOS code page in zips, which zipfile assumes
 MAX_DEPTH = 32  # folders within folders
 LONGEST_STEM = 130  # bytes
 _SHOWN = 300  # letters of a path that is named
@@ -94,10 +96,9 @@ def _entries(archive: zipfile.ZipFile, where: str, unused: Walk) -> list[_Entry]
     unused   other members are added to it
     """
     entries: list[_Entry] = []
-    for info in archive.infolist():
-        if info.is_dir():
-            continue
-        raw = [part.strip() for part in re.split(r"[/\\]", _name(info))]
+    members = [info for info in archive.infolist() if not info.is_dir()]
+    for info, name in zip(members, _names(members), strict=True):
+        raw = [part.strip() for part in re.split(r"[/\\]", name)]
         if ".." in raw:
             raise ProblemsError.one(
                 "The zip contains a path that leads outside its folder; nothing was unpacked",
@@ -143,19 +144,29 @@ def _is_image(name: str) -> bool:
     return is_image_name(name) or may_be_image(name)
 
 
-def _name(info: zipfile.ZipInfo) -> str:
-    """Return the member's name in its real encoding.
+def _names(members: Sequence[zipfile.ZipInfo]) -> list[str]:
+    """Return the members' names in their real encoding.
 
-    Older Windows zips use the local code page without naming it; zipfile reads these names as cp437.
+    Older Windows zips use the local code page without naming it; zipfile reads these names as cp437. The code page is guessed from all
+    names together, since one alone is too short, without extensions, which are ASCII in any.
     """
-    if info.flag_bits & 0x800:
-        return info.filename
+    local = {info.filename for info in members if not info.flag_bits & 0x800 and not info.filename.isascii()}
+    stems = (os.path.splitext(name)[0].encode("cp437", "ignore") for name in sorted(local))
+    encoding = decode_text(b"\n".join(stems)).encoding
+    return [_decoded(info.filename, encoding) if info.filename in local else info.filename for info in members]
+
+
+def _decoded(name: str, encoding: str) -> str:
+    """Return a name that zipfile has read as cp437, in the encoding of all names; one that is not valid in it, as guessed alone."""
+    if encoding in WESTERN:
+        return name
     try:
-        decoded = decode_text(info.filename.encode("cp437"))
+        return name.encode("cp437").decode(encoding)
     except UnicodeEncodeError:
-        return info.filename
-    # Western Windows uses its DOS code page, which zipfile already assumed.
-    return info.filename if decoded.encoding in ("cp1252", "latin-1") else decoded.text
+        return name
+    except (UnicodeDecodeError, LookupError):
+        decoded = decode_text(name.encode("cp437"))
+        return name if decoded.encoding in WESTERN else decoded.text
 
 
 def _safe_name(part: str) -> str:

@@ -36,7 +36,7 @@ MOST_USUAL_BYTES = 4_000_000  # of a listing in that form: 20,000 tensors take 3
 
 
 def sniff(path: Path | str) -> str:
-    """Return the format by the first bytes: "safetensors", "zip", "pickle", or a key of NOT_A_MODEL: "empty", "page", "pointer", "unknown".
+    """Return the format by the first bytes: "safetensors", "zip", "pickle", or a key of NOT_A_MODEL, such as "empty" or "page".
 
     The file's name plays no role. Raises ProblemsError for a file that cannot be opened.
     """
@@ -50,17 +50,22 @@ def sniff(path: Path | str) -> str:
         return "zip"
     if first[:1] == b"\x80":
         return "pickle"
-    if first.lstrip()[:14].lower().startswith((b"<!doctype html", b"<html")):
-        return "page"
-    if first.startswith(b"version https://git-lfs"):
-        return "pointer"
-    return "unknown"
+    other = _OTHER_FILES.match(first)
+    return (other.lastgroup if other else None) or "unknown"
 
 
+_OTHER_FILES = re.compile(
+    rb"\s*+(?P<page><!doctype html|<html|<\?xml|\{\s*\"(?:error|message)\"|entry not found)"
+    rb"|(?P<pointer>version https://git-lfs)|(?P<packed>\x1f\x8b|Rar!|7z\xbc\xaf)|(?P<gguf>GGUF)|(?P<zeros>\0{64,}\Z)",
+    re.IGNORECASE,
+)
 NOT_A_MODEL = {
     "empty": ("The file is empty", AGAIN),
+    "zeros": ("The file begins with zeros only: the download or the copy is incomplete", AGAIN),
+    "packed": ("This is a packed file (gzip, RAR or 7z), not a model", "unpack it and choose the model in it"),
+    "gguf": ("GGUF files are not read", "choose the model's .safetensors file"),
     "page": (
-        "This is a web page, not a model: the download saved an error or login page",
+        "This is a web page or an error message of a server, not a model: the download was refused, perhaps for want of a login",
         "download the file itself",
     ),
     "pointer": (

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from core.dataset.captions.encodings import decode_text
 from core.dataset.sources.files import is_junk, walk_folders
 from core.generation.prompt.wildcards import WildcardError, has_variants
 from core.record.bounded_json import reason_of
@@ -80,13 +81,14 @@ def _wildcards(workspace: Workspace, faults: list[str]) -> dict[str, Lines]:
 
 
 def _text_of(file: Path) -> str:
-    """Return the text of a wildcard file. Raises WildcardError if it cannot be read or is not UTF-8."""
+    """Return the text of a wildcard file. Raises WildcardError if it cannot be read or its encoding is uncertain."""
     try:
-        return read_regular(file, MOST_BYTES).decode("utf-8-sig")
+        decoded = decode_text(read_regular(file, MOST_BYTES))
     except ProblemsError as error:
         raise WildcardError(f"the wildcard file '{file.name}' cannot be used: {error.problems[0].what}") from error
-    except UnicodeDecodeError:
-        raise WildcardError(f"the wildcard file '{file.name}' is not UTF-8 text") from None
+    if decoded.guessed:
+        raise WildcardError(f"the wildcard file '{file.name}' is not UTF-8 text")
+    return decoded.text
 
 
 def _lines_of_text(file: Path) -> list[str]:
@@ -96,11 +98,12 @@ def _lines_of_text(file: Path) -> list[str]:
 
 
 @cached_until_changed(64, missing={})
-def _lists_in(file: Path) -> dict[str, list[Any]]:
-    """Return {name: entries} of all lists in a YAML file: keys joined by "/", of a list alone the file's name. Raises WildcardError."""
+def _lists_in(file: Path) -> dict[str, list[Any] | None]:
+    """Return {name: entries} of all lists in a YAML file: keys joined by "/", of a list alone the file's name; None for a list with a key
+    that the file repeats. Raises WildcardError."""
     text = _text_of(file)
     try:
-        content, _ = bounded_yaml(text)
+        content, repeated = bounded_yaml(text)
     except (ValueError, RecursionError) as error:
         raise WildcardError(f"the wildcard file '{file.name}' is not valid YAML: {reason_of(error)}") from None
 
@@ -110,11 +113,15 @@ def _lists_in(file: Path) -> dict[str, list[Any]]:
         for key, each in value.items() if isinstance(value, dict) else ():
             yield from lists(each, *keys, key)
 
-    return dict(lists(content))
+    twice = {each.rpartition(" (line ")[0] for each in repeated}
+    return {name: entries if twice.isdisjoint(name.split("/")) else None for name, entries in lists(content)}
 
 
-def _lines_of_list(entries: list[Any], where: str) -> list[str]:
-    """Return the entries of a list as lines, without empty ones. where: the list and its file, for messages"""
+def _lines_of_list(entries: list[Any] | None, where: str) -> list[str]:
+    """Return the entries of a list as lines, without empty ones. Raises WildcardError for None and for entries that are no text.
+    where: the list and its file, for messages"""
+    if entries is None:
+        raise WildcardError(f"the file has a name of the wildcard {where} twice; rename one, or join their lists")
     return [line for entry in entries if (line := _line_of_entry(entry, where))]
 
 

@@ -1,6 +1,7 @@
 """Finds and checks the files of a generation by their headers, before anything is loaded."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -12,6 +13,7 @@ from core.families.locate import GENERATED, REFINER, check_clip_skip, family_of,
 from core.families.prompt_weights import FIX
 from core.families.trained_size import default_guidance
 from core.formats.detect import identify
+from core.formats.lora.names import group_by_module
 from core.formats.models.checkpoint import open_vae
 from core.generation.model.embeddings import Embedding, check_token, find_embeddings, without_repeated_tokens
 from core.generation.model.library import ambiguity_advice, find_all, named_embeddings
@@ -21,7 +23,8 @@ from core.generation.plan.hooks import prompts_of
 from core.generation.plan.stages import passes_of, stages_of
 from core.generation.prompt.editing import wrong_weight_in
 from core.generation.prompt.loras import LORAS, with_prompt_loras
-from core.networks.block_weights import PRESETS, block_weights
+from core.networks.adapter_file import LoraFile
+from core.networks.block_weights import PRESETS, SLOTS, block_weights, slot_of, unlisted
 from core.networks.files import check_layers, zero_alpha_problems
 from core.record.problems import Problem, ProblemsError, collected, problems_at
 from core.record.workspace import Workspace, display_path
@@ -32,6 +35,12 @@ from core.settings.job import GenerateJob
 from core.settings.model import FAMILIES
 
 Checked = TypeVar("Checked")
+FEW_STEP_GUIDANCE = 3.0  # more is too much for them
+# LCM, DMD2, TCD, SDXL-Lightning, SDXL-Turbo and Hyper-SD, by the sampler that they are used with
+FEW_STEPS = re.compile(
+    r"(?<![a-z])(?:(?P<lcm>lcm|dmd2)|(?P<tcd>tcd)|(?P<euler>sd_?xl[-_ ]?(?:lightning|turbo)|hyper[-_ ]?sd(?:xl|15)?))(?![a-z])",
+    re.IGNORECASE,
+)
 
 
 def with_model_schedule(job: GenerateJob, sources: Sources) -> GenerateJob:
@@ -64,6 +73,8 @@ def find_sources(job: GenerateJob, workspace: Workspace, images: Sequence[Genera
     checked_loras = list(_checked_files("lora", uses, check_lora, workspace, problems, notes))
     loras = {file: path for file, path, _ in checked_loras}
     notes += [note for _, _, lora in checked_loras if lora is not None for note in zero_alpha_problems(lora)]
+    notes += _unlisted_block_advice(jobs, {file: lora for file, _, lora in checked_loras if lora is not None})
+    notes += _few_step_advice(jobs, loras, default_guidance(model)) if model else ()
     refiners: dict[str, Any] = {
         file: collected(problems, find_refiner, file, workspace, family_name)
         for file in dict.fromkeys(each.refiner.refiner_checkpoint for each in jobs)
@@ -235,6 +246,33 @@ def lora_problems(jobs: Sequence[GenerateJob], family_name: str | None) -> Itera
         if use.start_at >= use.end_at:
             what = f"{use.file} starts at {use.start_at:g} of the steps and ends at {use.end_at:g}"
             yield Problem(what, LORAS, "use a later end, or turn it off", code="lora.step-range")
+
+
+def _unlisted_block_advice(jobs: Sequence[GenerateJob], loras: Mapping[str, LoraFile]) -> Iterator[Problem]:
+    """Yield advice about LoRAs with layers in blocks that their list of block weights leaves out. loras: {name in the settings: outline}"""
+    for file, text in dict.fromkeys((use.file, use.block_weights) for job in jobs for use in job.generate.loras):
+        layers = group_by_module(loras[file].tensors) if text and file in loras else ()
+        kept = [slot for name in layers if (slot := slot_of(name)) is not None and slot in unlisted(text or "")]
+        if kept:
+            blocks = ", ".join(SLOTS[slot] for slot in sorted(set(kept)))
+            what = f"The list leaves out blocks with {len(kept)} of {len(layers)} layers of {file}, which keep strength 1: {blocks}"
+            yield Problem(what, LORAS, "write 26 numbers to set them too", "advice", code="lora.unlisted-blocks")
+
+
+def _few_step_advice(jobs: Sequence[GenerateJob], loras: Mapping[str, Path], default: float) -> Iterator[Problem]:
+    """Yield advice about LoRAs for few steps, by the names of their releases, that are used with a usual guidance scale.
+
+    loras     {name in the settings: path}
+    default   guidance scale of a job that sets none
+    """
+    uses = ((use, job.generate.guidance_scale) for job in jobs for use in job.generate.loras)
+    for file, scale in dict.fromkeys((use.file, scale) for use, scale in uses if use.used and use.file in loras):
+        guidance, name = default if scale is None else scale, loras[file].name
+        match = FEW_STEPS.search(name) if guidance > FEW_STEP_GUIDANCE else None
+        if match and "cfg" not in name.lower():  # Hyper-SDXL-8steps-CFG-lora takes guidance
+            what = f"By its name, {name} is a LoRA for 1 to 8 steps without guidance; with {guidance:g} images are oversaturated"
+            fix = f"set the guidance scale to 1, the sampler to {match.lastgroup} and the steps to the LoRA's, or turn it off"
+            yield Problem(what, "generate.guidance_scale", fix, "advice", code="lora.few-steps")
 
 
 def weight_problems(job: GenerateJob) -> Iterator[Problem]:

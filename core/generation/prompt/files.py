@@ -14,6 +14,7 @@ from random import Random
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
+from core.dataset.captions.encodings import decode_text
 from core.generation.prompt.options import KEYS, OTHER_NAMES, PromptLine, line_of, parts_of_line, read_line
 from core.record.allowed import FILE, allowed_modules
 from core.record.bounded_json import read_json
@@ -65,12 +66,12 @@ def line_of_table(table: dict[str, Any], notes: list[Problem], where: str) -> tu
 
 
 def _text_entries(path: Path, where: str) -> list[Entry]:
-    """Return all lines of a UTF-8 text file, also empty ones and comments. Raises ProblemsError for another encoding."""
-    try:
-        return [_a1111_entry(line) for line in read_regular(path, MAX_BYTES).decode("utf-8-sig").splitlines()]
-    except UnicodeDecodeError:
+    """Return all lines of a text file, also empty ones and comments. Raises ProblemsError if its encoding is uncertain."""
+    decoded = decode_text(read_regular(path, MAX_BYTES))
+    if decoded.guessed:
         what = "The prompts cannot be read: the file is not UTF-8 text"
-        raise ProblemsError.one(what, where, "save it as UTF-8 in your editor", code="file.not-utf8") from None
+        raise ProblemsError.one(what, where, "save it as UTF-8 in your editor", code="file.not-utf8")
+    return [_a1111_entry(line) for line in decoded.text.splitlines()]
 
 
 def _a1111_entry(line: str) -> Entry:

@@ -51,7 +51,7 @@ def _checks(job: TrainJob, workspace: Workspace) -> Iterator[Callable[[], object
     controlled = job.method.traits.control_images
     yield lambda: raise_any(read_prompts(job.samples, controlled)[1])
     if controlled:
-        yield lambda: [control_image(prompt) for prompt in prompts_of(job)]
+        yield lambda: _check_control_images(job)
     thumbnail, config = job.saving.metadata_thumbnail, job.logging.log_tracker_config
     if thumbnail:
         yield lambda: thumbnail_url(thumbnail)
@@ -68,6 +68,14 @@ def _checks(job: TrainJob, workspace: Workspace) -> Iterator[Callable[[], object
                 parse_address(state) if job.resume.resume_from_huggingface else find_state(state, workspace, quick=True)
             )
         )
+
+
+def _check_control_images(job: TrainJob) -> None:
+    """Raise ProblemsError with the control images of sample prompts that cannot be read."""
+    problems: list[Problem] = []
+    for prompt in prompts_of(job):
+        collected(problems, control_image, prompt)
+    raise_any(problems)
 
 
 def _check_folder(check: Callable[[Path, str], object], folder: str, setting: str) -> object:

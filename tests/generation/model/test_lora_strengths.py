@@ -181,6 +181,26 @@ def test_what_no_model_can_do_is_refused_before_it_is_loaded(file, space):
     assert caught.value.codes == ["prompt.bad-lora"]
 
 
+def test_blocks_that_a_list_leaves_out_and_loras_for_few_steps_are_named(file, space, tmp_path):
+    def codes(name, guidance, blocks):
+        path = tmp_path / name
+        path.write_bytes(file.read_bytes())
+        loras = [LoraUse(file=str(path), block_weights=blocks)]
+        return [note.code for note in plan_of(job_of(loras=loras, guidance_scale=guidance), space).notes]
+
+    whole = ",".join(["1"] * 26)
+    assert "lora.unlisted-blocks" in codes("a.safetensors", 4.0, LIST)
+    for blocks in (None, "OUTALL", whole):
+        assert not {"lora.unlisted-blocks", "lora.few-steps"} & set(codes("a.safetensors", 7.0, blocks))
+    for name, guidance, advised in (
+        ("lcm-lora-sdv1-5.safetensors", 7.0, True),
+        ("lcm-lora-sdv1-5.safetensors", 1.0, False),
+        ("Hyper-SD15-8steps-CFG-lora.safetensors", 7.0, False),
+        ("lightning_style.safetensors", 7.0, False),
+    ):
+        assert ("lora.few-steps" in codes(name, guidance, None)) == advised, name
+
+
 @pytest.mark.slow
 def test_twenty_loras_at_once_make_an_image(starter, space, tmp_path):
     files = [

@@ -307,6 +307,10 @@ def test_control_images_of_a_folder_are_dealt_to_the_nets_as_sd_scripts_does(tmp
     with_control_images([job_of(controls={"control_image": str(tmp_path), "nets": nets[:1] * 5}, **kohya)])
     with refused("controls.too-few-images"):
         with_control_images([job_of(controls={"control_image": str(tmp_path), "nets": nets[:1] * 6}, **kohya)])
+    for number in range(2):
+        (tmp_path / f"{number}.png").write_bytes(bytes(number + 1))
+    with refused("image.unreadable", "0.png", "1.png"):
+        with_control_images([job_of(controls={"control_image": str(tmp_path), "nets": nets[:1]})] * 6)
 
 
 # -- how many images, and their seeds

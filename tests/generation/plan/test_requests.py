@@ -254,6 +254,13 @@ def test_lists_in_yaml_files_are_wildcards_as_in_dynamic_prompts_and_impact_pack
     ):
         with pytest.raises(WildcardError, match=words):
             read(name)
+    (folder / "d.txt").write_text("red", "utf-16-le")
+    with pytest.raises(WildcardError, match="UTF-8"):
+        read("pack/d")
+    (folder / "b.yaml").write_text("hues:\n- red\nhues:\n- blue\nsizes: [big]", "utf-8")
+    with pytest.raises(WildcardError, match=r"'hues' in 'b\.yaml' twice"):
+        read("hues")
+    assert read("sizes") == ["big"]
 
 
 def test_two_stars_in_a_wildcard_are_every_file_below(tmp_path):

@@ -232,6 +232,10 @@ def test_a_file_that_cannot_be_read_says_why(tmp_path, name, text, code):
 def test_a_missing_file_and_one_in_another_encoding_are_said(tmp_path):
     with refused("file.missing"):
         read_prompts(SampleSettings(sample_prompts_file=str(tmp_path / "none.txt")))
-    (tmp_path / "a.txt").write_bytes(b"\xff\xfe\xfa")
-    with refused("file.not-utf8"):
-        read_prompts(SampleSettings(sample_prompts_file=str(tmp_path / "a.txt")))
+    settings = SampleSettings(sample_prompts_file=str(tmp_path / "a.txt"))
+    for encoding in ("cp1252", "utf-16-le"):  # without a mark, a zero follows each letter
+        (tmp_path / "a.txt").write_text("a café", encoding)
+        with refused("file.not-utf8"):
+            read_prompts(settings)
+    (tmp_path / "a.txt").write_text("a café", "utf-16")
+    assert [each.prompt for each in read_prompts(settings)[0]] == ["a café"]

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
@@ -74,16 +75,17 @@ def test_what_is_missing_is_named_before_the_start(groups, make_job, workspace, 
 
     def codes(**more):
         job = make_job(**groups(**more))
-        return {each.code for each in problems_before_start(job, workspace, preflight(job, workspace), "cpu")}
+        return Counter(each.code for each in problems_before_start(job, workspace, preflight(job, workspace), "cpu"))
 
     one = sorted(controls.glob("*.png"))[0]
     shutil.copy(one, tmp_path)
     (tmp_path / "other.txt").write_text("no image")
     unwanted = {"control.missing", "prompts.no-control-image", "prompts.bad-control-image", "control.other-file"}
-    assert not unwanted & codes(samples={"sample_prompts": [f"a fox --cn {one}"]})
+    assert not unwanted & codes(samples={"sample_prompts": [f"a fox --cn {one}"]}).keys()
     assert "control.missing" in codes(dataset={"conditioning_data_dir": str(tmp_path)})
     assert "prompts.no-control-image" in codes(samples={"sample_prompts": ["a fox"]})
-    assert "prompts.bad-control-image" in codes(samples={"sample_prompts": [f"a fox --cn {tmp_path / 'other.txt'}"]})
+    bad = [f"a fox --cn {tmp_path / name}" for name in ("other.txt", "missing.png")]
+    assert codes(samples={"sample_prompts": bad})["prompts.bad-control-image"] == 2
     assert "control.other-file" in codes(control={"weights": str(make_job().model.base_model)})
 
 

@@ -8,7 +8,7 @@ from core.generation.model.other_files import NETS
 from core.generation.model.sources import Sources
 from core.generation.plan.initial import CONTROL, image_files, opened
 from core.generation.plan.stages import as_sd_scripts
-from core.record.problems import Problem, ProblemsError, collected
+from core.record.problems import Problem, ProblemsError, collected, raise_if_errors
 from core.record.stamps import cached_until_changed
 from core.record.units import count
 from core.record.workspace import Workspace, resolve_path
@@ -76,7 +76,16 @@ def with_control_images(jobs: Sequence[GenerateJob]) -> list[GenerateJob]:
             "control_image": shared[0] if shared else None,
         }
         with_images.append(job.with_settings(controls=changes))
+    problems: list[Problem] = []
+    for path in dict.fromkeys(path for each in with_images for path in _control_images(each)):
+        collected(problems, _is_black, Path(path))  # raises for an unreadable image, and is cached
+    raise_if_errors(problems)
     return with_images
+
+
+def _control_images(job: GenerateJob) -> Iterator[str]:
+    """Yield the control images of a job with one for each ControlNet."""
+    yield from filter(None, (*(use.image for use in job.controls.nets), job.controls.control_image))
 
 
 def _nets_sharing_folder(job: GenerateJob) -> int:
@@ -88,7 +97,7 @@ def _files_for(text: str | None, number: int, files: dict[str, list[Path]], nets
     """Return the control image, or one for each of `nets` ControlNets, for the generated image with index `number`.
 
     Files of a folder are used in the order of sd-scripts' generator (reference: controlnet, 4.1). Raises ProblemsError for
-    missing and unreadable images.
+    missing images.
 
     text    path of an image or folder; None or "": returns []
     files   cache {text: its image files}, extended here
@@ -103,10 +112,7 @@ def _files_for(text: str | None, number: int, files: dict[str, list[Path]], nets
         what = f"'{text}' contains {count(len(folder_files), 'control image')} for {count(nets, 'ControlNet')}"
         raise ProblemsError.one(what, NETS, "add images, so that each has its own", "controls.too-few-images")
     first = number % (len(folder_files) // nets) * nets
-    chosen = folder_files[first : first + nets]
-    for path in chosen:
-        _is_black(path)  # raises for an unreadable image, and is cached
-    return [str(path) for path in chosen]
+    return [str(path) for path in folder_files[first : first + nets]]
 
 
 def unused_images(jobs: Sequence[GenerateJob]) -> Iterator[Problem]:
