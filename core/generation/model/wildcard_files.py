@@ -42,7 +42,7 @@ def wildcard_lines(workspace: Workspace, name: str) -> list[str]:
     if found:
         raise WildcardError(f"the wildcard '{name}' is empty")
     near = difflib.get_close_matches(name, wildcard_names(workspace), 1)
-    hints = [f"did you mean '{each}'?" for each in near] + faults[:1]
+    hints = [f"did you mean '{each}'?" for each in near] + faults[:3]
     raise WildcardError("; ".join([f"no wildcard '{name}' in models/wildcards", *hints]))
 
 
