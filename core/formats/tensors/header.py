@@ -65,7 +65,7 @@ NOT_A_MODEL = {
     "packed": ("This is a packed file (gzip, RAR or 7z), not a model", "unpack it and choose the model in it"),
     "gguf": ("GGUF files are not read", "choose the model's .safetensors file"),
     "page": (
-        "This is a web page or an error message of a server, not a model: the download was refused, perhaps for want of a login",
+        "This is a web page or an error message of a server, not a model: the download was refused, perhaps a login is needed",
         "download the file itself",
     ),
     "pointer": (
