@@ -231,8 +231,8 @@ def generated() -> Facts:
         with ExitStack() as stack, redirect_stderr(io.StringIO()) as errors:
             stack.enter_context(patch("builtins.input", partial(_typed, typed)))
             stack.enter_context(patch.object(generate, "Ownership", lambda *given: owner_of(heard)))
-            stack.enter_context(patch("core.generation.model.store.make_store", lambda: None))
             stack.enter_context(patch("core.generation.run.run_generate", answered))
+            stack.enter_context(patch("core.generation.model.store.make_store", lambda: None))
             job = build(GenerateJob, {"prompts": {"from_file": "x.txt"}})
             yield "typed", [generate.prompt_loop(job, options_of(root)), heard, bool(errors.getvalue())]
     with redirect_stderr(io.StringIO()) as errors, redirect_stdout(io.StringIO()) as shown:
