@@ -167,7 +167,7 @@
   const paintQuick = () => {
     const holder = byId("cap-quick"), there = new Set(box().disabled ? [] : parts().map(same));
     if (!holder || !atelier.differs(holder, [quick, quick.map((tag) => there.has(same(tag))), editable()])) return;
-    holder.replaceChildren(...Array.from({length: QUICK}, (_, n) => quick[n] ? h("button", {type: "button", class: "quick", "data-act": "quick", "data-arg": quick[n], disabled: !editable(), "aria-label": quick[n], "aria-keyshortcuts": n + 1, "aria-pressed": String(there.has(same(quick[n]))), title: `${quick[n]}, key ${n + 1}`}, h("kbd", {}, String(n + 1)), quick[n]) : h("span", {})));
+    holder.replaceChildren(...Array.from({length: QUICK}, (_, n) => quick[n] ? h("button", {type: "button", class: "quick", "data-act": "quick", "data-arg": quick[n], disabled: !editable(), "aria-keyshortcuts": n + 1, "aria-pressed": String(there.has(same(quick[n]))), title: `${quick[n]}, key ${n + 1}`}, h("kbd", {"aria-hidden": "true"}, String(n + 1)), quick[n]) : h("span", {})));
   };
   own.quick = (arg) => toggle(arg);
   document.addEventListener("keydown", (event) => {
