@@ -417,8 +417,9 @@ def client_rendered(kind: str, data: Any, tag: str = "div") -> str:
 
 
 def problems_html(problems: Iterable[Problem]) -> str:
-    """Return HTML of a list of problems: what, where, fix."""
-    return client_rendered("problems", [problem.to_dict() for problem in problems], "ul")
+    """Return HTML of a list of problems: what, where, fix; "" without any."""
+    listed = [problem.to_dict() for problem in problems]
+    return client_rendered("problems", listed, "ul") if listed else ""
 
 
 def empty_state(title: str, hint: str = "") -> str:

@@ -522,7 +522,7 @@
   };
   /** An image that Dataset opens has its caption in view, and by keyboard the focus. */
   atelier.on("click", "#ds-grid [data-act=open]", async ({ariaLabel}, {detail}) => {
-    const field = await atelier.whenFound(() => visible() && ariaLabel.endsWith(byId("cap-label").textContent.replace(/^C/, "c")) && box());
+    const field = await atelier.whenFound(() => visible() && ariaLabel.endsWith(byId("cap-label").textContent.replace(/^C/, "c")) && document.querySelector("#cap-text:enabled"));
     if (!field) return;
     field.scrollIntoView({block: "center"});
     if (!detail) setTimeout(() => box().focus({preventScroll: true}), 100);  // the tab's heading has it first
