@@ -360,9 +360,5 @@
 
   const KEYS = [["Left, Right", "previous and next image; with Alt while typing"], ["Ctrl + S", "save"], ["Ctrl + Z, Ctrl + Y", "undo and redo the last saved change, outside of the text box"], ["1 to 9", "quick tags, in the list and the editor, outside of the text box"],
     ["Enter or comma", "add the tag that was typed; Down and Up choose a known one"], ["Backspace", "in the empty tag field: to the last tag"], ["Left, Right on a tag", "the next tag; with Ctrl the tag moves"], ["Enter on a tag", "edit it"], ["Delete on a tag", "remove it"], ["Up, Down in the list", "the next image of the list; Enter opens it"], ["Ctrl or Shift + click, x", "select images of the list; a change of many captions is for these"], ["o", "control images beside, over or without their images"], ["?", "this list"]];
-  own.keys = () => {
-    const dialog = h("dialog", {class: "atelier-dialog", "aria-label": "Keys of the Captions tab"}, h("h2", {}, "Keys"),
-      h("dl", {class: "keys"}, ...KEYS.flatMap(([key, what]) => [h("dt", {}, key), h("dd", {}, what)])), h("button", {type: "button", class: "btn", onclick: () => dialog.close()}, "Close"));
-    atelier.modal(dialog);
-  };
+  own.keys = () => atelier.modelsDialog("Keys of the Captions tab", h("dl", {class: "keys"}, ...KEYS.flatMap(([key, what]) => [h("dt", {}, key), h("dd", {}, what)])));
 })();

@@ -189,7 +189,7 @@
       show(holder, data.steps.length > 0);
       show(holder.parentElement, data.steps.length > 0 || !!data.about);
       charts[id].set({...data, lines});
-      byId(`${id}-legend`).replaceChildren(...lines.flatMap((line) => [h("i", {class: line.kind}), line.name]));
+      byId(`${id}-legend`).replaceChildren(...lines.flatMap((line) => [h("span", {}, h("i", {class: line.kind}), line.name), " "]));
       text(byId(`${id}-about`), data.about);
       show(byId(`${id}-about`), !!data.about);
     }

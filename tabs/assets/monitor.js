@@ -234,7 +234,7 @@
     const kinds = ["smooth", "second", "third"];
     const lines = data.lines.map((line, n) => ({name: line.name, values: line.values, kind: kinds[n % kinds.length]}));
     charts.rate.set({steps: data.steps, total: data.total, lines});
-    byId("rate-legend").replaceChildren(...lines.flatMap((line) => [h("i", {class: line.kind}), line.name]));
+    byId("rate-legend").replaceChildren(...lines.flatMap((line) => [h("span", {}, h("i", {class: line.kind}), line.name), " "]));
   };
 
   /* ---- samples: prompts down, time across ---- */
