@@ -14,6 +14,7 @@ from core.generation.model.index import FileFacts, facts_of_file
 from core.generation.model.library import find_file, portable_name
 from core.generation.prompt.loras import LoraTag, strengths
 from core.generation.prompt.runs import parts_of
+from core.generation.prompt.wildcards import escape_variants
 from core.networks.block_weights import PRESETS
 from core.record.file_titles import file_stem
 from core.record.problems import Problem, collected
@@ -167,8 +168,9 @@ def embeddings_help(triggers: Sequence[str]) -> str:
 
 
 def has_word(prompt: str, word: str) -> bool:
-    """Return whether the prompt contains the word, as it is or with escaped brackets; case is ignored."""
-    return any(each.lower() in prompt.lower() for each in (word, escape_brackets(word)))
+    """Return whether the prompt contains the word, as it is or escaped; case is ignored."""
+    spellings = [each for text in (word, escape_brackets(word)) for each in (text, escape_variants(text))]
+    return any(each.lower() in prompt.lower() for each in spellings)
 
 
 def _details(index: int, use: dict[str, Any], word_buttons: str, family: str, tools: str) -> str:
@@ -210,6 +212,7 @@ def changed(values: dict[str, Any], act: str, arg: str, value: str, page: Page) 
     if act == "word":
         word = _word(uses[index], detail, page.workspace)
         word = escape_brackets(word) if values["prompt_weights"] else word
+        word = escape_variants(word) if values["dynamic_prompts"] else word
         return values | {"prompt": with_word(str(values["prompt"]), word)}
     if act == "remove":
         del uses[index]

@@ -122,7 +122,7 @@ def test_the_folders_are_read_beside_the_page_and_then_sent_once(desk):
 
 
 def test_a_row_shows_family_words_and_state_and_a_word_is_written_at_the_prompts_end(desk):
-    lora(desk.page.workspace.models / "loras" / "a.safetensors", {"modelspec.trigger_phrase": "zfx_(art), glyph style"})
+    lora(desk.page.workspace.models / "loras" / "a.safetensors", {"modelspec.trigger_phrase": "zfx_(art), glyph style, x__y__z"})
     desk.loras.model_lists.read()
     desk.lora_act(event("add", desk.loras.model_lists.of(["lora"])[0].name))
     row = desk._form()["loras"]
@@ -132,9 +132,13 @@ def test_a_row_shows_family_words_and_state_and_a_word_is_written_at_the_prompts
     for _ in range(2):
         desk.lora_act(event("word", "0:0"))
     assert desk._values()["prompt"] == r"a fox, glyph style, zfx_\(art\)"  # its brackets are no weight
+    desk.presets.put(desk._values() | {"dynamic_prompts": True})
+    for _ in range(2):
+        desk.lora_act(event("word", "0:2"))
+    assert desk._values()["prompt"] == r"a fox, glyph style, zfx_\(art\), x\__y\__z"  # nor its underscores a wildcard
     desk.lora_act(event("word", "0:99"))
     desk.lora_act(event("on", "0", "false"))
-    assert desk._values()["prompt"].endswith(r"zfx_\(art\)") and 'class="is-off"' in desk._form()["loras"]
+    assert desk._values()["prompt"].endswith("z") and 'class="is-off"' in desk._form()["loras"]
     assert form.job_of(desk._values(), desk.page.project.job).generate.loras == []
 
 
