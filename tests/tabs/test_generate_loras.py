@@ -122,7 +122,10 @@ def test_the_folders_are_read_beside_the_page_and_then_sent_once(desk):
 
 
 def test_a_row_shows_family_words_and_state_and_a_word_is_written_at_the_prompts_end(desk):
-    lora(desk.page.workspace.models / "loras" / "a.safetensors", {"modelspec.trigger_phrase": "zfx_(art), glyph style, x__y__z"})
+    lora(
+        desk.page.workspace.models / "loras" / "a.safetensors",
+        {"modelspec.trigger_phrase": "zfx_(art), glyph style, x__y__z"},
+    )
     desk.loras.model_lists.read()
     desk.lora_act(event("add", desk.loras.model_lists.of(["lora"])[0].name))
     row = desk._form()["loras"]

@@ -168,7 +168,9 @@ def test_a_narrow_phone_and_one_at_150_percent_zoom_cut_no_button_off(tab, width
     assert tab.evaluate(CUT, "#preset-bar :is(.btn, .menu-items)") == []
     go(tab, "Monitor", "#run-actions .btn")
     assert tab.evaluate(CUT, "#run-actions .btn, .run-figures") == []
-    assert tab.evaluate("[...document.querySelectorAll('.legend i')].every((i) => i.parentElement.getClientRects().length < 2)")
+    assert tab.evaluate(
+        "[...document.querySelectorAll('.legend i')].every((i) => i.parentElement.getClientRects().length < 2)"
+    )
     assert tab.evaluate(BEYOND, "#monitor .queue-now .btn:not(.off)") == []
     go(tab, "Generate", "#gen-go, .gen-start .switch")
     assert tab.evaluate(CUT, ".gen-start .switch, .gen-row .own > span, .gen-adds .btn") == []
