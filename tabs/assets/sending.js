@@ -2,7 +2,7 @@
 /* Changes of fields of boards (tabs/markup.py) on their way to the server. One that a proxy answers with an error is sent again: it
    changes nothing that it has changed already. Where that does not help, it is named. Other messages and uploads that fail are reported. */
 (() => {
-  const atelier = window.atelier, LOST = "atelier-lost-changes";
+  const atelier = window.atelier, LOST = "atelier-lost-changes", MISSED = "atelier-missed-press";
   const AGAIN = [400, 1000];  // milliseconds; the server waits two seconds for one that is missing (Browsers.in_turn)
   const PATIENCE = 4000;  // milliseconds until a loaded page shows what the server has
   const TRANSIENT = [429, 502, 503, 504];
@@ -20,19 +20,26 @@
   const eventIn = ({body}) => { try { return JSON.parse(body).event_data; } catch { return null; } };
   const numberIn = (how) => { const {field, turn} = eventIn(how || {}) || {}; return field ? turn : 0; };
 
+  /* The button that was pressed last, until the server has answered: a message names it where it does not. */
+  let pressed = "", leaving = false;
+  addEventListener("click", ({target}) => { const button = target.closest && target.closest("button:not([role=tab])"); pressed = button ? button.ariaLabel || button.textContent.trim() : ""; }, true);
+  addEventListener("beforeunload", () => { leaving = true; });
   const OF_PERSON = /gradio_api\/(upload|run\/predict)(\?|$)/;
   /** Send a request of Gradio's and report its failure, which Gradio shows as "Error" or not at all. A tick asks again by itself, and
-      Gradio loads the page again after a message that was not answered. */
+      Gradio loads the page again after a message that was not answered, which then names the button. */
   const sendAndReport = async (where, how) => {
     const files = how.body instanceof FormData ? how.body.getAll("files").map((file) => file.name).join(", ") : "";
-    const report = async (answer) => atelier.parts.said({kind: "error", title: files ? "Not uploaded" : "Not done", about: files && "drop", problems: [await atelier.failure(answer, files.slice(0, 200))]});
+    const ofPerson = JSON.stringify(eventIn(how)) !== "{}", button = pressed;
+    const report = async (answer) => atelier.parts.said({kind: "error", title: files ? "Not uploaded" : button ? `Not done: ${button}` : "Not done", about: files && "drop", problems: [await atelier.failure(answer, files.slice(0, 200))]});
     try {
       const answer = await send(where, how);
-      if (!answer.ok && JSON.stringify(eventIn(how)) !== "{}") await report(answer);
+      if (!answer.ok && ofPerson) await report(answer);
+      if (ofPerson) pressed = "";
       else if (files) atelier.succeeded("drop");
       return answer;
     } catch (error) {
       if (files) await report(null);
+      else if (ofPerson && button && !leaving) atelier.remember(MISSED, button, true);
       throw error;
     }
   };
@@ -62,8 +69,9 @@
   };
   const recalled = () => JSON.parse(atelier.recall(LOST, true) || "[]");
   atelier.whenReady(async () => {
-    const changes = recalled();
-    atelier.remember(LOST, "", true);
+    const changes = recalled(), missed = atelier.recall(MISSED, true);
+    for (const each of [LOST, MISSED]) atelier.remember(each, "", true);
+    if (missed) name(`"${missed}"`, "Not confirmed", "The server could not be reached when you pressed", "See whether it was done, otherwise press it again.");
     await atelier.whenFound(() => changes.every(isShown), changes.length ? PATIENCE : 0);
     const words = changes.filter((change) => !isShown(change)).map((change) => change.words).join(" and ");
     if (words) name(words, "Not saved", "The server could not be reached when you changed", "Enter it again.");

@@ -409,6 +409,27 @@ def test_what_was_typed_while_the_server_was_away_is_named_when_the_page_comes_b
     window.errors.clear()
 
 
+@pytest.mark.slow
+def test_a_press_that_the_server_does_not_answer_names_its_button_at_once_or_when_the_page_comes_back(visit):
+    window = visit()
+    tab = window.open()
+    said, name = tab.locator("#said"), tab.locator("#enqueue").inner_text()
+    tab.route("**/run/predict", lambda route: route.fulfill(status=500), times=1)
+    tab.locator("#enqueue").click()
+    expect(said).to_contain_text(name)
+    said.get_by_role("button").click()
+    tab.route("**/run/predict", lambda route: route.abort())
+    with tab.expect_event("requestfailed"):
+        tab.locator("#enqueue").click()
+    tab.unroute("**/run/predict")
+    expect(said).to_contain_text(name)
+    tab.reload()
+    tab.wait_for_selector("body[data-atelier=ready]")
+    tab.wait_for_timeout(500)
+    expect(said).to_be_hidden(timeout=1)
+    window.errors.clear()
+
+
 def lose_edits(tab) -> None:
     """From now on a proxy answers changes of the form with an error."""
 
