@@ -96,6 +96,10 @@ def test_each_tab_is_centered_and_inside_the_window_at_every_width(window):
     tab.locator("#model-browser .rows").wait_for()
     found["an open run"] = tab.evaluate(NARROW)
     assert not any(found.values()), found
+    tab.emulate_media(forced_colors="active")
+    style = "(node) => [getComputedStyle(node).forcedColorAdjust, getComputedStyle(node).outlineStyle]"
+    assert tab.locator("#header-memory").evaluate(style) == ["none", "none"]
+    assert tab.locator("#tabs > .tab-wrapper [aria-selected=true]").first.evaluate(style) == ["auto", "solid"]
 
 
 @pytest.mark.slow
