@@ -164,6 +164,8 @@ def test_a_button_that_goes_with_its_answer_opens_no_keyboard(tab):
 def test_a_narrow_phone_and_one_at_150_percent_zoom_cut_no_button_off(tab, width):
     tab.set_viewport_size({"width": width, "height": 560})
     assert tab.evaluate(BEYOND, "#preset-bar > *") == []
+    tab.evaluate("document.querySelectorAll('.group-count').forEach((node) => { node.textContent = '12 changed'; })")
+    assert tab.evaluate(CUT, ".group-line") == []
     tab.locator("#preset-bar summary").click()
     assert tab.evaluate(CUT, "#preset-bar :is(.btn, .menu-items)") == []
     go(tab, "Monitor", "#run-actions .btn")
