@@ -1,4 +1,4 @@
-"""The LoRA of a frozen layer as one autograd node, and a network's weights in the compute dtype, cast once per micro-batch."""
+"""The LoRA of a frozen layer as one autograd node, and a network's weights and gradients, cast once per micro-batch."""
 
 from __future__ import annotations
 
@@ -10,12 +10,14 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import linear
 
+KEPT_BYTES = 32 << 20  # of gradients that wait to be cast together
+
 
 class LinearWithLowRank(torch.autograd.Function):
     """A Linear and its LoRA as one autograd node instead of five: x W^T + bias + strength * (x down^T) up^T.
 
-    x: [..., in]; down: [rank, in] and up: [out, rank], float32. Products run in x's dtype; the gradients of down and up have their own
-    dtype. The frozen weight [out, in] and bias get no gradient.
+    x: [..., in]; down: [rank, in] and up: [out, rank], float32. Products run in x's dtype; down and up get gradients in their own dtype,
+    from the cache if it is open. The frozen weight [out, in] and bias get no gradient.
     """
 
     @staticmethod
@@ -30,7 +32,7 @@ class LinearWithLowRank(torch.autograd.Function):
         casts: CastCache | None,
     ) -> Tensor:
         """Return the Linear's output plus strength * up(down(x)); `casts`: copies of down and up in x's dtype, or None."""
-        ctx.strength, ctx.master_type = strength, down.dtype
+        ctx.strength, ctx.masters, ctx.casts = strength, (down, up), casts
         down, up = _cast_copy(down, x.dtype, casts), _cast_copy(up, x.dtype, casts)
         y = linear(x, weight, bias)
         hidden = x.reshape(-1, x.shape[-1]) @ down.t()
@@ -62,7 +64,7 @@ class AddLowRankOverChannels(torch.autograd.Function):
         ctx: Any, y: Tensor, x: Tensor, down: Tensor, up: Tensor, strength: float, casts: CastCache | None
     ) -> Tensor:
         """Return y + strength * up(down(x)); `casts`: copies of down and up in y's dtype, or None."""
-        ctx.strength, ctx.master_type = strength, down.dtype
+        ctx.strength, ctx.masters, ctx.casts = strength, (down, up), casts
         down, up = _cast_copy(down, y.dtype, casts).flatten(1), _cast_copy(up, y.dtype, casts).flatten(1)
         hidden = _rows(x) @ down.t()
         batch, channels, height, width = y.shape
@@ -86,10 +88,6 @@ class AddLowRankOverChannels(torch.autograd.Function):
         if need_x:
             batch, channels, height, width = ctx.shape
             grad_x = (grad_hidden @ down).view(batch, height, width, channels).permute(0, 3, 1, 2)
-        if grad_down is not None:
-            grad_down = grad_down[:, :, None, None]
-        if grad_up is not None:
-            grad_up = grad_up[:, :, None, None]
         return grad, grad_x, grad_down, grad_up, None, None
 
 
@@ -118,17 +116,20 @@ def _factor_gradients(
     need_down: bool,
     need_up: bool,
 ) -> tuple[Tensor | None, Tensor | None, Tensor]:
-    """Return the gradients (of down [rank, in], of up [out, rank], of hidden [rows, rank]).
+    """Return the gradients (of down and of up in their shapes, of hidden [rows, rank]).
 
-    grad: [rows, out], rows: x as [rows, in], hidden: [rows, rank]. The first two are in the masters' dtype and None if not needed; the last
-    is empty if not needed.
+    grad: [rows, out], rows: x as [rows, in], hidden: [rows, rank]. The first two are None if not needed or kept by the cache; the last is
+    empty if not needed.
     """
+    down_master, up_master = ctx.masters
     grad_hidden = _scaled(grad @ up, ctx.strength) if need_x or need_down else hidden.new_empty(0)
     products = [(grad, hidden)] if need_up else []
     products += [(grad_hidden, rows)] if rows is not None else []
-    gradients = _products(products, ctx.master_type)
-    grad_up = _scaled(gradients.pop(0), ctx.strength) if need_up else None
-    return gradients.pop() if gradients else None, grad_up, grad_hidden
+    keeps = ctx.casts is not None and ctx.casts.keeps(down_master) and ctx.casts.keeps(up_master)
+    gradients = _products(products, grad.dtype if keeps else down_master.dtype)
+    grad_up = _wide_gradient(ctx.casts, up_master, gradients.pop(0), ctx.strength) if need_up else None
+    grad_down = _wide_gradient(ctx.casts, down_master, gradients.pop(), 1.0) if gradients else None
+    return grad_down, grad_up, grad_hidden
 
 
 def _products(pairs: Sequence[tuple[Tensor, Tensor]], dtype: torch.dtype) -> list[Tensor]:
@@ -143,19 +144,29 @@ def _products(pairs: Sequence[tuple[Tensor, Tensor]], dtype: torch.dtype) -> lis
     return [part.view(shape) for part, shape in zip(flat.to(dtype).split(sizes), shapes, strict=True)]
 
 
+def _wide_gradient(casts: CastCache | None, weight: Tensor, gradient: Tensor, factor: float) -> Tensor | None:
+    """Return `factor` times the gradient in the weight's dtype and shape; None if the cache keeps it."""
+    gradient = gradient.view(weight.shape)
+    if casts is not None and casts.keep(weight, gradient, factor):
+        return None
+    return _scaled(gradient.to(weight.dtype), factor)
+
+
 # -- copies of the weights in the compute dtype
 
 
 class CastCache:
-    """Copies of a network's float32 weights in the compute dtype, like autocast's weight cache.
+    """Copies of a network's float32 weights in the compute dtype, like autocast's weight cache, and their gradients in it.
 
     Casting at each use is a kernel per weight, and another when gradient checkpointing repeats the forward pass. Here all copies are
     written in one operation before each micro-batch (`open`); until `close`, no weight may change. A weight gets its copy at its first use.
+    Gradients stay in the compute dtype until there are KEPT_BYTES of them or until `close`, and are cast together.
     """
 
     def __init__(self) -> None:
         self._copies: dict[nn.Parameter, Tensor] = {}
-        self._open = False
+        self._gradients: list[tuple[Tensor, Tensor, float]] = []
+        self._kept_bytes, self._open = 0, False
 
     @torch.no_grad()
     def open(self) -> None:
@@ -165,8 +176,41 @@ class CastCache:
         self._open = True
 
     def close(self) -> None:
-        """Stop using the copies, since the weights may change: each use casts the weight."""
+        """Give the weights their gradients, and stop using the copies, since the weights may change: each use casts the weight."""
         self._open = False
+        self._give_gradients()
+
+    @torch.no_grad()
+    def _give_gradients(self) -> None:
+        """Add the kept gradients to those of the weights."""
+        kept, self._gradients, self._kept_bytes = self._gradients, [], 0
+        if not kept:
+            return
+        wide = [torch.empty_like(weight) for weight, _, _ in kept]
+        torch._foreach_copy_(wide, [gradient for _, gradient, _ in kept])
+        scaled = [(each, factor) for each, (_, _, factor) in zip(wide, kept, strict=True) if factor != 1.0]
+        if scaled:
+            torch._foreach_mul_([each for each, _ in scaled], [factor for _, factor in scaled])
+        sums: dict[Tensor, Tensor] = {}  # as autograd adds: first what this micro-batch gives
+        for (weight, _, _), each in zip(kept, wide, strict=True):
+            sums[weight] = sums[weight].add_(each) if weight in sums else each
+        for weight, total in sums.items():
+            weight.grad = total if weight.grad is None else weight.grad.add_(total)
+
+    def keeps(self, weight: Tensor) -> bool:
+        """Return whether gradients of this weight can be kept: those of parameters, while the cache is open."""
+        return self._open and isinstance(weight, nn.Parameter)
+
+    def keep(self, weight: Tensor, gradient: Tensor, factor: float) -> bool:
+        """Keep `factor` times this gradient for the weight, to be cast with others. Returns False if it cannot be kept, needs no cast or
+        has another layout than the weight."""
+        if not self.keeps(weight) or weight.dtype == gradient.dtype or weight.stride() != gradient.stride():
+            return False
+        self._gradients.append((weight, gradient, factor))
+        self._kept_bytes += gradient.nbytes
+        if self._kept_bytes > KEPT_BYTES:
+            self._give_gradients()
+        return True
 
     def read(self, weight: Tensor, dtype: torch.dtype) -> Tensor:
         """Return `weight` in this dtype without recording a gradient: its copy while the cache is open, else a new cast."""
@@ -187,13 +231,13 @@ def cast_weight(weight: Tensor, dtype: torch.dtype, casts: CastCache | None) -> 
 
 
 class _Cast(torch.autograd.Function):
-    """Returns the weight's copy in another dtype; the gradient is passed on in the weight's dtype."""
+    """Returns the weight's copy in another dtype; the weight gets the gradient in its own."""
 
     @staticmethod
     def forward(ctx: Any, weight: Tensor, dtype: torch.dtype, casts: CastCache) -> Tensor:
-        ctx.dtype = weight.dtype
+        ctx.master, ctx.casts = weight, casts
         return casts.read(weight, dtype).detach()
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        return grad.to(ctx.dtype), None, None
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, None, None]:
+        return _wide_gradient(ctx.casts, ctx.master, grad, 1.0), None, None

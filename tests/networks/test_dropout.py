@@ -195,4 +195,5 @@ def test_masters_get_float32_gradients_under_bfloat16(tokens):
     network = network_on(module, network_dropout=0.5)
     network.show(1, 0, list("abcd"))
     through(module, network, tokens.bfloat16()).float().square().sum().backward()
+    network.hide()
     assert all(weight.grad.dtype == torch.float32 and bool(weight.grad.any()) for weight in network.parameters())

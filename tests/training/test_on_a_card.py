@@ -102,6 +102,27 @@ def test_a_model_in_fp8_never_lies_on_the_card_in_more(found):
 
 @pytest.mark.slow
 def test_the_weights_of_a_lora_are_cast_in_one_operation_a_step(found):
-    """The first step casts each at its first use; all steps cast gradients."""
+    """The first step casts each at its first use; all steps cast the model's weights from fp8."""
     first, second = (step["casts of LoRA"] for step in found[FP8]["operations"])
     assert second < 0.7 * first
+
+
+ACTIVATION = """
+from tests.card.library import load_library
+load_library()
+import torch
+from tests.card.operations import Operations
+from tests.card.watched import card
+operations = Operations()
+with card(listener=operations):
+    output = torch.nn.functional.silu(torch.empty(4, 8, device="cuda", requires_grad=True))
+    operations.begin(None)
+    output.backward(torch.empty(4, 8, device="cuda"))
+print(sum(operations.counts.values()))
+"""
+
+
+@pytest.mark.slow
+def test_the_gradient_of_an_activation_is_one_operation():
+    done = subprocess.run([sys.executable, "-c", ACTIVATION], cwd=PROJECT, capture_output=True, text=True)
+    assert done.stdout.split() == ["1"], done.stderr[-3000:]
