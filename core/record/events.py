@@ -1,6 +1,6 @@
 """The events of a run: frozen dataclasses, one JSON line each in the run's journal."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -147,6 +147,20 @@ def sample_titles(steps: Iterable[int], at_base: bool = True) -> dict[int, str]:
     if at_base and sampled_steps and sampled_steps[0] >= 0:
         named[0] = "base model"
     return {step: named.get(step, f"step {step:,}") for step in sampled_steps}
+
+
+def prompt_rows(samples: Iterable[Mapping[str, Any]]) -> list[dict[int, Mapping[str, Any]]]:
+    """Return {step: sample} in order of step for each prompt and its settings, which a resumed run may have changed; rows that begin
+    earlier first. samples: of a run's snapshot"""
+    rows: dict[tuple[Any, ...], dict[int, Mapping[str, Any]]] = {}
+    for each in sorted(samples, key=lambda sample: (sample["step"], sample["index"])):
+        rows.setdefault((each["prompt"], each.get("settings") or each["index"]), {})[each["step"]] = each
+    return list(rows.values())
+
+
+def newest_rows(samples: Iterable[Mapping[str, Any]]) -> dict[str, dict[int, Mapping[str, Any]]]:
+    """Return {prompt: its row of `prompt_rows` that ends last}: images that differ by their step alone."""
+    return {next(iter(row.values()))["prompt"]: row for row in sorted(prompt_rows(samples), key=max)}
 
 
 @dataclass(frozen=True)

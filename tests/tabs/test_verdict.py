@@ -135,6 +135,8 @@ def test_samples_of_the_run_with_equal_settings_are_not_made_again(page):
         return [making[each] for each in ("state", "total", "missing", "taken")]
 
     assert numbers() == ["", 15, 15, 2]
+    shown = [bool(cell) for cell in part(page)["images"]["1"][0]]
+    assert shown == [True, False, True], "none of other settings next to them"
     command(page, "grid")
     (folder,) = list_grids(page.workspace)
     assert folder.content().samples == {(0, 0, 0): "0.png", (2, 0, 0): "40.png"} and numbers() == ["waiting", 15, 15, 2]
