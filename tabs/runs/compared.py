@@ -445,7 +445,7 @@ def other_prompts(*sides: Side) -> list[str]:
 def _by_prompt(side: Side) -> dict[str, list[dict[str, Any]]]:
     """Return {prompt: samples of the run's snapshot in order of steps}, without comparison samples."""
     trained = [each for each in side.facts.get("samples", []) if each["step"] not in COMPARED]
-    return {prompt: [*row.values()] for prompt, row in newest_rows(trained).items()}
+    return {prompt: list(row.values()) for prompt, row in newest_rows(trained).items()}
 
 
 def _moments(samples: list[list[dict[str, Any]]], limit: int) -> list[Moment]:
