@@ -286,7 +286,7 @@
 
   /** Two images of one prompt side by side: the first, or without control, and the one that was clicked. Arrow keys move through time and prompts. */
   const enlarge = (index, step) => {
-    let row = index, right = step, left = samples.steps.find((at) => at > -2);
+    let row = index, right = step, left = samples.steps.find((at) => at > -2 && samples.rows[row].cells[at]);
     const pane = (side) => {
       const img = h("img", {alt: ""}), choice = h("select", {"aria-label": `Step of the ${side} image`});
       choice.addEventListener("change", () => { if (side === "left") left = Number(choice.value); else right = Number(choice.value); draw(); });
