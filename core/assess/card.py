@@ -269,10 +269,11 @@ class Source:
         """Yield the facts of the section "measures": how the file compares with its run's checkpoints, and its assessment."""
         fact = partial(Fact, "measures")
         best, too_short = self.snapshot.get("best"), self.snapshot.get("too_short", False)
-        if self.step is not None and (best is not None or too_short):
+        points = self.snapshot.get("measured", ())
+        if self.step is not None and (best is not None or too_short or points):
             label = label_of(self.path.name, self.step)
             unmeasured = f" Of the {label} no loss was measured." if best and is_average(self.path.name) else ""
-            sentence = f"This is {label}. {measured_sentence(best, False, too_short)}{unmeasured}"
+            sentence = f"This is {label}. {measured_sentence(best, False, too_short, points)}{unmeasured}"
             yield fact("among", "Among the checkpoints of its run", sentence)
         yield fact("choice", "Why it was kept", self.metadata.get("atelier_choice", ""))
         for name, data in self._measured.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 from dataclasses import replace
@@ -514,6 +515,8 @@ def test_the_first_line_names_the_best_strength_of_the_checkpoint_that_it_names(
         tmp_path, columns, tmp_path / "checkpoints" / use, why, {"rows": [row], "file": None} if leads else None
     )
     assert answer.startswith(label) and answer.endswith(strength)
+    diverged = [column | {"use": False, "loss": math.nan} for column in columns]
+    assert answer_of(tmp_path, diverged, None, "", None)[0].startswith("Do not use step c")
 
 
 LAYER = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_k"
