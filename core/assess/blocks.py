@@ -54,7 +54,7 @@ def blocks_of(whole: Sequence[float], block_changes: Mapping[str, Sequence[Seque
     value, low, high   share of the whole change that depends on the part, with its 95% interval (None: too few images)
     times              change that depends on the part for other prompts over that for the dataset's; None if one of them is 0
     """
-    if not min(whole) > 0:
+    if min(whole) <= 0:
         raise NotMeasured("the checkpoint changes nothing")
     parts = {}
     for part, (outside, inside) in block_changes.items():

@@ -36,7 +36,6 @@ from core.generation.model.library import find_file
 from core.record import atomic
 from core.record.cancel import CancelToken
 from core.record.context import JobContext, Outcome
-from core.record.events import COMPARED
 from core.record.file_titles import is_average, label_of
 from core.record.problems import UNSEEN, ProblemsError, raise_if_errors, unwritten
 from core.record.run_about import initial_title, title_of
@@ -270,10 +269,11 @@ class Source:
         """Yield the facts of the section "measures": how the file compares with its run's checkpoints, and its assessment."""
         fact = partial(Fact, "measures")
         best, too_short = self.snapshot.get("best"), self.snapshot.get("too_short", False)
-        if self.step is not None and (best is not None or too_short):
+        points = self.snapshot.get("measured", ())
+        if self.step is not None and (best is not None or too_short or points):
             label = label_of(self.path.name, self.step)
             unmeasured = f" Of the {label} no loss was measured." if best and is_average(self.path.name) else ""
-            sentence = f"This is {label}. {measured_sentence(best, False, too_short)}{unmeasured}"
+            sentence = f"This is {label}. {measured_sentence(best, False, too_short, points)}{unmeasured}"
             yield fact("among", "Among the checkpoints of its run", sentence)
         yield fact("choice", "Why it was kept", self.metadata.get("atelier_choice", ""))
         for name, data in self._measured.items():
@@ -318,16 +318,16 @@ class Source:
         """Return at most `settings.samples` sample images, without those of the base model.
 
         Taken from the first of these that exists: samples of the file's step, images of the file in the run's comparison, samples
-        of the nearest step, the file's preview image.
+        of the nearest step, the file's preview image. An average has no samples.
         """
-        samples = [each for each in self.snapshot.get("samples", []) if each["step"] not in COMPARED]
+        samples = [each for each in self.snapshot.get("samples", []) if each["step"] > 0]
         step = self.step if self.step is not None else self.snapshot.get("step", 0)
         nearest = min((each["step"] for each in samples), key=lambda other: abs(other - step), default=None)
         included = [each for each in samples if each["step"] == nearest]
         if (nearest != step or is_average(self.path.name)) and self.run is not None:
             compared = images_in(self.run.path, self.path.name, self.workspace)
             others = [{"file": image, "prompt": prompt, "seed": None, "step": step} for image, prompt in compared]
-            included = others or included
+            included = others or ([] if is_average(self.path.name) else included)
         included, loaded = included[: self.settings.samples], []
         for each in included:
             prompt = self.clean(each["prompt"]) if self.settings.captions else ""

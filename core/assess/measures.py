@@ -41,9 +41,10 @@ class Measure:
         return function(*args) if function else ""
 
     def text(self, name: str, data: Mapping[str, Any]) -> str:
-        """Return the text `name` ("brief", "sentence" or "warning") for measured data, or for {"why": reason} if it was not measured."""
+        """Return the text `name` ("brief", "sentence" or "warning") for measured data, or for {"why": reason, "warning": clause or missing}
+        if it was not measured."""
         if "why" in data:
-            return {"brief": "-", "sentence": f"Not measured: {data['why']}."}.get(name, "")
+            return {"brief": "-", "sentence": f"Not measured: {data['why']}."}.get(name, str(data.get(name, "")))
         return str(self.call(name, data))
 
 

@@ -66,7 +66,7 @@ def with_warnings(sentence: str, labels: Mapping[str, str], cells: Cells, recomm
     """
     clauses: dict[str, list[str]] = {}
     for file, label in labels.items():
-        if warnings := [row["warning"] for row in rows_of(cells.get(file, {})) if row["warning"]]:
+        if warnings := list(dict.fromkeys(row["warning"] for row in rows_of(cells.get(file, {})) if row["warning"])):
             clauses.setdefault(listed(warnings), []).append(label)
     warned = {label for labels_of in clauses.values() for label in labels_of}
     clear = [

@@ -1,5 +1,6 @@
 """The task `assess`: takes the measures that a run's checkpoints lack, writes each to assess.json, and reports all results."""
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -18,6 +19,7 @@ from core.record.problems import Problem, ProblemsError
 from core.settings.tools.assess import AssessSettings
 
 KEY = "key"
+DIVERGED = "gives NaN or infinite values"
 
 
 plan = find_target
@@ -41,7 +43,10 @@ def do(settings: AssessSettings, target: Target, context: JobContext) -> Outcome
     lines += [
         "",
         with_warnings(
-            measured_sentence(best, too_short=snapshot["too_short"]), labels, measured, not_worse(best, steps)
+            measured_sentence(best, too_short=snapshot["too_short"], measured=snapshot["measured"]),
+            labels,
+            measured,
+            not_worse(best, steps),
         ),
     ]
     return Outcome(lines=lines, facts={"cells": measured})
@@ -108,6 +113,8 @@ class Assessment:
         for measure in measures:
             try:
                 data = measure.call(function, *arguments)
+                if not _is_finite(data):
+                    data = {"why": "the result is NaN or infinite", "warning": DIVERGED}
             except NotMeasured as reason:
                 data = {"why": str(reason)}
             except ProblemsError as error:
@@ -143,3 +150,12 @@ class Assessment:
     def _write(self) -> None:
         """Write all results to the run's assess.json."""
         atomic.write_json(self.target.run.path / FILE, {"version": 1, "cells": self.cells})
+
+
+def _is_finite(data: Any) -> bool:
+    """Whether no number in `data`, JSON values, is NaN or infinite, as those of a training that diverged are."""
+    try:
+        json.dumps(data, allow_nan=False)
+    except ValueError:
+        return False
+    return True

@@ -168,11 +168,14 @@ def grid_of_runs(
 
 
 def spread_steps(steps: Sequence[int], best: Mapping[str, Any] | None) -> list[int]:
-    """Return at most MOST_CHECKPOINTS of the steps, evenly spaced, with the last and the best one. best: `Best.to_dict`."""
+    """Return at most MOST_CHECKPOINTS of the steps, evenly spaced, with the last, the best one and up to half of them that may be as good.
+    best: `Best.to_dict`"""
     if len(steps) <= MOST_CHECKPOINTS:
         return list(steps)
-    chosen = {steps[index] for index in spread(len(steps), MOST_CHECKPOINTS - 1)}
-    return sorted(chosen | ({best["step"]} & set(steps) if best else set()))
+    as_good = sorted({*best.get("as_good", ())} & {*steps}) if best else []
+    chosen = {as_good[index] for index in spread(len(as_good), MOST_CHECKPOINTS // 2)}
+    chosen |= {best["step"]} & {*steps} if best else set()
+    return sorted(chosen | {steps[index] for index in spread(len(steps), MOST_CHECKPOINTS - max(len(chosen), 1))})
 
 
 def _prompts(job: TrainJob, base: Path | None, fallback_prompt: str) -> list[SamplePrompt]:

@@ -3,6 +3,7 @@
 verdict.json in the run folder names the grid, and the checkpoints and prompts of its columns and rows.
 """
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -213,13 +214,22 @@ def write_verdict(run: Path, grid: str, comparison: Comparison) -> None:
 # -- as text
 
 
-def measured_sentence(best: Mapping[str, Any] | None, advice: bool = True, too_short: bool = False) -> str:
-    """Return a sentence on which checkpoint has the lowest loss, and how certain that is.
+def measured_sentence(
+    best: Mapping[str, Any] | None,
+    advice: bool = True,
+    too_short: bool = False,
+    measured: Sequence[Mapping[str, Any]] = (),
+) -> str:
+    """Return a sentence on which checkpoint has the lowest loss, and how certain that is; one more if the training diverged.
 
     best        `Best.to_dict`; None if no loss was measured
     advice      whether to add the advice BY_EYE
     too_short   whether the training was too short to measure a loss
+    measured    of `RunView.snapshot`
     """
+    if diverged := [f"{point['step']:,}" for point in measured if not math.isfinite(point["loss"])]:
+        text = f"The loss at step {first_of(diverged, MOST_NAMED)} is NaN or infinite: the training diverged."
+        return text if best is None else f"{measured_sentence(best, advice)} {text}"
     by_eye = f": {BY_EYE}" if advice else ""
     if best is None:
         why = ", as the training was too short for it" if too_short else ""

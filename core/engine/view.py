@@ -103,7 +103,9 @@ class RunView:
             self.started = self.started or line["time"]
             gap = self._last_time - self._time_before
             clock_was_set, slept = gap < 0, gap > max(SLEPT, 10 * self.seconds_per_step)
-            if clock_was_set or slept or (line["kind"], line.get("state")) == ("state", "running"):
+            if (line["kind"], line.get("state")) == ("state", "running"):
+                self._idle += self._last_time - (self.ended or self._time_before)
+            elif not self.ended and (clock_was_set or slept):  # an average may be saved long after the end
                 self._idle += gap
             handler = getattr(self, "_on_" + line["kind"], None)
             if handler is not None:

@@ -149,6 +149,20 @@ def sample_titles(steps: Iterable[int], at_base: bool = True) -> dict[int, str]:
     return {step: named.get(step, f"step {step:,}") for step in sampled_steps}
 
 
+def prompt_rows(samples: Iterable[dict[str, Any]]) -> list[dict[int, dict[str, Any]]]:
+    """Return {step: sample} in order of step for each prompt and its settings, which a resumed run may have changed; rows that begin
+    earlier first. samples: of a run's snapshot"""
+    rows: dict[tuple[Any, ...], dict[int, dict[str, Any]]] = {}
+    for each in sorted(samples, key=lambda sample: (sample["step"], sample["index"])):
+        rows.setdefault((each["prompt"], each.get("settings") or each["index"]), {})[each["step"]] = each
+    return list(rows.values())
+
+
+def newest_rows(samples: Iterable[dict[str, Any]]) -> dict[str, dict[int, dict[str, Any]]]:
+    """Return {prompt: its row of `prompt_rows` that ends last}: images that differ by their step alone."""
+    return {next(iter(row.values()))["prompt"]: row for row in sorted(prompt_rows(samples), key=max)}
+
+
 @dataclass(frozen=True)
 class Sampled(Event, kind="sample", urgent=True):
     """A sample was generated.

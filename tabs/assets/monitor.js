@@ -264,8 +264,10 @@
       fit(line, data.steps, (cell) => cell.dataset.step, (step) => h("td", {"data-step": step}));
       data.steps.forEach((step, column) => {
         const cell = line.cells[column + 1], image = row.cells[step];
-        if (!image || cell.dataset.url === image.small) return;
-        cell.dataset.url = image.small;
+        const url = image ? image.small : "";
+        if ((cell.dataset.url || "") === url) return;
+        cell.dataset.url = url;
+        if (!image) { cell.replaceChildren(); return; }  // the row is another one: a resumed run has other prompts
         cell.replaceChildren(h("button", {type: "button", class: "sample", "aria-label": `${row.prompt}, ${stepName(step)}: enlarge`, onclick: () => enlarge(n, step),
           onfocus: ({target}) => { if (target.matches(":focus-visible")) target.scrollIntoView({block: "nearest", inline: "nearest"}); }},  // browsers leave one that is half in view
           h("img", {src: image.small, alt: `${row.prompt}, ${stepName(step)}`, loading: "lazy", decoding: "async", width: 128, height: 128})));
@@ -284,7 +286,7 @@
 
   /** Two images of one prompt side by side: the first, or without control, and the one that was clicked. Arrow keys move through time and prompts. */
   const enlarge = (index, step) => {
-    let row = index, right = step, left = samples.steps.find((at) => at > -2);
+    let row = index, right = step, left = samples.steps.find((at) => at > -2 && samples.rows[row].cells[at]);
     const pane = (side) => {
       const img = h("img", {alt: ""}), choice = h("select", {"aria-label": `Step of the ${side} image`});
       choice.addEventListener("change", () => { if (side === "left") left = Number(choice.value); else right = Number(choice.value); draw(); });

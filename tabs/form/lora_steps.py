@@ -61,9 +61,10 @@ class Lora:
 
 def brief(path: Path, workspace: Workspace) -> Lora:
     """Return the `Lora` of a file without reading its run's journal, so without steps and losses."""
-    run, image, stem = run_of(path, workspace.runs), preview_of(path, workspace), file_stem(path.name)
+    run, stem = run_of(path, workspace.runs), file_stem(path.name)
     if run is None:
-        return Lora(path, stem, image)
+        return Lora(path, stem, preview_of(path, workspace))
+    image = preview_of(path, workspace, facts_of_file(path).step)
     folder, best, keep_marks = RunFolder(run), read_best(run), read_kept(run)
     file, output = path.relative_to(run).as_posix(), output_name_of(stem)
     title, image = title_of(folder), image or _comparison_image(run, path.name, workspace)
@@ -128,7 +129,8 @@ def checkpoints(page: FormPage, path: Path | None) -> list[Checkpoint]:
         path = run / "checkpoints" / row["file"]
         marks = _marks(path.relative_to(run).as_posix(), best_mark, keep_marks)
         sample = run / "samples" / f"{row['step']:08d}_00.png"
-        image = sample if sample.is_file() else _comparison_image(run, row["file"], page.workspace)
+        has_sample = sample.is_file() and not row["average"]
+        image = sample if has_sample else _comparison_image(run, row["file"], page.workspace)
         checkpoints.append(Checkpoint(path, row["step"], row["label"], marks, image, row["loss"]))
     return checkpoints
 

@@ -1,5 +1,6 @@
 """The answer at the top of a run's comparison: which checkpoint to use and why, and the result of the blind choices."""
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,8 @@ def _answer(
     if reason == "trained" and leader:
         return f"Look at {leader['label']} first: your blind choices put it {first} so far.", "", leader["file"]
     best = next((column for column in columns[1:] if column["use"]), columns[-1])
+    if not math.isfinite(best.get("loss") or 0.0):
+        return f"Do not use {best['label']}: its loss is NaN or infinite.", open_still, best["file"]
     return (ADVICE[reason].format(best["label"]) if len(columns) > 2 else ""), open_still, best["file"]
 
 

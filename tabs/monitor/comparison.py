@@ -24,6 +24,7 @@ from core.engine.verdict import (
 )
 from core.generation.grids.folder import GridContent, GridFolder
 from core.generation.grids.plan import expected_steps
+from core.record.events import newest_rows
 from core.record.file_titles import is_average
 from core.record.problems import ProblemsError
 from core.record.workspace import Workspace
@@ -153,10 +154,12 @@ def images_of(
     steps = {file["name"]: file["step"] for file in facts["files"] if not is_average(file["name"])}
     if not job.method.traits.new_words:
         steps[""] = 0  # before the first step a model gives the images of its base
-    saved = {(each["step"], each["prompt"]): each["file"] for each in facts["samples"]}
+    saved = newest_rows(facts["samples"])
     positions = cells_of(verdict)
     usual = [(file, prompt, strength) for file, prompt, strength in positions if (strength,) == USUAL_STRENGTHS]
-    paths = {cell: path for cell in usual if (path := saved.get((steps.get(cell[0], -1), cell[1])))}
+    paths = {
+        cell: row[steps[cell[0]]]["file"] for cell in usual if (row := saved.get(cell[1])) and steps.get(cell[0]) in row
+    }
     if opened is None:
         return Images(positions.keys(), paths, {}, frozenset(), samples)
     folder, content = opened

@@ -15,7 +15,7 @@ import gradio as gr
 
 from core.engine.queue import GUEST, MAX_ENDED, lane_of, may_change, may_manage, may_resume
 from core.engine.waiting import waiting_runs
-from core.record.events import sample_titles
+from core.record.events import prompt_rows, sample_titles
 from core.record.file_titles import is_average, labels_of
 from core.record.kept import read_kept
 from core.record.problems import Problem, ProblemsError
@@ -250,20 +250,25 @@ def actions(page: Page, state: str, entry: Any, facts: dict[str, Any]) -> list[s
 
 
 def samples(page: Page, items: list[dict[str, Any]], at_base: bool = True) -> dict[str, Any]:
-    """Return the table of samples, a row per prompt and a column per step: {"steps", "names": {step: title}, "rows": [{"index", "prompt",
+    """Return the table of samples, a row of `prompt_rows` and a column per step: {"steps", "names": {step: title}, "rows": [{"prompt",
     "cells": {step: {"small", "whole": URL, "seed"}}}]}.
     items: "samples" of the run's snapshot; at_base: whether step 0 is the base model"""
     steps = sample_titles((item["step"] for item in items), at_base)
-    rows: dict[int, dict[str, Any]] = {}
-    for item in items:
-        row = rows.setdefault(item["index"], {"index": item["index"], "prompt": item["prompt"], "cells": {}})
-        cell = {
-            "small": page.thumb_url(item["file"], SAMPLE_SIZE),
-            "whole": page.file_url(item["file"]),
-            "seed": str(item["seed"]),  # JavaScript rounds above 2**53
+    rows = [
+        {
+            "prompt": next(iter(row.values()))["prompt"],
+            "cells": {
+                str(step): {
+                    "small": page.thumb_url(item["file"], SAMPLE_SIZE),
+                    "whole": page.file_url(item["file"]),
+                    "seed": str(item["seed"]),  # JavaScript rounds above 2**53
+                }
+                for step, item in row.items()
+            },
         }
-        row["cells"][str(item["step"])] = cell
-    return {"steps": list(steps), "names": steps, "rows": [rows[index] for index in sorted(rows)]}
+        for row in prompt_rows(items)
+    ]
+    return {"steps": list(steps), "names": steps, "rows": rows}
 
 
 def queue(page: Page) -> dict[str, Any]:

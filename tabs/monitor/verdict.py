@@ -159,7 +159,8 @@ def _data(page: Page, run: Path, facts: Mapping[str, Any], job: TrainJob, verdic
     answer, decided = answer_of(run, columns, use, why, preferred)
     answer += no_gain_text(facts, job.starts_at_base) if answer and why in ("lowest", "clear", "only") else ""
     advice = why not in ("kept", "preferred") and not choices
-    sentence = assess.with_assessment(measured_sentence(best, advice, facts["too_short"]), run, columns[1:], best)
+    sentence = measured_sentence(best, advice, facts["too_short"], facts.get("measured", ()))
+    sentence = assess.with_assessment(sentence, run, columns[1:], best)
     saved = [each for each in columns[1:] if not (each["average"] or each["gone"])]
     unmeasured = [each["label"] for each in saved if best and each["loss"] is None]
     sentence += f" No loss was measured at {listed(unmeasured)}." if unmeasured else ""

@@ -10,7 +10,7 @@ from typing import Any
 from core.engine.points import spread
 from core.engine.view import best_validation
 from core.record.bounded_json import read_json_object
-from core.record.events import COMPARED
+from core.record.events import COMPARED, newest_rows
 from core.record.file_titles import is_average
 from core.record.former import with_current_names
 from core.record.problems import ProblemsError
@@ -444,11 +444,8 @@ def other_prompts(*sides: Side) -> list[str]:
 
 def _by_prompt(side: Side) -> dict[str, list[dict[str, Any]]]:
     """Return {prompt: samples of the run's snapshot in order of steps}, without comparison samples."""
-    samples: dict[str, list[dict[str, Any]]] = {}
-    for sample in sorted(side.facts.get("samples", []), key=lambda each: (each["index"], each["step"])):
-        if sample["step"] not in COMPARED:
-            samples.setdefault(sample["prompt"], []).append(sample)
-    return samples
+    trained = [each for each in side.facts.get("samples", []) if each["step"] not in COMPARED]
+    return {prompt: list(row.values()) for prompt, row in newest_rows(trained).items()}
 
 
 def _moments(samples: list[list[dict[str, Any]]], limit: int) -> list[Moment]:

@@ -8,7 +8,7 @@ from typing import Any
 from core.engine.points import spread
 from core.engine.queue import whose_run
 from core.engine.run_summary import RunSummary
-from core.record.events import COMPARED, sample_titles
+from core.record.events import COMPARED, prompt_rows, sample_titles
 from core.record.file_titles import labels_of
 from core.record.kept import read_kept
 from core.record.run_about import MOST_NOTE, MOST_TITLE
@@ -234,7 +234,7 @@ def _keep_button(name: str, kept_name: str | None, other_owner: str) -> str:
 def _samples(
     samples: Sequence[dict[str, Any]], thumb_url: Callable[..., str], file_url: Callable[..., str], at_base: bool = True
 ) -> str:
-    """Return the HTML of the table of samples: a row per prompt, a column per step. at_base: whether step 0 is the base model"""
+    """Return the HTML of the table of samples: a row of `prompt_rows`, a column per step. at_base: whether step 0 is the base model"""
     if not samples:
         return section(
             "Samples", '<p class="hint">This run has no samples. Add sample prompts in Train to see progress.</p>'
@@ -244,18 +244,16 @@ def _samples(
     columns = [step for step in steps if step in COMPARED] + [
         trained_steps[each] for each in spread(len(trained_steps), SAMPLE_STEPS)
     ]
-    by_cell = {(sample["index"], sample["step"]): sample for sample in samples}
-    prompts = {sample["index"]: sample["prompt"] for sample in samples}
     names = {step: steps[step] for step in columns}
     head = "".join(f"<th>{name}</th>" for name in names.values())
     rows = []
-    for index in sorted(prompts):
-        prompt = short(prompts[index], 60)
+    for row in prompt_rows(samples):
+        whole = next(iter(row.values()))["prompt"]
+        prompt = short(whole, 60)
         cells = "".join(
-            sample_cell(by_cell.get((index, step)), f"{prompt}, {name}", thumb_url, file_url)
-            for step, name in names.items()
+            sample_cell(row.get(step), f"{prompt}, {name}", thumb_url, file_url) for step, name in names.items()
         )
-        rows.append(f"<tr><th scope='row' title='{esc(prompts[index])}'>{esc(prompt)}</th>{cells}</tr>")
+        rows.append(f"<tr><th scope='row' title='{esc(whole)}'>{esc(prompt)}</th>{cells}</tr>")
     more = f"{len(columns)} of {len(steps)} times" if len(columns) < len(steps) else ""
     grid = (
         f'<div class="run-samples"><table><thead><tr><td></td>{head}</tr></thead><tbody>{"".join(rows)}</tbody>'

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 
 import pytest
@@ -14,7 +15,7 @@ from core.assess import run as assess
 from core.assess.bench import Bench
 from core.assess.blocks import PARTS, SETS
 from core.assess.measures import MEASURES, STRENGTHS
-from core.assess.results import FILE, read_results
+from core.assess.results import FILE, read_results, rows_of
 from core.assess.statistics import ratio_of
 from core.assess.target import find_target, one_timestep_each
 from core.engine.execute import execute
@@ -188,6 +189,14 @@ def test_what_cannot_be_measured_is_named_and_the_rest_is_measured(made, tmp_pat
     assert {name for name, each in MEASURES.items() if "not applicable" in target.reason(each)} == {
         "fit", "drift", "blocks", "trigger", "strength", "rank"
     }  # fmt: skip
+
+
+def test_a_result_that_is_nan_is_stored_as_a_warning(made, monkeypatch):
+    workspace, folder = made(steps=(20,))
+    monkeypatch.setattr("core.assess.loss.recorded", lambda *_: {"loss": 0.5, "above": {"value": math.nan}})
+    outcome = use(workspace, folder, measures=["loss"])
+    ((row,),) = map(rows_of, read_results(folder.path).values())
+    assert row["warning"] and row["brief"] == "-" and "Nothing" not in outcome.lines[-1]
 
 
 def test_a_checkpoint_that_is_damaged_or_goes_ends_nothing_and_loses_no_cell(made, monkeypatch):

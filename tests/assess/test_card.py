@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from safetensors.numpy import save_file
 
-from core.assess.card import card_of, do, plan
+from core.assess.card import Source, card_of, do, plan
 from core.assess.card_page import page
 from core.formats.hub.catalog import ALLOWS, ENTRIES
 from core.record.problems import ProblemsError
@@ -154,3 +154,23 @@ def test_a_second_card_gets_a_name_of_its_own_and_a_named_one_is_never_overwritt
     preview = settings.model_copy(update={"preview": True})
     assert do(preview, plan(preview, workspace), surroundings(workspace)).facts["card"]["title"] == "fox"
     assert len(list(tmp_path.glob("*.html"))) == 2
+
+
+@pytest.mark.parametrize(("name", "step", "shown"), [("fox", 3, 0), ("fox", 9, 1), ("fox-average-4-to-8", 8, 0)])
+def test_no_sample_of_the_base_model_and_none_of_a_checkpoint_for_an_average(name, step, shown, tmp_path, workspace):
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    samples = [
+        {"step": each, "file": tmp_path / "a.png", "prompt": "a fox", "seed": 1} for each in (0, 8)[: 1 + step // 8]
+    ]
+    source = Source(
+        tmp_path / f"{name}.safetensors",
+        CardSettings(),
+        workspace,
+        {},
+        {},
+        RunFolder(workspace.runs / "r"),
+        None,
+        {"samples": samples, "step": step},
+        None,
+    )
+    assert len(source.samples()) == shown

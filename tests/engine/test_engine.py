@@ -678,6 +678,12 @@ def test_the_time_of_a_run_leaves_out_pauses_and_the_time_it_was_dead(tmp_path):
     state(900.0, "running")
     state(920.0, "done")
     assert view.snapshot(held=False)["seconds"] == 60.0
+    for end in (1500.0, 9000.0):  # a quarter of an hour without a line counts as sleep
+        put(end, "saved", step=4, file="checkpoints/x-average-2-to-4.safetensors", bytes=1)
+        assert view.snapshot(held=False)["seconds"] == 60.0
+    state(9500.0, "running")
+    state(9510.0, "done")
+    assert view.snapshot(held=False)["seconds"] == 70.0, "an average was saved in between"
 
 
 def test_one_long_journal_holds_up_nobody_who_asks_for_another_run(engine, workspace, monkeypatch):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from core.engine.average import average_weights, power_of
@@ -101,6 +103,10 @@ def test_the_sentence_names_the_best_step_or_those_that_cannot_be_told_apart():
     assert "20" not in measured_sentence(best(as_good=(20,), others=1))  # none is clearly worse
     assert "2 more" in measured_sentence(best(as_good=(10, 20, 30, 50, 60), others=6))
     assert "images" in measured_sentence(None)
+    points = [{"step": 20, "loss": 0.2}, {"step": 40, "loss": math.nan}]
+    diverged = measured_sentence(None, measured=points)
+    assert "step 40" in diverged and "step 20" not in diverged and "images" not in diverged
+    assert measured_sentence(best(), measured=points) == f"{measured_sentence(best())} {diverged}"
 
 
 @pytest.mark.parametrize(

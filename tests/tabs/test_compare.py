@@ -273,6 +273,10 @@ def test_samples_of_one_prompt_stand_beside_the_nearest_step(sides):
     assert other_prompts(a, b) == ["1 prompt only in A", "1 prompt only in B"]
     shown = compare_view.comparison_parts((a, b), lambda *_: "small", lambda *_: "whole")["samples"]
     assert shown.count("base model</span>") == 2 and "step 24" in shown and "Seed" not in shown
+    a.facts["samples"].append(a.facts["samples"][0] | {"step": 60, "settings": "other size"})
+    (row,) = sample_rows(a, b)
+    assert [x["step"] for x, _ in row.moments] == [60], "the newest settings of a resumed run"
+    a.facts["samples"].pop()
     embedding = replace(a, job=build(TrainJob, {"method": {"kind": "embedding"}, "embedding": {"token_string": "zkw"}}))
     shown = compare_view.comparison_parts((embedding, b), lambda *_: "small", lambda *_: "whole")["samples"]
     assert shown.count("base model</span>") == 1 and "step 0</span>" in shown

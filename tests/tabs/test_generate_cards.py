@@ -12,7 +12,7 @@ from work_parts import event, make_page
 
 from core.generation.images.metadata import read_image_metadata
 from core.record.problems import ProblemsError
-from tabs.form.lora_steps import lora_of
+from tabs.form.lora_steps import brief, checkpoints, lora_of
 from tabs.generate import cards, form, panel
 from tabs.generate.replaced import TAKE_BACK
 from tabs.generate.tab import GenerateHandlers
@@ -267,6 +267,11 @@ def test_a_card_names_run_and_step_and_another_step_is_one_click_away(desk, trai
 
 @pytest.mark.parametrize(("name", "shown"), [*zip(STEPS, (10, 10, 40), strict=True)])
 def test_a_card_of_a_step_without_a_sample_shows_the_nearest_one(desk, trained, name, shown):
+    lora(average := trained / "checkpoints" / "fox-average-12-to-24.safetensors")
+    desk.page.engine.snapshot("")["files"].append({"name": average.name, "step": 24})
+    assert [bool(each.sample) for each in checkpoints(desk.page, average)] == [True, True, False, False]
+    lora(trained / "checkpoints" / name, {"ss_steps": str(STEPS[name])})
+    assert brief(trained / "checkpoints" / name, desk.page.workspace).image.name == f"{min(STEPS[name], 24):08d}_00.png"
     for step in (12, 24):
         (trained / "samples" / f"{step:08d}_00.png").unlink()
     assert lora_of(desk.page, trained / "checkpoints" / name).image is None

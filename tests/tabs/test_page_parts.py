@@ -20,6 +20,7 @@ from tabs.markup import changed_boards, client_stamp, sent_boards
 from tabs.monitor import tab as monitor
 from tabs.monitor.charts import loss_series, rate_series
 from tabs.pulse import all_parts, answer, changed_parts, status
+from tabs.runs import details
 from tabs.server.browsers import Browsers
 from tabs.train.presets_bar import recipe_facts
 from tabs.train.tab import ACTIONS
@@ -383,6 +384,10 @@ def test_samples_are_prompts_by_steps_with_the_base_model_first(page, tmp_path):
     )
     assert set(table["rows"][0]["cells"]) == {"0", "20"}
     assert monitor.samples(page, drawn, at_base=False)["names"][0] == "step 0"
+    resumed = [drawn[0] | {"step": 40, "index": 0}, drawn[0] | {"step": 40, "settings": "other size"}]
+    rows = monitor.samples(page, [*drawn, *resumed])["rows"]
+    assert [(row["prompt"], [*row["cells"]]) for row in rows[2:]] == [("p1", ["40"])] * 2, "other prompts or settings"
+    assert details._samples([*drawn, *resumed], str.format, str).count("<tr>") == 1 + 4
 
 
 def test_a_run_that_is_gone_is_said_and_the_rest_still_shown(page):

@@ -280,12 +280,12 @@ def test_a_field_shows_the_name_and_step_of_its_file_and_of_a_path_that_is_none_
 def test_a_checkpoint_shows_the_sample_of_its_own_step_else_of_the_nearest(tmp_path):
     workspace = Workspace(tmp_path / "outputs", tmp_path / "models")
     run = workspace.runs / "fox"
-    for name in ("00000010_00.png", "00000010_01.png", "00000020_00.png"):
+    for name in ("00000000_00.png", "00000010_00.png", "00000010_01.png", "00000020_00.png"):
         (run / "samples").mkdir(parents=True, exist_ok=True)
         (run / "samples" / name).touch()
-    ends = ("-step00000010", "-step00000014", "-step00000016", "")
+    ends = ("-step00000004", "-step00000010", "-step00000014", "-step00000016", "", "-average-10-to-20")
     shown = [preview_of(run / "checkpoints" / f"fox{end}.safetensors", workspace) for end in ends]
-    assert [each and each.name for each in shown] == [f"000000{step}_00.png" for step in (10, 10, 20, 20)]
+    assert [each and each.name for each in shown] == [*(f"000000{step}_00.png" for step in (10, 10, 10, 20, 20)), None]
 
 
 def test_a_reading_walks_each_folder_once_for_all_kinds(page, monkeypatch):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 from dataclasses import replace
@@ -135,6 +136,8 @@ def test_samples_of_the_run_with_equal_settings_are_not_made_again(page):
         return [making[each] for each in ("state", "total", "missing", "taken")]
 
     assert numbers() == ["", 15, 15, 2]
+    shown = [bool(cell) for cell in part(page)["images"]["1"][0]]
+    assert shown == [True, False, True], "none of other settings next to them"
     command(page, "grid")
     (folder,) = list_grids(page.workspace)
     assert folder.content().samples == {(0, 0, 0): "0.png", (2, 0, 0): "40.png"} and numbers() == ["waiting", 15, 15, 2]
@@ -512,6 +515,8 @@ def test_the_first_line_names_the_best_strength_of_the_checkpoint_that_it_names(
         tmp_path, columns, tmp_path / "checkpoints" / use, why, {"rows": [row], "file": None} if leads else None
     )
     assert answer.startswith(label) and answer.endswith(strength)
+    diverged = [column | {"use": False, "loss": math.nan} for column in columns]
+    assert answer_of(tmp_path, diverged, None, "", None)[0].startswith("Do not use step c")
 
 
 LAYER = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_k"

@@ -219,10 +219,20 @@ def test_whole_models_have_no_strengths(workspace, make_job):
 
 def test_of_many_checkpoints_some_are_shown_with_the_best_and_the_last(workspace, make_job):
     files = [{"path": f"{step}.safetensors", "name": str(step), "step": step} for step in range(1, 101)]
-    facts = {"files": files, "run": "r", "title": "fox", "best": {"step": 42, "label": "best"}, "measured": []}
+    facts = {
+        "files": files,
+        "run": "r",
+        "title": "fox",
+        "best": {"step": 42, "label": "best", "as_good": [44]},
+        "measured": [],
+    }
     asked = run_grid_of(facts, make_job(samples={"sample_prompts": PROMPTS}), workspace)
     names = [path.stem for path in asked.files if path]
-    assert len(names) <= 12 and {"1", "42", "100"} <= set(names) and "best" in asked.notes["x"][names.index("42") + 1]
+    assert (
+        len(names) <= 12
+        and {"1", "42", "44", "100"} <= set(names)
+        and "best" in asked.notes["x"][names.index("42") + 1]
+    )
 
 
 @pytest.mark.slow

@@ -19,7 +19,7 @@ from core.formats.lora.recognition import ranks_of
 from core.formats.tensors.header import read_header
 from core.record.atomic import write_json
 from core.record.bounded_json import read_json_object
-from core.record.file_titles import file_stem
+from core.record.file_titles import file_stem, is_average
 from core.record.problems import ProblemsError
 from core.record.stamps import Stamp, stamp, stamp_of, stamp_of_files
 from core.record.workspace import PROJECT, Workspace
@@ -127,20 +127,22 @@ def preview_of(path: Path, workspace: Workspace, step: int | None = None) -> Pat
     """Return the preview image of a model file, or None.
 
     An image next to the file, as in A1111 and ComfyUI (name.png, name.preview.png ...), else for a run's checkpoint the first
-    prompt's sample at the nearest step. Not cached, since images come and go without a change of the file.
+    prompt's sample at the nearest step after the first, none for an average. Not cached, since images come and go without a change of
+    the file.
 
     step   the checkpoint's training step; None: the step in the file name, or the last one with samples
     """
     stem = file_stem(path.name)
     preview = next((file for end in PREVIEWS if (file := path.with_name(stem + end)).is_file()), None)
-    if preview is not None or path.parent.name != "checkpoints" or not path.is_relative_to(workspace.runs):
+    is_checkpoint = path.parent.name == "checkpoints" and path.is_relative_to(workspace.runs)
+    if preview is not None or not is_checkpoint or is_average(path.name):
         return preview
     folder, step_in_name = path.parent.parent / "samples", stem.rpartition("-step")[2]
     try:
         named = [entry.name.removesuffix("_00.png") for entry in os.scandir(folder) if entry.name.endswith("_00.png")]
     except OSError:
         return None
-    steps = sorted(name for name in named if name.isdecimal())
+    steps = sorted(name for name in named if name.isdecimal() and int(name))
     if not steps:
         return None
     if step is None:
