@@ -71,7 +71,7 @@ def needs(job: TrainJob, model: Mapping[str, Any]) -> dict[str, Any]:
     "here"    paths of fields to show below it; only for methods with control images
     "does"    [[label, action]] of its buttons; only for these methods
     """
-    text, fields = spec_of(job).needs(job, model["family"], _size(job, model))
+    text, fields = spec_of(job).needs(with_family(job, model), model["family"], _size(job, model))
     if usual_rate(job):
         fields = [*fields, ["Learning rate", "optimizer.learning_rate"]]
     if not job.method.traits.control_images:
