@@ -143,10 +143,12 @@ def _checks(page: Page) -> dict[str, Any]:
 
 
 def _waiting(page: Page, entries: Sequence[QueueEntry]) -> list[dict[str, str]]:
-    """Return {"id", "title", "words": what it waits for} of each waiting job. Elements with `data-waits` show the words."""
+    """Return {"id", "title", "message": what it waits for} of each waiting job. Elements with `data-waits` show the message."""
     waits = page.engine.waits()
     return [
-        {"id": entry.id, "title": entry.title, "words": waits[entry.id].words} for entry in entries if entry.id in waits
+        {"id": entry.id, "title": entry.title, "message": waits[entry.id].message}
+        for entry in entries
+        if entry.id in waits
     ]
 
 

@@ -133,9 +133,8 @@ def test_rooms_of_tabs_import_downwards():
     assert rooms.keys() == set(TABS)
     files = {path.stem: path for path in (ROOT / "tabs").glob("*.py") if path.stem != "__init__"}
     assert files.keys() == SERVING | JOINING
-    places = [
-        (path, room) for room in TABS for path in rooms[room].rglob("*.py") if path.name != "app.py"
-    ]  # it joins all
+    # app.py joins all
+    places = [(path, room) for room in TABS for path in rooms[room].rglob("*.py") if path.name != "app.py"]
     places += [(files[name], name) for name in SERVING]
     assert not [f"{path} imports {other}" for path, room in places for other in imported(path) if climbs(room, other)]
     assert climbs("form", "tabs.train.messages") and not climbs("train", "tabs.form.fields")

@@ -22,9 +22,8 @@ class Model:
         self.name = name
         self.folder = tiny_folder(name, root / "folder")
         self.file = tiny_file(name, root / "model.safetensors")
-        if (
-            name == "sd2"
-        ):  # a square of the encoder's width, as in the published files: diffusers reads the width off it
+        # A square of the encoder's width, as in the published files: diffusers reads the width off it
+        if name == "sd2":
             projection = {"cond_stage_model.model.text_projection": torch.rand(32, 32)}
             save_file(load_file(self.file) | projection, self.file, {"format": "pt"})
         self.layout = tiny_layout(name, root / "layout")

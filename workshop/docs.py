@@ -22,13 +22,13 @@ def render() -> str:
     shown: dict[str, object] = {}
     for name, task in tasks.tasks().items():
         groups = {group: info.annotation for group, info in task.job.model_fields.items()}
-        told_above = tuple(group for group, kind in groups.items() if shown.get(group) is kind)
-        if len(told_above) == len(groups):  # another way to use a job that stands above
+        repeated = tuple(group for group, kind in groups.items() if shown.get(group) is kind)
+        if len(repeated) == len(groups):  # another way to use a job that stands above
             continue
         shown |= groups
         lines += ["", f"## {task.title} (`{name}`)"]
-        lines += [f"\nAs above: {', '.join(f'`{group}`' for group in told_above)}."] if told_above else []
-        lines += _tables(task.job, told_above)
+        lines += [f"\nAs above: {', '.join(f'`{group}`' for group in repeated)}."] if repeated else []
+        lines += _tables(task.job, repeated)
     return "\n".join(lines) + "\n"
 
 

@@ -100,7 +100,7 @@ def all_tabs(page: Any, folder: Path, widths: list[int], height: int) -> None:
     first.save(folder / "tour.webp", save_all=True, append_images=more, duration=TOUR_MS, loop=0, quality=75, method=6)
 
 
-def main(words: list[str] | None = None) -> int:
+def main(argv: list[str] | None = None) -> int:
     from playwright.sync_api import sync_playwright
 
     reader = argparse.ArgumentParser(prog="python -m workshop.screenshots", description=__doc__)
@@ -108,7 +108,7 @@ def main(words: list[str] | None = None) -> int:
     reader.add_argument("--widths", nargs="+", type=int, default=[1400])
     reader.add_argument("--height", type=int, default=860)
     reader.add_argument("--scheme", choices=["light", "dark"], default="light")
-    arguments = reader.parse_args(words)
+    arguments = reader.parse_args(argv)
     browser = find_browser()
     if browser is None:
         print(MISSING)

@@ -40,7 +40,7 @@ from core.record.file_titles import is_average, label_of
 from core.record.problems import UNSEEN, ProblemsError, raise_if_errors, unwritten
 from core.record.run_about import initial_title, title_of
 from core.record.run_folder import RunFolder, run_of
-from core.record.units import count, size_words
+from core.record.units import count, size_text
 from core.record.workspace import Workspace, display_path, last_part
 from core.settings.job import TrainJob
 from core.settings.tools.card import CardSettings
@@ -306,7 +306,7 @@ class Source:
         damaged = len(lora.get("not_finite", ())) + len(lora.get("too_large", ()))
         yield fact("damage", "Damage", f"{count(damaged, 'tensor')} with NaN or too large values" if damaged else "")
         yield fact("types", "Precision", ", ".join(self.about.get("types", {})))
-        yield fact("size", "Size", size_words(self.about["bytes"]))
+        yield fact("size", "Size", size_text(self.about["bytes"]))
         yield fact("sha256", "SHA-256", self.about.get("sha256", ""))
         version = self._stated("atelier_version")
         yield fact("made_with", "Trained with", f"Atelier {version}" if version else "")

@@ -8,7 +8,7 @@ from core.assess.target import Checkpoint, Target
 from core.record.best import BestTracker
 from core.record.file_titles import is_average
 from core.record.journal import read_lines
-from core.record.units import loss_words
+from core.record.units import loss_text
 
 
 def recorded(target: Target, checkpoint: Checkpoint) -> dict[str, Any]:
@@ -40,12 +40,12 @@ def loss_of(lines: Mapping[int, Mapping[str, Any]], step: int) -> dict[str, Any]
 
 def brief(data: Mapping[str, Any]) -> str:
     """Return the held-out loss for a table cell."""
-    return loss_words(data["loss"])
+    return loss_text(data["loss"])
 
 
 def sentence(data: Mapping[str, Any]) -> str:
     """Return the report's sentence for data of `recorded`: the loss and its distance to the lowest."""
-    text = f"{loss_words(data['loss'])} on {data['images']} held-out images"
+    text = f"{loss_text(data['loss'])} on {data['images']} held-out images"
     if data["step"] == data["lowest"]:
         return f"{text}, the lowest."
     if "above" not in data:

@@ -52,9 +52,9 @@ def _preferred(run: Path, comparison: Stamp | None, choices: Stamp | None) -> st
 
     Cached for lists of runs until either file changes: `comparison` and `choices` are their stamps.
     """
-    made = read_choices(run) if choices else []
-    names = compared_files(run, made) if made else []
-    return preference(names, made).preferred if names else None
+    answers = read_choices(run) if choices else []
+    names = compared_files(run, answers) if answers else []
+    return preference(names, answers).preferred if names else None
 
 
 @cached_until_changed(2000, missing={}, name=RESULTS)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from core.cli.jobs import StopOnSignal
 from core.cli.main import DONE, FAILED, INTERRUPTED
 from core.cli.options import COMMAND_OPTIONS, split_options, write_result
-from core.machine_check.report import Line, exit_code, line_words, summary
+from core.machine_check.report import Line, exit_code, summary, table_lines
 from core.machine_check.run import run_check
 from core.record import machine
 from core.record.cancel import Cancelled, CancelToken
@@ -52,5 +52,5 @@ class Printing:
             if line.item.group != self._group:
                 self._group = line.item.group
                 print(f"\n{self._group}")
-            print("\n".join(line_words(line)), flush=True)
+            print("\n".join(table_lines(line)), flush=True)
             self._printed += 1

@@ -37,7 +37,7 @@ from core.record.problems import ProblemsError, one_line
 from core.record.processes import SUPERVISED, Together, end_if_launcher_gone, launched_processes
 from core.record.regular import impossible_path
 from core.record.run_folder import RunFolder
-from core.record.units import loss_words, progress_words
+from core.record.units import loss_text, progress_text
 from core.record.workspace import Workspace, display_path, in_workspace, resolve_path
 from core.settings.base import Settings
 from core.settings.job import TrainJob
@@ -377,7 +377,7 @@ class TerminalProgress:
 
     def _on_stage(self, line: Line) -> None:
         """Show the stage next to the bar, or without a bar print its beginning and end."""
-        count = progress_words(line["done"], line["total"], line.get("of_bytes", False))
+        count = progress_text(line["done"], line["total"], line.get("of_bytes", False))
         text = one_line(line["text"] + count)
         if self._bar is not None:
             self._bar.set_description_str(text)
@@ -399,7 +399,7 @@ class TerminalProgress:
         step, loss = line["steps"][-1], line["losses"][-1]
         if self._view is not None and self._view.losses:
             loss = self._view.losses[-1][2]  # smoothed
-        message = f"epoch {line['epoch']}, loss {loss_words(loss)}"
+        message = f"epoch {line['epoch']}, loss {loss_text(loss)}"
         if self._bar is None:
             if self._simple and (step == self._total or time.monotonic() - self._last_printed >= PLAIN_SECONDS):
                 self._last_printed = time.monotonic()
@@ -411,9 +411,9 @@ class TerminalProgress:
         self._bar.update(step - self._bar.n)
 
     def _on_validated(self, line: Line) -> None:
-        train_loss = f", {loss_words(line['train_loss'])} on training images" if line["train_loss"] is not None else ""
+        train_loss = f", {loss_text(line['train_loss'])} on training images" if line["train_loss"] is not None else ""
         title = "loss on training images (fixed noise)" if line["measured_on"] == "training" else "validation loss"
-        self._say(f"{title} {loss_words(line['loss'])}{train_loss} (step {line['step']})")
+        self._say(f"{title} {loss_text(line['loss'])}{train_loss} (step {line['step']})")
 
     def _on_saved(self, line: Line) -> None:
         self._say(f"saved {line['file']} (step {line['step']})")

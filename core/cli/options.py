@@ -80,6 +80,7 @@ JOB = {
     ),
 }
 DATASET = {"dataset-config": ("FILE", "train on the folders of an sd-scripts dataset config (.toml or .json)")}
+# Commands with options of their own; every other task has those of JOB
 COMMAND_OPTIONS = {
     "train": {
         **JOB,
@@ -144,7 +145,7 @@ COMMAND_OPTIONS = {
         ),
         "json": ("FILE", "write the results to a file"),
     },
-}  # commands with options of their own; every other task has those of JOB
+}
 
 # The options that decide what a command does with its job, and the only pairs of them that go together
 MODES = ("check", "debug-dataset", "probe", "prove", "interactive", "continue", "queue", "json", "device")
@@ -472,9 +473,8 @@ def _dataset_config(options: Options, problems: list[Problem]) -> dict[str, Any]
     options.advice += [
         Problem(note, options.values["dataset-config"], level="advice", code="import.note") for note in config.notes
     ]
-    defaults = {
-        "validation": {"best_checkpoint": "training"}
-    }  # sd-scripts trains on all that the file does not hold out
+    # sd-scripts trains on all that the file does not hold out
+    defaults = {"validation": {"best_checkpoint": "training"}}
     return merge(defaults, config.values)
 
 

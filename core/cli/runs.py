@@ -53,7 +53,7 @@ def _queue(stored: StoredQueue, runs: Runs) -> list[dict[str, Any]]:
     order = {"running": 0, "waiting": 1}
     return [
         {name: getattr(entry, name) for name in ENTRY}
-        | {"message": waiting[entry.id].words if entry.id in waiting else entry.message}
+        | {"message": waiting[entry.id].message if entry.id in waiting else entry.message}
         for entry in sorted(stored.entries, key=lambda entry: order.get(entry.state, 2))
     ]
 

@@ -15,7 +15,7 @@ from core.record.events import WITHOUT_CONTROL
 from core.record.file_titles import BASE_MODEL, is_average
 from core.record.problems import ProblemsError
 from core.record.run_folder import safe_name
-from core.record.units import loss_words
+from core.record.units import loss_text
 from core.record.workspace import Workspace
 from core.settings.check import build
 from core.settings.job import GridJob, TrainJob
@@ -243,7 +243,7 @@ def _note(facts: Mapping[str, Any], step: int) -> str:
     parts, best = [], facts.get("best")
     if point is not None:
         name = "validation loss" if point["measured_on"] == "held_out" else "loss on training images"
-        parts.append(f"{name} {loss_words(point['loss'])}")
+        parts.append(f"{name} {loss_text(point['loss'])}")
     if best and best["label"] and best["step"] == step:
         parts.append(best["label"])
     return ", ".join(parts)

@@ -21,7 +21,7 @@ from core.record.journal import Line, Tail
 from core.record.problems import ProblemsError
 from core.record.run_about import title_of
 from core.record.run_folder import RunFolder
-from core.record.units import progress_words
+from core.record.units import progress_text
 
 SERIES_POINTS = 500
 MAX_WATCH_VALUES = 3_000_000  # watch.json has some for each image
@@ -129,7 +129,7 @@ class RunView:
 
     def _on_stage(self, line: Line) -> None:
         """Set the stage text and progress, and when this count began, for `seconds_left`."""
-        count = progress_words(line["done"], line["total"], line.get("of_bytes", False))
+        count = progress_text(line["done"], line["total"], line.get("of_bytes", False))
         self.stage = line["text"] + count
         self.counted = (line["done"], line["total"])
         self.of_image = (line.get("step", 0), line.get("steps", 0))

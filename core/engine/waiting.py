@@ -32,7 +32,7 @@ class Wait:
         return not (self.on or self.queue_paused)
 
     @property
-    def words(self) -> str:
+    def message(self) -> str:
         """Text such as "starts in about 1:20, after fox" or "starts in at least 1:20, after fox and 1 more"."""
         if not self.on:
             behind = f", after {count(self.ahead, 'job')}" if self.ahead else ""

@@ -305,9 +305,8 @@ def _lora_family(tensors: Mapping[str, TensorEntry], metadata: Mapping[str, str]
     widths = (input_width(tensors, name) for name in tensors if CONTEXT_READER.search(name))
     width = next((each for each in widths if each in CONTEXT_FAMILY), None)
     by_width = CONTEXT_FAMILY[width] if width is not None else None
-    if by_name is not None and not (
-        by_name == "sdxl" and by_width in ("sd1", "sd2")
-    ):  # SDXL's block names are the original code's
+    # SDXL's block names are the original code's
+    if by_name is not None and not (by_name == "sdxl" and by_width in ("sd1", "sd2")):
         return by_name, f"its key names are {FAMILY_NAMES[by_name]}'s"
     if by_width is not None:
         return by_width, f"its cross-attention reads {width} values"

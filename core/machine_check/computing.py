@@ -18,7 +18,7 @@ from core.optimization import trial
 from core.record import machine
 from core.record.lazy_torch import nn, torch
 from core.record.problems import ProblemsError, errors
-from core.record.units import listed, memory_words
+from core.record.units import listed, memory_text
 from core.settings.memory import MemorySettings
 from core.setup.facts import machine_facts
 
@@ -82,7 +82,7 @@ def vram(context: CheckContext) -> Finding:
     if not context.cuda:
         return absent("no CUDA device")
     free, total = torch.cuda.mem_get_info(context.device)
-    summary = f"{memory_words(total)} VRAM, {memory_words(free)} free"
+    summary = f"{memory_text(total)} VRAM, {memory_text(free)} free"
     finding = Finding(OK, summary, facts={"free": free, "total": total})
     if free < total * 0.75:
         return finding.limited("other programs use part of the VRAM", "close them before training")

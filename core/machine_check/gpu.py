@@ -16,7 +16,7 @@ from core.record import machine
 from core.record.lazy_torch import torch
 from core.record.machine import RUNTIME_BYTES
 from core.record.memory import is_out_of_memory
-from core.record.units import memory_words
+from core.record.units import memory_text
 from core.settings.check import build
 from core.settings.job import TrainJob
 
@@ -147,30 +147,30 @@ def real_training(option: str, context: CheckContext) -> Finding:
     if not all(map(isfinite, trained.losses)):
         fix = "avoid this option here, and report this"
         return Finding(FAILED, trained.text(), "losses are not finite", fix, facts)
-    summary = f"{trained.text()} of tensors, {memory_words(trained.reserved_bytes)} in all"
+    summary = f"{trained.text()} of tensors, {memory_text(trained.reserved_bytes)} in all"
     baseline = context.earlier.get("real_plain", {})
     if "reserved_bytes" in baseline:
         facts["saves_bytes"] = baseline["reserved_bytes"] - trained.reserved_bytes
         facts["forecast_saves_bytes"] = baseline["forecast_bytes"] - forecast
         facts["time_ratio"] = trained.seconds_per_step / baseline["seconds_per_step"]
         saved = facts["saves_bytes"]
-        saving = f"saves {memory_words(saved)}" if saved >= 0 else f"takes {memory_words(-saved)} more"
+        saving = f"saves {memory_text(saved)}" if saved >= 0 else f"takes {memory_text(-saved)} more"
         summary += f"; {saving}, {facts['time_ratio']:.2f} of the time"
     # The forecast includes the driver's context, which torch's allocator does not count.
     excess = (trained.reserved_bytes + RUNTIME_BYTES["cuda"]) / forecast - 1
     facts["forecast_off"] = excess
     if excess > FORECAST_MARGIN:
-        reason = f"it takes {excess:.0%} more than the forecast of {memory_words(forecast)}"
+        reason = f"it takes {excess:.0%} more than the forecast of {memory_text(forecast)}"
         fix = "report this; leave a margin when a forecast is close to the GPU's memory"
         return Finding(SLOWER, summary, reason, fix, facts)
-    return Finding(OK, f"{summary} (forecast {memory_words(forecast)})", facts=facts)
+    return Finding(OK, f"{summary} (forecast {memory_text(forecast)})", facts=facts)
 
 
 def _too_large(context: CheckContext, forecast: int) -> Finding:
     """Return the finding for an option that does not fit into VRAM: limited, as a small GPU is not a failure."""
     vram = machine.memory(context.device)[1]
     facts = {"forecast_bytes": forecast, "device_bytes": vram}
-    reason = f"it does not fit: {memory_words(vram)} VRAM, forecast {memory_words(forecast)}"
+    reason = f"it does not fit: {memory_text(vram)} VRAM, forecast {memory_text(forecast)}"
     fix = "train with bf16, gradient checkpointing or fp8, which are measured too"
     return Finding(SLOWER, "", reason, fix, facts)
 

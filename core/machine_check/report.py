@@ -120,7 +120,7 @@ def exit_code(report: Mapping[str, Any]) -> int:
     return 1 if report["counts"][FAILED] else 0
 
 
-def line_words(line: Line) -> list[str]:
+def table_lines(line: Line) -> list[str]:
     """Return the lines of the terminal table for an item: result, reason and fix; [] while the item runs."""
     finding = line.finding
     if finding is None:

@@ -12,7 +12,7 @@ from core.machine_check.item import ABSENT, FAILED, OK, SLOWER, CheckContext, Fi
 from core.record import atomic, machine
 from core.record.lock import HeldElsewhere, Lock
 from core.record.space import RESERVE
-from core.record.units import memory_words, size_words
+from core.record.units import memory_text, size_text
 from core.record.workspace import PROJECT
 from core.setup.choose import pinned_versions
 from core.setup.facts import machine_facts
@@ -65,7 +65,7 @@ def memory(context: CheckContext) -> Finding:
     """Report RAM and CPU cores; limited below LITTLE_RAM bytes of available RAM."""
     ram = psutil.virtual_memory()
     facts = {"total": ram.total, "available": ram.available, "cores": machine.cores(), "threads": machine.threads()}
-    summary = f"{memory_words(ram.total)} RAM, {memory_words(ram.available)} free; {machine.cores()} CPU cores"
+    summary = f"{memory_text(ram.total)} RAM, {memory_text(ram.available)} free; {machine.cores()} CPU cores"
     finding = Finding(OK, summary, facts=facts)
     if ram.available < LITTLE_RAM:
         fix = "close other programs, or train the starter or SD 1.5 LoRAs"
@@ -100,12 +100,12 @@ def disk(context: CheckContext) -> Finding:
     except OSError as error:
         reason = f"the outputs folder is not writable: {error.strerror or error}"
         return Finding(FAILED, "", reason, "check its permissions, or start with --outputs DIR", {"free": free})
-    summary = f"{size_words(free['outputs'])} free for outputs, writes {speed / 1e6:.0f} MB/s"
+    summary = f"{size_text(free['outputs'])} free for outputs, writes {speed / 1e6:.0f} MB/s"
     finding = Finding(OK, summary, facts={"free": free, "bytes_per_second": speed})
     if free["outputs"] < RESERVE * 4:
         return finding.failed("the disk is nearly full, so no model can be saved", "free some space")
     if min(free.values()) < LITTLE_DISK:
-        reason = f"only {size_words(min(free.values()))} are free, enough for a few full models only"
+        reason = f"only {size_text(min(free.values()))} are free, enough for a few full models only"
         return finding.limited(reason, "free some space, or start with --outputs DIR on another disk")
     if speed < SLOW_DISK:
         fix = "start with --outputs DIR on a local disk"

@@ -26,7 +26,7 @@ from core.record.lazy_torch import torch
 from core.record.memory import PeakMemory, free_memory
 from core.record.problems import errors
 from core.record.run_folder import RunFolder
-from core.record.units import memory_words
+from core.record.units import memory_text
 from core.record.workspace import PROJECT, STARTER, Workspace
 from core.settings.check import build
 from core.settings.flags import merge
@@ -159,7 +159,7 @@ class Trained:
 
     def text(self) -> str:
         """Return the step time and the peak memory as text."""
-        return f"{1000 * self.seconds_per_step:.0f} ms per step, {memory_words(self.peak_bytes)}"
+        return f"{1000 * self.seconds_per_step:.0f} ms per step, {memory_text(self.peak_bytes)}"
 
 
 def check_workspace(context: CheckContext) -> Workspace:

@@ -17,9 +17,8 @@ MAX_BYTES = 32_000_000
 MAX_VALUES = 1_000_000  # CLIP's tokenizer.json has 200,000
 MAX_DEPTH = 100
 MAX_DIGITS = 40  # 2 ** 64 has 20
-_STRING = re.compile(
-    r'"[^"\\]*(?:\\.[^"\\]*)*"?', re.DOTALL
-)  # even an unclosed one, so that no position is visited twice
+# A string, even an unclosed one, so that no position is visited twice
+_STRING = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"?', re.DOTALL)
 _NO_BRACKETS, _AS_LISTS = re.compile(r"[^\[\]{}]+"), str.maketrans("{}", "[]")
 _NOT_ZERO = re.compile(r"[-+]?[0.]*[1-9]")  # begins a number that is not 0
 AGAIN = "download or copy it again"

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
 from core.record.problems import IN_USE, Problem, ProblemsError
-from core.record.units import size_words
+from core.record.units import size_text
 from core.record.workspace import display_path, is_foreign
 
 T = TypeVar("T")
@@ -93,7 +93,7 @@ def read_regular(path: Path | str, max_bytes: int) -> bytes:
         except OSError as error:
             raise _unreadable(error, path) from error
     if large or len(data) > max_bytes:
-        what = f"The file is larger than the limit of {size_words(max_bytes)}"
+        what = f"The file is larger than the limit of {size_text(max_bytes)}"
         raise ProblemsError.one(what, str(path), "check that it is the right file", "file.too-large")
     return data
 

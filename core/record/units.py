@@ -27,7 +27,7 @@ def with_article(noun: str) -> str:
     return f"{'an' if noun[0] in 'AEIOaeio' or noun.startswith('SD') else 'a'} {noun}"
 
 
-def period_words(period: int, noun: str) -> str:
+def period_text(period: int, noun: str) -> str:
     """Format a period: "every step", "every 50 steps"."""
     return f"every {noun}" if period == 1 else f"every {count(period, noun)}"
 
@@ -45,22 +45,22 @@ def number_text(value: int | float) -> str:
     return repr(value)
 
 
-def loss_words(loss: float) -> str:
+def loss_text(loss: float) -> str:
     """Format a loss with four decimals, below 0.01 and from 100,000 with three digits, nearly as the page's script does."""
     return f"{loss:.4f}" if 0.01 <= abs(loss) < 1e5 else f"{loss:.3g}"
 
 
-def number_words(number: int) -> str:
+def parameters_text(number: int) -> str:
     """Format a number of parameters: "860 M", "3.2 M", "42,000"."""
     return f"{number / 1e6:.0f} M" if number >= 1e8 else f"{number / 1e6:.1f} M" if number >= 1e6 else f"{number:,}"
 
 
-def memory_words(size: float) -> str:
+def memory_text(size: float) -> str:
     """Format bytes of VRAM or RAM in units of 2**30 and 2**20, as GPUs are sold: "3.4 GB", "120 MB"."""
     return f"{size / 2**30:.1f} GB" if size >= 2**29 else f"{max(1, round(size / 2**20))} MB"
 
 
-def size_words(size: float) -> str:
+def size_text(size: float) -> str:
     """Format bytes of files and disks in powers of 1000, as file managers do: "512 bytes", "8.4 MB", "4.3 GB"."""
     for unit in ("bytes", "kB", "MB", "GB"):
         if abs(size) < 999.5:
@@ -69,11 +69,11 @@ def size_words(size: float) -> str:
     return f"{size:.1f} TB"
 
 
-def progress_words(done: int, total: int, of_bytes: bool = False) -> str:
+def progress_text(done: int, total: int, of_bytes: bool = False) -> str:
     """Format progress to append to a stage's text: " 3/20", or of bytes " 1.2 GB of 6.9 GB"; "" without a total."""
     if not total:
         return ""
-    return f" {size_words(done)} of {size_words(total)}" if of_bytes else f" {done}/{total}"
+    return f" {size_text(done)} of {size_text(total)}" if of_bytes else f" {done}/{total}"
 
 
 def clock(seconds: float | None) -> str:

@@ -74,9 +74,8 @@ def explain(model: type[Settings], error: ValidationError, where: str = "") -> l
         if item["type"] == "extra_forbidden":
             fix = _fix_for_unknown(path, model, _fields_of(path, known) or known)
             problems[path] = Problem(f"There is no setting '{path}'", location, fix, code="settings.unknown-name")
-        elif item["type"] == "missing" and not isinstance(
-            item["loc"][-1], int
-        ):  # a number of a pair is missing by its index
+        # a missing number of a pair has its index as location
+        elif item["type"] == "missing" and not isinstance(item["loc"][-1], int):
             problems[path] = Problem(f"'{path}' is missing", location, "set a value", code="settings.missing")
         else:
             problems[path] = _bad_item(item, known, location) or invalid_value(path, item, known.get(path), location)
@@ -122,9 +121,8 @@ def _bad_item(item: Mapping[str, Any], known: dict[str, Declared], location: str
     if entry is None:
         return None
     path = _setting_path(item["loc"], known)
-    where = (
-        location if entry.name == "sources" else location.replace(path, entry.path)
-    )  # imports correct single folders
+    # With the number of the folder for `sources`: imports correct single folders
+    where = location if entry.name == "sources" else location.replace(path, entry.path)
     if field := _fields_of(path, known).get(path):
         problem = invalid_value(path, item, field, where)
         return replace(problem, what=f"{entry.title}, item {number + 1}: {problem.what}")

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
-from core.record.units import number_text, period_words
+from core.record.units import number_text, period_text
 from core.settings.base import SEED_RANGE, Settings, every, follows_compatibility, kohya_setting, setting
 
 SAMPLERS = Literal[
@@ -143,7 +143,7 @@ class SampleSettings(Settings):
         if not (self.sample_prompts or self.sample_prompts_file):
             return "no prompts, no samples"
         periods = ((self.sample_every_n_epochs, "epoch"), (self.sample_every_n_steps, "step"))
-        parts = [period_words(period, unit) for period, unit in periods if period and every(period)][:1]
+        parts = [period_text(period, unit) for period, unit in periods if period and every(period)][:1]
         minutes = every(self.sample_every_minutes)
         parts += [f"every {number_text(minutes)} min"] if minutes is not None else []
         parts = parts or ["not during training"]

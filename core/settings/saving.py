@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from core.record.units import number_text, period_words
+from core.record.units import number_text, period_text
 from core.settings.base import SAME, Settings, every, kohya_setting, setting
 
 # save_model_as -> file extension; a folder has none
@@ -192,7 +192,7 @@ class SavingSettings(Settings):
     def summary(self) -> str:
         """Return when and how checkpoints and training states are saved in one line."""
         periods = ((self.save_every_n_epochs, "epoch"), (self.save_every_n_steps, "step"))
-        parts = [period_words(period, unit) for period, unit in periods if period and every(period)]
+        parts = [period_text(period, unit) for period, unit in periods if period and every(period)]
         checkpoints = every(self.checkpoint_every_minutes)
         parts += [f"every {number_text(checkpoints)} min"] if checkpoints is not None else []
         parts += [f"{self.save_n_evenly} spread evenly"] if every(self.save_n_evenly) else []

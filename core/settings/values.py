@@ -10,7 +10,7 @@ from typing import Any
 
 from core.record.bounded_json import became_zero, json_or_none, nonzero_float, parse_json
 from core.record.problems import ProblemsError
-from core.record.units import count, first_of, number_text, period_words
+from core.record.units import count, first_of, number_text, period_text
 from core.record.workspace import INVISIBLE
 from core.settings.base import Declared, Settings, every
 from core.settings.check import allowed
@@ -325,7 +325,7 @@ def _validation(job: TrainJob) -> str:
     parts += [f"validation images in {count(folders, 'folder')}"] if folders else []
     if share or folders:
         periods = ((validation.validate_every_n_epochs, "epoch"), (validation.validate_every_n_steps, "step"))
-        moments = [period_words(period, unit) for period, unit in periods if period and every(period)]
+        moments = [period_text(period, unit) for period, unit in periods if period and every(period)]
         parts += [f"measured {' and '.join(moments)}" if moments else "never measured"]
     return ", ".join(parts)
 

@@ -23,9 +23,8 @@ CUDA_12_NEWEST_CARDS = (9, 0)
 XFORMERS_CARDS = (7, 5)
 ONNXRUNTIME_CUDA_12 = "1.23.2"  # the last onnxruntime-gpu built for CUDA 12.2; newer ones need CUDA 13 libraries
 ADAPTED = ("torch", "xformers", "onnxruntime", "onnxruntime-gpu")  # packages whose version depends on the machine
-ALONE = (
-    "spandrel",
-)  # installed without its dependencies: torchvision, of the build of torch, is needed by none of its upscalers
+# Installed without its dependencies: torchvision, of the build of torch, is needed by none of its upscalers
+ALONE = ("spandrel",)
 X86_64 = ("x86_64", "AMD64")
 TITLES = {"cu130": "CUDA 13.0", "cu126": "CUDA 12.6", "rocm7.2": "ROCm 7.2", "cpu": "CPU"}
 

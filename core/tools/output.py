@@ -12,7 +12,7 @@ from core.record.machine import free_disk
 from core.record.problems import Problem
 from core.record.regular import impossible_path
 from core.record.run_about import others_run_problem
-from core.record.units import size_words
+from core.record.units import size_text
 from core.record.workspace import display_path, real_path, resolve_path
 
 SAFETENSORS = (".safetensors",)
@@ -74,7 +74,7 @@ def output_problems(target: Path, inputs: Sequence[Path], size: int, where: str)
         return [Problem(what, where, "choose another name, or move that file away", code="tools.output-exists")]
     free = free_disk(target.parent)
     if size > free:
-        what = f"Writing the result takes {size_words(size)}; {size_words(free)} are free on the disk of {display_path(target.parent)}"
+        what = f"Writing the result takes {size_text(size)}; {size_text(free)} are free on the disk of {display_path(target.parent)}"
         return [Problem(what, where, "free some space, or choose a folder on another disk", code="tools.no-room")]
     return []
 

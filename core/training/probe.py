@@ -16,7 +16,7 @@ from core.record.context import JobContext, Outcome
 from core.record.events import Forecasted
 from core.record.memory import PeakMemory
 from core.record.run_folder import RunFolder
-from core.record.units import memory_words
+from core.record.units import memory_text
 from core.settings.job import TrainJob
 from core.settings.presets.files import dump
 from core.training.loop.run import Run
@@ -35,7 +35,7 @@ def forecast_sentence(forecast: Forecasted) -> str:
     """Return the memory and time of a forecast as a sentence."""
     each = "; ".join(f"{name}: {seconds:.2f} s" for name, seconds in forecast.seconds_per_step.items())
     return (
-        f"Takes {memory_words(forecast.peak_bytes)} of {memory_words(forecast.device_bytes)} and about "
+        f"Takes {memory_text(forecast.peak_bytes)} of {memory_text(forecast.device_bytes)} and about "
         f"{duration(forecast.total_seconds)} for {forecast.total_steps} steps without samples and saves (a step of {each})"
     )
 

@@ -6,7 +6,7 @@
 
   const words = (place) => {
     const saved = data.fresh && data.saved ? data.saved[place.number] : undefined;
-    return place.words + (saved > 0 ? ` ${atelier.memory(saved)} less than default.` : saved < 0 ? ` ${atelier.memory(-saved)} more than default.` : "");
+    return place.description + (saved > 0 ? ` ${atelier.memory(saved)} less than default.` : saved < 0 ? ` ${atelier.memory(-saved)} more than default.` : "");
   };
   const paintSlider = () => {
     const slider = byId("forecast-slider"), last = data.levels.length - 1;
@@ -45,7 +45,7 @@
     show(byId("forecast-ask"), !facts.wanted);
     const tried = facts.tried || {}, going = ["waiting", "running"].includes(tried.state);
     byId("forecast-try").disabled = going;
-    text(byId("forecast-tried"), !tried.state ? "" : tried.state === "done" ? `Tried${tried.old ? " with earlier settings" : ""}: ${tried.words}.` : going ? `Trying: ${tried.words || tried.state}` : `The test ended: ${tried.state}. ${tried.words}`);
+    text(byId("forecast-tried"), !tried.state ? "" : tried.state === "done" ? `Tried${tried.old ? " with earlier settings" : ""}: ${tried.message}.` : going ? `Trying: ${tried.message || tried.state}` : `The test ended: ${tried.state}. ${tried.message}`);
   };
 
   document.addEventListener("input", (event) => { if (event.target.id === "forecast-slider" && data) { held = true; paintSlider(); } });

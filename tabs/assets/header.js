@@ -59,7 +59,7 @@
     const waiting = byId("header-waiting");
     show(waiting, status.waits.length > 0);
     text(waiting, status.waits.length ? `${status.waits.length} waiting` : "");
-    attr(waiting, "title", status.waits.map((wait) => `${wait.title}: ${wait.words}`).join("\n") || null);
+    attr(waiting, "title", status.waits.map((wait) => `${wait.title}: ${wait.message}`).join("\n") || null);
     atelier.waits = status.waits;
     atelier.tellWaits();
     text(byId("header-idle"), status.tool || "Idle");
@@ -81,7 +81,7 @@
   atelier.tellWaits = () => {
     for (const place of document.querySelectorAll("[data-waits]")) {
       const wait = (atelier.waits || []).find((each) => each.id === place.dataset.waits);
-      if (wait) text(place, wait.words);
+      if (wait) text(place, wait.message);
     }
   };
   new MutationObserver(() => { if (document.querySelector("[data-waits]:empty")) atelier.tellWaits(); }).observe(document.documentElement, {childList: true, subtree: true});
@@ -89,7 +89,7 @@
   atelier.parts.ended = ({sentences}) => {
     for (const id in ended && sentences) if (!(id in ended)) {
       const wait = (atelier.waits || []).find((each) => id === `${each.id} waiting`);
-      atelier.hear(wait ? `${sentences[id]}: ${wait.words}` : sentences[id]);
+      atelier.hear(wait ? `${sentences[id]}: ${wait.message}` : sentences[id]);
     }
     ended = sentences;
   };

@@ -142,7 +142,7 @@
     if (value !== 0 && Math.abs(value) < 1e-3) return value.toExponential(2).replace(/\.?0+e/, "e").replace("e+", "e");
     return String(+value.toPrecision(4));
   };
-  /** A loss: four decimals, small and huge ones with few figures, as in Runs (`loss_words`). */
+  /** A loss: four decimals, small and huge ones with few figures, as in Runs (`loss_text`). */
   atelier.loss = (value) => value === null || !isFinite(value) || Math.abs(value) < 0.01 || Math.abs(value) >= 1e5 ? atelier.number(value) : value.toFixed(4);
   atelier.pace = (seconds) => seconds > 0 ? `${seconds < 10 ? seconds.toFixed(2) : seconds.toFixed(1)} s/step` : "";
 

@@ -81,9 +81,8 @@ class Edits:
         self._report: Any = None
         self._present: dict[str, Placed] = {}  # images of the newest report
         self._stems: dict[str, Placed] = {}  # the same by path without extension
-        self._known_images: OrderedDict[str, Placed] = (
-            OrderedDict()
-        )  # also of earlier reports, whose late saves are accepted
+        # Images of earlier reports too, whose late saves are accepted
+        self._known_images: OrderedDict[str, Placed] = OrderedDict()
 
     # -- images
 

@@ -43,12 +43,8 @@ MAX_WORDS = 16  # trigger words of a LoRA
 FRAME = 3  # width of a trigger word's border in characters
 PARTS: dict[str, Declared] = entries(LoraUse, "lora")
 REGION_COLORS = ("red", "green", "blue")  # of a region map, by the place of a prompt
-DATALISTS = {
-    "model": "checkpoint",
-    "refiner": "refiner",
-    "vae": "vae",
-    "upscaler": "upscaler",
-}  # {name in the id: kind of files}
+# {name in the id: kind of files}
+DATALISTS = {"model": "checkpoint", "refiner": "refiner", "vae": "vae", "upscaler": "upscaler"}
 NO_LORAS = "There is no LoRA yet. Train one, or put files into models/loras."
 DETAILS = ("text_encoder_strength", "start_at", "end_at", "block_weights")
 

@@ -11,7 +11,7 @@ import gradio as gr
 
 from core.record import machine
 from core.record.problems import ProblemsError
-from core.record.units import memory_words
+from core.record.units import memory_text
 from core.settings.job import GenerateJob
 from core.settings.presets.files import to_values
 from tabs.context import Page
@@ -40,8 +40,8 @@ class MemoryLine:
         for each in self.page.engine.models.loaded():
             name = Path(each.name).stem
             sizes[name] = sizes.get(name, 0) + each.bytes
-        listed = ", ".join(f"{name} {memory_words(size)}" for name, size in sizes.items())
-        label, about = f"Unload {memory_words(sum(sizes.values()))}", f"Free the memory of loaded models: {listed}"
+        listed = ", ".join(f"{name} {memory_text(size)}" for name, size in sizes.items())
+        label, about = f"Unload {memory_text(sum(sizes.values()))}", f"Free the memory of loaded models: {listed}"
         unload = button("unload", label, kind="quiet", disabled=in_use, title=about) if sizes else ""
         needs = button("forecast", "Memory needed", kind="quiet", title=ASK) if forecast is None else ""
         needs = needs or f'<span class="hint" title="{ASK}">{esc(forecast or "")}</span>'
@@ -84,6 +84,6 @@ class MemoryLine:
         device, text = self.page.engine.known_device or machine.default_device(), ""
         with suppress(ProblemsError, OSError):  # problems of a job are reported when it is started
             memory = forecast(job, self.page.workspace, device)
-            text = f"About {memory_words(memory.peak)} of {memory_words(memory.total)}"
+            text = f"About {memory_text(memory.peak)} of {memory_text(memory.total)}"
             text += " VRAM" if machine.gpu_memory(device) else " RAM"
         self._cached = (key, text)

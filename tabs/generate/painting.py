@@ -17,7 +17,7 @@ from core.generation.prompt.runs import parts_of
 from core.generation.sample.canvas import fitted
 from core.record import atomic
 from core.record.problems import ProblemsError, collected, raise_if_errors, write_errors
-from core.record.units import count, size_words
+from core.record.units import count, size_text
 from core.record.workspace import display_path, resolve_path
 from core.settings.generation.regions import color_code
 from core.settings.names import bad_name
@@ -81,7 +81,7 @@ class Painting:
         path = Path(upload)
         name, size = printable(path.name), os.path.getsize(path)
         if size > MAX_BYTES:
-            what = f"The image is larger than {size_words(MAX_BYTES)}"
+            what = f"The image is larger than {size_text(MAX_BYTES)}"
             raise ProblemsError.one(what, name, "save it as JPEG or WebP", "image.too-many-bytes")
         image = opened(path, IMAGE)  # decodes it, so that a damaged one is refused
         raise_if_errors([problem] if (problem := too_large(image.size, name)) else [])

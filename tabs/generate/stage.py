@@ -317,7 +317,7 @@ def _capitalized(text: str) -> str:
 
 def _waiting(entry: QueueEntry, wait: Wait | None) -> str:
     """Return the HTML of a waiting job: what it waits for, and its title."""
-    reason = wait.words if wait else "about to start"
+    reason = wait.message if wait else "about to start"
     return f'<span class="gen-words">{esc(_capitalized(reason))}: <q>{esc(short(entry.title, 40))}</q></span>'
 
 

@@ -76,9 +76,8 @@ def with_assessment(
 ) -> str:
     """Return `sentence`, on the losses of a run's checkpoints, with what the assessment adds. columns: of the comparison"""
     not_worse_files = not_worse(best, {column["file"]: column["step"] for column in columns})
-    not_worse_files |= {
-        column["file"] for column in columns if column["loss"] is None
-    }  # which is said, and speaks against none
+    # Checkpoints without a loss are named as such, which is not a reason against them
+    not_worse_files |= {column["file"] for column in columns if column["loss"] is None}
     return with_warnings(
         sentence, {column["file"]: column["label"] for column in columns}, read_results(run), not_worse_files
     )

@@ -46,7 +46,7 @@ def resume(page: Page, browser: Browser, name: str, changes: dict[str, Any] | No
     was_paused, entry = engine.queue_paused, engine.continue_run(name, changes)
     wait, run = engine.waits().get(entry), engine.run(name)
     title, begins = run.title if run is not None else name, wait is None or wait.begins
-    text = f"Added to the queue: {title}, {wait.words}" if wait is not None and not begins else f"{title} continues"
+    text = f"Added to the queue: {title}, {wait.message}" if wait is not None and not begins else f"{title} continues"
     others = [each for each in engine.queue() if each.state == "waiting" and lane_of(each) == "device"]
     if was_paused and not engine.queue_paused:
         text += "; the queue runs again"

@@ -209,7 +209,7 @@ def head(page: Page, name: str, facts: dict[str, Any]) -> dict[str, Any]:
         "run": name,
         "state": "waiting" if entry is not None and entry.state == "waiting" else state,
         "entry": entry.id if entry else "",
-        "waits": wait.words if entry and (wait := page.engine.waits().get(entry.id)) else "",
+        "waits": wait.message if entry and (wait := page.engine.waits().get(entry.id)) else "",
         "seconds_per_step": round(facts.get("seconds_per_step") or 0.0, 3),
         "eta_seconds": round(facts["eta_seconds"]) if facts.get("eta_seconds") else None,
         "seconds": round(facts.get("seconds") or 0.0),
@@ -296,7 +296,7 @@ def queue(page: Page) -> dict[str, Any]:
     active_rows = [
         _row(entry, page.engine)
         | {"title": titles.get(entry.id, entry.title)}
-        | {"doing": waits[entry.id].words if entry.id in waits else _doing(entry, job)}
+        | {"doing": waits[entry.id].message if entry.id in waits else _doing(entry, job)}
         | {"paused": bool(job and job.get("entry") == entry.id and job.get("state") == "paused")}
         for entry in [*active, *others]
     ]

@@ -15,7 +15,7 @@ from core.record.file_titles import is_average
 from core.record.former import with_current_names
 from core.record.problems import ProblemsError
 from core.record.stamps import cached_until_changed
-from core.record.units import clock, count, loss_words, memory_words, size_words
+from core.record.units import clock, count, loss_text, memory_text, size_text
 from core.settings.base import value_of
 from core.settings.job import TrainJob
 from core.settings.noise import TIMESTEP_SETTINGS
@@ -118,7 +118,7 @@ def verdict(a: Side, b: Side, notes: bool = True) -> str:
 
 def _loss_at_step(point: dict[str, Any]) -> str:
     """Return "LOSS at step STEP" of a validation."""
-    return f"{loss_words(point['loss'])} at step {point['step']:,}"
+    return f"{loss_text(point['loss'])} at step {point['step']:,}"
 
 
 def _lower_loss_clause(a: Side, b: Side) -> str:
@@ -126,7 +126,7 @@ def _lower_loss_clause(a: Side, b: Side) -> str:
     low, high = _by_best_loss(a, b)
     if equal(a, b):
         steps = ", ".join(f"{side.letter} at step {side.best['step']:,}" for side in (a, b))
-        return f"The best validation losses are equal: {loss_words(a.best['loss'])}, {steps}"
+        return f"The best validation losses are equal: {loss_text(a.best['loss'])}, {steps}"
     return f"{low.letter}'s best validation loss is lower: {_loss_at_step(low.best)} against {_loss_at_step(high.best)}"
 
 
@@ -137,7 +137,7 @@ def _by_best_loss(a: Side, b: Side) -> tuple[Side, Side]:
 
 def equal(a: Side, b: Side) -> bool:
     """Return whether the best losses of two runs are displayed as the same number."""
-    return loss_words(a.best["loss"]) == loss_words(b.best["loss"])
+    return loss_text(a.best["loss"]) == loss_text(b.best["loss"])
 
 
 def _comparability_clause(a: Side, reasons: Sequence[str]) -> str:
@@ -363,13 +363,13 @@ def _last(side: Side) -> str:
 def _memory(side: Side) -> str:
     """Return the text on the run's peak memory; "" if unknown."""
     peak, device = side.facts.get("peak_bytes"), str(side.facts.get("peak_device") or "")
-    return f"{memory_words(peak)} of {'the GPU' if device.startswith('cuda') else 'RAM'}" if peak else ""
+    return f"{memory_text(peak)} of {'the GPU' if device.startswith('cuda') else 'RAM'}" if peak else ""
 
 
 def _newest_file(side: Side) -> str:
     """Return the text on size and step of the run's newest file; "" without files."""
     newest = max(side.facts.get("files", []), key=lambda file: (file["step"], -len(file["name"])), default=None)
-    return f"{size_words(newest['bytes'])}, step {newest['step']:,}" if newest else ""
+    return f"{size_text(newest['bytes'])}, step {newest['step']:,}" if newest else ""
 
 
 FACTS: tuple[tuple[str, Callable[[Side], str]], ...] = (  # (title, its text for one run, "" if unknown)

@@ -12,7 +12,7 @@ from core.record.events import COMPARED, prompt_rows, sample_titles
 from core.record.file_titles import labels_of
 from core.record.kept import read_kept
 from core.record.run_about import MOST_NOTE, MOST_TITLE
-from core.record.units import clock, count, loss_words, size_words
+from core.record.units import clock, count, loss_text, size_text
 from core.settings.job import TrainJob
 from core.settings.presets.files import differences
 from core.settings.rules import ineffective
@@ -116,13 +116,13 @@ def _about(run: RunSummary, snapshot: dict[str, Any], size: int, preset: str) ->
         ("Time", clock(run.seconds)),
         ("A step", pace_text(snapshot)),
         ("Started", when(run.started)),
-        ("Loss", f"{loss_words(losses[-1][2])} (smoothed)" if losses else ""),
+        ("Loss", f"{loss_text(losses[-1][2])} (smoothed)" if losses else ""),
         ("Dataset", breakable(run.words.dataset)),
         ("Base model", breakable(run.words.model)),
         ("Method", esc(shown_value(FIELDS["method.kind"], run.words.method)) if run.words.method else ""),
         ("Preset", breakable(preset)),
         ("Of", esc(run.person)),
-        ("Folder", f"<code>{breakable(run.name)}</code>, {size_words(size)}"),
+        ("Folder", f"<code>{breakable(run.name)}</code>, {size_text(size)}"),
     ]
     plan = f'<p class="hint">{esc(snapshot["sentence"])}</p>' if snapshot.get("sentence") else ""
     return section("About", facts([(name, value) for name, value in rows if value]) + loss_chart(losses) + plan)
@@ -147,7 +147,7 @@ def loss_chart(losses: Sequence[Sequence[float]]) -> str:
     """Return the HTML of a small chart of the smoothed loss; "" for fewer than three points. losses: [[step, raw, smoothed]]"""
     if len(losses) < 3:
         return ""
-    series, label = loss_series(losses), f"Smoothed loss from {loss_words(losses[0][2])} to {loss_words(losses[-1][2])}"
+    series, label = loss_series(losses), f"Smoothed loss from {loss_text(losses[0][2])} to {loss_text(losses[-1][2])}"
     line = {"name": "smoothed loss", "values": series["smooth"], "kind": "smooth"}
     chart = client_rendered("chart", {"label": label, "up": "loss", "steps": series["steps"], "lines": [line]})
     return f'{chart}<p class="hint">{label}</p>'
@@ -155,7 +155,7 @@ def loss_chart(losses: Sequence[Sequence[float]]) -> str:
 
 def best_html(best: dict[str, Any]) -> str:
     """Return the HTML of the checkpoint with the lowest validation loss, and how reliable that is. best: as in the run's snapshot"""
-    text = f"step {best['step']:,} · {loss_words(best['loss'])} · lowest"
+    text = f"step {best['step']:,} · {loss_text(best['loss'])} · lowest"
     return (
         f'<p class="best-words"><b title="{esc(Path(best["file"]).name)}">{text}</b> '
         f'<span class="hint">{esc(best["what"])}; {esc(best["sure"])}</span></p>'
@@ -206,7 +206,7 @@ def _file(
         card = button("report-card", "Report card", name, label=f"Report card of {name}", title=about)
     actions = download + button("draw", "Generate", f"{run}/{name}", label=f"Generate with {label}") + card
     return (
-        f'<li><div class="file-head"><b title="{esc(name)}">{breakable(label)}</b><span class="hint">{size_words(file["bytes"])}'
+        f'<li><div class="file-head"><b title="{esc(name)}">{breakable(label)}</b><span class="hint">{size_text(file["bytes"])}'
         f"</span>{_keep_button(name, kept_name, other_owner)}</div>"
         f'<div class="does">{actions}{copy}{copy_button(Path(file["path"]), name)}</div>{copied}</li>'
     )

@@ -14,7 +14,7 @@ from core.engine.in_use import waiting_jobs_sentence
 from core.engine.queue import whose_run
 from core.engine.run_summary import RunSummary
 from core.record.best import short_label
-from core.record.units import clock, count, loss_words
+from core.record.units import clock, count, loss_text
 from core.settings.presets.files import PresetStore
 from core.settings.values import shown_value
 from tabs.form.form_page import FormPage
@@ -218,7 +218,7 @@ def _row(run: RunSummary, form_page: FormPage, picked: bool) -> str:
     other_owner = whose_run(run.person, form_page.engine.people)
     actions = next_step_button(run, other_owner)
     actions += monitor_link(run.name, "Watch") if run.state in ("running", "paused") else ""
-    best = f"{loss_words(run.best[0])} @ {run.best[1]:,}" if run.best else ""
+    best = f"{loss_text(run.best[0])} @ {run.best[1]:,}" if run.best else ""
     checkbox = (
         f'<input type="checkbox" data-act="pick" data-arg="{esc(run.name)}"{" checked" if picked else ""} '
         f'aria-label="Select {esc(run.title)}, {esc(moment(run.name))}">'

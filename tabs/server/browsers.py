@@ -36,9 +36,8 @@ class Browser:
     json_applied: str = ""  # token of the JSON pane's text that was applied last
     pressed: tuple[float, str, str] = (0.0, "", "")  # of the last start: time, job, token
     stopping: list[str] = field(default_factory=list)  # trainings that it has stopped and that still run
-    cancelled: list[tuple[str, int]] = field(
-        default_factory=list
-    )  # jobs that it removed from the queue, and their places there
+    # Jobs that it removed from the queue, and their places there
+    cancelled: list[tuple[str, int]] = field(default_factory=list)
     turn: int = 0  # number of the latest board event that was handled
     previewed: set[str] = field(default_factory=set)  # ControlNets in Generate whose control image is shown
     folderless: tuple[str, str, str] | None = None  # run, file and folder of the last copy refused for a missing folder

@@ -18,7 +18,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
-from core.record.units import size_words
+from core.record.units import size_text
 from tabs.server.hosts import Hosts
 from tabs.server.limits import LOGIN, Delays, Limits
 
@@ -198,9 +198,9 @@ class RequestCheck:
         limit, refusal = self._upload_limit(address), None
         if size > limit:
             status = 413 if size > MAX_UPLOAD_BYTES else 429
-            refusal = _refuse(status, f"At most {size_words(limit)} can be uploaded now.", 3600)
+            refusal = _refuse(status, f"At most {size_text(limit)} can be uploaded now.", 3600)
         elif 2 * size + RESERVED_DISK_BYTES > self._free_bytes():  # the upload and its copy in a dataset
-            refusal = _refuse(507, f"The disk has no room for {size_words(size)}.")
+            refusal = _refuse(507, f"The disk has no room for {size_text(size)}.")
         if refusal is not None:
             await refusal(scope, receive, send)
             return

@@ -16,7 +16,7 @@ from core.engine.deleted import DeletedRun, deleted_runs, restore_run
 from core.engine.queue import may_change
 from core.record.problems import ProblemsError
 from core.record.space import clear, folder_bytes
-from core.record.units import size_words
+from core.record.units import size_text
 from core.record.workspace import resolve_path
 from tabs.markup import AWAITED, board, board_event, button, esc, section
 
@@ -59,11 +59,11 @@ class DiskHandlers:
         if act == "keep":
             state["keep"] = value
         elif act == "prune" and arg in CACHES:
-            self.page.say("done", f"{size_words(self._prune(arg, state.get('keep', '0')))} freed.")
+            self.page.say("done", f"{size_text(self._prune(arg, state.get('keep', '0')))} freed.")
         elif act == "put-back":
             self.page.say("done", f"{restore_run(arg, self.page.workspace, self.page.engine.people)} is in Runs again.")
         elif act == "delete" and arg in (RUNS, IMAGES, GENERATED):
-            self.page.say("done", f"{size_words(self._delete(arg))} freed.")
+            self.page.say("done", f"{size_text(self._delete(arg))} freed.")
         return self.html(state)
 
     def _prune(self, name: str, keep: str) -> int:
@@ -147,7 +147,7 @@ class DiskHandlers:
             ),
         ]
         for name, title, effect, size in trashes:
-            sure, label = f"Frees {size_words(size)}. It cannot be undone.", f"Delete for good: {title}"
+            sure, label = f"Frees {size_text(size)}. It cannot be undone.", f"Delete for good: {title}"
             delete = button("delete", "Delete for good", name, kind="danger", label=label, sure=sure)
             rows.append(_row(title, effect, size, "" if space.person and name == RUNS else delete))
             restorable = (each for each in deleted_runs(space) if may_change(each.person, self.page.engine.people))
@@ -166,7 +166,7 @@ def _row(title: str, effect: str, size: int, button_html: str) -> str:
     buttons = button_html if size else ""
     return (
         f'<li><div><strong>{esc(title)}</strong><span class="hint">{esc(effect)}</span></div>'
-        f'<span class="figures">{size_words(size) if size else "nothing"}</span><span class="does">{buttons}</span></li>'
+        f'<span class="figures">{size_text(size) if size else "nothing"}</span><span class="does">{buttons}</span></li>'
     )
 
 

@@ -96,7 +96,7 @@ class Work:
         if progress["stopping"]:
             text = "pausing ..." if self.task.ends_paused else "cancelling ..."
         elif wait:
-            text = wait.words
+            text = wait.message
         elif self.task.name == DOWNLOAD and progress["done"]:
             text = self._pace(progress["done"], progress["total"])
         lines = progress["facts"].get("brief", progress["lines"]) if state != "failed" else []  # a table has the rest

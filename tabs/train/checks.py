@@ -18,7 +18,7 @@ from core.families.token_count import count_tokens
 from core.formats.detect import FAMILY_NAMES, identify
 from core.formats.hub.references import HubId
 from core.record.problems import Problem, ProblemsError, errors, errors_first
-from core.record.units import size_words
+from core.record.units import size_text
 from core.record.workspace import Workspace, resolve_path
 from core.settings.job import TrainJob
 from core.settings.presets.files import Preset, differences
@@ -62,7 +62,7 @@ class Checks:
         self._lock = threading.Lock()
         self._task: Any = None
         self._started: tuple[TrainJob, float] | None = None  # job and time of the last preflight
-        self._asked = 0  # times that Check again was pressed
+        self._rechecks = 0  # times that Check again was pressed
         self._facts: dict[str, Any] = {}
         self._facts_of: TrainJob | None = None  # the job of the facts; None after Check again
         self._facts_folders: list[str] = []  # folders of the job of the facts
@@ -134,11 +134,15 @@ class Checks:
         "checking"   whether the facts are of an earlier job with the same folders
         "undecoded"  number of images and masks of which only the header was read
         "read"       (decoded, all) images of the running preflight
-        "asked"      times that it ran `again`: the page shows "Checking images ..." until it receives other data
+        "rechecks"   times that it ran `again`: the page shows "Checking images ..." until it receives other data
         """
-        self._asked += again
+        self._rechecks += again
         if refused := self._roots.refused(job):
-            return {"checking": False, "asked": self._asked, "problems": [problem.to_dict() for problem in refused]}
+            return {
+                "checking": False,
+                "rechecks": self._rechecks,
+                "problems": [problem.to_dict() for problem in refused],
+            }
         with self._lock:
             now = time.monotonic()
             active, self._last_request = now - self._last_request < IDLE_AFTER_SECONDS, now
@@ -152,7 +156,7 @@ class Checks:
                 self._task = self._engine.light(self._preflight, job, title="preflight")
                 self._facts_of = None if again else self._facts_of
             facts = self._current_facts(job) if self._facts_folders == _folders(job) else {}
-            answer = {"checking": self._facts_of != job, "asked": self._asked, **facts}
+            answer = {"checking": self._facts_of != job, "rechecks": self._rechecks, **facts}
             if failed := self._failed():
                 return answer | {"checking": False, "problems": [*failed, *facts.get("problems", ())]}
             return answer | ({"read": self._decoded} if facts.get("undecoded") else {})
@@ -249,7 +253,7 @@ class Checks:
         problems = self.problems(job, report, device)
         if device is not None and not report.undecoded and not errors(problems):
             needed, _ = disk_plan(job, self._workspace, report)
-            facts["disk"] = size_words(needed) if needed else ""
+            facts["disk"] = size_text(needed) if needed else ""
         facts["problems"] = [each.to_dict() for each in problems if each.code not in {*in_offer, *BY_RECIPE}]
         facts["warned_by_recipe"] = sum(problem.code in BY_RECIPE for problem in problems)
         return facts

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from core.networks.kinds import kind_named
 from core.record.problems import ProblemsError
-from core.record.units import memory_words, number_words, size_words
+from core.record.units import memory_text, parameters_text, size_text
 from core.record.workspace import Workspace
 from core.settings.base import value_of
 from core.settings.dataset.concepts import concepts_of
@@ -91,7 +91,7 @@ class Forecast:
 
         From the last forecast, none before the first: "parts", "total", "device", "saved", "advice" (`_computed`) or "problem".
         "fresh", "busy", "wanted"   whether it is of this job, is being computed, may be computed
-        "levels", "level"           [{"number", "title", "words"}], number of the job's level or None
+        "levels", "level"           [{"number", "title", "description"}], number of the job's level or None
         "tried", "disk"             `_test_state`, `Checks.known_disk`
         """
         key = plan_key(job)
@@ -102,7 +102,8 @@ class Forecast:
             if allowed and not fresh and not busy:
                 self._task, busy = self._engine.light(self._plan, job, key, title="memory forecast"), True
         level_rows = [
-            {"number": each.number, "title": each.title, "words": each.words} for each in levels(job, self._device)
+            {"number": each.number, "title": each.title, "description": each.description}
+            for each in levels(job, self._device)
         ]
         return {
             **(self._facts if fresh else {key: value for key, value in self._facts.items() if key != "problem"}),
@@ -163,14 +164,14 @@ class Forecast:
         self._test_key = plan_key(job)
 
     def _test_state(self, job: TrainJob) -> dict[str, Any]:
-        """Return {"state", "words": message, "title", "old"} of the newest memory test; {} without one.
+        """Return {"state", "message", "title", "old"} of the newest memory test; {} without one.
 
         "old": whether the test had settings other than the job's that affect memory
         """
         entry = next((each for each in reversed(self._engine.queue()) if each.task == "probe"), None)
         if entry is None:
             return {}
-        message = wait.words if (wait := self._engine.waits().get(entry.id)) else entry.message
+        message = wait.message if (wait := self._engine.waits().get(entry.id)) else entry.message
         if entry.state in ("running", "done") and entry.run:
             try:
                 facts = self._engine.snapshot(entry.run)
@@ -179,7 +180,7 @@ class Forecast:
             messages = [line["text"] for line in facts["log"] if line["level"] == "info"]
             message = messages[-1] if entry.state == "done" and messages else str(facts.get("stage") or "")
         of_other_settings = self._test_key is not None and self._test_key != plan_key(job)
-        return {"state": entry.state, "words": message, "title": entry.title, "old": of_other_settings}
+        return {"state": entry.state, "message": message, "title": entry.title, "old": of_other_settings}
 
 
 def _computed(job: TrainJob, facts: MemoryFacts) -> dict[str, Any]:
@@ -208,7 +209,7 @@ def _hints(job: TrainJob, savings: dict[str, int]) -> dict[str, str]:
     for path, (_, saving) in switches(job).items():
         if path in savings:
             choice = "" if saving is True else f" with {shown_value(FIELDS[path], saving)}"
-            hints[path] = f"In this job: {memory_words(savings[path])} less{choice}."
+            hints[path] = f"In this job: {memory_text(savings[path])} less{choice}."
     return hints
 
 
@@ -224,7 +225,7 @@ def _layer_hint(job: TrainJob, facts: MemoryFacts) -> dict[str, str]:
     targets = meta_targets(facts.family, {name: facts.parts[name].config for name in names})
     hits = count_layers(network, kind_named(network.kind).kind_settings(job), targets)
     numbers = sum(trained_numbers(job, facts.family, facts.parts).values())
-    return {"network.layers": f"In this job: {hits}, {number_words(numbers)} trained parameters."}
+    return {"network.layers": f"In this job: {hits}, {parameters_text(numbers)} trained parameters."}
 
 
 def _outside_gpu(memory: int, disk: int) -> list[str]:
@@ -232,9 +233,9 @@ def _outside_gpu(memory: int, disk: int) -> list[str]:
     from core.record import machine
 
     ram = machine.memory("cpu")[1]
-    text = f"RAM takes about {memory_words(memory)} of {memory_words(ram)} besides"
+    text = f"RAM takes about {memory_text(memory)} of {memory_text(ram)} besides"
     texts = [text + (": does not fit" if memory > ram else "")] if memory else []
-    return texts + ([f"the fast disk takes about {size_words(disk)}"] if disk else [])
+    return texts + ([f"the fast disk takes about {size_text(disk)}"] if disk else [])
 
 
 def plan_key(job: TrainJob) -> Any:

@@ -6,7 +6,7 @@ from typing import Any
 
 from core.dataset.sources.files import printable
 from core.record.problems import ProblemsError
-from core.record.units import count, first_of, size_words
+from core.record.units import count, first_of, size_text
 from core.record.workspace import display_path
 from core.settings.base import every
 from core.settings.dataset.concepts import concepts_of
@@ -71,7 +71,7 @@ def needs(job: TrainJob, model: Mapping[str, Any]) -> dict[str, Any]:
     "here"    paths of fields to show below it; only for methods with control images
     "does"    [[label, action]] of its buttons; only for these methods
     """
-    text, fields = spec_of(job).needs(job, model["family"], _size(job, model))
+    text, fields = spec_of(job).needs(with_family(job, model), model["family"], _size(job, model))
     if usual_rate(job):
         fields = [*fields, ["Learning rate", "optimizer.learning_rate"]]
     if not job.method.traits.control_images:
@@ -94,8 +94,8 @@ def _size(job: TrainJob, model: Mapping[str, Any]) -> str:
     """Return the text on the size of each saved full model."""
     precision, number = job.saving.save_precision, every(job.saving.save_n_evenly) or 0
     file_bytes = (model["numbers"] or NUMBERS.get(model["family"], 0)) * (4 if precision == "fp32" else 2)
-    size = f"about {size_words(file_bytes)} in {precision}" if file_bytes else "several GB"
-    many = f" {number} evenly spaced ones take {size_words(file_bytes * number)}." if number > 1 and file_bytes else ""
+    size = f"about {size_text(file_bytes)} in {precision}" if file_bytes else "several GB"
+    many = f" {number} evenly spaced ones take {size_text(file_bytes * number)}." if number > 1 and file_bytes else ""
     return f"The full model is trained; each checkpoint takes {size}.{many}"
 
 

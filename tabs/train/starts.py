@@ -101,7 +101,7 @@ def _check_and_submit(
         wait = None
     queued = how == "queue" or (wait is not None and not wait.begins)
     outcome = "Added to the queue" if queued else "Started"
-    wait_text = f", {wait.words}" if wait is not None and not wait.begins else ""
+    wait_text = f", {wait.message}" if wait is not None and not wait.begins else ""
     tab = "Monitor" if how == "start" and not queued else ""  # where one that waits is not shown yet
     advice = "".join(f" {problem.what}." for problem in uploads)
     page.browsers.say(

@@ -53,12 +53,13 @@ ADDS = {  # {what a training adds: path of its first field}
     "Schedule": "schedule.lr_scheduler",
 }
 BELOW = {"model": NEEDS, "length": LENGTH}  # {row: HTML below it}
+# {path: function that lists the suggestions of a field}
 SUGGESTIONS: dict[str, Callable[[Any], list[tuple[str, str]]]] = {
     "model.base_model": partial(choices_of, "checkpoint"),
     "model.vae": partial(choices_of, "vae"),
     "dataset.folder": image_folders,
     "dataset.dataset_class": lambda workspace: [(source.title, source.name) for source in SOURCES.values()],
-}  # {path: function that lists the suggestions of a field}
+}
 FORM = "the form"  # `about` of messages on its fields and presets
 
 

@@ -91,9 +91,8 @@ def values_of_the_wrong_type(theirs):
     )
     refused(theirs, HEAD + "flip_aug = 1\n", "wrong-type", f"{place}.flip_aug", " is 1", "true or false")
     refused(theirs, HEAD + "caption_prefix = 3\n", "wrong-type", f"{place}.caption_prefix", " is 3", "text")
-    found = imported(
-        theirs, HEAD.replace("512\n", "512\nnetwork_multiplier = 1\n")
-    )  # refused there for want of a point
+    # Refused there for want of a point
+    found = imported(theirs, HEAD.replace("512\n", "512\nnetwork_multiplier = 1\n"))
     assert not found.problems and found.values["dataset"]["network_multiplier"] == 1
 
 

@@ -122,4 +122,4 @@ def test_a_chart_has_500_points():
 
 @pytest.mark.parametrize(("length", "shown"), [(40, "x" * 40), (41, "x" * 39 + "…")])
 def test_a_name_of_40_letters_is_whole_where_a_job_waits_for_it(length, shown):
-    assert Wait(on="x" * length).words == f"starts after {shown}"
+    assert Wait(on="x" * length).message == f"starts after {shown}"

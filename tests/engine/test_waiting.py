@@ -22,12 +22,12 @@ def told(listed, *, left=80.0, on_pause=False, paused=False, lent_to=""):
 def test_every_waiting_job_names_the_one_at_work_with_its_time_and_what_stands_between():
     found = told(entries("done", "running", "waiting", "waiting"))
     assert found == {"e2": Wait("run_1", 80.0), "e3": Wait("run_1", 80.0, ahead=1)}
-    assert found["e2"].words == "starts in about 1:20, after run_1"
-    assert found["e3"].words == "starts in at least 1:20, after run_1 and 1 more"
-    assert told(entries("running", "waiting"), left=0.0)["e1"].words == "starts after run_0"
+    assert found["e2"].message == "starts in about 1:20, after run_1"
+    assert found["e3"].message == "starts in at least 1:20, after run_1 and 1 more"
+    assert told(entries("running", "waiting"), left=0.0)["e1"].message == "starts after run_0"
     on_pause = told(entries("running", "waiting", "waiting"), on_pause=True)
-    assert on_pause["e1"].words == "starts after run_0, which is paused"
-    assert on_pause["e2"].words == "starts after run_0, which is paused, and 1 more"
+    assert on_pause["e1"].message == "starts after run_0, which is paused"
+    assert on_pause["e2"].message == "starts after run_0, which is paused, and 1 more"
 
 
 def test_where_nothing_is_at_work_the_first_begins_and_the_next_waits_for_it():

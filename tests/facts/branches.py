@@ -291,7 +291,7 @@ def checks() -> Facts:
             [made["counts"], made["skipped"], made["device"], made["seconds"], items, report.exit_code(made)],
         )
         yield "fine", report.exit_code(report.report_of(LINES[:2], space, "cpu", 1))
-        yield "lines", [len(report.line_words(line)) for line in LINES]
+        yield "lines", [len(report.table_lines(line)) for line in LINES]
         text = f"{root}/outputs/x {root}/models {root} /home/abc/d C:\\Users\\abc\\d /Users/abc"
         yield "private", report.private(text, report.replacements(space)).count("...")
         printing, out = check_command.Printing(), io.StringIO()

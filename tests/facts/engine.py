@@ -81,7 +81,7 @@ def queue() -> Facts:
                 paused=jobs.paused,
                 lent_to=draw.choice(("", "x")),
             )
-            words = [each.words for each in found.values()]
+            words = [each.message for each in found.values()]
             states = [[each.begins, each.ahead, each.left] for each in found.values()]
             yield (
                 str(number),
@@ -103,7 +103,7 @@ def queue() -> Facts:
         Wait("fox", 80, on_pause=True),
         Wait(ahead=2, queue_paused=True),
     ):
-        yield f"wait {wait}", [wait.words, wait.begins]
+        yield f"wait {wait}", [wait.message, wait.begins]
     for values in (
         {},
         {"id": 5},
@@ -521,7 +521,7 @@ def words() -> Facts:
     )
     yield (
         "sizes",
-        [[units.size_words(each), units.memory_words(each), units.number_words(int(each))] for each in numbers],
+        [[units.size_text(each), units.memory_text(each), units.parameters_text(int(each))] for each in numbers],
     )
     floats = (0.0, 1.0, 16.0, 0.1, 1e-3, 9.99e-4, 1e-4, 2.5e-5, -3e-7, 1e15, 1e16, 1234567.0, 7, True, "x")
     yield "numbers", [units.number_text(each) for each in floats]
@@ -535,8 +535,8 @@ def words() -> Facts:
         + [units.count(2, "batch", "batches")],
     )
     yield "lists", [units.first_of(list("abcd"), most) for most in (0, 2, 3, 4, 9)]
-    yield "periods", [units.period_words(each, "step") for each in (1, 2, 5000)]
-    yield "progress", [units.progress_words(3, total, of_bytes) for total in (0, 9) for of_bytes in (False, True)]
+    yield "periods", [units.period_text(each, "step") for each in (1, 2, 5000)]
+    yield "progress", [units.progress_text(3, total, of_bytes) for total in (0, 9) for of_bytes in (False, True)]
     yield "articles", [units.with_article(word) for word in ("LoRA", "SD 1.x", "ONNX file", "image", "user", "Unet")]
     problems = [Problem(f"p{number}", code=str(number % 3), level=LEVELS[number % 3]) for number in range(7)]
     yield "order", [each.what for each in errors_first([*problems, *problems[:2]])]

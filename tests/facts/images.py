@@ -104,9 +104,8 @@ def effects() -> Facts:
             except ProblemsError as error:
                 yield name, {"refused": error.problems}
                 continue
-            pixels = [
-                numpy.asarray(Image.open(file)) - 127.5 for file in files
-            ]  # sums are compared relative to the magnitude
+            # Sums are compared relative to the magnitude
+            pixels = [numpy.asarray(Image.open(file)) - 127.5 for file in files]
             record = read_image_metadata(files[-1])
             assert record.job is not None
             again = {group: own for group, own in told_of(record.job).items() if group != "model"}

@@ -62,9 +62,9 @@ def words() -> Facts:
         yield (
             f"number {number}",
             [
-                units.size_words(number),
-                units.memory_words(number),
-                units.number_words(int(number)),
+                units.size_text(number),
+                units.memory_text(number),
+                units.parameters_text(int(number)),
                 units.number_text(number),
                 units.clock(number),
             ],
@@ -97,8 +97,8 @@ def words() -> Facts:
     )
     yield (
         "periods",
-        [units.period_words(each, "step") for each in (1, 50)]
-        + [units.progress_words(3, 20), units.progress_words(3, 0), units.progress_words(10**9, 7 * 10**9, True)],
+        [units.period_text(each, "step") for each in (1, 50)]
+        + [units.progress_text(3, 20), units.progress_text(3, 0), units.progress_text(10**9, 7 * 10**9, True)],
     )
     yield "clocks", [units.clock(each) for each in (None, float("nan"), -1, 0.4, 59.5, 60, 3599.6, 3600, 90061)]
     yield "masked", [mask(each) for each in ("hf_abcdefghijklmnopqrstuvwxyz0123456789", "plain", "token=x")]

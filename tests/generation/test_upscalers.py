@@ -276,10 +276,8 @@ def test_spandrels_modules_that_need_torchvision_are_not_imported():
     known = {each.architecture.id for each in architectures()}
     left_out = [sys.modules[f"spandrel.architectures.{name}"] for name in LEFT_OUT]
     assert [module.__spec__ for module in left_out] == [None, None]
-    assert {*other_files.UPSCALERS.values(), *other_files.CHAINS.values()} == known - {
-        *LEFT_OUT,
-        "GFPGAN",
-    }  # it restores faces
+    # It restores faces
+    assert {*other_files.UPSCALERS.values(), *other_files.CHAINS.values()} == known - {*LEFT_OUT, "GFPGAN"}
 
 
 @torch.no_grad()

@@ -407,9 +407,8 @@ def test_a_gpu_of_which_three_quarters_are_free_is_well(place, monkeypatch, free
     assert computing.vram(on_cuda(place)).state == state
 
 
-@pytest.mark.parametrize(
-    ("case", "bound"), [("train_fp32", 4e-3), ("train_bf16", 4e-2)]
-)  # each about three times what was measured of rounding
+# Each about three times what was measured of rounding
+@pytest.mark.parametrize(("case", "bound"), [("train_fp32", 4e-3), ("train_bf16", 4e-2)])
 def test_losses_at_the_bounds_of_rounding_and_times_at_theirs(place, monkeypatch, case, bound):
     right = trainings.recorded()["losses"]["lora"]
     for off, state in ((0.99, OK), (1.01, FAILED)):

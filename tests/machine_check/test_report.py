@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 
 from core.machine_check.item import ABSENT, FAILED, OK, SKIPPED, Finding, Item
-from core.machine_check.report import Line, exit_code, line_words, private, report_of, summary
+from core.machine_check.report import Line, exit_code, private, report_of, summary, table_lines
 from core.record.workspace import PROJECT, Workspace
 
 
@@ -54,6 +54,6 @@ def test_only_what_failed_makes_the_exit_code(tmp_path):
 
 
 def test_a_line_says_state_reason_and_fix():
-    words = "\n".join(line_words(line(FAILED, found="3 GB", reason="too little", fix="get more")))
+    words = "\n".join(table_lines(line(FAILED, found="3 GB", reason="too little", fix="get more")))
     assert all(each in words for each in ("failed", "One", "3 GB", "too little", "get more"))
-    assert len(line_words(line(OK, found="fine", fix="unneeded"))) == 1
+    assert len(table_lines(line(OK, found="fine", fix="unneeded"))) == 1

@@ -116,9 +116,8 @@ def test_the_mean_over_many_steps_is_the_output_without_dropout(tokens):
             network.show(step, 0, list("abcd"))
             total += through(module, network, tokens)
     size = float((whole - module(tokens)).detach().norm())
-    assert (
-        float((total / 400 - whole).detach().norm()) < 0.15 * size
-    )  # a mean over 400 of deviations near the size itself
+    # A mean over 400 of deviations near the size itself
+    assert float((total / 400 - whole).detach().norm()) < 0.15 * size
 
 
 @mark.parametrize("settings", [{"network_dropout": 0.5}, {"rank_dropout": 0.5}, {"module_dropout": 0.9}])

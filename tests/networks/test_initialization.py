@@ -175,9 +175,8 @@ def test_the_max_norm_limits_the_difference_of_pissa(model, dtype):
     network.apply_max_norm(limit)
     adapter = network.adapters[NAMES["q"]]
     expected = before[NAMES["q"]] / 2
-    rounding = (
-        1e-5 if dtype is torch.float32 else 0.1 * float(expected.abs().max())
-    )  # of two products of 16-bit numbers
+    # Of two products of 16-bit numbers
+    rounding = 1e-5 if dtype is torch.float32 else 0.1 * float(expected.abs().max())
     torch.testing.assert_close(adapter.delta(), expected, rtol=0, atol=rounding)
     fresh = network_of(model, "pissa")
     fresh.to(dtype)

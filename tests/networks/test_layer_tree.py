@@ -87,9 +87,8 @@ def test_what_is_chosen_in_the_tree_is_what_the_written_settings_choose(family):
     tree, chance = tree_of(family), random.Random(4)
     for n in range(8):
         picked = sum(leaf.mask for leaf in chance.sample(tree.leaves, chance.choice((1, 3, 12))))
-        picked ^= (
-            1 << chance.randrange(len(tree.layers)) if n % 4 == 3 else 0
-        )  # a part of a leaf, as expressions choose
+        # A part of a leaf, as expressions choose
+        picked ^= 1 << chance.randrange(len(tree.layers)) if n % 4 == 3 else 0
         for base in (0, every(tree), usually(tree)):
             chosen = base & ~picked if base else picked
             texts = tree.settings_for(chosen, usually(tree), every(tree))

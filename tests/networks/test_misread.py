@@ -19,9 +19,8 @@ GLORA = ("a1.weight", "a2.weight", "b1.weight", "b2.weight")
 
 
 def tucker(core, outs, ins):
-    with torch.backends.opt_einsum.flags(
-        enabled=False
-    ):  # which those programs do not install: it lays the result out otherwise
+    # Which those programs do not install: it lays the result out otherwise
+    with torch.backends.opt_einsum.flags(enabled=False):
         return torch.einsum("i j k l, j r, i p -> p r k l", core, ins, outs)
 
 
@@ -177,9 +176,8 @@ def test_the_table_says_of_every_kind_and_option_what_the_programs_read(case, tm
         told = {program for program in PROGRAMS if not misread_problems(LoraFile(tensors), (program,))}
     assert told == read
     save_lora(tmp_path / "t.safetensors", tensors, {})
-    by_file = lora_outline(
-        tmp_path / "t.safetensors"
-    )  # as at the end of a training: shapes and single numbers, no values
+    # As at the end of a training: shapes and single numbers, no values
+    by_file = lora_outline(tmp_path / "t.safetensors")
     assert told == {program for program in PROGRAMS if not misread_problems(by_file, (program,))}
     advice = [each for each in training_problems(job_of(case, rank=4)) if each.code == "network.misread"]
     assert bool(advice) == bool(set(NAMES_OF_KOHYA) - read), "the advice before a training says the same"

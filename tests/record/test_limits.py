@@ -17,7 +17,7 @@ from core.record.problems import Problem, ProblemsError, errors_first, limited
 from core.record.run_about import read_about, write_about
 from core.record.run_folder import RunFolder
 from core.record.space import require_space
-from core.record.units import clock, count, memory_words, number_text, number_words, size_words, with_article
+from core.record.units import clock, count, memory_text, number_text, parameters_text, size_text, with_article
 from tests.refusals import refused
 
 
@@ -202,20 +202,20 @@ def test_quantiles_of_students_t(freedom, probability, expected):
         (number_text(0.00099), "9.9e-4"),
         (number_text(16.0), "16"),
         (number_text(True), "True"),
-        (number_words(99_999_999), "100.0 M"),
-        (number_words(100_000_000), "100 M"),
-        (number_words(999_999), "999,999"),
-        (number_words(1_000_000), "1.0 M"),
-        (memory_words(2**29), "0.5 GB"),
-        (memory_words(2**29 - 2**20), "511 MB"),
-        (memory_words(1), "1 MB"),
-        (size_words(999), "999 bytes"),
-        (size_words(1000), "1.0 kB"),
-        (size_words(99_900), "99.9 kB"),
-        (size_words(100_000), "100 kB"),
-        (size_words(999_499), "999 kB"),
-        (size_words(999_500), "1.0 MB"),
-        (size_words(1.5e12), "1.5 TB"),
+        (parameters_text(99_999_999), "100.0 M"),
+        (parameters_text(100_000_000), "100 M"),
+        (parameters_text(999_999), "999,999"),
+        (parameters_text(1_000_000), "1.0 M"),
+        (memory_text(2**29), "0.5 GB"),
+        (memory_text(2**29 - 2**20), "511 MB"),
+        (memory_text(1), "1 MB"),
+        (size_text(999), "999 bytes"),
+        (size_text(1000), "1.0 kB"),
+        (size_text(99_900), "99.9 kB"),
+        (size_text(100_000), "100 kB"),
+        (size_text(999_499), "999 kB"),
+        (size_text(999_500), "1.0 MB"),
+        (size_text(1.5e12), "1.5 TB"),
         (clock(59.4), "0:59"),
         (clock(59.5), "1:00"),
         (clock(3599), "59:59"),

@@ -2,7 +2,7 @@
 
 import pytest
 
-from core.record.units import clock, count, first_of, memory_words, progress_words, size_words
+from core.record.units import clock, count, first_of, memory_text, progress_text, size_text
 
 
 @pytest.mark.parametrize(
@@ -18,12 +18,12 @@ from core.record.units import clock, count, first_of, memory_words, progress_wor
     ],
 )
 def test_files_and_disks_are_in_powers_of_1000(size, words):
-    assert size_words(size) == words
+    assert size_text(size) == words
 
 
 @pytest.mark.parametrize(("size", "words"), [(1, "1 MB"), (120 << 20, "120 MB"), (24 << 30, "24.0 GB")])
 def test_memory_is_in_the_gb_that_gpus_are_sold_by(size, words):
-    assert memory_words(size) == words
+    assert memory_text(size) == words
 
 
 def test_times_and_counts():
@@ -44,9 +44,9 @@ def test_times_and_counts():
 
 
 def test_progress_counts_things_and_says_bytes_in_words():
-    assert progress_words(3, 0) == progress_words(3, 0, of_bytes=True) == ""
-    assert progress_words(3, 20) == " 3/20"
-    assert progress_words(640, 2_132_470_614, of_bytes=True) == " 640 bytes of 2.1 GB"
+    assert progress_text(3, 0) == progress_text(3, 0, of_bytes=True) == ""
+    assert progress_text(3, 20) == " 3/20"
+    assert progress_text(640, 2_132_470_614, of_bytes=True) == " 640 bytes of 2.1 GB"
 
 
 def test_the_first_of_many_are_named_and_the_others_counted():

@@ -95,9 +95,8 @@ def test_what_a_folder_has_alone_is_in_the_docs_and_the_help():
             assert f"| `{own.path}` |" in text and f"  {own.path}  [" in said
     (sources,) = (entry for entry in declared(TrainJob) if entry.path == "dataset.sources")
     own = [entry.name for entry in item_settings(sources)]
-    assert (
-        "num_repeats" in own and "diff_output_preservation" in own and "flip_aug" not in own
-    )  # a setting of all folders
+    # A setting of all folders
+    assert "num_repeats" in own and "diff_output_preservation" in own and "flip_aug" not in own
     assert {name for name in Source.model_fields if name not in own} == set(Source.__base__.model_fields)
 
 

@@ -489,7 +489,7 @@ def test_an_optimizer_in_a_sentence():
     + [(Argument("x", "choice", choices=("a", 2)), "one of a, 2"), (Argument("x", "text"), "text"), (Argument("x"), "a value")],
 )  # fmt: skip
 def test_what_an_argument_takes_in_words(argument, words):
-    assert argument.words == words
+    assert argument.accepted == words
 
 
 def test_arguments_are_checked_by_name_value_and_need():

@@ -212,9 +212,8 @@ def test_no_path_setting_of_any_job_leads_out(space, tmp_path):
 
 
 def test_a_path_is_checked_as_written_and_as_it_is_read_from_a_pasted_text(space):
-    limits = Limits.of(
-        replace(space, allowed=(PROJECT,))
-    )  # to which a path that begins with an invisible character is relative
+    # To which a path that begins with an invisible character is relative
+    limits = Limits.of(replace(space, allowed=(PROJECT,)))
     for text in ("\u202a/etc/passwd", "file:///etc/passwd", "\u200b//server/share/a", "'\u202a/etc/passwd'"):
         assert not limits.allows(text), text
         for where, job in (("generate.embeddings", "generate"), ("model.base_model", "train")):

@@ -15,7 +15,7 @@ from work_parts import HOSTILE, event, wait_until
 from core.record.events import CONTROL_IMAGE, WITHOUT_CONTROL
 from core.record.journal import Tail
 from core.record.run_folder import RunFolder
-from core.record.units import loss_words
+from core.record.units import loss_text
 from core.settings.check import build
 from core.settings.job import TrainJob
 from tabs.runs import compare_view
@@ -310,7 +310,7 @@ def test_the_curves_are_those_of_monitor(sides):
 
 
 def test_a_loss_is_told_with_four_decimals_or_three_figures():
-    assert [loss_words(value) for value in (0.1344, 1.5, 0.001234, 1e30)] == ["0.1344", "1.5000", "0.00123", "1e+30"]
+    assert [loss_text(value) for value in (0.1344, 1.5, 0.001234, 1e30)] == ["0.1344", "1.5000", "0.00123", "1e+30"]
 
 
 def test_settings_without_effect_are_no_difference(sides):

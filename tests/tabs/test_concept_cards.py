@@ -214,9 +214,8 @@ def test_a_mask_folder_from_a_preset_is_not_read_by_a_shared_page(tmp_path):
     desk.reading.want()
     wait_until(lambda: not desk.reading.busy)
     assert desk.reading.report is None and desk.reading.problems[0].code == "shared.path-closed"
-    shown = "".join(
-        desk.boards().values()
-    )  # nothing was read: neither what was there before, nor that there is nothing
+    # Nothing was read: neither what was there before, nor that there is nothing
+    shown = "".join(desk.boards().values())
     assert "24 images" not in shown and "no images" not in shown
 
 

@@ -10,7 +10,7 @@ from work_parts import event, image, make_page, said
 
 from core.dataset.doctor.trash import put_away, undoable_actions
 from core.record.problems import ProblemsError
-from core.record.units import size_words
+from core.record.units import size_text
 from tabs.tools.disk import DiskHandlers
 from tests.refusals import refused
 
@@ -125,7 +125,7 @@ def test_generated_images_in_the_trash_are_counted_and_go_for_good(desk):
     put_away([away], folder, "deleted in Generate")
     assert "Deleted generations" in desk.html({})
     desk.act({}, event("delete", "generated"))
-    assert not undoable_actions(folder) and kept.exists() and size_words(size) in said(desk)
+    assert not undoable_actions(folder) and kept.exists() and size_text(size) in said(desk)
 
 
 def test_only_the_owner_empties_the_trash_of_people_with_a_page_each(tmp_path):

@@ -129,9 +129,8 @@ def test_a_row_shows_family_words_and_state_and_a_word_is_written_at_the_prompts
     desk.loras.model_lists.read()
     desk.lora_act(event("add", desk.loras.model_lists.of(["lora"])[0].name))
     row = desk._form()["loras"]
-    assert (
-        "SD 1.x" in row and 'data-arg="0:0"' in row and row.count("disabled>glyph style") == 1
-    )  # in the prompt already
+    # In the prompt already
+    assert "SD 1.x" in row and 'data-arg="0:0"' in row and row.count("disabled>glyph style") == 1
     for _ in range(2):
         desk.lora_act(event("word", "0:0"))
     assert desk._values()["prompt"] == r"a fox, glyph style, zfx_\(art\)"  # its brackets are no weight

@@ -423,7 +423,7 @@ def test_waiting_for_training_says_so_with_its_place_and_can_be_cancelled(desk):
     engine.now = {"task": "train", "title": "fox", "entry": "t", "step": 120, "total": 270, "eta_seconds": 65}
     press(desk, prompt=HOSTILE)
     status = press(desk, prompt="second")
-    waited = [wait.words[1:] for wait in engine.waits().values()]
+    waited = [wait.message[1:] for wait in engine.waits().values()]
     assert all(words in status for words in waited) and "<img src=x" not in status
     assert [(wait.on, wait.left, wait.ahead) for wait in engine.waits().values()] == [("fox", 65, 0), ("fox", 65, 1)]
     status = desk.stage.act(event("cancel", "e1"))
@@ -446,7 +446,7 @@ def test_progress_failure_and_a_paused_queue_are_shown(desk):
     assert "out of memory" not in desk.stage.act(event("close", "d"))
     engine.now, engine.queue_paused = None, True
     press(desk)
-    assert engine.waits()["e1"].words[1:] in desk.stage.status() and 'data-act="resume"' in desk.stage.status()
+    assert engine.waits()["e1"].message[1:] in desk.stage.status() and 'data-act="resume"' in desk.stage.status()
 
 
 def test_a_failure_is_shown_until_the_next_press_and_the_warnings_of_the_last_job_after_it(desk):

@@ -52,7 +52,10 @@ def test_each_method_says_what_it_needs_first():
     assert ["Add regularization images", "dataset.sources"] in without["fields"]
     held = job(method={"kind": "dreambooth"}, dataset={"sources": [{"folder": "a", "role": "regularization"}]})
     assert "Regularization images from 1 folder" in needs.needs(held, known("SD 1.x"))["text"]
-    assert "both text encoders" in needs.needs(job(method={"kind": "embedding"}), known("SDXL"))["text"]
+    word = {"kind": "embedding"}
+    assert "both text encoders" in needs.needs(job(method=word), known("SDXL"))["text"]
+    assert "both text encoders" in needs.needs(job(method=word, model={"family": "sdxl"}), known())["text"]
+    assert "both text encoders" not in needs.needs(job(method=word), known("SD 2.x"))["text"]
     assert "own caption" in needs.needs(job(method={"kind": "fine_tune"}), known())["text"]
 
 

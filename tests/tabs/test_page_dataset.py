@@ -71,9 +71,8 @@ def test_what_is_being_typed_in_one_field_stays_when_another_was_changed(window,
     card.get_by_role("textbox", name="Repeats").fill("3")
     card.get_by_role("textbox", name="Repeats").press("Tab")
     tab.keyboard.type("1")
-    expect(card).to_contain_text(
-        "15 views an epoch"
-    )  # the answer to the first field has come, and the images were read
+    # The answer to the first field has come, and the images were read
+    expect(card).to_contain_text("15 views an epoch")
     tab.keyboard.type("2")
     views = card.get_by_role("textbox", name="Images per epoch")
     expect(views).to_have_value("12")

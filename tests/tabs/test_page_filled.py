@@ -36,9 +36,8 @@ SMALL = """() => [...document.querySelectorAll("button, input, select, textarea,
   .map((node) => [node, (node.closest("label") || node).getBoundingClientRect()])
   .filter(([, {width, height}]) => width && (width < 23.9 || height < 23.9))
   .map(([node, {width, height}]) => [width, height, node.outerHTML.slice(0, 160)])"""
-CONTRAST = (
-    (Path(__file__).parent / "contrast.js").read_text("utf-8").split("*/", 1)[1]
-)  # as axe, and within charts and lists
+# As axe, and within charts and lists
+CONTRAST = (Path(__file__).parent / "contrast.js").read_text("utf-8").split("*/", 1)[1]
 
 
 def look(tab, where: str, what: str | None = None) -> None:

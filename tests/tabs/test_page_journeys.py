@@ -102,9 +102,8 @@ def test_the_best_of_8_checkpoints_is_found_and_kept_by_mouse_in_3_clicks(page, 
     tab.get_by_role("tab", name="Monitor").click()
     card = tab.locator("#verdict")
     expect(card.locator(".verdict-step")).to_have_count(8)
-    expect(card.locator(".verdict-one figcaption")).to_contain_text(
-        f"step {BEST} · loss 0.1100 · lowest loss"
-    )  # shown at first
+    # Shown at first
+    expect(card.locator(".verdict-one figcaption")).to_contain_text(f"step {BEST} · loss 0.1100 · lowest loss")
     expect(card.locator(".verdict-sentence")).to_contain_text(f"tep {BEST} has the lowest loss")  # why
     for part in (card.locator(".verdict-one"), card.locator(".verdict-strip"), card.locator(".verdict-sentence")):
         expect(part).to_be_in_viewport()  # without scrolling

@@ -136,9 +136,8 @@ def test_a_paused_download_keeps_its_bytes_and_a_discarded_one_does_not(window, 
     expect(row(tab)).to_have_attribute("data-state", "running")
     wait(lambda: part.exists() and part.stat().st_size >= 5 * PIECE)
     row(tab).get_by_role("button", name="Pause").click()
-    wait(
-        lambda: any(token.wanted for token in shop.page.engine.beside._tokens.values())
-    )  # else the whole file comes first
+    # Else the whole file comes first
+    wait(lambda: any(token.wanted for token in shop.page.engine.beside._tokens.values()))
     store.stop_at = 12 * PIECE
     store.go.set()
     expect(row(tab)).to_have_attribute("data-state", "partial")

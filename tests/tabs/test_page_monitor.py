@@ -185,7 +185,7 @@ def test_a_log_scale_has_a_few_labels_whatever_it_can_show(window, values):
 
 WAITING = {
     "device": "CPU", "memory_used": 1, "memory_total": 2, "job": None, "trained": None,
-    "tool": "Check weights: glyphy, step 120", "waits": [{"id": "a", "title": "Check weights", "words": "waits"}],
+    "tool": "Check weights: glyphy, step 120", "waits": [{"id": "a", "title": "Check weights", "message": "waits"}],
 }  # fmt: skip
 
 

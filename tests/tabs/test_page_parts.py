@@ -123,9 +123,8 @@ def test_start_lists_what_is_wrong_and_hands_nothing_over(page):
 
 
 def test_start_waits_for_changes_that_are_still_on_their_way(page, monkeypatch):
-    monkeypatch.setattr(
-        "tabs.server.browsers.DOUBLE_PRESS_SECONDS", 600
-    )  # a slow machine may take seconds between two presses
+    # A slow machine may take seconds between two presses
+    monkeypatch.setattr("tabs.server.browsers.DOUBLE_PRESS_SECONDS", 600)
     monkeypatch.setattr("tabs.train.starts.LATE_SECONDS", 0.3)
     browser = page.browsers.of("late")
     page.project.replace(with_value(TrainJob(), "dataset.folder", "models/starter/images"))
@@ -484,12 +483,8 @@ def test_monitor_lists_the_newest_file_first_and_marks_the_final_one(page, tmp_p
 
 @pytest.mark.parametrize("output", ["fox", "fox-261104"])
 def test_monitor_calls_no_checkpoint_of_an_epoch_or_a_step_final(page, tmp_path, output):
-    ends = [
-        "-000001",
-        "-step00000110",
-        "-step00000110-token",
-        "",
-    ]  # the second token of an embedding has a file of its own
+    # The second token of an embedding has a file of its own
+    ends = ["-000001", "-step00000110", "-step00000110-token", ""]
     files = [
         {"name": f"{output}{end}.safetensors", "path": str(tmp_path / f"{n}"), "bytes": 9, "step": 110 * n}
         for n, end in enumerate(ends, 1)

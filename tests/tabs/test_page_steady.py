@@ -192,9 +192,8 @@ def test_a_changed_value_moves_no_field(visit, served):
     batch.locator("textarea, input").first.press("Tab")
     expect(batch.locator(".refused")).to_contain_text("'many'")
     expect(batch.locator(".field-changed")).to_contain_text("Not used")
-    tab.locator("#search-bar input").first.evaluate(
-        "(box) => box.focus({preventScroll: true})"
-    )  # Tab leads to the button that puts the value back
+    # Tab leads to the button that puts the value back
+    tab.locator("#search-bar input").first.evaluate("(box) => box.focus({preventScroll: true})")
     tab.mouse.move(2, 2)
     assert batch.locator(".refused").bounding_box()["height"] <= 1
     batch.hover()
@@ -252,9 +251,8 @@ def test_the_keyboard_stays_on_a_button_whose_list_is_drawn_anew(visit, served):
 def test_a_second_click_never_hits_the_next_job_that_slides_there(window, served):
     engine = served.engine
     engine.step_seconds = 0.5
-    window.tab.set_viewport_size(
-        {"width": 1280, "height": 2400}
-    )  # all fits: a shorter list does not scroll the page back
+    # All fits: a shorter list does not scroll the page back
+    window.tab.set_viewport_size({"width": 1280, "height": 2400})
     tab = window.open("Monitor")
     ids = [engine.submit("train", served.page.project.job, title="the same name") for _ in range(6)]
 

@@ -73,9 +73,8 @@ def test_a_checkpoint_is_found_compared_chosen_blindly_and_kept_by_keyboard_alon
     tab.keyboard.up(" ")
     expect(label).to_contain_text("step 40")
     card.locator(".verdict-step", has_text="step 60").click()
-    tab.keyboard.press(
-        "ArrowLeft"
-    )  # the focus moves with the checkpoint, or Space would press the one that was clicked
+    # The focus moves with the checkpoint, or Space would press the one that was clicked
+    tab.keyboard.press("ArrowLeft")
     tab.keyboard.down(" ")
     expect(label).to_contain_text("base model")
     tab.keyboard.up(" ")

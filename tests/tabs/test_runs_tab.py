@@ -21,7 +21,7 @@ from core.record.problems import ProblemsError
 from core.record.run_about import MOST_NOTE, MOST_TITLE
 from core.record.run_folder import RunFolder, seal_state
 from core.record.space import folder_bytes
-from core.record.units import size_words
+from core.record.units import size_text
 from core.record.workspace import PROJECT
 from core.settings.check import build
 from core.settings.job import GenerateJob, TrainJob
@@ -199,7 +199,7 @@ def test_a_run_without_its_settings_is_listed_as_damaged_and_can_be_deleted(desk
     assert [run.state for run in engine.runs()] == [run.state for run in engine.run_states(5)] == ["damaged"]
     shown = desk._main({"open": folder.name})
     assert ">one<" in desk._main({}) and "glyphs.safetensors" in shown
-    assert "job.json is missing" in shown and 'data-act="delete"' in shown and size_words(folder_bytes(folder)) in shown
+    assert "job.json is missing" in shown and 'data-act="delete"' in shown and size_text(folder_bytes(folder)) in shown
     assert 'data-act="continue"' not in shown and 'data-act="use"' not in shown
     for act in ("continue", "use", "prove"):
         with pytest.raises(ProblemsError):
@@ -245,7 +245,9 @@ def test_a_run_that_is_resumed_behind_another_job_says_so_and_leads_nowhere(desk
     write_run(desk.page, "20260101-120000_one", "interrupted")
     desk.page.engine.waits = lambda: {entry.id: Wait("fox", 80.0) for entry in desk.page.engine.queue()}
     desk.act({}, event("continue", "20260101-120000_one"))
-    assert not desk.page.browser.message["go"] and f"Added to the queue: one, {Wait('fox', 80.0).words}." in said(desk)
+    assert not desk.page.browser.message["go"] and f"Added to the queue: one, {Wait('fox', 80.0).message}." in said(
+        desk
+    )
 
 
 @pytest.mark.parametrize("tab", ["Runs", "Monitor"])

@@ -143,7 +143,7 @@ def test_findings_of_another_folder_are_not_shown_as_those_of_this_one(page, tmp
     assert checks.latest(page.project.job)["checking"] and checks.latest(page.project.job)["trained"] == 1
     page.project.edit("dataset.folder", str(tmp_path / "two"))
     seen = [checks.latest(page.project.job)]
-    assert seen[0] == {"checking": True, "asked": 0}
+    assert seen[0] == {"checking": True, "rechecks": 0}
     wait_until(lambda: seen.append(checks.latest(page.project.job)) or not seen[-1]["checking"])
     assert seen[-1]["trained"] == 2 and all("trained" not in each for each in seen[:-1])
 
@@ -157,7 +157,7 @@ def test_a_start_beside_a_proof_says_what_it_waits_for(page, tmp_path):
     page.engine.waits = lambda: {"e1": Wait("the resume test")}
     starts.press(page, browser, {"how": "start", "stamp": page.project.stamp, "token": "t"})
     wait_until(lambda: browser.message["kind"] == "done")
-    assert browser.message["text"].endswith(f", {Wait('the resume test').words}.")
+    assert browser.message["text"].endswith(f", {Wait('the resume test').message}.")
     assert browser.message["go"] == "", "Monitor would show another run"
     page.engine.waits = lambda: {"e1": Wait()}
     browser.pressed = (0.0, "", "")

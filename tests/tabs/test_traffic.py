@@ -269,9 +269,8 @@ def test_the_logins_come_from_a_file_or_the_environment(tmp_path, monkeypatch):
 def test_a_login_gives_a_cookie_of_this_site_alone(tmp_path_factory, monkeypatch):
     from page_server import Served
 
-    monkeypatch.setattr(
-        request_check, "Delays", partial(Delays, longest=0.5)
-    )  # how long each waits is told by its own clock above
+    # How long each waits is told by its own clock above
+    monkeypatch.setattr(request_check, "Delays", partial(Delays, longest=0.5))
     page = Served(tmp_path_factory.mktemp("login"), shared=True, auth=("mira", "secret"))
     try:
         form = {"Content_Type": "application/x-www-form-urlencoded"}

@@ -62,9 +62,8 @@ def test_losses_are_those_without_and_dynamo_counts_what_it_compiled(train, piec
     compiled = train(**groups, memory=memory, schedule=schedule)
     torch._dynamo.utils.counters.clear()
     assert compiled.start() == "done"
-    rounding = (
-        1e-2 if "mixed_precision" in memory else 1e-4
-    )  # in bf16 sums that are taken in another order round otherwise
+    # In bf16 sums that are taken in another order round otherwise
+    rounding = 1e-2 if "mixed_precision" in memory else 1e-4
     assert compiled.losses() == pytest.approx(plain.losses(), rel=rounding)
     assert set(pieces) == set(compiling.BLOCKS)
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] >= sum(pieces.values())

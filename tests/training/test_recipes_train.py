@@ -11,10 +11,8 @@ from core.settings.job import TrainJob
 from core.settings.presets.files import apply, read, to_values
 from tests.training.conftest import Training
 
-SMALL = {
-    "dataset": {"resolution": 64},
-    "schedule": {"max_train_steps": 2, "seed": 7},
-}  # what the starter's size asks for
+# What the starter's size asks for
+SMALL = {"dataset": {"resolution": 64}, "schedule": {"max_train_steps": 2, "seed": 7}}
 DIFFERENT = (
     "sd15_lora_c3lier_8gb",
     "sd15_textual_inversion_6gb",

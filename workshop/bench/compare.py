@@ -127,11 +127,11 @@ def measure_case(
         shutil.rmtree(outputs / "runs")  # whole models are large
         ours.append((measured.seconds_per_step, measured.peak_bytes))
         # At once: large cases take long, and a stopped benchmark has said what it knew.
-        say(f"  {_words(_named(ours[-1]))}")
+        say(f"  {_text(_named(ours[-1]))}")
         for name, spec in specs.items():
             say(f"{case.what}: the plain trainer ({name}), round {number + 1} of {rounds}")
             plain[name].append(measure_plain(spec, folder))
-            say(f"  {_words(_named(plain[name][-1]))}")
+            say(f"  {_text(_named(plain[name][-1]))}")
     return summary(case, device, ours, plain)
 
 
@@ -213,11 +213,11 @@ def compare_rows(result: dict[str, dict[str, Any]]) -> list[tuple[str, str]]:
         if "left_out" in case:
             rows.append((case["what"], f"skipped: {case['left_out']}"))
             continue
-        rows.append((case["what"], f"ours {_words(case['ours'])}{_goal(case)}"))
+        rows.append((case["what"], f"ours {_text(case['ours'])}{_goal(case)}"))
         for name, plain in case["plain"].items():
             memory = f", {plain['memory_ratio']:.2f} of its memory" if plain["memory_ratio"] else ""
             ratio = f"ours takes {plain['time_ratio']:.2f} of its time{memory}"
-            rows.append((f"plain trainer, {name}", f"{_words(plain)}; {ratio}"))
+            rows.append((f"plain trainer, {name}", f"{_text(plain)}; {ratio}"))
     return rows
 
 
@@ -232,6 +232,6 @@ def _named(measured: tuple[float, int]) -> dict[str, Any]:
     return {"seconds_per_step": measured[0], "peak_bytes": measured[1]}
 
 
-def _words(measured: dict[str, Any]) -> str:
+def _text(measured: dict[str, Any]) -> str:
     memory = f", {measured['peak_bytes'] / 1e9:.2f} GB" if measured["peak_bytes"] else ""
     return f"{measured['seconds_per_step']:.2f} s a step{memory}"

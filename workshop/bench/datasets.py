@@ -114,9 +114,9 @@ def _plan(count: int) -> dict[str, Any]:
     return {"seconds": time.perf_counter() - start, "batches": len(batches)}
 
 
-def main(words: list[str]) -> None:
+def main(arguments: list[str]) -> None:
     """scan FOLDER INDEX, or plan IMAGES: one measurement, printed as JSON."""
-    print(json.dumps(_scan(*words[1:]) if words[0] == "scan" else _plan(int(words[1]))))
+    print(json.dumps(_scan(*arguments[1:]) if arguments[0] == "scan" else _plan(int(arguments[1]))))
 
 
 if __name__ == "__main__":

@@ -152,9 +152,9 @@ def _searches(captions: Any) -> list[float]:
     return [seconds_of(partial(answer, words)) for words in SEARCHES]
 
 
-def main(words: list[str]) -> None:
+def main(arguments: list[str]) -> None:
     """runs OUTPUTS, or images OUTPUTS FOLDER: one measurement, printed as JSON."""
-    print(json.dumps(_runs(words[1]) if words[0] == "runs" else _images(*words[1:])))
+    print(json.dumps(_runs(arguments[1]) if arguments[0] == "runs" else _images(*arguments[1:])))
 
 
 if __name__ == "__main__":

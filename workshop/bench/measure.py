@@ -153,9 +153,9 @@ class PeakWatch:
         return self.peak
 
 
-def measure_tool(words: list[str]) -> dict[str, float]:
+def measure_tool(arguments: list[str]) -> dict[str, float]:
     """Seconds and peak memory of a tool in a process of its own."""
-    ended = run_process(words, "the tool")
+    ended = run_process(arguments, "the tool")
     return {"seconds": ended.seconds, "peak_bytes": ended.peak_bytes}
 
 

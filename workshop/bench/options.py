@@ -12,7 +12,7 @@ from core.machine_check.item import CheckContext
 from core.machine_check.random_model import make_model
 from core.machine_check.trainings import train
 from core.record.memory import is_out_of_memory
-from core.record.units import memory_words
+from core.record.units import memory_text
 from core.record.workspace import STARTER, Workspace
 from core.settings.flags import merge
 from workshop.bench import workload
@@ -95,16 +95,16 @@ def measure_options(folder: Path, device: str, case: str, say: Callable[[str], N
         except Exception as error:
             kind = "out of memory" if is_out_of_memory(error) else type(error).__name__
             result[name] = {"error": f"{kind}: {str(error)[:300]}"}
-        say(f"  {_words(result[name])}")
+        say(f"  {_text(result[name])}")
     return {"what": what, "options": result}
 
 
 def option_rows(measured: dict[str, Any]) -> list[tuple[str, str]]:
-    return [("job", measured["what"]), *((name, _words(each)) for name, each in measured["options"].items())]
+    return [("job", measured["what"]), *((name, _text(each)) for name, each in measured["options"].items())]
 
 
-def _words(numbers: dict[str, Any]) -> str:
+def _text(numbers: dict[str, Any]) -> str:
     if "error" in numbers:
         return numbers["error"].splitlines()[0]
-    peak = memory_words(numbers["reserved_bytes"] or numbers["peak_bytes"])
-    return f"{numbers['seconds_per_step']:.3f} s per step, {peak} (forecast {memory_words(numbers['forecast_bytes'])})"
+    peak = memory_text(numbers["reserved_bytes"] or numbers["peak_bytes"])
+    return f"{numbers['seconds_per_step']:.3f} s per step, {peak} (forecast {memory_text(numbers['forecast_bytes'])})"

@@ -203,11 +203,11 @@ def train(spec: Spec) -> dict[str, Any]:
     return {"spec": asdict(spec), "seconds": seconds, "losses": losses}
 
 
-def main(words: list[str]) -> None:
+def main(arguments: list[str]) -> None:
     from core.record import machine
 
     torch.set_num_threads(machine.threads())
-    spec = Spec(**json.loads(Path(words[0]).read_text("utf-8")))
+    spec = Spec(**json.loads(Path(arguments[0]).read_text("utf-8")))
     print(json.dumps(train(spec)))
 
 

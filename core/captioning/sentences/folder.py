@@ -16,7 +16,7 @@ from core.record.bounded_json import read_json_object
 from core.record.context import JobContext
 from core.record.problems import Problem, ProblemsError, collected, raise_any
 from core.record.regular import check_regular
-from core.record.units import size_words
+from core.record.units import size_text
 from core.record.workspace import Workspace, display_path, resolve_path
 from core.settings.captioning.sentences import CaptionModelSettings
 
@@ -160,7 +160,7 @@ def _check_small_file(path: Path) -> None:
     """Raise ProblemsError for a damaged or too large file, and for a config that names code to run (`auto_map`)."""
     most = MAX_TOKENIZER_BYTES if path.name in TOKENIZER_FILES else MAX_CONFIG_BYTES
     if check_regular(path).st_size > most:
-        what = f"The file is larger than the limit of {size_words(most)}"
+        what = f"The file is larger than the limit of {size_text(most)}"
         raise ProblemsError.one(what, str(path), DOWNLOAD_AGAIN, "captioner.too-large")
     if path.suffix != ".json" or path.name in TOKENIZER_FILES:
         return

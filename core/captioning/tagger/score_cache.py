@@ -21,7 +21,7 @@ from core.record.bounded_json import parse_json
 from core.record.problems import ProblemsError, write_errors
 from core.record.regular import MissingFile, open_regular
 from core.record.stamps import Stamp, stamp, stamp_of
-from core.record.units import size_words
+from core.record.units import size_text
 from core.record.workspace import Workspace
 
 VERSION = 1
@@ -114,7 +114,7 @@ class FolderScores:
         index = _indexes.get(self.path)
         if index is None or index.stamp != stamp:
             if stamp[0] > MAX_BYTES:
-                what = f"The file is larger than the limit of {size_words(MAX_BYTES)}"
+                what = f"The file is larger than the limit of {size_text(MAX_BYTES)}"
                 raise ProblemsError.one(what, str(self.path), "delete it and tag the images again", "file.too-large")
             index = read_index(handle, stamp)
             if index is None:

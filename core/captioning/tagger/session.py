@@ -12,7 +12,7 @@ from core.formats.onnx.process import ModelProcess, UsesModelProcess
 from core.formats.onnx.providers import onnxruntime, providers_for
 from core.record.context import JobContext
 from core.record.problems import ProblemsError
-from core.record.units import memory_words
+from core.record.units import memory_text
 from core.settings.captioning.tagger import FLOOR, TagSettings
 
 ALWAYS_STORED = ("rating", "quality")  # the highest score of these counts, however low
@@ -75,7 +75,7 @@ class Tagger(UsesModelProcess):
             raise self._refused(why)
         if batch is None and batch_too_large((batch_size, height, width, 3)):
             what = (
-                f"A batch of {batch_size} images of {width} x {height} pixels needs more than {memory_words(MAX_INPUT)}"
+                f"A batch of {batch_size} images of {width} x {height} pixels needs more than {memory_text(MAX_INPUT)}"
             )
             raise ProblemsError.one(what, "tag.batch_size", "lower the batch size", "tagger.batch")
         return batch, (width, height)

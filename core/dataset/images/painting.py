@@ -16,7 +16,7 @@ from core.dataset.sources.image_info import ImageInfo
 from core.dataset.sources.painted import MARK, images_of, sidecar_mask
 from core.record import atomic
 from core.record.problems import Problem, ProblemsError, write_errors
-from core.record.units import size_words
+from core.record.units import size_text
 
 MAX_BYTES = 5 << 20  # of an uploaded mask: it comes as base64 in a message of at most 8 MB
 
@@ -83,7 +83,7 @@ def decoded_png(data: bytes, size: tuple[int, int], where: str) -> Image.Image:
     """Decode an uploaded PNG to RGB, composited on black. Raises ProblemsError unless its size is `size` (width, height).
     where: the image's name, for problems"""
     if len(data) > MAX_BYTES:
-        what = f"The mask is larger than {size_words(MAX_BYTES)}"
+        what = f"The mask is larger than {size_text(MAX_BYTES)}"
         fix = "paint with hard edges, or resize the image on Tools"
         raise ProblemsError.one(what, where, fix, "mask.too-many-bytes")
     try:

@@ -33,7 +33,7 @@ from core.record.image_formats import IMAGE_EXTENSIONS, UNREAD_IMAGES
 from core.record.problems import Problem, ProblemsError, unwritten
 from core.record.regular import is_special_on_windows, open_regular
 from core.record.space import require_space
-from core.record.units import size_words
+from core.record.units import size_text
 
 # Images that cannot be read are kept too: a scan of the folder names them.
 DATASET_EXTENSIONS = IMAGE_EXTENSIONS | UNREAD_IMAGES | set(CAPTION_EXTENSIONS) | LISTS | {".toml", ".npz"}
@@ -218,8 +218,8 @@ def _refuse_too_large(entries: list[_Entry], packed: int, folder: Path, where: s
     packed: size of the zip in bytes"""
     total = sum(entry.info.file_size for entry in entries)
     if len(entries) > MAX_FILES or total > MAX_BYTES:
-        limit = f"{MAX_FILES} files and {size_words(MAX_BYTES)}"
-        what = f"The zip has {len(entries)} files with {size_words(total)}; the limit is {limit}"
+        limit = f"{MAX_FILES} files and {size_text(MAX_BYTES)}"
+        what = f"The zip has {len(entries)} files with {size_text(total)}; the limit is {limit}"
         raise ProblemsError.one(what, where, "unpack it yourself and choose the folder", "zip.too-large")
     folders = {entry.parts[:-1] for entry in entries}
     if max(map(len, folders)) > MAX_DEPTH or sum(map(len, folders)) > MAX_FILES:

@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 
 from core.record.problems import ProblemsError
 from core.record.regular import MissingFile, check_regular, open_regular
-from core.record.units import memory_words
+from core.record.units import memory_text
 
 MAX_BYTES = 8 << 30  # of a model with its weights
 MAX_DEPTH = 40
@@ -88,7 +88,7 @@ def batch_too_large(shape: Sequence[int]) -> str:
         return ""
     if shape[0] > MAX_BATCH:
         return f"takes {shape[0]:,} images at once, more than {MAX_BATCH}"
-    return f"takes {memory_words(size)} of images at once, more than {memory_words(MAX_INPUT)}"
+    return f"takes {memory_text(size)} of images at once, more than {memory_text(MAX_INPUT)}"
 
 
 def outputs_too_many(shape: Sequence[int]) -> str:

@@ -392,9 +392,8 @@ def read_hashes(pairs: Mapping[str, str]) -> Hashes:
 
 def _hash_pairs(pairs: Mapping[str, str], name: str) -> dict[str, str]:
     """Parse the value of `name`, "a: 0123, b: 4567", into {file or token: hash}."""
-    return dict(
-        re.findall(r"\s*([^:]{1,200}+):\s*([0-9a-fA-F]+)\s*(?:,|$)", pairs.get(name, ""))
-    )  # commas may be in a name
+    # Commas may be in a name
+    return dict(re.findall(r"\s*([^:]{1,200}+):\s*([0-9a-fA-F]+)\s*(?:,|$)", pairs.get(name, "")))
 
 
 def _read_nets(reader: SettingsReader) -> None:

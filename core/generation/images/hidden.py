@@ -7,10 +7,8 @@ import zlib
 from contextlib import suppress
 from typing import Any
 
-SIGNATURES = (
-    b"stealth_png",
-    b"stealth_rgb",
-)  # with the text in alpha, in the colors; followed by "info" or "comp", which is gzip
+# Signature with the text in alpha, and in the colors; followed by "info" or "comp", which is gzip
+SIGNATURES = (b"stealth_png", b"stealth_rgb")
 SIGNATURE, HEADER = 15, 19  # bytes
 LONGEST = 2_000_000  # bytes of a text
 GZIP = 31  # zlib's window bits

@@ -394,9 +394,8 @@ def _embedding_findings(text: str, names: Names, parsing: Parsing) -> Iterator[F
     for match in candidates:
         lowered = name_key(match[0])
         like = [name for name in by_lowercase if name[0] == lowered[0] and abs(len(name) - len(lowered)) <= 2]
-        if (
-            lowered in by_lowercase or not like or count_tokens(lowered) < 2
-        ):  # a single token is in the vocabulary, not a typo
+        # A single token is in the vocabulary, not a typo
+        if lowered in by_lowercase or not like or count_tokens(lowered) < 2:
             continue
         for near in difflib.get_close_matches(lowered, like, 1, MIN_SIMILARITY):
             what = f"'{match[0]}' is not an embedding and is read as text"

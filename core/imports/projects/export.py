@@ -285,9 +285,8 @@ def export_project(job: TrainJob, writes_prompts: bool = False) -> Exported:
     options: dict[str, Any] = {}
     for name, option in script.options.items():
         value = values.get(name)
-        if option.type == "bool" and not isinstance(
-            value, bool
-        ):  # an older spelling of another option, as use_8bit_adam
+        # An older spelling of another option, as use_8bit_adam
+        if option.type == "bool" and not isinstance(value, bool):
             value = None
         elif isinstance(value, tuple):
             value = list(value)

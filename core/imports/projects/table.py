@@ -20,9 +20,8 @@ from core.settings.optimization.optimizers import find, literal
 
 T = TypeVar("T")
 Values = dict[str, Any]
-Fixed = Mapping[
-    str, tuple[Any, str]
-]  # setting without a key -> its value in the program, and a sentence for the report
+# Setting without a key -> its value in the program, and a sentence for the report
+Fixed = Mapping[str, tuple[Any, str]]
 IDLE, SECRET = "-", "secret"
 TYPES = {bool: "bool", int: "int", float: "float", type(None): "float"}
 KINDS: dict[str, EntryKind] = {"~": "changed", "!": "unavailable"}

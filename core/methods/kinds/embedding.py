@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from core import extensions
 from core.families.locate import model_path
 from core.settings.methods import MethodSpec, Needs, Parts, Usual, register
+from core.settings.model import traits_of
 
 if TYPE_CHECKING:
     from core.methods import Method, MethodInputs
@@ -34,8 +35,8 @@ def trained_numbers(job: TrainJob, family_name: str, parts: Parts) -> dict[str, 
 
 
 def _needs(job: TrainJob, family: str, size: str) -> Needs:
-    """Return (sentence about what is trained; no settings) for the page. family: its title"""
-    encoders = "both text encoders of SDXL" if family == "SDXL" else "the text encoder"
+    """Return (sentence about what is trained; no settings) for the page."""
+    encoders = "both text encoders" if traits_of(job.model.family).two_encoders else "the text encoder"
     text = f"The embedding is trained in {encoders}; the model is frozen. The file is a few kilobytes."
     if not job.embedding.words:
         text = "Enter a new token, and a known word close in meaning. " + text

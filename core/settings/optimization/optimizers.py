@@ -93,9 +93,9 @@ class Argument:
     choices: tuple[Any, ...] = ()
 
     @property
-    def words(self) -> str:
+    def accepted(self) -> str:
         """Accepted values as text: "a number", "numbers, such as (0.9, 0.999)"."""
-        words = {
+        values = {
             "bool": "true or false",
             "int": "a whole number",
             "number": "a number",
@@ -104,7 +104,7 @@ class Argument:
             "choice": "one of " + ", ".join(str(choice) for choice in self.choices),
             "any": "a value",
         }[self.kind]
-        return words + (", or null" if self.optional else "")
+        return values + (", or null" if self.optional else "")
 
     def accepts(self, value: Any) -> bool:
         """Return whether `value` has the argument's type; numbers must be finite."""
@@ -374,8 +374,8 @@ def argument_problems(
         elif not argument.accepts(value):
             what = f"The argument {name} of {owner} is {json.dumps(value, default=str)[:60]}"
             location = setting_of.get(name, f"{where}, {name}")
-            problems.append(Problem(what, location, f"use {argument.words}", code="arguments.bad-value"))
+            problems.append(Problem(what, location, f"use {argument.accepted}", code="arguments.bad-value"))
     for name in (name for name, argument in known.items() if argument.required and name not in arguments):
         what = f"{owner} needs the argument '{name}'"
-        problems.append(Problem(what, where, f"add it: {known[name].words}", code="arguments.missing"))
+        problems.append(Problem(what, where, f"add it: {known[name].accepted}", code="arguments.missing"))
     return problems

@@ -11,7 +11,7 @@ USUAL = 1
 GROUPS = 10  # fused optimizer groups: a tenth of the gradients is held
 
 TITLES = ("fastest", "default", "less memory", "low memory", "lowest memory")
-WORDS = (
+DESCRIPTIONS = (
     "No memory savings; several images are encoded at once.",
     "Balanced.",
     "Gradient checkpointing: a third more time, the same result.",
@@ -24,14 +24,14 @@ WORDS = (
 class Level:
     """A level of the memory and speed slider.
 
-    number  0 (fastest) to 4 (lowest memory)
-    words   description for the page
-    values  {dotted path: value} that the level sets in the job
+    number        0 (fastest) to 4 (lowest memory)
+    description   for the page
+    values        {dotted path: value} that the level sets in the job
     """
 
     number: int
     title: str
-    words: str
+    description: str
     values: dict[str, Any] = field(default_factory=dict)
 
 
@@ -39,7 +39,7 @@ def levels(job: TrainJob, device: str = "") -> list[Level]:
     """Return the levels that differ for this job, from the fastest to the one that uses the least memory.
     device: of the job: "mps" gets no fp8"""
     distinct: list[Level] = []
-    for number, (title, description) in enumerate(zip(TITLES, WORDS, strict=True)):
+    for number, (title, description) in enumerate(zip(TITLES, DESCRIPTIONS, strict=True)):
         values = _values(job, number, device)
         if not distinct or values != distinct[-1].values:
             distinct.append(Level(number, title, description, values))

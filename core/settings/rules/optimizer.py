@@ -68,7 +68,7 @@ def _argument_problems(settings: OptimizerSettings, entry: Entry) -> list[Proble
     common = [name for name in COMMON if getattr(settings, name) is not None and name not in settings.optimizer_args]
     paths = {name: f"optimizer.{name}" for name in common}
     problems = argument_problems(job_arguments(settings), entry.arguments, entry.name, ARGUMENTS, paths)
-    instead = {path: entry.arguments[name].words for name, path in paths.items() if name in entry.arguments}
+    instead = {path: entry.arguments[name].accepted for name, path in paths.items() if name in entry.arguments}
     empty = {path: "leave it empty (null)" for path in paths.values()}
     fixes = empty | {path: f"{empty[path]}, or use {words}" for path, words in instead.items()}
     return [replace(each, fix=fixes.get(each.where, each.fix)) for each in problems]

@@ -31,10 +31,10 @@ ClampQuantile = Annotated[
 ]
 
 
-def _output(beside: str, hint: str = "") -> Any:
-    """Declare the output file or folder; by default it is next to `beside`, a file in words."""
-    help = f"The new file, or a folder for it. Empty is next to {beside}."
-    return output_file(help, hint=hint or f"next to {beside}")
+def _output(next_to: str, hint: str = "") -> Any:
+    """Declare the output file or folder; by default it is next to the file `next_to`, in plain text."""
+    help = f"The new file, or a folder for it. Empty is next to {next_to}."
+    return output_file(help, hint=hint or f"next to {next_to}")
 
 
 def _compatibility(what: str) -> Any:

@@ -31,7 +31,7 @@ from core.record.lazy_torch import torch
 from core.record.problems import Problem, ProblemsError, problems_at, raise_if_errors
 from core.record.regular import impossible_path
 from core.record.run_about import others_run_problem
-from core.record.units import count, first_of, size_words
+from core.record.units import count, first_of, size_text
 from core.record.workspace import Workspace, display_path, resolve_path
 from core.settings.readers import PROGRAMS
 from core.settings.tools.model_files import ConvertLoraSettings
@@ -65,7 +65,7 @@ class Plan:
     size: int = 0
 
     def __str__(self) -> str:
-        converted = f"convert {count(len(self.files), 'LoRA')} to {self.names}, {size_words(self.size)}"
+        converted = f"convert {count(len(self.files), 'LoRA')} to {self.names}, {size_text(self.size)}"
         return converted + (f"; {count(len(self.left_out), 'other file')} left out" if self.left_out else "")
 
 

@@ -11,7 +11,7 @@ from core.networks.kinds.lora import sizes_as_metadata
 from core.record.context import JobContext, Outcome
 from core.record.lazy_torch import Tensor, torch
 from core.record.problems import Problem, collected, raise_if_errors
-from core.record.units import size_words
+from core.record.units import size_text
 from core.record.workspace import Workspace, display_path
 from core.settings.tools.loras import ResizeLoraSettings
 from core.tools.charts import table
@@ -173,7 +173,7 @@ def _outcome(source: Path, target: Path, resized: list[Resized]) -> Outcome:
         f"kept norm: {whole:.1%} of the whole, {shares[0]:.1%} of the weakest layer ({resized[0].name})",
         *_conversion_lines({each.kind for each in resized} - {"LoRA"}, larger=sizes[1] > sizes[0]),
         *([] if any(each.norm for each in resized) else ["This LoRA changes nothing: all its layers are untrained"]),
-        f"Saved: {display_path(target)}, {size_words(sizes[1])}; before {size_words(sizes[0])}",
+        f"Saved: {display_path(target)}, {size_text(sizes[1])}; before {size_text(sizes[0])}",
     ]
     charts = [table("Layers by kept norm", ["Layer", "Kept norm", "Before", "Rank before", "New rank"], rows)]
     facts: dict[str, Any] = {"file": str(target), "ranks": {each.name: each.new for each in resized}, "shown": charts}

@@ -26,7 +26,7 @@ from core.record import heap
 from core.record.context import JobContext, Outcome
 from core.record.lazy_torch import torch
 from core.record.problems import Problem, ProblemsError, at_setting, collected, errors, problems_at, raise_if_errors
-from core.record.units import count, size_words
+from core.record.units import count, size_text
 from core.record.workspace import Workspace, display_path, resolve_path
 from core.settings.tools.convert_model import ConvertModelSettings
 from core.tools.files import model_file
@@ -52,7 +52,7 @@ class Plan:
     advice: list[Problem]
 
     def __str__(self) -> str:
-        return f"write {display_path(self.conversion.target)}, {size_words(self.size)}"
+        return f"write {display_path(self.conversion.target)}, {size_text(self.size)}"
 
 
 def do(settings: ConvertModelSettings, plan: Plan, context: JobContext) -> Outcome:
@@ -261,7 +261,7 @@ def saved_outcome(target: Path, advice: list[Problem], context: JobContext) -> O
     """Return the outcome of a tool that wrote one model, and log its advice as warnings."""
     for problem in advice:
         context.warn(problem)
-    lines = [f"Saved: {display_path(target)}, {size_words(total_bytes(target))}", *map(str, advice)]
+    lines = [f"Saved: {display_path(target)}, {size_text(total_bytes(target))}", *map(str, advice)]
     return Outcome(lines=lines, facts={"file": str(target), "advice": [each.code for each in advice]})
 
 

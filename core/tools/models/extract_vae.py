@@ -10,7 +10,7 @@ from core.formats.models.checkpoint import Part, open_vae
 from core.formats.models.conversion import write_vae
 from core.record.context import JobContext, Outcome
 from core.record.problems import ProblemsError, problems_at, raise_if_errors
-from core.record.units import size_words
+from core.record.units import size_text
 from core.record.workspace import Workspace, display_path
 from core.settings.tools.convert_model import ExtractVaeSettings
 from core.tools.files import model_file
@@ -28,7 +28,7 @@ class Plan:
     size: int
 
     def __str__(self) -> str:
-        return f"write {display_path(self.target)}, {size_words(self.size)}"
+        return f"write {display_path(self.target)}, {size_text(self.size)}"
 
 
 def plan(settings: ExtractVaeSettings, workspace: Workspace) -> Plan:

@@ -13,7 +13,7 @@ from core.record.problems import Problem, ProblemsError, collected, raise_any
 from core.record.regular import foreign_problem
 from core.record.secrets import secret
 from core.record.space import RESERVE
-from core.record.units import size_words
+from core.record.units import size_text
 from core.record.workspace import Workspace, display_path, is_foreign, resolve_path
 from core.settings.job import TrainJob
 from core.settings.resume import ResumeSettings
@@ -41,7 +41,7 @@ def _full_disk_warning(workspace: Workspace) -> Problem | None:
     free = machine.free_disk(workspace.outputs)
     if free >= RESERVE:
         return None
-    what = f"Only {size_words(free)} are free on the disk that caches, checkpoints and training states are written to"
+    what = f"Only {size_text(free)} are free on the disk that caches, checkpoints and training states are written to"
     fix = "free some space, or start with --outputs on another disk"
     return Problem(what, display_path(workspace.outputs), fix, "warning", code="disk.space")
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from core.record.lazy_torch import torch
 from core.record.problems import Problem
-from core.record.units import memory_words
+from core.record.units import memory_text
 from core.training.memory.advice import out_of_memory_advice
 
 if TYPE_CHECKING:
@@ -126,7 +126,7 @@ class SpillGuard:
         if self._warned or not (slow_and_full or self._over == 2):  # twice: samples may have left a large cache
             return None
         self._warned = True
-        reserved, total = memory_words(reading.reserved), memory_words(reading.total)
+        reserved, total = memory_text(reading.reserved), memory_text(reading.total)
         what = (
             f"This training uses {reserved} and the GPU has {total}: the driver moves data to RAM, and steps are slow"
         )

@@ -8,7 +8,7 @@ from typing import Any
 from core.record.context import JobContext
 from core.record.machine import bf16_is_fast
 from core.record.problems import ProblemsError
-from core.record.units import memory_words
+from core.record.units import memory_text
 from core.settings.base import value_of
 from core.settings.job import TrainJob
 from core.settings.optimization.optimizers import ADAFACTOR, adapts, find
@@ -27,21 +27,21 @@ Change = dict[str, Any]  # dotted path -> value
 class Saving:
     """A change of a setting that saves memory.
 
-    path    dotted name of the setting
-    bytes   bytes saved for the job
-    words   description of the change
-    also    (setting, value) pairs to change with it, so that the result of the training stays the same
+    path          dotted name of the setting
+    bytes         bytes saved for the job
+    description   of the change
+    also          (setting, value) pairs to change with it, so that the result of the training stays the same
     """
 
     path: str
     value: Any
     bytes: int
-    words: str
+    description: str
     also: tuple[tuple[str, Any], ...] = ()
 
     def sentence(self) -> str:
         """Return the change and its saving as text."""
-        return f"{self.words} saves about {memory_words(self.bytes)}"
+        return f"{self.description} saves about {memory_text(self.bytes)}"
 
 
 def advise(job: TrainJob, facts: MemoryFacts, count: int | None = SHOWN) -> list[Saving]:

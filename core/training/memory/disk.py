@@ -10,7 +10,7 @@ from core.formats.hashes import HashMemo
 from core.record import machine
 from core.record.problems import Problem, ProblemsError
 from core.record.space import RESERVE
-from core.record.units import count, size_words
+from core.record.units import count, size_text
 from core.record.workspace import Workspace, display_path
 from core.settings.base import every
 from core.settings.job import TrainJob
@@ -34,9 +34,9 @@ def disk_problems(job: TrainJob, workspace: Workspace, report: Report, written: 
     if needed + RESERVE <= max(free, RESERVE):
         return []
     more = " more" if written else ""
-    needs = f"needs up to {size_words(needed)}{more} on the disk ({files}) and a reserve of {size_words(RESERVE)}"
+    needs = f"needs up to {size_text(needed)}{more} on the disk ({files}) and a reserve of {size_text(RESERVE)}"
     fix = "free some space, keep fewer files (saving.save_last_n, saving.save_last_n_states), or start with --outputs on another disk"
-    what = f"The training {needs}, but only {size_words(free)} are free"
+    what = f"The training {needs}, but only {size_text(free)} are free"
     return [Problem(what, display_path(workspace.outputs), fix, "warning", code="disk.space")]
 
 
@@ -56,12 +56,12 @@ def disk_plan(job: TrainJob, workspace: Workspace, report: Report) -> tuple[int,
     per_weight = item + FP32 * job.method.ema + item * (job.memory.kahan_summation and item < FP32)
     state = trained * per_weight + optimizer_bytes(job, facts, trained)
     plan = Plan(report.placed, job, 0, report.total_steps)
-    made, kept = checkpoint_counts(saving, plan)
-    states = state_count(saving, plan, made)
-    files = [f"{count(kept + 1, 'checkpoint')} of {size_words(checkpoint)}"]
-    files += [f"{count(states, 'training state')} of {size_words(state)}"] if states else []
-    files += [f"{size_words(caches)} of caches"] if caches else []
-    return (kept + 1) * checkpoint + states * state + caches, ", ".join(files)
+    written, remaining = checkpoint_counts(saving, plan)
+    states = state_count(saving, plan, written)
+    files = [f"{count(remaining + 1, 'checkpoint')} of {size_text(checkpoint)}"]
+    files += [f"{count(states, 'training state')} of {size_text(state)}"] if states else []
+    files += [f"{size_text(caches)} of caches"] if caches else []
+    return (remaining + 1) * checkpoint + states * state + caches, ", ".join(files)
 
 
 def checkpoint_counts(saving: SavingSettings, plan: Plan) -> tuple[int, int]:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from core.record.run_folder import RunFolder
     from core.settings.job import TrainJob
 
+# What sd-scripts keeps with no_metadata
 MINIMUM = {
     "ss_v2",
     "ss_base_model_version",
@@ -37,7 +38,7 @@ MINIMUM = {
     "ss_network_dim",
     "ss_network_alpha",
     "ss_network_args",
-}  # sd-scripts' no_metadata
+}
 # Settings that metadata has under their own names: modelspec's of the user, validation, and images and captions of a folder.
 USER_METADATA = (
     *("title", "author", "description", "license", "tags", "usage_hint", "trigger_phrase", "merged_from"),

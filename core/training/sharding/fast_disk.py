@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from core.record import machine
 from core.record.problems import Problem, ProblemsError
-from core.record.units import size_words
+from core.record.units import size_text
 from core.record.workspace import Workspace, resolve_path
 from core.training.memory.plan import facts_of, sharded_sizes
 
@@ -52,7 +52,7 @@ def space_problems(job: TrainJob, workspace: Workspace) -> list[Problem]:
         folder = folders[settings[0]]
         free = machine.free_disk(folder) + sum(_bytes_of(each) for each in {folders[name] for name in settings})
         if free < needed:
-            what = f"The disk of {folder} has {size_words(free)} free, but about {size_words(needed)} are needed"
+            what = f"The disk of {folder} has {size_text(free)} free, but about {size_text(needed)} are needed"
             problems.append(Problem(what, ", ".join(settings), FIX, code="disk.space"))
     return problems
 

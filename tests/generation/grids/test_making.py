@@ -229,9 +229,8 @@ def test_a_grid_ends_when_its_minutes_are_over_and_is_resumed(workspace, store, 
     folder = begin(job_of(**TWO), workspace)
     folder.change(minutes=1)
     resumed = job_of().model_copy(update={"grid": GridSettings(folder=folder.name)})
-    monkeypatch.setattr(
-        grids_making, "time", SimpleNamespace(monotonic=count(0, 40).__next__)
-    )  # 40 seconds at each look
+    # 40 seconds at each look
+    monkeypatch.setattr(grids_making, "time", SimpleNamespace(monotonic=count(0, 40).__next__))
     run_grid(resumed, workspace, store=store)
     assert folder.content().state == "late" and folder.generated() == {(0, 0, 0), (0, 1, 0)}, "the batch is finished"
     folder.change(minutes=0)

@@ -213,9 +213,8 @@ def test_an_image_stands_beside_the_one_of_the_base_model_alone(space):
     gallery, names = opened(space)
     assert names == ["other_seed.png", "ink.png"]
     assert gallery.twin("ink.png") == "base.png" and gallery.twin("base.png") == gallery.twin("other_seed.png") == ""
-    assert [shot.name for shot in gallery.matching(Filter(words="base"))] == [
-        "base.png"
-    ]  # where its image is not found
+    # Where its image is not found
+    assert [shot.name for shot in gallery.matching(Filter(words="base"))] == ["base.png"]
     gallery.put_away(["ink.png"])
     assert [shot.name for shot in gallery.matching()] == ["other_seed.png", "base.png"]
 

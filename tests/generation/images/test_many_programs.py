@@ -150,9 +150,8 @@ def test_polyexponential_of_k_diffusion_with_its_rho_of_1_is_our_exponential():
     assert record.job.generate.schedule_type == "exponential" and not record.notes
     assert "Schedule type: Exponential" in a1111_text(record.job, Hashes())
     low, high = math.log(0.0292), math.log(14.6146)
-    published = [
-        math.exp((1 - step / 8) ** 1.0 * (high - low) + low) for step in range(9)
-    ]  # get_sigmas_polyexponential
+    # get_sigmas_polyexponential
+    published = [math.exp((1 - step / 8) ** 1.0 * (high - low) + low) for step in range(9)]
     levels = LEVELS["exponential"](torch.tensor([0.0292, 14.6146], dtype=torch.float64), 9)
     assert levels[:-1].tolist() == pytest.approx(published)
 

@@ -275,9 +275,8 @@ def test_cfg_pp_has_the_negative_prompt_at_every_scale_and_without_one_is_euler(
 
     assert not torch.allclose(made("euler_cfg_pp", states), made("euler", states), atol=1e-2)
     same = encode_prompts(model, "a fox", "a fox")
-    assert torch.allclose(
-        made("euler_cfg_pp", same), made("euler", same), atol=2e-3, rtol=1e-4
-    )  # latents of 20 and more
+    # Latents of 20 and more
+    assert torch.allclose(made("euler_cfg_pp", same), made("euler", same), atol=2e-3, rtol=1e-4)
 
 
 def job_of(prompt="a fox", map=None, **generate):

@@ -130,9 +130,8 @@ def test_of_sdxl_it_reads_pooled_texts_and_sizes_too(groups, train, images, tmp_
     }
     training, plain = train(**groups(**more, samples={"sample_prompts": [line]})), train(**more)
     assert training.start() == plain.start() == "done"
-    assert (
-        sum(line["step"] >= 0 for line in training.lines("sample")) == 2
-    )  # the others are the control image and without it
+    # The others are the control image and without it
+    assert sum(line["step"] >= 0 for line in training.lines("sample")) == 2
     assert training.losses()[1] == pytest.approx(plain.losses()[1], rel=1e-5)
     assert inspect(training.file())["family"] == "sdxl"
 
