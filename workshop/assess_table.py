@@ -77,8 +77,8 @@ def dataset_of(run: Run, folder: Path) -> Path:
 def trained(name: str, folder: Path, workspace: Workspace) -> RunFolder:
     """The run of this name, trained to its end."""
     run, runs, title = RUNS[name], workspace.runs, name.replace(" ", "-")
-    found = next(runs.glob(f"*_{title}"), None)
-    if found is None:
+    existing = next(runs.glob(f"*_{title}"), None)
+    if existing is None:
         values: dict[str, Any] = {
             "model": {"base_model": str(STARTER)},
             "dataset": {"folder": str(dataset_of(run, folder / "datasets" / name))},
@@ -92,7 +92,7 @@ def trained(name: str, folder: Path, workspace: Workspace) -> RunFolder:
         job = build(TrainJob, merge(merge(preset, values), run.settings))
         record = RunFolder.create(runs, title, dump(job, task="train"))
     else:
-        record = RunFolder(found)
+        record = RunFolder(existing)
     if RunView.read(record).snapshot(False)["state"] != "done":
         state, why = execute("train", job_of(record), record, workspace, "cpu")
         if state != "done":

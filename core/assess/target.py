@@ -165,8 +165,8 @@ def by_image(values: Sequence[float]) -> list[float]:
 
 
 def one_timestep_each(values: Sequence[T]) -> list[T]:
-    """Return one value per image: the first image's at the first timestep, the second's at the second, and so on in rotation.
-    values: each image at each of TIMESTEPS, image by image"""
+    """Return one value per image, at a timestep that rotates with the image's number: image 0 at TIMESTEPS[0], image 1 at TIMESTEPS[1] ...
+    values: as for `by_image`"""
     number = len(TIMESTEPS)
     return [values[start + start // number % number] for start in range(0, len(values), number)]
 

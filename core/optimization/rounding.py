@@ -41,8 +41,11 @@ def round_stochastically(values: Tensor, shorts: Shorts) -> Tensor:
 
 
 def draws(seed: int, device: torch.device) -> Shorts:
-    """Return a function (count) -> random int16 [count] on the device. Each 64-bit random number gives four, since generating them takes
-    the time (on a CPU torch's own generator would take ten times as long)."""
+    """Return a function (count) -> random int16 [count] on the device.
+
+    Each 64-bit random number is split into four, because generating random numbers takes most of the time. On a CPU they are
+    numpy's: torch's generator takes ten times as long.
+    """
     if device.type == "cpu":
         source = numpy.random.SFC64(seed)
         return lambda count: torch.from_numpy(source.random_raw(-(-count // 4)).view(numpy.int16)[:count])

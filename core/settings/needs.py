@@ -29,7 +29,7 @@ def ignored(*rows: tuple[object, str, str]) -> Iterator[tuple[str, str]]:
             yield from ((f"{group}.{name}", f"ignored: {reason}") for name in names.split())
 
 
-def found(*rows: tuple[object, str, str, str, str], level: str = "error") -> Iterator[Problem]:
+def problems_if(*rows: tuple[object, str, str, str, str], level: str = "error") -> Iterator[Problem]:
     """Yield a problem for each row whose condition is true. rows: (condition, what, where, fix, code)"""
     for applies, what, where, fix, code in rows:
         if applies:

@@ -46,8 +46,8 @@ def state(report: Report | None, problems: Sequence[Problem], busy: bool, folder
     if not error and report is None:
         error = "Reading the folder ..." if busy else "No folder selected."
     place = folders[0] if len(folders) == 1 else count(len(folders), "folder")
-    found = f"{count(len(report.rows) if report else 0, 'image')} found in {place}."
-    return f'<p class="hint" id="ds-folder-state">{esc(error or found)}</p>'
+    images = f"{count(len(report.rows) if report else 0, 'image')} found in {place}."
+    return f'<p class="hint" id="ds-folder-state">{esc(error or images)}</p>'
 
 
 # -- checks

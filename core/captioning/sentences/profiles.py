@@ -61,7 +61,7 @@ def facts_of(row: Row) -> Texts:
 
 def filled(text: str, facts: Mapping[str, str]) -> str:
     """Return the text with known {names} replaced by their values. Braces in the values stay."""
-    return _NAME.sub(lambda found: facts.get(found[1], found[0]), text)
+    return _NAME.sub(lambda match: facts.get(match[1], match[0]), text)
 
 
 def prompt_of(settings: VlmSettings, facts: Mapping[str, str]) -> str:

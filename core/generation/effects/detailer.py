@@ -151,13 +151,13 @@ class Detailer(ExitStack):
         settings = job.detailer
         if not settings.used:
             return image
-        found = self._find(settings, image)
-        boxes = boxes_to_detail(found, image.size, settings)
+        detections = self._find(settings, image)
+        boxes = boxes_to_detail(detections, image.size, settings)
         if not boxes:
             what, code = "found nothing", "detailer.none-found"
             fix = "lower the detector confidence, or choose another detector"
-            if found:
-                what, code = f"left out {count(len(found), 'detection')}", "detailer.all-left-out"
+            if detections:
+                what, code = f"left out {count(len(detections), 'detection')}", "detailer.all-left-out"
                 fix = "change the area ratios or the mask dilation"
             what = f"The detailer {what} in the image with seed {job.generate.seed}, which is unchanged"
             self._reports.warn(Problem(what, DETECTOR, fix, "advice", code=code))

@@ -86,8 +86,8 @@ class ModelStore:
         job ends between units of work, and a refused one (a damaged LoRA, an image of NaN values) has undone its changes.
         """
         with self._lock:
-            found = next((each for each in self._entries if (each.slot, each.key) == (slot, key)), None)
-            loaded = found or self._load(slot, key, load, name, size, device)
+            entry = next((each for each in self._entries if (each.slot, each.key) == (slot, key)), None)
+            loaded = entry or self._load(slot, key, load, name, size, device)
             self._entries.remove(loaded)
             self._entries.append(loaded)
             loaded.uses += 1

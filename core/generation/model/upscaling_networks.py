@@ -54,8 +54,8 @@ def load_network(path: Path, kind: str, device: str) -> Any:
     except Exception as error:  # of any type: spandrel reads sizes from names and shapes without checking them
         if isinstance(error, ImportError | ProblemsError) or is_out_of_memory(error):
             raise
-        found = identify(path)
-        what = f"{path.name} has an unsupported architecture or unfitting weights; it looks like: {found} ({found.evidence})"
+        detected = identify(path)
+        what = f"{path.name} has an unsupported architecture or unfitting weights; it looks like: {detected} ({detected.evidence})"
         raise ProblemsError.one(
             what, display_path(path), "choose another upscaler file", "upscaler.other-build"
         ) from error

@@ -32,14 +32,14 @@ def wildcard_lines(workspace: Workspace, name: str) -> list[str]:
     pattern, faults = name.strip("/"), list[str]()
     file = folder / f"{pattern}.txt"
     if "*" not in pattern and os.path.isfile(file) and file.resolve().is_relative_to(folder):
-        found: list[Lines] = [partial(_lines_of_text, file)]
+        readers: list[Lines] = [partial(_lines_of_text, file)]
     else:
         names = _wildcards(workspace, faults)
         composed = partial(unicodedata.normalize, "NFC")  # macOS writes accents as letters of their own
-        found = [names[each] for each in sorted(names) if _matches_wildcard(composed(pattern), composed(each))]
-    if lines := [line for read in found for line in read()]:
+        readers = [names[each] for each in sorted(names) if _matches_wildcard(composed(pattern), composed(each))]
+    if lines := [line for read in readers for line in read()]:
         return lines
-    if found:
+    if readers:
         raise WildcardError(f"the wildcard '{name}' is empty")
     near = difflib.get_close_matches(name, wildcard_names(workspace), 1)
     hints = [f"did you mean '{each}'?" for each in near] + faults[:3]

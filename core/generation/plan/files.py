@@ -107,7 +107,7 @@ def find_upscalers(
 ) -> dict[str, Path]:
     """Find and check the upscaler files of hires fix; return {name in the settings: path}. problems: receives errors and advice"""
     used = [each.hires.highres_fix_upscaler_file for each in jobs if each.hires.highres_fix_scale is not None]
-    found = _checked_files(
+    files = _checked_files(
         "upscaler",
         filter(None, used),
         lambda path: check_upscaler(identify(path), path, family_name),
@@ -115,7 +115,7 @@ def find_upscalers(
         problems,
         problems,
     )
-    return {name: path for name, path, _ in found}
+    return {name: path for name, path, _ in files}
 
 
 def _a1111_vae(model: Path) -> Path | None:

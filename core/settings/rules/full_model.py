@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from core.record.problems import Problem
 from core.settings.blocks import COUNTS, blocks_in_words, numbers
 from core.settings.job import TrainJob
-from core.settings.needs import found, ignored
+from core.settings.needs import ignored, problems_if
 from core.settings.optimization.optimizers import ADAFACTOR, adapts, find
 from core.settings.optimization.rates import base_rates
 from core.settings.optimization.usual_rates import short, unusual_rates, usual_rates
@@ -21,7 +21,7 @@ def problems(job: TrainJob) -> Iterator[Problem]:
     yield from _rates(job)
     has_folders_alone = job.model.traits and not job.model.traits.single_file
     form, where = job.saving.save_model_as, "saving.save_model_as"
-    yield from found(
+    yield from problems_if(
         (has_folders_alone and form in ("safetensors", "ckpt"), "Models of this family are saved as diffusers folders", where,
          "choose diffusers (.safetensors)", "saving.no-single-file"),
         (form == "pt", "A full model cannot be saved as .pt", where, "use safetensors, ckpt or a diffusers folder", "saving.pt-full-model"),
@@ -38,7 +38,7 @@ def _fused_backward_problems(job: TrainJob) -> Iterator[Problem]:
     if not (one or groups):
         return
     where = FUSED if one else GROUPS
-    yield from found(
+    yield from problems_if(
         (one and (entry is None or entry.path != ADAFACTOR),
          f"The fused backward pass supports AdaFactor only, and the optimizer is {job.optimizer.optimizer_type}", where,
          "choose AdaFactor, or set memory.fused_optimizer_groups to 4 to 10 instead", "memory.fused-optimizer"),

@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from core.record.problems import Problem
 from core.settings.job import TrainJob
 from core.settings.methods import spec_of
-from core.settings.needs import all_but, found, ignored
+from core.settings.needs import all_but, ignored, problems_if
 from core.settings.optimization.optimizers import find
 from core.settings.rules.noise import preserves_unmasked
 
@@ -58,7 +58,7 @@ def _offload(job: TrainJob) -> Iterator[Problem]:
     settings = job.sharding
     stage, optimizer, param = settings.zero_stage, settings.offload_optimizer_device, settings.offload_param_device
     places = (("optimizer", optimizer), ("param", param))
-    yield from found(
+    yield from problems_if(
         (optimizer is not None and stage == 0, "ZeRO stage 0 cannot offload the optimizer state", f"{STAGE}, {OPTIMIZER}",
          "use stage 2", "deepspeed.offload-optimizer-stage"),
         (optimizer == "nvme" and stage in (1, 2),
@@ -83,7 +83,7 @@ def _method(job: TrainJob) -> Iterator[Problem]:
     stops = method.stops_text_encoder and (method.traits.base_trains or trains_network)
     stop = "training" if method.stop_text_encoder_training is not None else "epochs"
     keeps_base = (method.prior == "model" and not spec_of(job).preserves_class) or preserves_unmasked(job)
-    yield from found(
+    yield from problems_if(
         (memory.fused_backward_pass or memory.fused_optimizer_groups, "DeepSpeed does not support a fused backward pass",
          "memory.fused_backward_pass, fused_optimizer_groups", "turn it or DeepSpeed off", "deepspeed.fused-backward"),
         (stops, "DeepSpeed cannot stop training the text encoder during a run", f"method.stop_text_encoder_{stop}",

@@ -67,13 +67,13 @@ def _check_vectors(job: TrainJob, path: Path, model: Path) -> None:
     """Raise ProblemsError if the tensor names or shapes of the embedding file `path` do not fit the training of `model`."""
     shapes, name = read_shapes(path), family_of(model, job.model.family)
     expected = LAYERS if job.embedding.extended else SDXL if traits_of(name).two_encoders else ONE
-    found_keys = [key for key in expected if key in shapes]
-    if not found_keys or (job.embedding.extended and len(found_keys) < len(expected)):
+    keys = [key for key in expected if key in shapes]
+    if not keys or (job.embedding.extended and len(keys) < len(expected)):
         what = f"The embedding contains {', '.join(list(shapes)[:3])}; this training needs {expected[0]} ..."
         fix = "choose an embedding of the same family and kind (XTI or not)"
         raise ProblemsError.one(what, START, fix, code="embedding.other-tensors")
     widths = token_widths(model)
-    for key in found_keys:
+    for key in keys:
         number = 0 if job.embedding.extended else expected.index(key)
         width = widths[number] if number < len(widths) else shapes[key][1]
         needed = (job.embedding.num_vectors_per_token, width)

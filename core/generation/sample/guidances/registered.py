@@ -21,7 +21,11 @@ def _layers(name: str, title: str, group: type[Settings], layers: tuple[str, str
     make = extensions.later("core.generation.sample.guidances.layers", name)
     where, suffix = layers
     path = f"{name}.{where}"
-    register(GuidanceKind(name, title, make, group, True, True, lambda own: (path, str(getattr(own, where)), suffix)))
+    register(
+        GuidanceKind(
+            name, title, make, group, True, True, lambda settings: (path, str(getattr(settings, where)), suffix)
+        )
+    )
 
 
 register(
