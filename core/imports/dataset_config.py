@@ -46,6 +46,7 @@ from core.settings.base import declared
 from core.settings.check import build, shorten
 from core.settings.dataset.source import Source
 from core.settings.job import TrainJob
+from core.settings.values import shown_value
 
 # Settings of each folder, never in the common groups.
 PER_FOLDER = "folder metadata_file conditioning_data_dir class_tokens num_repeats cache_info custom_attributes".split()
@@ -163,23 +164,29 @@ def apply_dataset_config(job: Job, path: str | os.PathLike) -> tuple[Job, Import
     report = read_dataset_config(path)
     raise_if_errors(report.problems)
     values = job.model_dump(mode="json")
-    report.notes += _replacement_notes(values, report.values)
+    report.notes += _replacement_notes(values, report)
     return build(type(job), {**values, **{name: values[name] | new for name, new in report.values.items()}}), report
 
 
-def _replacement_notes(before: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """Return notes on the job's folders and settings that the import replaces or resets.
-    before, new: {group: {setting: value}} of the job and of the file"""
+def _replacement_notes(before: Mapping[str, Any], imported: Imported) -> list[str]:
+    """Return notes on the job's folders, and on the settings that change although the file does not set them.
+    before: {group: {setting: value}} of the job"""
     notes = []
     folders = [before["dataset"]["folder"], before["dataset"]["reg_data_dir"], *before["dataset"]["sources"]]
     if any(folders):
         notes.append("The previous folders were replaced by those of the file.")
-    for group, names in RESET.items():
-        for name, default in names.items():
-            old = before[group][name]
-            if old not in (default, None) and name not in ("folder", "reg_data_dir") and new[group][name] != old:
-                title = next(entry.title for entry in declared(TrainJob) if entry.path == f"{group}.{name}")
-                notes.append(f"'{title}' was {shorten(old)} and was reset: such files do not contain it.")
+    in_file = imported.names | {name for name, other in COMMAND_LINE_NAMES.items() if other in imported.names}
+    for entry in declared(TrainJob):
+        old, new = (groups.get(entry.group, {}).get(entry.name) for groups in (before, imported.values))
+        if (
+            old is None
+            or entry.name not in imported.values.get(entry.group, {})
+            or not in_file.isdisjoint(entry.kohya_names)
+        ):
+            continue
+        if old != new and entry.name not in ("folder", "reg_data_dir", "sources"):
+            texts = f"was {shown_value(entry, old)} and is now {shown_value(entry, new)}"
+            notes.append(f"'{entry.title}' {texts}: the file does not set it.")
     return notes
 
 

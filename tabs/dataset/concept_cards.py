@@ -208,7 +208,7 @@ def _all_settings(index: int, entry: Source, common: dict[str, Any], ignored: Ma
             for name in names
         )
         blocks += f"<h4>{esc(title)}</h4><div class='concept-fields'>{fields}</div>"
-    plain = "".join(_field(index, entry, name) for name in PLAIN if _applies(name, entry.role))
+    plain = "".join(_field(index, entry, name) for name in ("folder", *PLAIN) if _applies(name, entry.role))
     note = "Clears this folder's own image, caption and validation settings"
     clear = button("clear", "Use common settings", index, title=note, disabled=not overridden_settings(entry))
     return (

@@ -24,6 +24,7 @@ from core.record.regular import read_regular
 from core.record.workspace import LONGEST_PASTED, PROJECT, pasted_path, resolve_path
 from core.settings.job import TrainJob
 from core.settings.presets.files import to_values
+from core.settings.presets.foreign import foreign_problem, toml_values
 from core.settings.values import shown_value
 from tabs.form.presets import MAX_BYTES, Done
 from tabs.form.project import FIELDS, OldRevision, Project
@@ -113,7 +114,10 @@ def _unused_fix(name: str, text: str, main: str, lacks: bool) -> str:
     is_named = name.lower().endswith(".txt") or isinstance(json_or_none(text), list)
     if _is_preset(text) or (not is_named and is_config(name, text)):
         return f"open each alone: it has settings of its own, and those of {main} were imported"
-    return f"rename each as {main} names it, and open all together again" if lacks else ""
+    if lacks:
+        return f"rename each as {main} names it, and open all together again"
+    foreign = foreign_problem(json_or_none(text) or toml_values(text), name)
+    return foreign.fix if foreign is not None and foreign.code == "preset.is-dataset-config" else ""
 
 
 def _pasted_file(page: Page, text: str) -> Path | None:

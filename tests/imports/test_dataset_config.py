@@ -207,11 +207,16 @@ def test_a_metadata_file_that_may_not_be_read_states_no_sizes(tmp_path, monkeypa
 
 
 def test_what_the_job_had_of_its_own_is_told_where_it_goes(tmp_path):
-    job = TrainJob(dataset={"folder": "/old", "prior_loss_weight": 0.5}, captions={"trigger_word": "zwx"})
+    job = TrainJob(
+        dataset={"folder": "/old", "prior_loss_weight": 0.5},
+        captions={"trigger_word": "zwx", "caption_dropout_rate": 0.1},
+    )
     _, job, report = one(tmp_path, job=job)
     assert job.dataset.prior_loss_weight == 0.5 and job.captions.trigger_word is None and job.dataset.folder is None
     said = " ".join(report.notes)
-    assert "folders were replaced" in said and "'Trigger word' was \"zwx\"" in said
+    assert "folders were replaced" in said and "'Trigger word' was zwx" in said and "'Caption dropout' was 0.1" in said
+    _, _, report = one(tmp_path, "caption_dropout_rate = 0.2", job=job)
+    assert "Caption dropout" not in " ".join(report.notes)
 
 
 def test_how_the_best_checkpoint_is_found_is_no_matter_of_a_dataset_file(tmp_path):

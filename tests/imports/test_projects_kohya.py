@@ -100,7 +100,8 @@ def test_a_preset_without_a_length_trains_1600_steps_and_one_with_epochs_those()
     assert imported(LORA).job.schedule.max_train_steps == 1600
     found = imported({**LORA, "max_train_steps": 0, "epoch": 7})
     assert (found.job.schedule.max_train_steps, found.job.schedule.max_train_epochs) == (None, 7)
-    assert of_key(found, "epoch").kind == "changed"
+    (entry,) = (entry for entry in found.report if entry.key == "epoch")
+    assert entry.kind == "changed"
 
 
 def test_steps_are_counted_in_the_folders_where_they_are_here(tmp_path):

@@ -54,7 +54,7 @@ def own(desk: DatasetHandlers, name: str, text: str, number: int = 0) -> Source:
 
 def test_every_setting_of_a_folder_has_a_control_on_its_card(desk):
     shown = card(desk)
-    assert [name for name in SOURCE if name != "folder" and f'data-arg="0:{name}"' not in shown] == []
+    assert [name for name in SOURCE if f'data-arg="0:{name}"' not in shown] == []
 
 
 def one_of_each_kind():
@@ -112,13 +112,19 @@ def test_two_quotes_stand_for_none_where_all_others_have_something(desk):
     ("name", "text"),
     [("resolution", "large"), ("resolution", "12"), ("num_repeats", "0"), ("loss_weight", ""), ("loss_weight", "nan"),
      ("role", "nothing"), ("custom_attributes", "[1]"), ("custom_attributes", "{"), ("alpha_color", "white"),
-     ("caption_lines", "last"), ("no_such_setting", "1")],
+     ("caption_lines", "last"), ("folder", ""), ("no_such_setting", "1")],
 )  # fmt: skip
 def test_what_cannot_be_is_refused_with_a_fix_and_changes_nothing(desk, name, text):
     before = desk.page.project.job
     with pytest.raises(ProblemsError) as told:
         own(desk, name, text)
     assert desk.page.project.job == before and all(problem.fix for problem in told.value.problems)
+
+
+def test_a_folder_that_moved_keeps_its_settings(desk):
+    own(desk, "num_repeats", "3")
+    found = own(desk, "folder", "moved")
+    assert (found.folder, found.num_repeats) == ("moved", 3)
 
 
 def test_all_as_for_all_empties_only_what_folders_share(desk):

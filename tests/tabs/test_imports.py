@@ -313,6 +313,12 @@ def test_a_file_that_is_not_used_is_renamed_only_if_a_named_one_is_missing(page,
     assert unused["where"] == "notes.txt" and unused["fix"].startswith(fix) and bool(unused["fix"]) == bool(fix)
 
 
+def test_a_dataset_config_that_the_settings_do_not_name_has_a_place_of_its_own(page):
+    more = [{"file": "data.toml", "text": SENT["sd-scripts"][1]["data.toml"]}]
+    (unused,) = opened(page, json.dumps(KOHYA), "fox.json", more=more).message["problems"]
+    assert (unused["code"], unused["where"]) == ("import.unused-file", "data.toml") and "Dataset" in unused["fix"]
+
+
 def test_what_is_wrong_in_a_sent_file_names_it_and_a_missing_one_is_asked_for_by_name(page):
     (name, content), _ = SENT["sd-scripts"]
     opened(

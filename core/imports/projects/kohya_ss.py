@@ -76,7 +76,12 @@ def read(source: Source) -> Import:
         reading.warn(*problem)
     title = f"{TITLE}, {resolved.script}.py"
     result = to_import(reading, source, NAME, title, resolved.options, _launcher_entries(resolved.form, preset))
-    result.report = [_with_file_value(entry, preset.get(entry.key), resolved.form) for entry in result.report]
+    in_settings = {entry.key for entry in result.report if entry.settings and entry.kind != "default"}
+    result.report = [
+        _with_file_value(entry, preset.get(entry.key), resolved.form)
+        for entry in result.report
+        if entry.settings or entry.key not in in_settings
+    ]
     result.report += _remaining_entries(
         preset, resolved, {entry.key for entry in result.report if entry.kind != "default"}
     )

@@ -43,7 +43,9 @@ class Source(OwnSettings):
     """A dataset folder. It can override ImageSettings, CaptionSettings and the validation split; None takes the value of the dataset,
     captions or validation group."""
 
-    folder: str = setting(help="Images in this folder and its subfolders are trained.", kohya="image_dir", names="path")
+    folder: str = setting(
+        help="Images in this folder and its subfolders are trained.", widget="folder", kohya="image_dir", names="path"
+    )
     metadata_file: str | None = kohya_setting(
         None,
         help="A fine-tuning .json or .jsonl that lists the images with their captions and tags. The folder is where the images are.",
