@@ -11,6 +11,7 @@ from core.cli.jobs import find_run, inbox_entries, run_job, stored_queue
 from core.cli.main import DONE, FAILED
 from core.cli.options import COMMAND_OPTIONS, Options, job_from, split_options
 from core.engine.extend import check_not_queued, extend, extended, job_to_resume
+from core.engine.moved_model import with_moved_model
 from core.engine.owner import Ownership
 from core.optimization.jumps import jump_advice
 from core.record.machine import gpu_memory
@@ -78,7 +79,7 @@ def resume(options: Options) -> int:
     raise_any(wrong)
     before = job_to_resume(folder)
     if "check" in options.values or "probe" in options.values:
-        job = extended(before, changes, folder)
+        job = with_moved_model(extended(before, changes, folder), folder, options.workspace())
         print_advice(jump_advice(folder, before, job))
         return train_job(job, options, resume=folder)
     if "queue" in options.values:
@@ -87,6 +88,7 @@ def resume(options: Options) -> int:
     elif changes and not is_follower():  # a folder in use is refused before the run's settings change
         Ownership(options.workspace(), f"train --continue {folder.name}").release()
     job = extend(folder, changes) if changes and not is_follower() else before
+    job = with_moved_model(job, folder, options.workspace())
     print_advice(jump_advice(folder, before, job))
     return run_job("train", job, job.saving.output_name, options, resume=folder)
 

@@ -19,6 +19,7 @@ from core.engine.extend import check_not_queued, extend, extended, job_of, job_t
 from core.engine.in_use import require_unused
 from core.engine.launch import is_launched, supervise
 from core.engine.light import CLOSE_SECONDS, LANES, LightLane, LightTask, with_limits
+from core.engine.moved_model import with_moved_model
 from core.engine.owner import DeviceLock, Ownership
 from core.engine.put_back import cut_off, mark_broken_off, move_cut_off_first, requeue_cut_off
 from core.engine.queue import (
@@ -300,6 +301,7 @@ class Engine:
             job = job_to_resume(folder)
             self._admit_new(extended(job, changes, folder) if changes else job)
             job = extend(folder, changes, self._request_limits) if changes else job
+            job = with_moved_model(job, folder, self.workspace)
             title, values = title_of("train", job), to_values(job)
             entry = self._queue.add("train", title, values, run=run_name, identity=identity, people=self.people)
         self._notify()
@@ -503,8 +505,9 @@ class Engine:
         return read_watch(self._runs.folder(run_name))
 
     def run_job(self, run_name: str) -> TrainJob:
-        """Return the validated settings of a training."""
-        return job_of(self._runs.folder(run_name))
+        """Return the validated settings of a training, with the present path of a base model that was moved."""
+        folder = self._runs.folder(run_name)
+        return with_moved_model(job_of(folder), folder, self.workspace)
 
     def run_preset(self, run_name: str) -> str:
         """Return the name of the preset that a training was started from; "" if unknown."""

@@ -55,6 +55,9 @@ def _train(job: TrainJob, context: JobContext, stop_at: int | None) -> str:
         run.stepper.ready()
         if resumed:
             context.say(f"Resuming from step {run.state.step}")
+            named, used = context.folder.job().get("model", {}).get("base_model", ""), job.model.base_model
+            if named not in ("", used):
+                context.say(f"The base model is no longer at {named}; {used} has its name and its hash")
             if processes.first:
                 training.checkpoints.rename_final(run.state.step)
         if training.inputs.report.held_out:
