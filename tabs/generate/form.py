@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from core.assess.recommended import recommended
 from core.assess.results import best_strength
+from core.engine.moved_model import with_moved_model
 from core.engine.run_grid import embedding_values
 from core.families.locate import model_path
 from core.families.trained_size import default_guidance, trained_size
@@ -20,6 +21,7 @@ from core.generation.model.library import find_file, portable_name
 from core.generation.prompt.loras import LoraTag, split_tags, with_prompt_loras
 from core.record.file_titles import is_average
 from core.record.problems import Problem, ProblemsError, collected
+from core.record.run_folder import RunFolder
 from core.record.workspace import Workspace
 from core.settings.base import FRESH_SEEDS, Declared, Settings, declared, setting
 from core.settings.check import build
@@ -293,6 +295,7 @@ def generate_with(page: Page, name: str, file: str = "") -> dict[str, Any]:
     chosen = portable_name(paths[0], page.workspace)
     job = page.readable_job(name)  # without it, its LoRA can still be used
     if job is not None:
+        job = with_moved_model(job, RunFolder(folder), page.workspace)  # moved since these settings were read
         base = find_file(job.model.base_model, page.workspace)
         guidance = job.samples.guidance_scale
         if guidance is None and job.method.traits.base_trains and base is not None:
