@@ -34,8 +34,8 @@
     try {
       const answer = await send(where, how);
       if (!answer.ok && ofPerson) await report(answer);
-      if (ofPerson) pressed = "";
       else if (files) atelier.succeeded("drop");
+      if (ofPerson) pressed = "";
       return answer;
     } catch (error) {
       if (files) await report(null);
