@@ -15,8 +15,7 @@ from core.assess.measures import MEASURES, Measure
 from core.dataset.buckets.batches import Placed
 from core.dataset.preflight import preflight
 from core.engine.deleted import no_such_run
-from core.engine.extend import job_of
-from core.engine.moved_model import with_moved_model
+from core.engine.moved_model import present_job
 from core.engine.proposed_prompts import SCENES, with_new_words
 from core.engine.run_grid import embedding_values, spread_steps
 from core.engine.verdict import trigger_word
@@ -178,7 +177,7 @@ def find_target(settings: AssessSettings, workspace: Workspace) -> Target:
     run = RunFolder(workspace.runs / Path(settings.run or "").name)
     if not settings.run or not os.path.isfile(run.job_file):  # False for a name that is too long
         raise no_such_run(settings.run or "", workspace)
-    job, facts = with_moved_model(job_of(run), run, workspace), RunView.read(run).snapshot(False)
+    job, facts = present_job(run, workspace), RunView.read(run).snapshot(False)
     base = collected(problems, model_path, job.model.base_model, workspace)
     checkpoints = collected(problems, checkpoints_of, facts, job, workspace, settings.steps)
     if run.held:

@@ -15,11 +15,11 @@ from core.engine.child import run_in_child
 from core.engine.deleted import name_in_trash
 from core.engine.execute import execute
 from core.engine.explain import Explanation, explain
-from core.engine.extend import check_not_queued, extend, extended, job_of, job_to_resume
+from core.engine.extend import check_not_queued, extend, extended, job_to_resume
 from core.engine.in_use import require_unused
 from core.engine.launch import is_launched, supervise
 from core.engine.light import CLOSE_SECONDS, LANES, LightLane, LightTask, with_limits
-from core.engine.moved_model import with_moved_model
+from core.engine.moved_model import present_job, with_moved_model
 from core.engine.owner import DeviceLock, Ownership
 from core.engine.put_back import cut_off, mark_broken_off, move_cut_off_first, requeue_cut_off
 from core.engine.queue import (
@@ -381,13 +381,11 @@ class Engine:
 
     def _run(self, entry: QueueEntry) -> None:
         """Run a job to its end, in this thread or a child process, and store its state. Ends this process if CUDA is unusable then."""
-        job = build(tasks.named(entry.task).job, entry.job)
-        # it may have waited since before the page was shared
-        admit(job, self.limits and self.limits.for_person(self.workspace_of(entry)))
+        job, workspace = build(tasks.named(entry.task).job, entry.job), self.workspace_of(entry)
+        admit(job, self.limits and self.limits.for_person(workspace))  # the page may be shared since it waits
         lane = lane_of(entry)
         device = self._ready_device() if lane == "device" else "cpu"
         folder = self._runs.folder(entry.run) if entry.run else self._new_folder(entry, job)
-        workspace = self.workspace_of(entry)
         entry = self._queue.change(entry.id, run=folder.name)
         self._runs.forget(folder.name)  # a view with lines that a full disk did not take would skip the new ones
         view = self._runs.view(folder.name)
@@ -506,8 +504,7 @@ class Engine:
 
     def run_job(self, run_name: str) -> TrainJob:
         """Return the validated settings of a training, with the present path of a base model that was moved."""
-        folder = self._runs.folder(run_name)
-        return with_moved_model(job_of(folder), folder, self.workspace)
+        return present_job(self._runs.folder(run_name), self.workspace)
 
     def run_preset(self, run_name: str) -> str:
         """Return the name of the preset that a training was started from; "" if unknown."""

@@ -3,6 +3,7 @@
 from contextlib import suppress
 from pathlib import Path
 
+from core.engine.extend import job_of
 from core.families.locate import model_path
 from core.formats.hashes import LEGACY_OF_SMALL, file_sha256, legacy_hash
 from core.formats.tensors.header import read_header
@@ -13,6 +14,11 @@ from core.record.workspace import Workspace, last_part
 from core.settings.job import TrainJob
 
 HASHES = ("ss_sd_model_hash", "ss_new_sd_model_hash")
+
+
+def present_job(folder: RunFolder, workspace: Workspace) -> TrainJob:
+    """Return `job_of` a run, with the present path of a base model that was moved."""
+    return with_moved_model(job_of(folder), folder, workspace)
 
 
 def with_moved_model(job: TrainJob, folder: RunFolder, workspace: Workspace) -> TrainJob:
