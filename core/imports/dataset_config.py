@@ -46,7 +46,6 @@ from core.settings.base import declared
 from core.settings.check import build, shorten
 from core.settings.dataset.source import Source
 from core.settings.job import TrainJob
-from core.settings.values import shown_value
 
 # Settings of each folder, never in the common groups.
 PER_FOLDER = "folder metadata_file conditioning_data_dir class_tokens num_repeats cache_info custom_attributes".split()
@@ -171,6 +170,8 @@ def apply_dataset_config(job: Job, path: str | os.PathLike) -> tuple[Job, Import
 def _replacement_notes(before: Mapping[str, Any], imported: Imported) -> list[str]:
     """Return notes on the job's folders, and on the settings that change although the file does not set them.
     before: {group: {setting: value}} of the job"""
+    from core.settings.values import shown_value  # it loads the extensions, which may import this module
+
     notes = []
     folders = [before["dataset"]["folder"], before["dataset"]["reg_data_dir"], *before["dataset"]["sources"]]
     if any(folders):
